@@ -1,0 +1,52 @@
+"""Contrastive predictive coding."""
+
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from gim_bench.config import Settings
+from gim_bench.contract import Batch, GradientFlow, Ingredients, Split, Traits
+from gim_bench.methods.info_nce import InfoNCEStack
+from gim_bench.nn.pixelcnn import PixelCNN
+from gim_bench.objectives.info_nce import InfoNCEHead
+
+
+class ContrastivePredictiveCoding(InfoNCEStack):
+    """One InfoNCE loss at the top, on a PixelCNN's context, trains all modules end to end.
+
+    Source: van den Oord et al. 2018; Löwe et al. 2019, Eq. 1 and section 4.1.
+    """
+
+    traits = Traits(
+        objective="info_nce",
+        gradient_flow=GradientFlow.END_TO_END,
+        trains_on=Split.UNLABELLED,
+    )
+
+    class Options(Settings):
+        """The autoregressor on top of the encoder; "none" predicts from z itself, as GIM does."""
+
+        autoregressor: Literal["pixelcnn", "none"] = "pixelcnn"
+        autoregressor_layers: Annotated[int, Field(gt=0)] = 4
+
+    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
+        options = ingredients.options
+        assert isinstance(options, self.Options)
+        return nn.ModuleDict(
+            {
+                "autoregressor": PixelCNN(dim, layers=options.autoregressor_layers)
+                if options.autoregressor == "pixelcnn"
+                else nn.Identity(),
+                "info_nce": super().head(dim, ingredients),
+            }
+        )
+
+    def loss(
+        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        assert isinstance(head, nn.ModuleDict)
+        info_nce = head["info_nce"]
+        assert isinstance(info_nce, InfoNCEHead)
+        return info_nce(z, head["autoregressor"](z))

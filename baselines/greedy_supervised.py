@@ -1,0 +1,17 @@
+"""Supervised training, module by module."""
+
+from gim_bench.contract import GradientFlow, Split, Traits
+from gim_bench.methods.cross_entropy import CrossEntropyStack
+
+
+class GreedySupervised(CrossEntropyStack):
+    """Every module has a classifier of its own; no gradient passes between modules.
+
+    Source: Löwe et al. 2019, section 4.1.
+    """
+
+    traits = Traits(
+        objective="cross_entropy",
+        gradient_flow=GradientFlow.ISOLATED,
+        trains_on=Split.TRAIN,
+    )

@@ -1,0 +1,24 @@
+"""The encoder as it was initialised."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gim_bench.contract import Batch, GradientFlow, Ingredients, Traits
+from gim_bench.methods.stack import StackLearner
+
+
+class RandomInit(StackLearner):
+    """Nothing is trained: the very encoder that the other methods of the seed start from.
+
+    Source: Löwe et al. 2019, section 4.1.
+    """
+
+    traits = Traits(objective="none", gradient_flow=GradientFlow.NONE, trains_on=None)
+
+    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
+        raise AssertionError("without units there are no heads")
+
+    def loss(
+        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        raise AssertionError("without units there are no losses")

@@ -1,0 +1,17 @@
+"""Supervised training, end to end."""
+
+from gim_bench.contract import GradientFlow, Split, Traits
+from gim_bench.methods.cross_entropy import CrossEntropyStack
+
+
+class Supervised(CrossEntropyStack):
+    """One classifier at the top trains all modules end to end, on the labelled images only.
+
+    Source: Löwe et al. 2019, section 4.1.
+    """
+
+    traits = Traits(
+        objective="cross_entropy",
+        gradient_flow=GradientFlow.END_TO_END,
+        trains_on=Split.TRAIN,
+    )

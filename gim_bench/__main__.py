@@ -1,0 +1,6 @@
+"""`python -m gim_bench`."""
+
+from gim_bench.cli import main
+
+if __name__ == "__main__":
+    main()

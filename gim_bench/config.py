@@ -1,0 +1,293 @@
+"""Suites and cells: what the TOML file may say, and what one cell of its table resolves to.
+
+A suite states every shared setting once. A method's own table, `[method.<name>]`, holds only that
+method's options: the encoder, the data, the budget and the probe belong to the suite.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.errors import ConfigError, unknown_name
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Frozen settings that refuse keys they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+class Schedule(StrEnum):
+    """When the trainer goes backward; the gradients are the same."""
+
+    JOINT = "joint"  # sum the losses, one backward: what the paper measured
+    INTERLEAVED = "interleaved"  # backward and step as soon as a loss is there
+
+
+class Precision(StrEnum):
+    """Number format of the matrix products in training and feature extraction."""
+
+    AUTO = "auto"  # bf16 where the hardware multiplies in it, else fp32
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Budget(StrEnum):
+    """What methods that train on differently sized splits have in common."""
+
+    EPOCHS = "epochs"  # as many passes over their own split: the paper's choice
+    STEPS = "steps"  # as many optimiser steps as the unlabelled split gives
+
+
+class DatasetSettings(Settings):
+    """Which data set, and its own options (checked against the data set's class)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EncoderSettings(Settings):
+    """The paper's ResNet-50 v2 without batch norm, and how much smaller it may be made."""
+
+    width: PositiveInt = 64  # bottleneck channels of the first module; doubled in each next one
+    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (3, 4, 6)
+    patch_size: PositiveInt = 16  # pixels
+    patch_overlap: Annotated[int, Field(ge=0)] = 8  # pixels
+
+    @model_validator(mode="after")
+    def _patches_advance(self) -> Self:
+        if self.patch_overlap >= self.patch_size:
+            raise ValueError(
+                f"patch_overlap {self.patch_overlap} must be below patch_size {self.patch_size}"
+            )
+        return self
+
+
+class AugmentationSettings(Settings):
+    """Random crops and flips in training; the centre crop, unflipped, for the probe."""
+
+    crop: PositiveInt  # pixels
+    flip: bool = True  # horizontally, with probability 0.5
+    grayscale: bool = True
+    mean: tuple[float, ...]  # per channel after grayscale, of intensities in 0..1
+    std: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _a_statistic_per_channel(self) -> Self:
+        channels = 1 if self.grayscale else 3
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
+        return self
+
+
+class InfoNCESettings(Settings):
+    """The contrastive task: predict up to `prediction_steps` rows down, past the skipped ones."""
+
+    prediction_steps: PositiveInt = 5
+    skip_rows: Annotated[int, Field(ge=0)] = 1
+    negatives: PositiveInt = 16
+
+
+class TrainingSettings(Settings):
+    """Adam at a constant rate, one optimiser for each isolated module."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    schedule: Schedule = Schedule.INTERLEAVED
+    precision: Precision = Precision.FP32
+    budget: Budget = Budget.EPOCHS
+
+
+class ProbeSettings(Settings):
+    """Linear probe, ridge and nearest neighbours on frozen features."""
+
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    validation_fraction: Fraction = 0.2
+    ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0,
+    )  # fmt: skip
+    neighbours: PositiveInt = 20
+
+
+class Suite(Settings):
+    """A table: methods × seeds on one data set, everything else shared."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    summary: str
+    protocol: str  # named beside every number
+    published: str | None = None  # "<file>/<table>" in results/published, for comparable suites only
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: PositiveInt = 1
+    dataset: DatasetSettings
+    encoder: EncoderSettings
+    augmentation: AugmentationSettings
+    info_nce: InfoNCESettings = InfoNCESettings()
+    training: TrainingSettings
+    probe: ProbeSettings
+    method: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _the_grid_is_tall_enough(self) -> Self:
+        rows = patch_grid(self.augmentation.crop, self.encoder)
+        needed = self.info_nce.skip_rows + self.info_nce.prediction_steps + 1
+        if rows < needed:
+            raise ValueError(
+                f"a crop of {self.augmentation.crop} pixels gives {rows} rows of patches, but "
+                f"predicting {self.info_nce.prediction_steps} steps past {self.info_nce.skip_rows} "
+                f"skipped row(s) needs {needed}: enlarge augmentation.crop or lower "
+                f"info_nce.prediction_steps"
+            )
+        return self
+
+
+class MethodSettings(Settings):
+    """What a method declares about itself, and its options; spelled out for the record."""
+
+    name: str
+    objective: Literal["info_nce", "cross_entropy", "none"] | str
+    gradient_flow: Literal["isolated", "end_to_end", "none"]
+    trains_on: Literal["unlabelled", "train", "none"]
+    uses_labels: bool
+    options: dict[str, Any]
+
+
+class CellConfig(Settings):
+    """One cell, frozen and fully explicit: nothing is looked up or written back later."""
+
+    method: MethodSettings
+    dataset: DatasetSettings
+    encoder: EncoderSettings
+    augmentation: AugmentationSettings
+    info_nce: InfoNCESettings
+    training: TrainingSettings
+    probe: ProbeSettings
+    device: Literal["cpu", "cuda"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def key(self, *, data_sha256: str, seed: int) -> str:
+        """The cell's identity: a hash of all that can move its numbers."""
+        identity = {
+            "config": self.as_dict(),
+            "data_sha256": data_sha256,
+            "seed": seed,
+            "results_version": RESULTS_VERSION,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def patch_grid(crop: int, encoder: EncoderSettings) -> int:
+    """Rows (and columns) of patches that a square crop of `crop` pixels is cut into."""
+    return (crop - encoder.patch_size) // (encoder.patch_size - encoder.patch_overlap) + 1
+
+
+# -- reading suites ------------------------------------------------------------------------------
+
+
+def shipped_suites() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    folder = Path(str(resources.files("gim_bench") / "suites"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
+    """The suite of that name, or the one in that TOML file, with `--set` values laid over it.
+
+    Raises: ConfigError for an unknown suite, an unreadable file, an unknown key or a wrong type.
+    """
+    path = _suite_path(name_or_path)
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the suite {path}: {error}") from None
+    for override in overrides:
+        _lay_over(table, override)
+    origin = path.name + (" with --set" if overrides else "")
+    return parse(Suite, table, origin=origin)
+
+
+def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model:
+    """`table` as a `model`; a ConfigError in one line where it does not fit."""
+    try:
+        # Through JSON, because strict validation then takes arrays as tuples and strings as enums.
+        return model.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error, model, origin=origin)) from None
+
+
+def _suite_path(name_or_path: str) -> Path:
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"no suite file {name_or_path!r}: write one, or name a shipped suite")
+        return path
+    suites = shipped_suites()
+    if name_or_path not in suites:
+        raise ConfigError(unknown_name("suite", name_or_path, known=suites, where="--suite"))
+    return suites[name_or_path]
+
+
+def _lay_over(table: dict[str, Any], override: str) -> None:
+    """Write `a.b=value` into nested tables; the value is TOML, or else a plain string."""
+    dotted, equals, text = override.partition("=")
+    *parents, leaf = (part.strip() for part in dotted.split("."))
+    if not equals or not leaf or not all(parents):
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE, as in --set training.epochs=10")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a table of settings")
+    try:
+        table[leaf] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[leaf] = text
+
+
+def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:
+    """The first thing wrong, as one line; the others are only counted."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    dotted = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        *parents, leaf = first["loc"]
+        known = _fields_at(model, parents)
+        return unknown_name("setting", str(leaf), known=known, where=f"{origin}: {dotted}") + more
+    if first["type"] == "missing":
+        return f"{origin}: the setting {dotted!r} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}{more}"
+    return f"{origin}: {dotted} = {first['input']!r}: {message[:1].lower() + message[1:]}{more}"
+
+
+def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
+    for parent in parents:
+        annotation = model.model_fields[str(parent)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,10 @@
+"""Data sets of this package, by name. Classes are named by text, so that listing them imports none.
+
+To add a data set: write its file, add a line here.
+"""
+
+DATASETS = {
+    "photos": "gim_bench.datasets.photos:Photos",
+    "stl10": "gim_bench.datasets.stl10:STL10",
+    "image_folder": "gim_bench.datasets.image_folder:ImageFolder",
+}

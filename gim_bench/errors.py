@@ -1,0 +1,37 @@
+"""What users can get wrong, each said in one line: what was asked, what was found, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Base of every error that is the user's to mend; shown as one line, without a traceback."""
+
+
+class ConfigError(BenchError):
+    """A suite file, `--set` value or option that cannot be used (exit code 2)."""
+
+
+class DataError(BenchError):
+    """A data set that is missing, damaged or too small (exit code 2 before a cell has begun)."""
+
+
+class TrackingError(BenchError):
+    """A tracking store that cannot be reached (exit code 2 before a cell has begun)."""
+
+
+class TrainingError(BenchError):
+    """A cell that cannot go on, such as a loss that is no longer finite; its record says why."""
+
+
+def unknown_name(kind: str, name: str, *, known: Iterable[str], where: str = "") -> str:
+    """One line for a name that is not there: the nearest known name and the whole list.
+
+    >>> unknown_name("method", "gmi", known=["cpc", "gim"], where="stl10.toml, methods[0]")
+    "no method 'gmi' (stl10.toml, methods[0]). Did you mean 'gim'? Available: cpc, gim"
+    """
+    known = sorted(known)
+    place = f" ({where})" if where else ""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"no {kind} {name!r}{place}.{hint} Available: {', '.join(known) or 'none'}"

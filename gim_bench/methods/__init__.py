@@ -1,0 +1,8 @@
+"""Methods of this package, by name. Classes are named by text, so that listing them imports none.
+
+To add a method: write its file, add a line here.
+"""
+
+METHODS = {
+    "gim": "gim_bench.methods.gim:GreedyInfoMax",
+}

@@ -1,0 +1,1 @@
+"""Networks: encoders cut into modules, and autoregressors."""
