@@ -125,6 +125,7 @@ class ProbeSettings(Settings):
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     epochs: PositiveInt
     batch_size: PositiveInt
+    standardise: bool = False  # features to mean 0 and deviation 1; the paper takes them as they are
     validation_fraction: Fraction = 0.2
     ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
         1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0,

@@ -1,0 +1,294 @@
+"""What data sets made of files share: checksums that are remembered, safe writing, downloads."""
+
+import hashlib
+import http.client
+import json
+import math
+import os
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from gim_bench.contract import Dataset, Progress, Silence, Task
+from gim_bench.errors import DataError
+
+MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
+TIMEOUT_SECONDS = 60
+
+
+class FileDataset(Dataset):
+    """A data set that lies in files of the user's; subclasses read, and never change, them.
+
+    `progress` hears of long work in `fingerprint` and `split`; `prepare` and `verify` set it.
+    """
+
+    needs_data_dir = True
+    progress: Progress = Silence()
+
+    @cached_property
+    def known(self) -> "KnownChecksums":
+        """The checksums of this folder's files, remembered in `cache_dir`."""
+        place = "default" if self.data_dir is None else os.path.abspath(self.data_dir)
+        name = hashlib.sha256(os.fsencode(f"{type(self).__name__}:{place}")).hexdigest()[:16]
+        return KnownChecksums(self.cache_dir / f"checksums-{name}.json")
+
+
+# -- checksums -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksums:
+    """Of one file's bytes, as hexadecimal digits."""
+
+    sha256: str
+    md5: str
+
+
+class Hashing:
+    """Both checksums of bytes that come piece by piece."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def update(self, piece: bytes) -> None:
+        self._sha256.update(piece)
+        self._md5.update(piece)
+
+    def checksums(self) -> Checksums:
+        return Checksums(sha256=self._sha256.hexdigest(), md5=self._md5.hexdigest())
+
+
+class Megabytes:
+    """A task that is told bytes and advances by whole megabytes."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        before = self._bytes // MEGABYTE
+        self._bytes += count
+        if steps := self._bytes // MEGABYTE - before:
+            self._task.advance(steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What `stat` says of a file; a file that has changed has another."""
+
+    size: int  # bytes
+    mtime_ns: int
+
+
+class KnownChecksums:
+    """Checksums remembered in a JSON file for as long as a file keeps its size and mtime."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = _remembered(path)
+
+    def of(
+        self, paths: Sequence[Path], *, title: str, progress: Progress, fresh: bool = False
+    ) -> list[Checksums]:
+        """The checksums of each of `paths`; only new and changed ones are read, or all if `fresh`.
+
+        Raises: DataError naming a file that cannot be read.
+        """
+        stamps = {_key(path): stamp_of(path) for path in paths}
+        unread = {
+            name: stamp
+            for name, stamp in stamps.items()
+            if fresh or name not in self._known or self._known[name][0] != stamp
+        }
+        if unread:
+            self._read(unread, title=title, progress=progress)
+        return [self._known[_key(path)][1] for path in paths]
+
+    def remember(self, path: Path, checksums: Checksums, *, progress: Progress) -> None:
+        """Take note of what the caller computed while writing `path`."""
+        self._known[_key(path)] = (stamp_of(path), checksums)
+        self._save(progress)
+
+    def _read(self, unread: Mapping[str, Stamp], *, title: str, progress: Progress) -> None:
+        total = math.ceil(sum(stamp.size for stamp in unread.values()) / MEGABYTE)
+        try:
+            with progress.task(title, total=total, unit="MB") as task:
+                done = Megabytes(task)
+                for name, stamp in unread.items():
+                    # Stamped before it is read: a change meanwhile is then seen the next time.
+                    self._known[name] = (stamp, checksums_of(Path(name), done=done))
+        finally:
+            self._save(progress)  # an interruption loses nothing that was read
+
+    def _save(self, progress: Progress) -> None:
+        entries = {
+            name: [stamp.size, stamp.mtime_ns, checksums.sha256, checksums.md5]
+            for name, (stamp, checksums) in self._known.items()
+        }
+        try:
+            write_atomically(self.path, json.dumps(entries).encode())
+        except OSError as error:
+            progress.say(f"checksums will be computed again next time: {reason(error)}")
+
+
+def checksums_of(path: Path, *, done: Megabytes | None = None) -> Checksums:
+    """Both checksums of a file of any size, in one pass. Raises: DataError naming the file."""
+    hashing = Hashing()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(MEGABYTE):
+                hashing.update(piece)
+                if done is not None:
+                    done.add(len(piece))
+    except OSError as error:
+        raise unreadable(error) from None
+    return hashing.checksums()
+
+
+def fingerprint_of(contents: Iterable[tuple[str, str]]) -> str:
+    """sha256 of (name, sha256) pairs, whatever their order."""
+    lines = (os.fsencode(name) + b"\0" + sha256.encode() for name, sha256 in contents)
+    return hashlib.sha256(b"\n".join(sorted(lines))).hexdigest()
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The file's present stamp. Raises: DataError naming the file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(error) from None
+    return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
+    """What the file at `path` holds; nothing, where it is missing or damaged."""
+    try:
+        entries = json.loads(path.read_bytes()).items()
+        return {name: _entry(*entry) for name, entry in entries}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _entry(size: int, mtime_ns: int, sha256: str, md5: str) -> tuple[Stamp, Checksums]:
+    if len(sha256) != 64 or len(md5) != 32:
+        raise ValueError("digits are missing")
+    return Stamp(size=size, mtime_ns=mtime_ns), Checksums(sha256=sha256, md5=md5)
+
+
+# -- reading and writing -------------------------------------------------------------------------
+
+
+def unreadable(error: OSError) -> DataError:
+    """One line on a file or folder that is there, or was, and cannot be read."""
+    return DataError(f"cannot read {reason(error)}: make it readable, or remove it")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`path` holds all of `content`, or what it held before. Raises: OSError."""
+    with atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; it takes the place of `path` at the end of a block that succeeds.
+
+    Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:  # an interruption too leaves nothing behind
+        part.unlink(missing_ok=True)
+        raise
+
+
+def reason(error: OSError) -> str:
+    """Which file, where the error knows it, and what is wrong with it."""
+    return f"{error.filename} ({error.strerror})" if error.filename else str(error)
+
+
+# -- downloads -----------------------------------------------------------------------------------
+
+
+def download(url: str, *, to: Path, md5: str, advice: str, progress: Progress) -> None:
+    """The file of `url` at `to`, its md5 checked; what an earlier try left is carried on.
+
+    Raises: DataError, ending in `advice`, where the network or the disk refuses; DataError where
+    the download broke off or came with another md5.
+    """
+    part = to.with_name(f"{to.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        missing = _fetch(url, part=part, title=f"downloading {to.name}", progress=progress)
+    except (OSError, http.client.HTTPException) as error:
+        why = str(error) or type(error).__name__
+        raise DataError(f"cannot download {url} ({why}): {advice}") from None
+    if missing:
+        raise DataError(
+            f"the download of {url} broke off {missing:,} bytes before its end: run the same "
+            f"command again, which carries on from {part}"
+        )
+    _check_md5(part, md5=md5, url=url, progress=progress)
+    part.replace(to)
+
+
+def _fetch(url: str, *, part: Path, title: str, progress: Progress) -> int:
+    """Append what `part` lacks; returns how many bytes are still missing at the end."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    # The addresses are constants of the data sets, and what comes is checked by its md5.
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        error.close()
+        if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return 0  # nothing is left to fetch; the md5 tells whether it is the right file
+        raise
+    with response:
+        carried_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        missing = int(response.headers.get("Content-Length", 0))
+        start = have if carried_on else 0
+        total = math.ceil((start + missing) / MEGABYTE)
+        with (
+            part.open("ab" if carried_on else "wb") as file,
+            progress.task(title, total=total, unit="MB") as task,
+        ):
+            done = Megabytes(task)
+            done.add(start)
+            while piece := response.read(MEGABYTE):
+                file.write(piece)
+                done.add(len(piece))
+                missing -= len(piece)
+    return max(missing, 0)
+
+
+def _check_md5(part: Path, *, md5: str, url: str, progress: Progress) -> None:
+    """Raises: DataError where `part` has another md5, after removing it."""
+    total = math.ceil(part.stat().st_size / MEGABYTE)
+    with progress.task(f"checking {part.stem}", total=total, unit="MB") as task:
+        found = checksums_of(part, done=Megabytes(task)).md5
+    if found != md5:
+        part.unlink()  # ours, and carrying on from it would never succeed
+        raise DataError(
+            f"{url} came with md5 {found} where {md5} is expected, and was thrown away: "
+            f"run the same command again; if that does not help, the source has changed"
+        )
+

@@ -1,0 +1,261 @@
+"""STL-10 in its official binaries: 96×96 colour photographs, 100,000 of them without labels.
+
+Source: Coates, Ng and Lee 2011; addresses and checksums are those of torchvision's STL10.
+"""
+
+import posixpath
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gim_bench.contract import Examples, Progress, Split
+from gim_bench.datasets.files import (
+    MEGABYTE,
+    FileDataset,
+    Megabytes,
+    atomically,
+    download,
+    fingerprint_of,
+    reason,
+    stamp_of,
+    unreadable,
+)
+from gim_bench.errors import DataError
+
+FOLDER = "stl10_binary"
+CLASS_NAMES = "class_names.txt"
+IMAGES = {
+    Split.UNLABELLED: "unlabeled_X.bin",
+    Split.TRAIN: "train_X.bin",
+    Split.TEST: "test_X.bin",
+}
+LABELS = {Split.TRAIN: "train_y.bin", Split.TEST: "test_y.bin"}
+COUNTS = {Split.UNLABELLED: 100_000, Split.TRAIN: 5_000, Split.TEST: 8_000}
+# As stored, columns come before rows.
+SHAPE = (3, 96, 96)
+IMAGE_BYTES = 3 * 96 * 96
+CLASSES = 10
+
+
+class STL10(FileDataset):
+    """The paper's data set; it lies in `stl10_binary` below `--data-dir`, or below the cache."""
+
+    def prepare(self, progress: Progress) -> None:
+        """Download and unpack (2.6 GB) what is missing, then check it; no file is overwritten."""
+        self.progress = progress
+        if self._missing():
+            archive = self.folder.parent / f"{FOLDER}.tar.gz"
+            was_there = archive.exists()
+            self._fetch(archive)
+            self._unpack(archive)
+            if not was_there:
+                archive.unlink()
+        self.fingerprint()
+
+    def verify(self, progress: Progress) -> None:
+        """Every file has its size and md5; all are read again, whatever is remembered of them."""
+        self.progress = progress
+        self._checked(fresh=True)
+
+    def fingerprint(self) -> str:
+        """sha256 of the files, whose md5s are checked on the way."""
+        return fingerprint_of(self._checked(fresh=False).items())
+
+    def classes(self) -> Sequence[str]:
+        """The names in class_names.txt. Raises: DataError where it is missing or not ten names."""
+        self._check_presence_and_sizes()
+        path = self.folder / CLASS_NAMES
+        try:
+            names = path.read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise unreadable(error) from None
+        except UnicodeDecodeError:
+            names = []
+        if len(set(names)) != CLASSES:
+            raise DataError(
+                f"stl10: {path} holds {len(set(names))} class names where {CLASSES} are expected: "
+                f"{self._replace_it}"
+            )
+        return names
+
+    def split(self, split: Split) -> Examples:
+        """The images as a transposed view of the memory-mapped file; nothing is copied."""
+        self._check_presence_and_sizes()
+        try:
+            # Copy-on-write: torch takes writable arrays only, and the file must never change.
+            images = np.memmap(
+                self.folder / IMAGES[split],
+                dtype=np.uint8,
+                mode="c",
+                shape=(COUNTS[split], *SHAPE),
+            )
+        except OSError as error:
+            raise unreadable(error) from None
+        return Examples(
+            images=images.transpose(0, 1, 3, 2),
+            labels=self._labels(self.folder / LABELS[split]) if split in LABELS else None,
+        )
+
+    # -- where the files are, and whether they are right -----------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """`stl10_binary` below the data folder, or the data folder itself if it holds the files."""
+        base = self.data_dir or self.cache_dir / "stl10"
+        is_it = base.name == FOLDER or any((base / name).is_file() for name in IMAGES.values())
+        return base if is_it else base / FOLDER
+
+    def _missing(self) -> list[str]:
+        return [name for name in (*_sizes(), CLASS_NAMES) if not (self.folder / name).is_file()]
+
+    def _check_presence_and_sizes(self) -> None:
+        if missing := self._missing():
+            raise DataError(
+                f"stl10: {', '.join(missing)} missing in {self.folder}: fetch with "
+                f"`{self._command}` (2.6 GB), or try `--suite quickstart`, which needs no download"
+            )
+        for name, expected in _sizes().items():
+            found = stamp_of(self.folder / name).size
+            if found != expected:
+                raise DataError(
+                    f"stl10: {self.folder / name} has {found:,} bytes where {expected:,} are "
+                    f"expected: {self._replace_it}"
+                )
+
+    def _checked(self, *, fresh: bool) -> dict[str, str]:
+        """sha256 of every file, by name. Raises: DataError where an md5 is not the official one."""
+        self._check_presence_and_sizes()
+        names = [*_sizes(), CLASS_NAMES]
+        checksums = self.known.of(
+            [self.folder / name for name in names],
+            title="checking the files of stl10",
+            progress=self.progress,
+            fresh=fresh,
+        )
+        official = official_files().md5
+        for name, found in zip(names, checksums, strict=True):
+            expected = official.get(name, found.md5)  # none is published for class_names.txt
+            if found.md5 != expected:
+                raise DataError(
+                    f"stl10: {self.folder / name} has md5 {found.md5} where {expected} is "
+                    f"expected: {self._replace_it}"
+                )
+        self.classes()
+        return {name: found.sha256 for name, found in zip(names, checksums, strict=True)}
+
+    def _labels(self, path: Path) -> np.ndarray:
+        """int64 in 0..9; the file counts from 1."""
+        try:
+            stored = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise unreadable(error) from None
+        wrong = stored[(stored < 1) | (stored > CLASSES)]
+        if len(wrong):
+            raise DataError(
+                f"stl10: {path} holds the label {wrong[0]} where 1 to {CLASSES} are expected: "
+                f"{self._replace_it}"
+            )
+        return stored.astype(np.int64) - 1
+
+    @property
+    def _command(self) -> str:
+        where = f" --data-dir {self.data_dir}" if self.data_dir else ""
+        return f"python -m gim_bench data prepare --suite stl10{where}"
+
+    @property
+    def _replace_it(self) -> str:
+        return f"delete this file and fetch it again with `{self._command}`"
+
+    # -- fetching --------------------------------------------------------------------------------
+
+    def _fetch(self, archive: Path) -> None:
+        """The archive at `archive`, its md5 right. Raises: DataError."""
+        official = official_files()
+        if not archive.exists():
+            download(
+                official.url,
+                to=archive,
+                md5=official.archive_md5,
+                advice=(
+                    f"connect this machine, or put a copy of the file at {archive} and run the "
+                    f"same command again; `--suite quickstart` needs no download"
+                ),
+                progress=self.progress,
+            )
+            return
+        title = f"checking {archive.name}"
+        (found,) = self.known.of([archive], title=title, progress=self.progress)
+        if found.md5 != official.archive_md5:
+            raise DataError(
+                f"stl10: {archive} has md5 {found.md5} where {official.archive_md5} is expected: "
+                f"delete this file and run `{self._command}`, which downloads it"
+            )
+
+    def _unpack(self, archive: Path) -> None:
+        """The missing files, out of the archive.
+
+        Names in the archive choose among the missing files and never become paths, so that no
+        member can be written elsewhere.
+        """
+        wanted = {f"{FOLDER}/{name}": self.folder / name for name in self._missing()}
+        total = sum(_sizes().get(path.name, 0) for path in wanted.values()) // MEGABYTE
+        try:
+            with (
+                tarfile.open(archive, "r:gz") as members,
+                self.progress.task(f"unpacking {archive.name}", total=total, unit="MB") as task,
+            ):
+                done = Megabytes(task)
+                for member in members:
+                    path = wanted.get(posixpath.normpath(member.name))
+                    if path is not None and member.isreg():
+                        _extract(members, member, to=path, done=done)
+        except OSError as error:
+            raise DataError(
+                f"stl10: cannot unpack {archive} into {self.folder} ({reason(error)}): free 3 GB "
+                f"there, or name another folder with --data-dir"
+            ) from None
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(
+                f"stl10: cannot unpack {archive} ({error}): delete it and run `{self._command}`"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfficialFiles:
+    """Where the archive is, and what the md5s are."""
+
+    url: str
+    archive_md5: str
+    md5: Mapping[str, str]  # by file name
+
+
+def official_files() -> OfficialFiles:
+    """What torchvision knows of STL-10; imported only here, because that takes a second."""
+    from torchvision.datasets import STL10 as Official
+
+    return OfficialFiles(
+        url=Official.url,
+        archive_md5=Official.tgz_md5,
+        md5={name: md5 for name, md5 in (*Official.train_list, *Official.test_list)},
+    )
+
+
+def _sizes() -> dict[str, int]:
+    """The bytes that each binary must have, by file name."""
+    images = {name: COUNTS[split] * IMAGE_BYTES for split, name in IMAGES.items()}
+    return images | {name: COUNTS[split] for split, name in LABELS.items()}
+
+
+def _extract(
+    members: tarfile.TarFile, member: tarfile.TarInfo, *, to: Path, done: Megabytes
+) -> None:
+    content = members.extractfile(member)
+    assert content is not None  # regular files have content
+    with content, atomically(to) as file:
+        while piece := content.read(MEGABYTE):
+            file.write(piece)
+            done.add(len(piece))

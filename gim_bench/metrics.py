@@ -1,0 +1,59 @@
+"""Every metric that a record may hold: its unit, and which direction is better.
+
+Per-module values add "/module_<k>" to the name; the bare name is the top module's.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gim_bench.errors import ConfigError, unknown_name
+
+
+class Better(StrEnum):
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    unit: str
+    better: Better
+    meaning: str
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "%", Better.HIGHER, "linear probe, learning rate chosen on validation"),
+        Metric("accuracy/own_head", "%", Better.HIGHER, "the supervised method's own classifier"),
+        Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
+        Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
+        Metric("loss", "nats", Better.LOWER, "training loss, mean of the last epoch"),
+        Metric("train/seconds", "s", Better.LOWER, "wall time of training"),
+        Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),
+        Metric("train/samples", "images", Better.LOWER, "images seen, counted at each visit"),
+        Metric("train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"),
+        Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
+        Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
+        Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),
+        Metric("memory/gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
+        Metric("memory/gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
+        Metric("memory/gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
+        Metric(
+            "memory/gpu_process_over_baseline_bytes",
+            "bytes",
+            Better.LOWER,
+            "NVML's peak of this process, less its context before training",
+        ),
+    )
+}
+
+
+def describe(name: str) -> Metric:
+    """The metric of that name, with or without a "/module_<k>". Raises: ConfigError."""
+    metric = METRICS.get(re.sub(r"/module_\d+$", "", name))
+    if metric is None:
+        raise ConfigError(unknown_name("metric", name, known=METRICS))
+    return metric

@@ -1,0 +1,97 @@
+"""Where a number comes from: code, packages, hardware, settings of the machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gim_bench
+
+PACKAGES = ("gim-bench", "torch", "torchvision", "numpy", "scikit-image", "mlflow")
+
+
+def now() -> str:
+    """ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe(device_name: str) -> dict[str, Any]:
+    """Everything about this machine and this code that may explain a number later."""
+    import torch
+
+    device = torch.device(device_name)
+    return {
+        **git_state(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "driver": _driver() if device.type == "cuda" else None,
+        "cuda": torch.version.cuda,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout that the package is imported from; None outside of one."""
+    folder = Path(gim_bench.__file__).parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    # A package installed into an environment inside some other repository is not of that repository.
+    ours = commit is not None and _git(folder, "ls-files", "__init__.py") == "__init__.py"
+    if not ours:
+        return {"git_commit": None, "git_dirty": None}
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"git_commit": commit, "git_dirty": bool(status)}
+
+
+@cache
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _driver() -> str | None:
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, stripped; None where there is no git, or no repository."""
+    try:
+        done = subprocess.run(  # noqa: S603 - a constant command
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,108 @@
+"""Methods and data sets, found through entry points: anyone's installed package adds rows.
+
+An entry point of the group `gim_bench.methods` or `gim_bench.datasets` names a table of
+{name: "module:Class"}. Listing them imports no class, and so no torch.
+"""
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gim_bench.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from gim_bench.contract import Dataset, Learner
+
+
+@cache
+def methods() -> Mapping[str, str]:
+    """{name: "module:Class"} of every installed method. Raises: ConfigError."""
+    return _merged("gim_bench.methods")
+
+
+@cache
+def datasets() -> Mapping[str, str]:
+    """{name: "module:Class"} of every installed data set. Raises: ConfigError."""
+    return _merged("gim_bench.datasets")
+
+
+def method(name: str, *, where: str = "") -> "type[Learner]":
+    """The class of the method `name`. Raises: ConfigError listing the known ones."""
+    from gim_bench.contract import Learner
+
+    return _load("method", name, table=methods(), base=Learner, where=where)
+
+
+def dataset(name: str, *, where: str = "") -> "type[Dataset]":
+    """The class of the data set `name`. Raises: ConfigError listing the known ones."""
+    from gim_bench.contract import Dataset
+
+    return _load("dataset", name, table=datasets(), base=Dataset, where=where)
+
+
+def summary(target: str) -> str:
+    """First line of the docstring of "module:Class", read from its source without importing it."""
+    module, _, name = target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.origin is not None
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (ImportError, AssertionError, OSError, SyntaxError, ValueError):
+        return f"cannot be imported from {target}"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def _merged(group: str) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: point.value):
+        for name, target in _table(point).items():
+            if name in merged and merged[name] != target:
+                raise ConfigError(
+                    f"{name!r} is registered twice in {group}: by {owners[name]} and by "
+                    f"{point.value}; uninstall one of them, or rename it"
+                )
+            merged[name], owners[name] = target, point.value
+    if not merged:
+        raise ConfigError(
+            f"nothing is registered in {group}: install the project (pip install .), which "
+            f"registers its methods and data sets"
+        )
+    return merged
+
+
+def _table(point: EntryPoint) -> Mapping[str, str]:
+    try:
+        table = point.load()
+    except Exception as error:  # whatever another package raises when it is imported
+        raise ConfigError(
+            f"the entry point {point.value} ({point.group}) cannot be loaded: {error}; repair or "
+            f"uninstall the package that declares it"
+        ) from None
+    if not isinstance(table, Mapping) or not all(isinstance(t, str) for t in table.values()):
+        raise ConfigError(
+            f"the entry point {point.value} ({point.group}) must name a table of "
+            f'{{name: "module:Class"}}'
+        )
+    return table
+
+
+def _load(kind: str, name: str, *, table: Mapping[str, str], base: type, where: str) -> type:
+    if name not in table:
+        raise ConfigError(unknown_name(kind, name, known=table, where=where))
+    module, _, attribute = table[name].partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the {kind} {name!r} cannot be loaded: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"the {kind} {name!r} ({table[name]}) is not a {base.__name__}")
+    return found

@@ -1,0 +1,33 @@
+"""Records as a table that people read (Markdown, HTML) and as data that programs do (JSON, CSV)."""
+
+from collections.abc import Callable, Sequence
+
+from gim_bench.contract import Record
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.metrics import describe
+from gim_bench.report.build import SuiteLike, build
+from gim_bench.report.listing import as_csv, as_json
+from gim_bench.report.markdown import as_markdown
+from gim_bench.report.webpage import as_html
+
+FORMATS = ("md", "html", "json", "csv")
+
+
+def render(
+    records: Sequence[Record], *, suite: SuiteLike, fmt: str, metrics: Sequence[str] = ()
+) -> str:
+    """The records of `suite` in the format `fmt`; with `metrics`, these alone.
+
+    Raises: ConfigError for an unknown format, metric or published table.
+    """
+    for name in metrics:
+        describe(name)
+    writers: dict[str, Callable[[], str]] = {
+        "md": lambda: as_markdown(build(records, suite=suite, metrics=metrics)),
+        "html": lambda: as_html(build(records, suite=suite, metrics=metrics)),
+        "json": lambda: as_json(records, metrics=metrics),
+        "csv": lambda: as_csv(records, metrics=metrics),
+    }
+    if fmt not in writers:
+        raise ConfigError(unknown_name("format", fmt, known=FORMATS, where="--format"))
+    return writers[fmt]()

@@ -1,0 +1,273 @@
+"""What the report says: the tables, and beside them all that a reader needs to trust them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gim_bench.contract import Record, Status
+from gim_bench.metrics import METRICS
+from gim_bench.report.columns import (
+    PERCENT,
+    PublishedNumbers,
+    Row,
+    data_column,
+    heading_of,
+    interval_column,
+    method_column,
+    metric_column,
+    paper_column,
+    seeds_column,
+    show,
+    style_of,
+    table_of,
+)
+from gim_bench.report.comparison import count_settings, differences, mixtures
+from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
+from gim_bench.report.published import load
+from gim_bench.statistics import finished_at, newest_done, summarise_metrics
+
+# Beside the linear probe they need no interval and no table by module of their own.
+SECONDARY = {"accuracy/own_head", "ridge_accuracy", "knn_accuracy"}
+
+
+class SuiteLike(Protocol):
+    """What the report needs to know of a suite."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def published(self) -> str | None: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+
+
+def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str] = ()) -> Document:
+    """The report on `records`; with `metrics`, a single table of these.
+
+    Raises: ConfigError for a published table that is not there.
+    """
+    done = newest_done(records)
+    rows = _rows(done, suite.methods)
+    published = load(suite.published) if suite.published else {}
+    chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published)
+    sections = [
+        *(section for section in chosen if section.blocks),
+        _unfinished(records, suite.methods),
+        _settings(done),
+    ]
+    return Document(
+        title=f"Suite {suite.name}",
+        summary=_summary(done, suite),
+        sections=[section for section in sections if section.blocks],
+    )
+
+
+def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
+    """In the suite's order; methods that the suite does not list come last."""
+    order = dict.fromkeys([*methods, *(record.method for record in done)])
+    by_method = {method: [r for r in done if r.method == method] for method in order}
+    return [Row(m, cells, summarise_metrics(cells)) for m, cells in by_method.items() if cells]
+
+
+def _results(rows: Sequence[Row], published: PublishedNumbers) -> list[Section]:
+    accuracies = [m.name for m in METRICS.values() if m.unit == PERCENT and _any(rows, m.name)]
+    headline = [name for name in accuracies if name not in SECONDARY]
+    costs = [
+        m.name for m in METRICS.values() if m.unit not in (PERCENT, "nats") and _any(rows, m.name)
+    ]
+    return [
+        _accuracy(rows, accuracies, headline, published),
+        *(_by_module(rows, name) for name in headline),
+        _cost(rows, costs, published),
+    ]
+
+
+# -- the sections ----------------------------------------------------------------------------------
+
+
+def _accuracy(
+    rows: Sequence[Row],
+    accuracies: Sequence[str],
+    headline: Sequence[str],
+    published: PublishedNumbers,
+) -> Section:
+    if not accuracies:
+        return Section(title="Accuracy", blocks=[])
+    columns = [method_column(rows), data_column(rows), seeds_column(rows)]
+    for name in accuracies:
+        columns.append(metric_column(rows, name))
+        if name in headline:
+            columns += interval_column(rows, name) + paper_column(rows, name, published)
+    return Section(
+        title="Accuracy: % of all test examples, features of the top module",
+        blocks=[
+            table_of(columns),
+            *_about_spread(rows),
+            *_about_paper(rows, published, accuracies),
+        ],
+    )
+
+
+def _by_module(rows: Sequence[Row], name: str) -> Section:
+    found = {n for row in rows for n in row.summaries if n.startswith(f"{name}/module_")}
+    modules = sorted(found, key=lambda n: int(n.rpartition("_")[2]))
+    columns = [method_column(rows)]
+    for module in modules:
+        title = module.rpartition("/")[2].replace("_", " ")
+        columns.append(metric_column(rows, module, title=title))
+    return Section(
+        title=f"Accuracy by module: {heading_of(name)}, %",
+        blocks=[table_of(columns)] if modules else [],
+    )
+
+
+def _cost(rows: Sequence[Row], costs: Sequence[str], published: PublishedNumbers) -> Section:
+    columns = [method_column(rows)]
+    for name in costs:
+        columns += [metric_column(rows, name), *paper_column(rows, name, published)]
+    blocks = [table_of(columns), *_about_paper(rows, published, costs)] if costs else []
+    return Section(title="Cost of training (GB are 10⁹ bytes)", blocks=blocks)
+
+
+def _chosen(rows: Sequence[Row], names: Sequence[str], published: PublishedNumbers) -> Section:
+    columns = [method_column(rows), seeds_column(rows)]
+    for name in names:
+        columns += [
+            metric_column(rows, name, title=f"{name}, {style_of(name).unit}"),
+            *interval_column(rows, name),
+            *paper_column(rows, name, published),
+        ]
+    notes = [*_about_spread(rows), *_about_paper(rows, published, names)]
+    return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
+
+
+def _unfinished(records: Sequence[Record], methods: Sequence[str]) -> Section:
+    """Cells that have no result, or none of their latest attempt, each with the reason."""
+    latest: dict[tuple[str, int], Record] = {}
+    for record in records:
+        cell = (record.method, record.seed)
+        if cell not in latest or _attempted_at(record) >= _attempted_at(latest[cell]):
+            latest[cell] = record
+    lines = [_reason(record) for record in latest.values() if record.status is not Status.DONE]
+    absent = [m for m in methods if m not in {record.method for record in records}]
+    lines += [f"no record of {', '.join(absent)}"] if absent else []
+    return Section(title="Not in the tables", blocks=[Bullets(lines)] if lines else [])
+
+
+def _settings(done: Sequence[Record]) -> Section:
+    title = "Were the settings identical?"
+    if len({record.method for record in done}) < 2:
+        return Section(title=title, blocks=[])
+    found = differences(done)
+    undeclared = [difference for difference in found if not difference.declared]
+    shared = count_settings(done)
+    verdict = (
+        f"No: {len(undeclared)} of {shared} settings differ that no method declares."
+        if undeclared
+        else f"Yes: all {shared} settings of data, encoder, training and probe are the same. "
+        f"The methods differ only in what they declare."
+    )
+    table = Table(
+        columns=[
+            Column(heading=heading, numeric=False)
+            for heading in ("setting", "difference", "values")
+        ],
+        rows=[[d.name, "declared" if d.declared else "UNDECLARED", d.described()] for d in found],
+    )
+    return Section(title=title, blocks=[verdict, *([table] if found else [])])
+
+
+def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
+    """Protocol, data, code and machine; what is mixed among them is pointed out."""
+    protocols = dict.fromkeys(record.protocol for record in done if record.protocol)
+    lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
+    if done:
+        lines += _provenance(done[-1])
+    mixed = [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
+    warning: list[Block] = (
+        ["These cells were not all measured alike; above are the facts of one.", Bullets(mixed)]
+        if mixed
+        else []
+    )
+    return [Bullets(lines), *warning]
+
+
+def _provenance(record: Record) -> list[str]:
+    """Data, code and machine of one cell, a line each."""
+    found = record.provenance
+    sha256 = found.get("data_sha256")
+    commit = str(found.get("git_commit") or "unknown")[:12]
+    dirty = " with uncommitted changes" if found.get("git_dirty") else ""
+    versions = ", ".join(f"{name} {v}" for name, v in (found.get("versions") or {}).items())
+    machine = [
+        found.get("gpu") and f"{found['gpu']} (driver {found.get('driver') or 'unknown'})",
+        found.get("cpu"),
+        found.get("threads") and f"{found['threads']} threads",
+        found.get("device") and f"device {found['device']}",
+        found.get("precision"),
+    ]
+    return [
+        f"Data: {record.dataset}" + (f", sha256 {str(sha256)[:12]}…" if sha256 else ""),
+        f"Code: commit {commit}{dirty}" + (f"; {versions}" if versions else ""),
+        f"Machine: {', '.join(str(part) for part in machine if part) or 'unknown'}",
+    ]
+
+
+# -- notes -----------------------------------------------------------------------------------------
+
+
+def _about_spread(rows: Sequence[Row]) -> list[Block]:
+    single = [row.method for row in rows if len(row.records) == 1]
+    several = len(rows) - len(single)
+    notes: list[Block] = []
+    if several:
+        notes.append(
+            "± after a number is the standard deviation over seeds (n - 1); 95% CI is the half "
+            "width of the confidence interval of the mean, by Student's t."
+        )
+    if single:
+        who = ", ".join(single) if several else "every method"
+        notes.append(
+            f"One seed only ({who}): no interval can be given, and small differences may be chance."
+        )
+    return notes
+
+
+def _about_paper(
+    rows: Sequence[Row], published: PublishedNumbers, names: Sequence[str]
+) -> list[Block]:
+    """Where the paper's numbers stand, what it adds to them, and those of methods not run here."""
+    methods = {row.method for row in rows}
+    shown = {cell: p for cell, p in published.items() if cell[1] in names}
+    if not shown:
+        return []
+    places = dict.fromkeys(f"{p.source}, {p.table}, page {p.page}" for p in shown.values())
+    remarks = [f"{method}: {p.note}" for (method, _), p in shown.items() if p.note]
+    others = [
+        f"{method} {show(p.value, p.std, style_of(name))}"
+        for (method, name), p in shown.items()
+        if method not in methods
+    ]
+    lines = [
+        f"paper: {'; '.join(places)}",
+        *([f"in the paper, not here: {', '.join(others)}"] if others else []),
+        *dict.fromkeys(remarks),
+    ]
+    return [Bullets(lines)]
+
+
+def _reason(record: Record) -> str:
+    cell = f"{record.method}, seed {record.seed}"
+    if record.status is Status.FAILED:
+        return f"{cell} failed: {record.error or 'no reason recorded'}"
+    started = record.provenance.get("started_at")
+    return f"{cell} is running or was interrupted" + (f" (started {started})" if started else "")
+
+
+def _attempted_at(record: Record) -> str:
+    return finished_at(record) or str(record.provenance.get("started_at") or "")
+
+
+def _any(rows: Sequence[Row], name: str) -> bool:
+    return any(name in row.summaries for row in rows)

@@ -1,0 +1,140 @@
+"""The columns of the report's tables, and how numbers are printed in them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gim_bench.contract import Record
+from gim_bench.metrics import describe
+from gim_bench.report.document import Column, Table
+from gim_bench.report.published import Published
+from gim_bench.statistics import Summary
+
+NONE = "–"
+PERCENT = "%"
+# Short headings; any other metric is headed by its own name and unit.
+HEADINGS = {
+    "accuracy": "linear probe",
+    "accuracy/own_head": "own head",
+    "ridge_accuracy": "ridge",
+    "knn_accuracy": "kNN",
+    "train/seconds": "train s",
+    "train/samples_per_second": "images/s",
+    "train/steps": "steps",
+    "train/samples": "images seen",
+    "train/parameters": "parameters",
+    "probe/seconds": "probe s",
+    "memory/host_peak_bytes": "host GB",
+    "memory/gpu_allocated_peak_bytes": "GPU alloc. GB",
+    "memory/gpu_reserved_peak_bytes": "reserved GB",
+    "memory/gpu_process_peak_bytes": "process GB",
+    "memory/gpu_process_over_baseline_bytes": "over base GB",
+}
+TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}
+
+
+class Style(NamedTuple):
+    """How numbers of a unit are printed."""
+
+    unit: str
+    factor: float
+    decimals: int
+    spread: bool = True  # whether a standard deviation is of interest
+
+
+STYLES = {
+    PERCENT: Style(PERCENT, 1, 1),
+    "nats": Style("nats", 1, 3),
+    "s": Style("s", 1, 1),
+    "1/s": Style("1/s", 1, 1),
+    "bytes": Style("GB", 1e-9, 2),
+    "steps": Style("steps", 1, 0, spread=False),
+    "images": Style("images", 1, 0, spread=False),
+    "parameters": Style("parameters", 1, 0, spread=False),
+}
+
+
+class Row(NamedTuple):
+    """A method's finished cells, one for each seed, and what they say together."""
+
+    method: str
+    records: Sequence[Record]
+    summaries: Mapping[str, Summary]
+
+
+PublishedNumbers = Mapping[tuple[str, str], Published]
+
+
+class Filled(NamedTuple):
+    column: Column
+    cells: Sequence[str]
+
+
+def table_of(filled: Sequence[Filled]) -> Table:
+    rows = list(zip(*(f.cells for f in filled), strict=True))
+    return Table(columns=[f.column for f in filled], rows=rows)
+
+
+def method_column(rows: Sequence[Row]) -> Filled:
+    return Filled(Column(heading="method", numeric=False), [row.method for row in rows])
+
+
+def data_column(rows: Sequence[Row]) -> Filled:
+    """What the method was trained on: supervised ones see no unlabelled images."""
+    declared = [row.records[0].config.get("method", {}).get("trains_on") for row in rows]
+    cells = [TRAINED_ON.get(str(split), str(split or NONE)) for split in declared]
+    return Filled(Column(heading="trained on", numeric=False), cells)
+
+
+def seeds_column(rows: Sequence[Row]) -> Filled:
+    return Filled(Column(heading="seeds"), [str(len(row.records)) for row in rows])
+
+
+def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -> Filled:
+    """Mean, and standard deviation over seeds; says so where only some of the seeds have it."""
+    style = style_of(name)
+    cells = []
+    for row in rows:
+        summary = row.summaries.get(name)
+        cell = show(summary.mean, summary.std, style) if summary else NONE
+        partial = summary is not None and summary.n != len(row.records)
+        cells.append(f"{cell} (n={summary.n})" if summary and partial else cell)
+    return Filled(Column(heading=title or heading_of(name)), cells)
+
+
+def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:
+    """Half width of the 95 % interval, as a column of its own where any method has one."""
+    summaries = [row.summaries.get(name) for row in rows]
+    widths = [summary.ci95 if summary else None for summary in summaries]
+    if all(width is None for width in widths):
+        return []
+    style = style_of(name)
+    cells = [NONE if width is None else f"± {show(width, None, style)}" for width in widths]
+    return [Filled(Column(heading="95% CI"), cells)]
+
+
+def paper_column(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
+    numbers = [published.get((row.method, name)) for row in rows]
+    if not any(numbers):
+        return []
+    style = style_of(name)
+    cells = [show(p.value, p.std, style) if p else NONE for p in numbers]
+    return [Filled(Column(heading="paper"), cells)]
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def heading_of(name: str) -> str:
+    return HEADINGS.get(name) or f"{name}, {style_of(name).unit}"
+
+
+def style_of(name: str) -> Style:
+    unit = describe(name).unit
+    return STYLES.get(unit, Style(unit, 1, 2))
+
+
+def show(value: float, std: float | None, style: Style) -> str:
+    text = f"{value * style.factor:,.{style.decimals}f}"
+    if std is None or not style.spread:
+        return text
+    return f"{text} ± {std * style.factor:,.{style.decimals}f}"

@@ -1,0 +1,80 @@
+"""Records as data: JSON with one object a cell, CSV with one line a cell and metric."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gim_bench.contract import Record
+from gim_bench.errors import ConfigError
+from gim_bench.metrics import describe
+
+FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error")
+CSV_FIELDS = ("suite", "method", "dataset", "seed", "key", "status")
+
+
+def as_json(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
+    """A JSON list with one object for each record, finished or not.
+
+    A metric that is not a finite number is left out, as one that was not measured.
+    """
+    cells = [
+        {
+            **{name: getattr(record, name) for name in FIELDS},
+            "metrics": _chosen(record.metrics, metrics),
+            "config": _without_nan(record.config),
+            "provenance": _without_nan(record.provenance),
+        }
+        for record in records
+    ]
+    return json.dumps(cells, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
+def as_csv(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
+    """Long format: a line for each cell and metric, with its unit and better direction.
+
+    A cell without metrics has one line with an empty metric, so that a failure is not overlooked.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*CSV_FIELDS, "metric", "value", "unit", "better"])
+    for record in records:
+        cell = [getattr(record, name) for name in CSV_FIELDS]
+        chosen = _chosen(record.metrics, metrics)
+        for name, value in chosen.items():
+            writer.writerow([*cell, name, value, *_unit_and_direction(name)])
+        if not chosen:
+            writer.writerow([*cell, "", "", "", ""])
+    return text.getvalue()
+
+
+def _chosen(values: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in values.items()
+        if (not names or name in names) and math.isfinite(value)
+    }
+
+
+def _unit_and_direction(name: str) -> tuple[str, str]:
+    """Both empty for a metric that a record of another version holds."""
+    try:
+        metric = describe(name)
+    except ConfigError:
+        return "", ""
+    return metric.unit, metric.better.value
+
+
+def _without_nan(value: Any) -> Any:
+    """The same JSON value with null in place of NaN and infinities, which JSON has no sign for."""
+    match value:
+        case Mapping():
+            return {str(name): _without_nan(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_without_nan(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value

@@ -1,0 +1,52 @@
+"""GitHub-flavoured Markdown whose tables are aligned, so that a terminal shows them as well."""
+
+from collections.abc import Iterable, Sequence
+
+from gim_bench.report.document import Block, Bullets, Column, Document, Table
+
+
+def as_markdown(document: Document) -> str:
+    """The document as Markdown, ending in one newline."""
+    parts = [f"# {document.title}", *map(_block, document.summary)]
+    for section in document.sections:
+        parts += [f"## {section.title}", *map(_block, section.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Table():
+            return _table(block)
+        case Bullets():
+            return "\n".join(f"- {_plain(item)}" for item in block.items)
+        case str():
+            return _plain(block)
+
+
+def _table(table: Table) -> str:
+    cells = [[column.heading for column in table.columns], *table.rows]
+    escaped = [[_plain(cell).replace("|", r"\|") for cell in row] for row in cells]
+    widths = [max(3, *map(len, column)) for column in zip(*escaped, strict=True)]
+    heading, *rows = (_line(row, table.columns, widths) for row in escaped)
+    return "\n".join([heading, _rule(table.columns, widths), *rows])
+
+
+def _line(row: Sequence[str], columns: Sequence[Column], widths: Iterable[int]) -> str:
+    padded = (
+        cell.rjust(width) if column.numeric else cell.ljust(width)
+        for cell, column, width in zip(row, columns, widths, strict=True)
+    )
+    return f"| {' | '.join(padded)} |"
+
+
+def _rule(columns: Sequence[Column], widths: Iterable[int]) -> str:
+    dashes = (
+        "-" * (width + 1) + ":" if column.numeric else "-" * (width + 2)
+        for column, width in zip(columns, widths, strict=True)
+    )
+    return f"|{'|'.join(dashes)}|"
+
+
+def _plain(text: str) -> str:
+    """On one line, and with no "<" that Markdown would take for HTML."""
+    return " ".join(text.split()).replace("<", r"\<")

@@ -1,0 +1,78 @@
+"""Numbers printed in papers, read from `results/published`."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.metrics import METRICS
+
+CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A number and where it stands; `std` and `runs` only where the paper gives them."""
+
+    value: float  # in the metric's own unit
+    std: float | None
+    runs: int | None
+    table: str  # "Table 1", or "section 4.1, text"
+    page: int
+    source: str  # "Löwe et al. 2019"
+    note: str
+
+
+def load(reference: str) -> dict[tuple[str, str], Published]:
+    """The numbers of a published table, "loewe2019/table1", by (method, metric).
+
+    Raises: ConfigError for a paper or a table that is not there.
+    """
+    paper, _, table = reference.partition("/")
+    papers = {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+    content = tomllib.loads(papers[paper].read_text(encoding="utf-8")) if paper in papers else {}
+    if not isinstance(content.get(table), dict):
+        raise ConfigError(unknown_name("published table", reference, known=_known(papers)))
+    return {
+        (row["method"], row["metric"]): _published(row, content[table], source=content["short"])
+        for row in content[table]["results"]
+    }
+
+
+def _folder() -> Path:
+    """Inside an installed package; in a checkout, beside it."""
+    package = Path(str(resources.files("gim_bench")))
+    installed = package / "results" / "published"
+    return installed if installed.is_dir() else package.parent / "results" / "published"
+
+
+def _known(papers: Mapping[str, Path]) -> list[str]:
+    return [
+        f"{paper}/{name}"
+        for paper, path in papers.items()
+        for name, content in tomllib.loads(path.read_text(encoding="utf-8")).items()
+        if isinstance(content, dict)
+    ]
+
+
+def _published(row: Mapping[str, Any], table: Mapping[str, Any], *, source: str) -> Published:
+    factor = _factor(row["metric"], row["unit"])
+    std = row.get("std")
+    return Published(
+        value=row["value"] * factor,
+        std=None if std is None else std * factor,
+        runs=row.get("runs"),
+        table=row.get("place", table["place"]),
+        page=row.get("page", table["page"]),
+        source=source,
+        note=row.get("note", ""),
+    )
+
+
+def _factor(metric: str, unit: str) -> float:
+    """What a number in `unit` is multiplied by; metrics we do not measure keep the paper's unit."""
+    known = METRICS.get(metric)
+    return CONVERSIONS[unit, known.unit] if known and known.unit != unit else 1.0

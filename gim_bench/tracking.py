@@ -1,0 +1,415 @@
+"""MLflow as a mirror of the records: an experiment per suite, a run per cell, a summary per method.
+
+The record on disk is the truth. Whatever goes wrong here is one TrackingError, no cell is lost,
+and the record can be mirrored again later: mirroring twice changes nothing.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import socket
+import sqlite3
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from gim_bench.contract import Record, Status
+from gim_bench.errors import TrackingError
+from gim_bench.statistics import flatten, newest_done, summarise_metrics
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"  # what a bare `mlflow ui` in the same folder opens
+
+CONNECT_SECONDS = 5
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# Limits of MLflow's API.
+METRICS_PER_BATCH = 1000
+PARAMETERS_PER_BATCH = 100
+PARAMETER_CHARACTERS = 6000
+TAG_CHARACTERS = 5000
+
+STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
+KEY = "gim_bench.key"
+DIGEST = "gim_bench.digest"
+
+
+class Point(NamedTuple):
+    """A metric's value at a step."""
+
+    name: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One MLflow run, in full: what it is found by, and what it holds."""
+
+    name: str
+    identity: dict[str, str]  # tags; at most one run in the experiment has them all
+    tags: dict[str, str]
+    params: Mapping[str, str]
+    points: Sequence[Point]
+    status: str
+    started_ms: int | None
+    finished_ms: int | None
+    files: Mapping[str, str] = field(default_factory=dict)  # name: text
+
+    def digest(self) -> str:
+        """sha256 of everything in the entry."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Tracker:
+    """Writes records to the MLflow store at `uri`; MLflow's own global settings stay untouched."""
+
+    def __init__(self, uri: str = DEFAULT_URI) -> None:
+        self.uri = uri
+        self._experiments: dict[str, str] = {}
+
+    def check(self) -> None:
+        """Answers within seconds, without importing MLflow; meant to be called before training.
+
+        Raises: TrackingError in one line where the store cannot be used.
+        """
+        if importlib.util.find_spec("mlflow") is None:
+            raise self._unusable("MLflow is not installed: pip install mlflow")
+        scheme = _scheme(self.uri)
+        if scheme == "sqlite":
+            self._check_sqlite()
+        elif scheme in PORTS:
+            self._check_server(PORTS[scheme])
+        else:
+            raise self._unusable("use sqlite:///FILE or http(s)://HOST:PORT")
+
+    def mirror(self, record: Record, *, folder: Path | None = None) -> None:
+        """The record as one MLflow run, made anew only where its content is not there already.
+
+        `folder` is the cell's own; its `record.json` becomes an artifact. A run of the same key
+        with other content (a cell that failed, then succeeded) is replaced: MLflow keeps the old
+        one among its deleted runs.
+
+        Raises: TrackingError.
+        """
+        with self._in_one_line():
+            self._put(record.suite, cell_entry(record, folder=folder))
+
+    def summarise(self, suite: str, records: Sequence[Record]) -> None:
+        """One run per method with mean, standard deviation and confidence interval over its seeds.
+
+        Raises: TrackingError.
+        """
+        done = newest_done([record for record in records if record.suite == suite])
+        with self._in_one_line():
+            for method in dict.fromkeys(record.method for record in done):
+                self._put(suite, summary_entry([r for r in done if r.method == method]))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # would wait for a network
+        # A server that has gone away costs seconds; by default MLflow tries for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow import MlflowClient
+
+        for chatty in ("alembic", "mlflow.store.db.utils"):  # one line for each migration
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        return MlflowClient(tracking_uri=self.uri)
+
+    def _put(self, suite: str, entry: Entry) -> None:
+        """Leaves exactly one run with the entry's identity, holding the entry.
+
+        The new run is complete, marked by its digest, before an old one goes: an interruption
+        leaves a run too many, which the next call removes.
+        """
+        experiment = self._experiment(suite)
+        digest = entry.digest()
+        wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in entry.identity.items())
+        found = self._client.search_runs([experiment], filter_string=wanted)
+        intact = [run.info.run_id for run in found if run.data.tags.get(DIGEST) == digest]
+        kept = intact[0] if intact else self._create(experiment, entry, digest=digest)
+        for run in found:
+            if run.info.run_id != kept:
+                self._client.delete_run(run.info.run_id)
+
+    def _create(self, experiment: str, entry: Entry, *, digest: str) -> str:
+        """A new run that holds the entry; its id."""
+        from mlflow.entities import Metric, Param
+
+        run = self._client.create_run(
+            experiment,
+            start_time=entry.started_ms,
+            run_name=entry.name,
+            tags={name: v[:TAG_CHARACTERS] for name, v in (entry.tags | entry.identity).items()},
+        )
+        run_id: str = run.info.run_id
+        now = entry.finished_ms or int(time.time() * 1000)
+        metrics = [Metric(point.name, point.value, now, point.step) for point in entry.points]
+        params = [Param(name, value[:PARAMETER_CHARACTERS]) for name, value in entry.params.items()]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        for start in range(0, len(params), PARAMETERS_PER_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAMETERS_PER_BATCH])
+        for name, text in entry.files.items():
+            self._client.log_text(run_id, text, name)
+        if entry.status != "RUNNING":
+            self._client.set_terminated(run_id, status=entry.status, end_time=now)
+        self._client.set_tag(run_id, DIGEST, digest)
+        return run_id
+
+    def _experiment(self, suite: str) -> str:
+        """Id of the suite's experiment, which is made where it is missing."""
+        if suite not in self._experiments:
+            self._experiments[suite] = self._find_or_create_experiment(f"gim_bench/{suite}")
+        return self._experiments[suite]
+
+    def _find_or_create_experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return self._client.create_experiment(
+                    name,
+                    artifact_location=self._artifact_location(name),
+                    # Opens the page on the table of runs, not on the one for language models.
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
+            except MlflowException:  # made by another process in the meantime
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            raise self._unusable(
+                f"its experiment {name!r} was deleted: "
+                f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            )
+        return experiment.experiment_id
+
+    def _artifact_location(self, experiment: str) -> str | None:
+        """Beside a SQLite file, where MLflow's own server keeps them; elsewhere its own choice."""
+        if _scheme(self.uri) != "sqlite":
+            return None
+        return (_sqlite_file(self.uri).parent / "mlartifacts" / experiment).as_uri()
+
+    # -- checking --------------------------------------------------------------------------------
+
+    def _check_sqlite(self) -> None:
+        path = _sqlite_file(self.uri)
+        try:
+            if path.exists():
+                with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
+                    database.execute("BEGIN IMMEDIATE")  # fails where it cannot be written
+                    database.execute("SELECT count(*) FROM sqlite_master")
+            elif not path.parent.is_dir():
+                raise self._unusable(f"there is no folder {path.parent}")
+            else:
+                tempfile.TemporaryFile(dir=path.parent).close()
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(f"{path}: {_reason(error)}") from None
+
+    def _check_server(self, default_port: int) -> None:
+        try:
+            address = urlsplit(self.uri)
+            host, port = address.hostname or "", address.port or default_port
+        except ValueError as error:  # a port that is no number
+            raise self._unusable(str(error)) from None
+        if not host:
+            raise self._unusable("it names no host")
+        scheme = _scheme(self.uri)
+        if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+            return  # only the proxy can tell
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise self._unusable(f"no answer from {host} port {port} ({_reason(error)})") from None
+
+    def _unusable(self, reason: str) -> TrackingError:
+        return TrackingError(
+            f"cannot track to {_without_password(self.uri)!r}: {reason}; "
+            f"or run with --no-tracking (the records stay on disk and can be mirrored later)"
+        )
+
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        """Whatever MLflow raises within, as a TrackingError; its dependencies' warnings unheard."""
+        with warnings.catch_warnings():
+            # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
+            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+            try:
+                if _scheme(self.uri) in PORTS:
+                    self._check_server(PORTS[_scheme(self.uri)])
+                yield
+            except TrackingError:
+                raise
+            except Exception as error:  # a mirror that breaks in any way must not cost a cell
+                raise self._unusable(_reason(error)) from error
+
+
+# -- what a run holds ------------------------------------------------------------------------------
+
+
+def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
+    """The MLflow run that mirrors `record`."""
+    return Entry(
+        name=f"{record.method} seed {record.seed}",
+        identity={KEY: record.key, "kind": "cell"},
+        tags=_tags(record) | {"seed": str(record.seed), "status": record.status.value},
+        params=_params(record.config),
+        points=[*_results(record), *_epoch_losses(record)],
+        status=STATUS[record.status],
+        started_ms=_milliseconds(record.provenance.get("started_at")),
+        finished_ms=_milliseconds(record.provenance.get("finished_at")),
+        files=_files(record, folder),
+    )
+
+
+def summary_entry(records: Sequence[Record]) -> Entry:
+    """The MLflow run that sums up one method's finished `records`, one for each seed."""
+    first, n = records[0], len(records)
+    seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
+    flat = [_params(record.config) for record in records]
+    starts = [_milliseconds(record.provenance.get("started_at")) for record in records]
+    ends = [_milliseconds(record.provenance.get("finished_at")) for record in records]
+    return Entry(
+        name=f"{first.method} summary, n={n}",
+        identity={"suite": first.suite, "method": first.method, "kind": "summary"},
+        tags=_common([_tags(record) for record in records]) | {"seeds": seeds},
+        params=_common(flat),
+        points=_summary_points(records),
+        status="FINISHED",
+        started_ms=min((start for start in starts if start is not None), default=None),
+        finished_ms=max((end for end in ends if end is not None), default=None),
+    )
+
+
+def _tags(record: Record) -> dict[str, str]:
+    """What to group and filter by, the same for every seed unless the machine has changed."""
+    method: Mapping[str, Any] = record.config.get("method", {})
+    found = record.provenance
+    on_gpu = (found.get("device") or record.config.get("device")) == "cuda"
+    tags = {
+        "suite": record.suite,
+        "method": record.method,
+        "dataset": record.dataset,
+        "objective": method.get("objective"),
+        "gradient_flow": method.get("gradient_flow"),
+        "trains_on": method.get("trains_on"),
+        "data_sha256": found.get("data_sha256"),
+        "git_commit": found.get("git_commit"),
+        "git_dirty": found.get("git_dirty"),
+        "hardware": found.get("gpu") if on_gpu else found.get("cpu"),
+        "device": found.get("device"),
+        "precision": found.get("precision"),
+        "host": found.get("host"),
+        # Names that MLflow's pages show in columns of their own.
+        "mlflow.source.name": "gim_bench",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": found.get("git_commit"),
+        "mlflow.note.content": "\n\n".join(filter(None, [record.protocol, record.error])),
+    }
+    return {name: _text(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def _params(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in flatten(config).items()}
+
+
+def _results(record: Record) -> list[Point]:
+    return [Point(name, v, 0) for name, v in record.metrics.items() if math.isfinite(v)]
+
+
+def _epoch_losses(record: Record) -> list[Point]:
+    """Finite losses only: MLflow would draw infinity as 1.8e308."""
+    return [
+        Point(f"epoch_loss/{unit}", loss, int(epoch["epoch"]))
+        for epoch in record.losses
+        for unit, loss in epoch.items()
+        if unit != "epoch" and math.isfinite(loss)
+    ]
+
+
+def _summary_points(records: Sequence[Record]) -> list[Point]:
+    points = [Point("n", len(records), 0)]
+    for name, summary in summarise_metrics(records).items():
+        points.append(Point(name, summary.mean, 0))
+        if summary.std is not None and summary.ci95 is not None:
+            points.append(Point(f"{name}/std", summary.std, 0))
+            points.append(Point(f"{name}/ci95", summary.ci95, 0))
+    return points
+
+
+def _files(record: Record, folder: Path | None) -> dict[str, str]:
+    files = {}
+    if folder is not None and (folder / "record.json").is_file():
+        files["record.json"] = (folder / "record.json").read_text(encoding="utf-8")
+    if record.probe_curves:
+        rows = [
+            f"{module},{rate},{accuracy}"
+            for module, curve in record.probe_curves.items()
+            for rate, accuracy in curve
+        ]
+        files["probe_curves.csv"] = "\n".join(
+            ["module,learning_rate,validation_accuracy_percent", *rows, ""]
+        )
+    return files
+
+
+def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What all tables agree on."""
+    first, *others = tables
+    return {name: v for name, v in first.items() if all(t.get(name) == v for t in others)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _milliseconds(moment: Any) -> int | None:
+    """Milliseconds since 1970 of an ISO 8601 time; None where there is none."""
+    return None if not moment else int(datetime.fromisoformat(str(moment)).timestamp() * 1000)
+
+
+# -- addresses and errors --------------------------------------------------------------------------
+
+
+def _scheme(uri: str) -> str:
+    """Lower case, without a database driver: "postgresql" for postgresql+psycopg2://host/name."""
+    scheme, separator, _ = uri.partition(":")
+    return scheme.partition("+")[0].lower() if separator else ""
+
+
+def _sqlite_file(uri: str) -> Path:
+    """The file that a SQLite address names, absolute. Raises: TrackingError where it names none."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    if path in ("", ":memory:"):
+        raise TrackingError(
+            f"cannot track to {uri!r}: it names no file; use sqlite:///FILE, or --no-tracking"
+        )
+    return Path(path).absolute()
+
+
+def _without_password(uri: str) -> str:
+    credentials, at, rest = uri.rpartition("@")
+    return f"{credentials.partition('://')[0]}://…@{rest}" if at else uri
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what `error` says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

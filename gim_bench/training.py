@@ -1,0 +1,150 @@
+"""Training: a learner yields its losses in forward order; the trainer decides when to go backward."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gim_bench import devices
+from gim_bench.config import Precision, Schedule
+from gim_bench.contract import Batch, Learner, Progress
+from gim_bench.datasets.batches import ImageBatches
+from gim_bench.errors import TrainingError
+
+# Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
+READ_EVERY_SECONDS = 0.5
+
+
+class Trainer:
+    """Adam at a constant rate, one optimiser for each unit of the learner."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        learning_rate: float,
+        schedule: Schedule,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.learner = learner
+        self.schedule = schedule
+        self.precision = precision
+        self.device = device
+        self.optimisers = {
+            unit: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+            for unit, parameters in learner.units().items()
+        }
+
+    def step(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """One optimiser step of every unit; their losses, detached.
+
+        Both schedules compute the same gradients. `interleaved` goes backward and steps as soon as
+        a unit's loss is there, so that the unit's activations and gradients are freed before the
+        next unit's exist; `joint` holds all of them, as the paper's measurement did.
+        """
+        losses = {}
+        for unit, loss in self._forward(batch):
+            losses[unit] = loss
+            if self.schedule is Schedule.INTERLEAVED:
+                loss.backward()
+                self._update(unit)
+                losses[unit] = loss.detach()
+        if self.schedule is Schedule.JOINT:
+            torch.stack(list(losses.values())).sum().backward()
+            for unit in losses:
+                self._update(unit)
+        return {unit: loss.detach() for unit, loss in losses.items()}
+
+    def _forward(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """The learner's losses; autocast covers each forward, never what happens in between."""
+        losses = iter(self.learner.losses(batch))
+        while True:
+            with devices.autocast(self.device, self.precision):
+                unit_and_loss = next(losses, None)
+            if unit_and_loss is None:
+                return
+            yield unit_and_loss
+
+    def _update(self, unit: str) -> None:
+        self.optimisers[unit].step()
+        self.optimisers[unit].zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training leaves behind besides the learner's weights."""
+
+    losses: Sequence[dict[str, float]]  # per epoch: {"epoch": 1, "module_1": nats, …}
+    seconds: float
+    steps: int
+    samples: int
+
+
+def fit(
+    trainer: Trainer, batches: ImageBatches, *, steps: int, title: str, progress: Progress
+) -> Trained:
+    """Train for `steps` optimiser steps, epoch after epoch.
+
+    Raises: TrainingError where a loss is no longer finite, naming unit and step.
+    """
+    started = time.perf_counter()
+    history: list[dict[str, float]] = []
+    done = 0
+    with progress.task(title, total=steps, unit="step") as task:
+        while done < steps:
+            epoch = _Epoch(number=len(history) + 1, first_step=done + 1)
+            for batch in batches.epoch(epoch.number):
+                epoch.add(trainer.step(batch))
+                done += 1
+                task.advance(1, **epoch.facts())
+                if done == steps:
+                    break
+            history.append(epoch.close())
+    return Trained(
+        losses=history,
+        seconds=time.perf_counter() - started,
+        steps=done,
+        samples=done * batches.batch_size,
+    )
+
+
+class _Epoch:
+    """The mean losses of one epoch, summed on the device and read now and then."""
+
+    def __init__(self, *, number: int, first_step: int) -> None:
+        self.number = number
+        self.first_step = first_step
+        self.steps = 0
+        self.sums: dict[str, Tensor] = {}
+        self.shown: dict[str, float] = {}
+        self.read_at = 0.0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.steps += 1
+        for unit, loss in losses.items():
+            self.sums[unit] = self.sums[unit] + loss if unit in self.sums else loss.clone()
+        if time.perf_counter() - self.read_at > READ_EVERY_SECONDS:
+            self._read()
+
+    def facts(self) -> dict[str, float]:
+        """What the progress bar shows: the epoch, and the mean losses in it so far."""
+        return {"epoch": self.number, **self.shown}
+
+    def close(self) -> dict[str, float]:
+        self._read()
+        return {"epoch": self.number, **self.shown}
+
+    def _read(self) -> None:
+        self.shown = {unit: float(total) / self.steps for unit, total in self.sums.items()}
+        self.read_at = time.perf_counter()
+        for unit, mean in self.shown.items():
+            if not torch.isfinite(torch.tensor(mean)):
+                last = self.first_step + self.steps - 1
+                raise TrainingError(
+                    f"the loss of {unit} is {mean} at or shortly before step {last} "
+                    f"(epoch {self.number}): lower training.learning_rate"
+                )

@@ -1,0 +1,73 @@
+"""Records and a suite to report on, small enough to check by eye."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gim_bench.contract import Record, Status
+
+TRAITS = {
+    "gim": ("info_nce", "isolated", "unlabelled"),
+    "cpc": ("info_nce", "end_to_end", "unlabelled"),
+    "supervised": ("cross_entropy", "end_to_end", "train"),
+    "greedy_supervised": ("cross_entropy", "isolated", "train"),
+    "random_init": ("none", "none", "none"),
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str = "quickstart"
+    protocol: str = "linear probe on frozen features; test set read once"
+    published: str | None = None
+    methods: tuple[str, ...] = tuple(TRAITS)
+
+
+def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):
+    objective, flow, split = TRAITS[method]
+    return {
+        "method": {
+            "name": method,
+            "objective": objective,
+            "gradient_flow": flow,
+            "trains_on": split,
+            "uses_labels": split == "train",
+            "options": options or {},
+        },
+        "dataset": {"name": "photos"},
+        "encoder": {"width": 8, "blocks": [1, 1, 1]},
+        "training": {"epochs": epochs, "batch_size": 32},
+        "device": "cpu",
+    }
+
+
+def provenance(**changes: Any) -> dict[str, Any]:
+    return {
+        "git_commit": "abcdef0123456789",
+        "git_dirty": False,
+        "versions": {"torch": "2.12.1"},
+        "cpu": "A CPU",
+        "threads": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "data_sha256": "0123456789abcdef" * 4,
+        "started_at": "2026-11-01T10:00:00+00:00",
+        "finished_at": "2026-11-01T10:01:00+00:00",
+    } | changes
+
+
+def cell(method: str = "gim", *, seed: int = 0, metrics: dict[str, float], **changes: Any):
+    return Record(
+        **{
+            "suite": "quickstart",
+            "method": method,
+            "dataset": "photos",
+            "seed": seed,
+            "key": f"{method}{seed}",
+            "status": Status.DONE,
+            "metrics": metrics,
+            "config": config(method),
+            "provenance": provenance(),
+            "protocol": Suite.protocol,
+        }
+        | changes
+    )
