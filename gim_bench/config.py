@@ -164,6 +164,24 @@ class Suite(Settings):
         return self
 
 
+    def describes(self, config: Mapping[str, Any]) -> bool:
+        """Whether a record's resolved configuration is one that this suite would give.
+
+        What only a run resolves (defaults of options, precision "auto", the device) may be any.
+        """
+        shared = {"encoder", "augmentation", "info_nce", "training", "probe"}
+        ours = self.model_dump(mode="json", include=shared)
+        if self.training.precision is Precision.AUTO:
+            ours["training"]["precision"] = config.get("training", {}).get("precision")
+        options = config.get("method", {}).get("options", {})
+        set_here = self.method.get(config.get("method", {}).get("name", ""), {})
+        return (
+            all(config.get(section) == settings for section, settings in ours.items())
+            and self.dataset.model_dump(mode="json").items() <= config.get("dataset", {}).items()
+            and all(options.get(name) == value for name, value in set_here.items())
+        )
+
+
 class MethodSettings(Settings):
     """What a method declares about itself, and its options; spelled out for the record."""
 

@@ -81,6 +81,8 @@ def probe(
     settings: ProbeSettings,
     classes: int,
     stream: tuple[str, int],
+    title: str,
+    progress: Progress,
 ) -> Probed:
     """All probes on every module; the bare metric names are the top module's.
 
@@ -93,24 +95,26 @@ def probe(
     fitting, validating = validation_split(
         len(train.labels), fraction=settings.validation_fraction, stream=stream
     )
-    for module, features in train.features.items():
-        task = _Task(
-            features=features,
-            labels=train.labels,
-            fitting=fitting.to(features.device),
-            validating=validating.to(features.device),
-            test_features=test.features[module],
-            test_labels=test.labels,
-            classes=classes,
-        )
-        accuracy, curves[module] = linear_accuracy(task, settings=settings, stream=stream)
-        found = {
-            "accuracy": accuracy,
-            "ridge_accuracy": ridge_accuracy(task, penalties=settings.ridge_penalties),
-            "knn_accuracy": knn_accuracy(task, neighbours=settings.neighbours),
-        }
-        metrics |= {f"{name}/{module}": value for name, value in found.items()}
-        metrics |= found  # the last module, the top one, stays
+    with progress.task(title, total=len(train.features), unit="module") as shown:
+        for module, features in train.features.items():
+            task = _Task(
+                features=features,
+                labels=train.labels,
+                fitting=fitting.to(features.device),
+                validating=validating.to(features.device),
+                test_features=test.features[module],
+                test_labels=test.labels,
+                classes=classes,
+            )
+            accuracy, curves[module] = linear_accuracy(task, settings=settings, stream=stream)
+            found = {
+                "accuracy": accuracy,
+                "ridge_accuracy": ridge_accuracy(task, penalties=settings.ridge_penalties),
+                "knn_accuracy": knn_accuracy(task, neighbours=settings.neighbours),
+            }
+            metrics |= {f"{name}/{module}": value for name, value in found.items()}
+            metrics |= found  # the last module, the top one, stays
+            shown.advance()
     if test.predictions is not None:
         metrics["accuracy/own_head"] = percent_correct(test.predictions, test.labels)
     return Probed(metrics=metrics, curves=curves, seconds=time.perf_counter() - started)

@@ -81,6 +81,14 @@ class Tracker:
         self.uri = uri
         self._experiments: dict[str, str] = {}
 
+    @property
+    def destination(self) -> str:
+        """Which store this is: the address, and for a SQLite file the very file behind it."""
+        if _scheme(self.uri) != "sqlite":
+            return self.uri
+        path = _sqlite_file(self.uri)
+        return f"{path} {path.stat().st_ino}" if path.exists() else f"{path} missing"
+
     def check(self) -> None:
         """Answers within seconds, without importing MLflow; meant to be called before training.
 

@@ -34,7 +34,7 @@ class FileDataset(Dataset):
     @cached_property
     def known(self) -> "KnownChecksums":
         """The checksums of this folder's files, remembered in `cache_dir`."""
-        place = "default" if self.data_dir is None else os.path.abspath(self.data_dir)
+        place = "default" if self.data_dir is None else self.data_dir.absolute()
         name = hashlib.sha256(os.fsencode(f"{type(self).__name__}:{place}")).hexdigest()[:16]
         return KnownChecksums(self.cache_dir / f"checksums-{name}.json")
 
@@ -101,7 +101,7 @@ class KnownChecksums:
 
         Raises: DataError naming a file that cannot be read.
         """
-        stamps = {_key(path): stamp_of(path) for path in paths}
+        stamps = {str(path.absolute()): stamp_of(path) for path in paths}
         unread = {
             name: stamp
             for name, stamp in stamps.items()
@@ -109,11 +109,11 @@ class KnownChecksums:
         }
         if unread:
             self._read(unread, title=title, progress=progress)
-        return [self._known[_key(path)][1] for path in paths]
+        return [self._known[name][1] for name in stamps]
 
     def remember(self, path: Path, checksums: Checksums, *, progress: Progress) -> None:
         """Take note of what the caller computed while writing `path`."""
-        self._known[_key(path)] = (stamp_of(path), checksums)
+        self._known[str(path.absolute())] = (stamp_of(path), checksums)
         self._save(progress)
 
     def _read(self, unread: Mapping[str, Stamp], *, title: str, progress: Progress) -> None:
@@ -165,10 +165,6 @@ def stamp_of(path: Path) -> Stamp:
     except OSError as error:
         raise unreadable(error) from None
     return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-def _key(path: Path) -> str:
-    return os.path.abspath(path)
 
 
 def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
@@ -291,4 +287,3 @@ def _check_md5(part: Path, *, md5: str, url: str, progress: Progress) -> None:
             f"{url} came with md5 {found} where {md5} is expected, and was thrown away: "
             f"run the same command again; if that does not help, the source has changed"
         )
-

@@ -87,9 +87,7 @@ class Photos(Dataset):
             images=np.concatenate(images), labels=None if split is Split.UNLABELLED else labels
         )
 
-    def _crops(
-        self, photograph: np.ndarray, *, name: str, split: Split, crops: int
-    ) -> np.ndarray:
+    def _crops(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> np.ndarray:
         """`crops` squares at random places in the stripes of that split, [crop channel h w]."""
         size = self.options.size
         height, width = photograph.shape[1:]

@@ -3,6 +3,7 @@
 Source: Coates, Ng and Lee 2011; addresses and checksums are those of torchvision's STL10.
 """
 
+import gzip
 import posixpath
 import tarfile
 import zlib
@@ -213,14 +214,14 @@ class STL10(FileDataset):
                     path = wanted.get(posixpath.normpath(member.name))
                     if path is not None and member.isreg():
                         _extract(members, member, to=path, done=done)
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(
+                f"stl10: cannot unpack {archive} ({error}): delete it and run `{self._command}`"
+            ) from None
         except OSError as error:
             raise DataError(
                 f"stl10: cannot unpack {archive} into {self.folder} ({reason(error)}): free 3 GB "
                 f"there, or name another folder with --data-dir"
-            ) from None
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise DataError(
-                f"stl10: cannot unpack {archive} ({error}): delete it and run `{self._command}`"
             ) from None
 
 
@@ -235,12 +236,13 @@ class OfficialFiles:
 
 def official_files() -> OfficialFiles:
     """What torchvision knows of STL-10; imported only here, because that takes a second."""
-    from torchvision.datasets import STL10 as Official
+    from torchvision import datasets
 
+    official = datasets.STL10
     return OfficialFiles(
-        url=Official.url,
-        archive_md5=Official.tgz_md5,
-        md5={name: md5 for name, md5 in (*Official.train_list, *Official.test_list)},
+        url=official.url,
+        archive_md5=official.tgz_md5,
+        md5=dict([*official.train_list, *official.test_list]),
     )
 
 

@@ -1,0 +1,398 @@
+"""What users type. Results go to standard output, progress and errors to standard error."""
+
+import os
+import sys
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from gim_bench.errors import BenchError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gim_bench.config import CellConfig, Suite
+    from gim_bench.contract import Dataset, Progress, Record
+    from gim_bench.run import Bench, Cell
+    from gim_bench.store import RunsFolder
+    from gim_bench.tracking import Tracker
+
+app = typer.Typer(
+    help="Gradient-isolated representation learning, measured beside its baselines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Fetch or check the data of a suite.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="A shipped suite, or a TOML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Another value for a setting, as in training.epochs=10."),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where the data set's files are.")
+]
+RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Where the records are.")]
+
+
+def main() -> NoReturn:
+    """The command line; an error of the user's is one line and exit code 2."""
+    try:
+        app()
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(WRONG_USE)
+    sys.exit(0)
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    suite: SuiteOption,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0 on.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    set_: SetOption = None,
+    data_dir: DataDirOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    tracking_uri: Annotated[
+        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
+    ] = "sqlite:///mlflow.db",
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Without MLflow.")] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Finished cells, too.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would run, how long, how large.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="The records instead of tables.")] = False,
+) -> None:
+    """Run the cells of a suite that are not done yet, and print its table."""
+    from gim_bench.config import load_suite
+    from gim_bench.display import progress_for
+    from gim_bench.store import RunsFolder
+
+    loaded = load_suite(suite, overrides=set_ or ())
+    runs = RunsFolder(runs_dir)
+    tracker = None if no_tracking or plan else _tracker(tracking_uri)
+    progress = progress_for()
+    bench, configs = _bench(
+        loaded, methods=method or (), device=device, data_dir=data_dir, progress=progress
+    )
+    from gim_bench.plan import cells
+
+    table = cells(
+        loaded,
+        configs,
+        seeds=seeds or loaded.seeds,
+        data_sha256=bench.dataset.fingerprint(),
+    )
+    finished = {} if rerun else _finished(table, runs)
+    for config in configs.values():
+        bench.check(config)
+    if plan:
+        _say_plan(table, finished, bench)
+        return
+    runs.check_writable()
+    if finished:
+        progress.say(
+            f"{len(finished)} of {len(table)} cells are done already (--rerun runs them again)"
+        )
+    records = _run_all(table, finished, bench, runs=runs, tracker=tracker)
+    _conclude(loaded, records, runs=runs, tracking_uri=tracker and tracker.uri, as_json=json)
+
+
+def _bench(
+    suite: "Suite",
+    *,
+    methods: "Sequence[str]",
+    device: str,
+    data_dir: Path | None,
+    progress: "Progress",
+) -> "tuple[Bench, dict[str, CellConfig]]":
+    """The suite's data on its device, and the configurations of its methods; all checked."""
+    from gim_bench.devices import resolve_device
+    from gim_bench.plan import configs
+    from gim_bench.run import Bench
+
+    resolved = resolve_device(device)
+    configured = configs(suite, methods=methods, device=resolved)
+    dataset = _dataset(suite, data_dir=data_dir)
+    return Bench(dataset, device=resolved, progress=progress), configured
+
+
+def _dataset(suite: "Suite", *, data_dir: Path | None) -> "Dataset":
+    from gim_bench.plan import dataset_of
+
+    kind, options = dataset_of(suite)
+    if data_dir is not None and not kind.needs_data_dir:
+        raise ConfigError(
+            f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
+            f"for a folder of your own images use --suite folder"
+        )
+    return kind(options=options, data_dir=data_dir, cache_dir=cache_dir())
+
+
+def cache_dir() -> Path:
+    """Decoded images and checksums: $GIM_BENCH_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("GIM_BENCH_CACHE") or platformdirs.user_cache_dir("gim-bench"))
+
+
+def _tracker(uri: str) -> "Tracker":
+    from gim_bench.tracking import Tracker
+
+    tracker = Tracker(uri)
+    tracker.check()
+    return tracker
+
+
+def _finished(table: "Sequence[Cell]", runs: "RunsFolder") -> "dict[str, Record]":
+    """The records of the cells that are done, by key."""
+    from gim_bench.contract import Status
+
+    found = [
+        runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+        for cell in table
+    ]
+    return {r.key: r for r in found if r is not None and r.status is Status.DONE}
+
+
+def _run_all(
+    table: "Sequence[Cell]",
+    finished: "dict[str, Record]",
+    bench: "Bench",
+    *,
+    runs: "RunsFolder",
+    tracker: "Tracker | None",
+) -> "list[Record]":
+    """Every cell's record, each mirrored as soon as it is there."""
+    from gim_bench.run import run_cell
+
+    records: list[Record] = []
+    try:
+        for cell in table:
+            record = finished.get(cell.key) or run_cell(cell, bench, runs=runs)
+            if record.error:
+                bench.progress.say(f"{cell.name} failed: {record.error}")
+            records.append(record)
+            if tracker is not None:
+                _mirror(record, runs=runs, tracker=tracker, progress=bench.progress)
+        if tracker is not None:
+            _summarise(records, runs=runs, tracker=tracker, progress=bench.progress)
+    except KeyboardInterrupt:
+        bench.progress.say(
+            f"interrupted: {len(records)} of {len(table)} cells are done and kept; the same "
+            f"command goes on with the others"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    return records
+
+
+def _mirror(
+    record: "Record", *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress"
+) -> None:
+    """The record as an MLflow run, unless it is there already."""
+    folder = runs.folder_of(record)
+    with _noted([record], folder=folder, runs=runs, tracker=tracker, progress=progress) as needed:
+        if needed:
+            tracker.mirror(record, folder=folder)
+
+
+def _summarise(
+    records: "Sequence[Record]", *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress"
+) -> None:
+    """One summary run a method, unless they are there already."""
+    suite = records[0].suite
+    folder = runs.root / suite
+    with _noted(records, folder=folder, runs=runs, tracker=tracker, progress=progress) as needed:
+        if needed:
+            tracker.summarise(suite, records)
+
+
+@contextmanager
+def _noted(
+    records: "Sequence[Record]",
+    *,
+    folder: Path,
+    runs: "RunsFolder",
+    tracker: "Tracker",
+    progress: "Progress",
+) -> "Iterator[bool]":
+    """Whether the block must mirror; a store that is away costs a line, never a cell."""
+    from gim_bench.errors import TrackingError
+
+    needed = not runs.is_mirrored(records, folder=folder, to=tracker.destination)
+    try:
+        yield needed
+    except TrackingError as error:
+        progress.say(f"not mirrored: {error}")
+    else:
+        if needed:
+            runs.note_mirrored(records, folder=folder, to=tracker.destination)
+
+
+def _conclude(
+    suite: "Suite",
+    records: "list[Record]",
+    *,
+    runs: "RunsFolder",
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Prints the table, where everything is, and what failed; exit code 1 where something did."""
+    from gim_bench.contract import Status
+    from gim_bench.report import render
+
+    print(render(records, suite=suite, fmt="json" if as_json else "md"))
+    if not as_json:
+        print(f"Records: {runs.root / suite.name}")
+        if tracking_uri is not None:
+            ui = "" if tracking_uri == "sqlite:///mlflow.db" else f" --backend-store-uri {tracking_uri}"
+            print(f"MLflow:  mlflow ui{ui}")
+    failed = [record for record in records if record.status is Status.FAILED]
+    if failed:
+        names = ", ".join(f"{record.method} seed {record.seed}" for record in failed)
+        print(f"error: {len(failed)} cell(s) failed: {names}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _say_plan(table: "Sequence[Cell]", finished: "dict[str, Record]", bench: "Bench") -> None:
+    """One line a cell, and the sum; seeds of a method cost the same, so each is timed once."""
+    from gim_bench.display import duration
+    from gim_bench.plan import estimate
+
+    estimates = {}
+    total = 0.0
+    for cell in table:
+        if cell.key in finished:
+            print(f"{cell.name:<28} done")
+            continue
+        name = cell.config.method.name
+        if name not in estimates:
+            estimates[name] = estimate(cell, bench)
+        expected = estimates[name]
+        total += expected.seconds
+        size = "unknown" if expected.peak_bytes is None else f"{expected.peak_bytes / 2**30:.1f} GiB"
+        print(
+            f"{cell.name:<28} {expected.steps:>8,} steps  about {duration(expected.seconds):<12} "
+            f"peak {size}"
+        )
+    waiting = sum(cell.key not in finished for cell in table)
+    print(f"{waiting} of {len(table)} cells would run, about {duration(total)} on {bench.device}")
+
+
+# -- report --------------------------------------------------------------------------------------
+
+
+@app.command()
+def report(
+    suite: SuiteOption,
+    fmt: Annotated[str, typer.Option("--format", help="md, html, json or csv.")] = "md",
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="Only this metric; may be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
+    set_: SetOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+) -> None:
+    """Print the table of a suite from its records."""
+    from gim_bench.config import load_suite
+    from gim_bench.report import render
+    from gim_bench.store import RunsFolder
+
+    loaded = load_suite(suite, overrides=set_ or ())
+    found = RunsFolder(runs_dir).records(loaded.name)
+    records = [record for record in found if loaded.describes(record.config)]
+    if len(records) < len(found):
+        print(
+            f"left out: {len(found) - len(records)} record(s) with other settings (name them "
+            f"with --set to see them)",
+            file=sys.stderr,
+        )
+    if not records:
+        raise ConfigError(
+            f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
+            f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
+        )
+    text = render(records, suite=loaded, fmt=fmt, metrics=metric or ())
+    if output is None:
+        print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {output} ({error.strerror}): choose another") from None
+    print(f"wrote {output}", file=sys.stderr)
+
+
+# -- list ----------------------------------------------------------------------------------------
+
+
+class Listed(StrEnum):
+    SUITES = "suites"
+    METHODS = "methods"
+    DATASETS = "datasets"
+
+
+@app.command("list")
+def list_(what: Listed) -> None:
+    """List what can be named: suites, methods or datasets."""
+    rows = _suite_rows() if what is Listed.SUITES else _plugin_rows(what)
+    width = max(len(name) for name, _ in rows)
+    for name, summary in rows:
+        print(f"{name:<{width}}  {summary}".rstrip())
+
+
+def _suite_rows() -> list[tuple[str, str]]:
+    import tomllib
+
+    from gim_bench.config import shipped_suites
+
+    return [
+        (name, tomllib.loads(path.read_text(encoding="utf-8"))["summary"])
+        for name, path in shipped_suites().items()
+    ]
+
+
+def _plugin_rows(what: Listed) -> list[tuple[str, str]]:
+    from gim_bench import registry
+
+    table = registry.methods() if what is Listed.METHODS else registry.datasets()
+    return [(name, registry.summary(target)) for name, target in sorted(table.items())]
+
+
+# -- data ----------------------------------------------------------------------------------------
+
+
+@data_app.command()
+def prepare(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption = None) -> None:
+    """Download or decode the data of a suite."""
+    from gim_bench.config import load_suite
+    from gim_bench.display import progress_for
+
+    loaded = load_suite(suite, overrides=set_ or ())
+    _dataset(loaded, data_dir=data_dir).prepare(progress_for())
+    print(f"the data of suite {loaded.name!r} is ready")
+
+
+@data_app.command()
+def verify(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption = None) -> None:
+    """Check every file of a suite's data."""
+    from gim_bench.config import load_suite
+    from gim_bench.display import progress_for
+
+    loaded = load_suite(suite, overrides=set_ or ())
+    _dataset(loaded, data_dir=data_dir).verify(progress_for())
+    print(f"the data of suite {loaded.name!r} is intact")

@@ -1,0 +1,306 @@
+"""Your own images: `unlabeled/**`, `train/<class>/**` and `test/<class>/**` below one folder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from gim_bench.config import Settings
+from gim_bench.contract import Examples, Progress, Split
+from gim_bench.datasets.files import (
+    FileDataset,
+    Hashing,
+    atomically,
+    fingerprint_of,
+    reason,
+    unreadable,
+    write_atomically,
+)
+from gim_bench.errors import DataError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+UNLABELLED = ("unlabeled", "unlabelled")
+LAYOUT = "unlabeled/*.jpg (may be left out), train/<class>/*.jpg and test/<class>/*.jpg"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """The image files of a folder, in the order in which their pixels are kept."""
+
+    classes: Sequence[str]
+    unlabelled: Sequence[Path]
+    labelled: Mapping[Split, Sequence[tuple[Path, int]]]  # TRAIN and TEST, with the class's number
+
+    @property
+    def paths(self) -> list[Path]:
+        labelled = (path for files in self.labelled.values() for path, _ in files)
+        return [*self.unlabelled, *labelled]
+
+
+class ImageFolder(FileDataset):
+    """Photographs in folders named by class, as RGB squares of one size.
+
+    They are decoded once, into an array below the cache folder. A rotation noted in a photograph's
+    EXIF data is not applied and transparency is dropped, as in torchvision's ImageFolder.
+    """
+
+    class Options(Settings):
+        """Size in pixels: the short side is resized to it, then the centre is cut out."""
+
+        size: Annotated[int, Field(ge=8)] = 96
+
+    options: Options
+
+    def prepare(self, progress: Progress) -> None:
+        """Compute checksums and decode, where that has not been done yet."""
+        self.progress = progress
+        _ = self._pixels
+
+    def verify(self, progress: Progress) -> None:
+        """Every file is read and decoded again; what is remembered of them is renewed."""
+        self.progress = progress
+        self._sha256s(fresh=True)
+        paths = self._contents.paths
+        with progress.task(f"decoding {self._root.name}", total=len(paths), unit="images") as task:
+            for _ in _decoded(paths, size=self.options.size):
+                task.advance()
+
+    def fingerprint(self) -> str:
+        """sha256 of the names and contents of all images; a warm start only looks at mtimes."""
+        return self._fingerprint
+
+    def classes(self) -> Sequence[str]:
+        return self._contents.classes
+
+    def split(self, split: Split) -> Examples:
+        """Memory-mapped pixels; where nothing is unlabelled, the train images without labels."""
+        unlabelled, labelled = len(self._contents.unlabelled), self._contents.labelled
+        train_end = unlabelled + len(labelled[Split.TRAIN])
+        pixels = {
+            Split.UNLABELLED: self._pixels[: unlabelled or train_end],
+            Split.TRAIN: self._pixels[unlabelled:train_end],
+            Split.TEST: self._pixels[train_end:],
+        }[split]
+        if split is Split.UNLABELLED:
+            return Examples(images=pixels, labels=None)
+        labels = np.array([label for _, label in labelled[split]], dtype=np.int64)
+        return Examples(images=pixels, labels=labels)
+
+    # -- what is in the folder -------------------------------------------------------------------
+
+    @property
+    def _root(self) -> Path:
+        if self.data_dir is None:
+            raise DataError(
+                f"image_folder: no folder was named: give --data-dir a folder that holds {LAYOUT}"
+            )
+        return self.data_dir
+
+    @cached_property
+    def _contents(self) -> Contents:
+        root = self._root
+        if not root.is_dir():
+            raise DataError(
+                f"image_folder: no folder {root}: give --data-dir a folder that holds {LAYOUT}"
+            )
+        by_class = {split: _files_by_class(root / split) for split in (Split.TRAIN, Split.TEST)}
+        classes = sorted(by_class[Split.TRAIN])
+        _check_classes(classes, tested=sorted(by_class[Split.TEST]), root=root)
+        labelled = {
+            split: [(path, classes.index(name)) for name in sorted(files) for path in files[name]]
+            for split, files in by_class.items()
+        }
+        unlabelled = _unlabelled_files(root)
+        if not unlabelled:
+            self.progress.say(
+                f"{root} has no {UNLABELLED[0]}/: its train images serve as unlabelled ones too"
+            )
+        return Contents(classes=classes, unlabelled=unlabelled, labelled=labelled)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self._sha256s(fresh=False))
+
+    def _sha256s(self, *, fresh: bool) -> list[tuple[str, str]]:
+        """(path below the folder, sha256) of every image."""
+        paths = self._contents.paths
+        title = f"checksums of {self._root.name}"
+        found = self.known.of(paths, title=title, progress=self.progress, fresh=fresh)
+        return [
+            (path.relative_to(self._root).as_posix(), checksums.sha256)
+            for path, checksums in zip(paths, found, strict=True)
+        ]
+
+    # -- decoded once ----------------------------------------------------------------------------
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        """All images, uint8 [image channel row column], in the order of the folder's contents."""
+        array = self._array_path
+        if not self._is_whole(array):
+            try:
+                self._decode(array)
+            except OSError as error:
+                raise DataError(
+                    f"image_folder: cannot keep the decoded images ({reason(error)}): make room "
+                    f"for {np.prod(self._shape) / 1e6:,.0f} MB in {self.cache_dir}"
+                ) from None
+        # Copy-on-write: torch takes writable arrays only, and the file must never change.
+        return np.load(array, mmap_mode="c")
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return len(self._contents.paths), 3, self.options.size, self.options.size
+
+    @property
+    def _array_path(self) -> Path:
+        """Named after all that its pixels depend on."""
+        identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__]
+        name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+        return self.cache_dir / "image_folder" / f"{name}.npy"
+
+    def _is_whole(self, array: Path) -> bool:
+        """The array is there, and its bytes are those that were written."""
+        try:
+            written = array.with_suffix(".sha256").read_text(encoding="ascii")
+            title = f"checking {array.name}"
+            (found,) = self.known.of([array], title=title, progress=self.progress)
+        except (OSError, UnicodeDecodeError, DataError):
+            return False
+        return found.sha256 == written
+
+    def _decode(self, array: Path) -> None:
+        """Write the array, and beside it the sha256 by which it is known to be whole."""
+        paths = self._contents.paths
+        title = f"decoding {self._root.name}"
+        with (
+            atomically(array) as file,
+            self.progress.task(title, total=len(paths), unit="images") as task,
+        ):
+            hashed = HashedFile(file)
+            header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+            np.lib.format.write_array_header_1_0(hashed, header)
+            for pixels in _decoded(paths, size=self.options.size):
+                hashed.write(pixels.tobytes())
+                task.advance()
+        checksums = hashed.hashing.checksums()
+        write_atomically(array.with_suffix(".sha256"), checksums.sha256.encode())
+        self.known.remember(array, checksums, progress=self.progress)
+
+
+class HashedFile:
+    """A file to write to, and the checksums of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hashing = Hashing()
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self.hashing.update(piece)
+
+
+def _files_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The images in each class's folder. Raises: DataError where there is none."""
+    if not folder.is_dir():
+        raise DataError(
+            f"image_folder: {folder.parent} has no {folder.name}/: it must hold {LAYOUT}"
+        )
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError as error:
+        raise unreadable(error) from None
+    return {name: _images_below(folder / name, kind="class") for name in names if not _hidden(name)}
+
+
+def _unlabelled_files(root: Path) -> list[Path]:
+    folders = [root / name for name in UNLABELLED if (root / name).is_dir()]
+    return [path for folder in folders for path in _images_below(folder, kind="folder")]
+
+
+def _images_below(folder: Path, *, kind: str) -> list[Path]:
+    """All images at any depth, sorted by path. Raises: DataError where there is none."""
+    paths = sorted(_walk(folder))
+    if not paths:
+        raise DataError(
+            f"image_folder: the {kind} {folder} is empty: put images into it "
+            f"({', '.join(SUFFIXES)}), or remove it"
+        )
+    return [Path(path) for path in paths]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise unreadable(error)
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        for name in files:
+            if name.lower().endswith(SUFFIXES) and not _hidden(name):
+                yield f"{place}{os.sep}{name}"
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path) -> None:
+    if len(classes) < 2:
+        raise DataError(
+            f"image_folder: {root / Split.TRAIN} holds {len(classes)} class folder(s) where two "
+            f"or more are needed: sort its images into train/<class>/"
+        )
+    if unknown := [name for name in tested if name not in classes]:
+        raise DataError(
+            f"image_folder: the class {unknown[0]!r} is in {root / Split.TEST} but not in "
+            f"{root / Split.TRAIN}: add training images of it, or remove it from test/"
+        )
+    if not tested:
+        raise DataError(
+            f"image_folder: {root / Split.TEST} holds no class folder: sort its images into "
+            f"test/<class>/"
+        )
+
+
+# -- pixels --------------------------------------------------------------------------------------
+
+
+def _decoded(paths: Sequence[Path], *, size: int) -> Iterator[np.ndarray]:
+    """Each image as `decode` returns it, in order; several threads work ahead."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield from pool.map(partial(decode, size=size), paths)
+
+
+def decode(path: Path, *, size: int) -> np.ndarray:
+    """A square of `size` pixels, uint8 [channel row column]; untouched if it has that size.
+
+    Raises: DataError naming a file that is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            # With bilinear weights over the whole area that a pixel comes from: no aliasing.
+            square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise DataError(
+            f"image_folder: cannot decode {path} ({error}): replace it or remove it"
+        ) from None
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits, from grayscale of 1, 8 or 16 bits, palettes, RGBA and CMYK."""
+    if image.mode.startswith("I"):  # 16 bits; convert() would clip them instead of scaling
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:  # convert() warns of palettes that go straight to RGB
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,176 @@
+"""Which cells a suite asks for, which of them are done, and what the others would cost."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from gim_bench import memory, registry
+from gim_bench.config import CellConfig, DatasetSettings, MethodSettings, Settings, Suite, parse
+from gim_bench.contract import Dataset, Learner, Split
+from gim_bench.devices import resolve_precision
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.probe import train_linear
+from gim_bench.run import Bench, Cell, build, planned_steps, trainer_of
+
+TIMED_STEPS = 3
+
+
+def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
+    """The suite's data set and its checked options. Raises: ConfigError."""
+    kind = registry.dataset(suite.dataset.name, where=f"suite {suite.name}, dataset.name")
+    origin = f"suite {suite.name}, [dataset]"
+    return kind, parse(kind.Options, suite.dataset.options, origin=origin)
+
+
+def configs(
+    suite: Suite, *, methods: Sequence[str], device: torch.device
+) -> dict[str, CellConfig]:
+    """The resolved configuration of every method asked for; all of the suite's by default.
+
+    Raises: ConfigError for an unknown method or option.
+    """
+    for name in suite.method:
+        if name not in registry.methods():
+            known = registry.methods()
+            where = f"suite {suite.name}, [method.{name}]"
+            raise ConfigError(unknown_name("method", name, known=known, where=where))
+    named = [(name, "--method") for name in methods] or [
+        (name, f"suite {suite.name}, methods[{i}]") for i, name in enumerate(suite.methods)
+    ]
+    _, dataset_options = dataset_of(suite)
+    precision = resolve_precision(suite.training.precision, device)
+    return {
+        name: CellConfig(
+            method=_method_settings(suite, name, where=where),
+            dataset=DatasetSettings(name=suite.dataset.name, **dataset_options.model_dump()),
+            encoder=suite.encoder,
+            augmentation=suite.augmentation,
+            info_nce=suite.info_nce,
+            training=suite.training.model_copy(update={"precision": precision}),
+            probe=suite.probe,
+            device="cuda" if device.type == "cuda" else "cpu",
+        )
+        for name, where in named
+    }
+
+
+def cells(
+    suite: Suite, configured: dict[str, CellConfig], *, seeds: int, data_sha256: str
+) -> list[Cell]:
+    """Seed by seed, so that a table of all methods is there as early as possible."""
+    return [
+        Cell(
+            suite=suite.name,
+            protocol=suite.protocol,
+            config=config,
+            seed=seed,
+            data_sha256=data_sha256,
+        )
+        for seed in range(seeds)
+        for config in configured.values()
+    ]
+
+
+def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
+    kind = registry.method(name, where=where)
+    origin = f"suite {suite.name}, [method.{name}]"
+    options = parse(kind.Options, suite.method.get(name, {}), origin=origin)
+    traits = kind.traits
+    return MethodSettings(
+        name=name,
+        objective=traits.objective,
+        gradient_flow=traits.gradient_flow.value,
+        trains_on="none" if traits.trains_on is None else traits.trains_on.value,
+        uses_labels=traits.uses_labels,
+        options=options.model_dump(mode="json"),
+    )
+
+
+# -- what it would cost --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What one cell would take, extrapolated from a few timed steps."""
+
+    steps: int
+    train_seconds: float
+    probe_seconds: float
+    peak_bytes: int | None  # the GPU's where the cell runs on one, else the host's
+
+    @property
+    def seconds(self) -> float:
+        return self.train_seconds + self.probe_seconds
+
+
+def estimate(cell: Cell, bench: Bench) -> Estimate:
+    """Times a few real steps and forward passes, and multiplies. Nothing is kept or recorded."""
+    learner = build(cell, bench)
+    steps = planned_steps(cell, bench)
+    with memory.measure(bench.device) as peaks:
+        per_step = _seconds_per_step(cell, learner, bench) if steps else 0.0
+        probe_seconds = _probe_seconds(cell, learner, bench)
+    name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
+    peak = peaks.metrics.get(f"memory/{name}")
+    return Estimate(
+        steps=steps,
+        train_seconds=steps * per_step,
+        probe_seconds=probe_seconds,
+        peak_bytes=None if peak is None else int(peak),
+    )
+
+
+def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
+    """Median over a few steps, after one that warms up."""
+    trainer = trainer_of(cell, learner, device=bench.device)
+    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    times = []
+    for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
+        with _timed(bench.device) as seconds:
+            trainer.step(batch)
+        times += seconds
+    return sorted(times[1:] or times)[len(times[1:] or times) // 2]
+
+
+def _probe_seconds(cell: Cell, learner: Learner, bench: Bench) -> float:
+    """Feature extraction of both splits, and the training of every module's linear probes."""
+    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
+    with _timed(bench.device) as extraction:
+        features = learner.features(next(train.in_order()).inputs)
+    images = len(train.images) + len(test.images)
+    probe = cell.config.probe
+    batches = -(-len(train.images) // probe.batch_size)
+    with _timed(bench.device) as training:
+        for values in features.values():
+            train_linear(
+                values.float(),
+                torch.zeros(len(values), dtype=torch.long, device=values.device),
+                learning_rates=probe.learning_rates,
+                classes=len(bench.dataset.classes()),
+                epochs=TIMED_STEPS,
+                batch_size=probe.batch_size,
+                standardised=probe.standardise,
+                stream=cell.stream,
+            )
+    per_pass = training[0] / TIMED_STEPS
+    return extraction[0] * images / train.batch_size + 2 * per_pass * probe.epochs * batches
+
+
+@contextmanager
+def _timed(device: torch.device) -> Iterator[list[float]]:
+    """A list that holds the block's wall seconds once it is left, the device's work included."""
+    seconds: list[float] = []
+    _wait_for(device)
+    started = time.perf_counter()
+    yield seconds
+    _wait_for(device)
+    seconds.append(time.perf_counter() - started)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,148 @@
+"""Records on disk: the truth that MLflow, the report and every later run read.
+
+`<runs>/<suite>/<method>/seed-<n>-<key8>/` holds record.json, config.toml, losses.csv,
+encoder.safetensors, and error.log where the cell failed. The record is written last, so a folder
+whose record says "done" is complete.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from gim_bench.contract import Record, Status
+from gim_bench.datasets.files import write_atomically
+from gim_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECORD = "record.json"
+MIRRORED = "mirrored.json"
+
+
+class RunsFolder:
+    """All records below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check_writable(self) -> None:
+        """Raises: ConfigError in one line where records could not be written."""
+        probe = self.root / ".write-check"
+        try:
+            write_atomically(probe, b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write records to {self.root} ({error.strerror}): choose another folder "
+                f"with --runs-dir"
+            ) from None
+
+    def folder(self, suite: str, method: str, *, seed: int, key: str) -> Path:
+        return self.root / suite / method / f"seed-{seed}-{key[:8]}"
+
+    def folder_of(self, record: Record) -> Path:
+        return self.folder(record.suite, record.method, seed=record.seed, key=record.key)
+
+    def find(self, suite: str, method: str, *, seed: int, key: str) -> Record | None:
+        """The record of that very cell; None where there is none, or none that can be read."""
+        record = _read(self.folder(suite, method, seed=seed, key=key) / RECORD)
+        return record if record is not None and record.key == key else None
+
+    def records(self, suite: str) -> list[Record]:
+        """Every readable record of the suite, in a stable order."""
+        found = (_read(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
+        return [record for record in found if record is not None]
+
+    def save(self, record: Record) -> None:
+        """Raises: OSError."""
+        folder = self.folder_of(record)
+        write_atomically(folder / "config.toml", tomli_w.dumps(_toml(record.config)).encode())
+        write_atomically(folder / "losses.csv", _csv(record.losses).encode())
+        text = json.dumps(_json(record.as_dict()), indent=2, allow_nan=False) + "\n"
+        write_atomically(folder / RECORD, text.encode())
+
+    def save_encoder(self, record: Record, weights: "Mapping[str, Tensor]") -> None:
+        """The trained encoder, as safetensors. Raises: OSError."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        write_atomically(self.folder_of(record) / "encoder.safetensors", save(tensors))
+
+    def save_log(self, record: Record, text: str) -> Path:
+        """The traceback of a failed cell. Raises: OSError."""
+        path = self.folder_of(record) / "error.log"
+        write_atomically(path, text.encode())
+        return path
+
+    # -- what has been mirrored ----------------------------------------------------------------
+
+    def is_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> bool:
+        """Whether just these records were already sent to the tracking store `to`.
+
+        `folder` is the cell's for its record, the suite's for the summary of several.
+        """
+        try:
+            noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return noted == {"to": to, "records": _identities(records)}
+
+    def note_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> None:
+        """Raises: OSError."""
+        note = {"to": to, "records": _identities(records)}
+        write_atomically(folder / MIRRORED, json.dumps(note).encode())
+
+
+def _identities(records: Sequence[Record]) -> list[list[str]]:
+    return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
+
+
+def _read(path: Path) -> Record | None:
+    """A record that is whole and of known fields; anything else does not count as one."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Record)}
+        return Record(
+            **{name: value for name, value in table.items() if name in known}
+            | {"status": Status(table["status"])}
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _json(value: Any) -> Any:
+    """`value` without what JSON has no word for: a number that is not finite becomes null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _json(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    return value
+
+
+def _toml(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` without the nulls that TOML has no word for."""
+    return {
+        name: _toml(item) if isinstance(item, Mapping) else item
+        for name, item in value.items()
+        if item is not None
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, float]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
