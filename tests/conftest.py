@@ -1,13 +1,12 @@
 """Tiny data, encoders and learners that tests share."""
 
-import importlib
-from collections.abc import Callable, Mapping
-from importlib import metadata
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from gim_bench import seeding
+from gim_bench import registry, seeding
 from gim_bench.config import EncoderSettings, InfoNCESettings
 from gim_bench.contract import Batch, Ingredients, Learner
 from gim_bench.nn.resnet import ResNetEncoder
@@ -18,23 +17,17 @@ CLASSES = 3
 IMAGES = 8
 
 
-def registered_methods() -> Mapping[str, str]:
-    """Every method that an installed package registers, name -> "module:Class"."""
-    entry_points = metadata.entry_points(group="gim_bench.methods")
-    return {
-        name: target for point in entry_points for name, target in sorted(point.load().items())
-    }
+class Tiny(NamedTuple):
+    """A learner on a tiny encoder, and the generator that its negatives come from."""
 
-
-def method_class(name: str) -> type[Learner]:
-    module, _, attribute = registered_methods()[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    learner: Learner
+    negatives: torch.Generator
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `method_name` runs for every registered method."""
     if "method_name" in metafunc.fixturenames:
-        metafunc.parametrize("method_name", sorted(registered_methods()))
+        metafunc.parametrize("method_name", sorted(registry.methods()))
 
 
 @pytest.fixture
@@ -48,21 +41,22 @@ def tiny_batch() -> Batch:
 
 
 @pytest.fixture
-def build_learner() -> Callable[..., Learner]:
-    """Builds the tiny learner of a method: `build_learner("gim", seed=0)`."""
+def tiny() -> Callable[..., Tiny]:
+    """Builds the tiny learner of a method: `tiny("gim", seed=0)`."""
 
-    def build(name: str, *, seed: int = 0) -> Learner:
-        method = method_class(name)
+    def build(name: str, *, seed: int = 0) -> Tiny:
+        method = registry.method(name)
         with seeding.weights_from("encoder", seed):
             encoder = ResNetEncoder(TINY_ENCODER, in_channels=1)
+        negatives = seeding.generator("negatives", name, seed)
         ingredients = Ingredients(
             encoder=encoder,
             classes=CLASSES,
             info_nce=InfoNCESettings(),
             options=method.Options(),
-            negatives=seeding.generator("negatives", name, seed),
+            negatives=negatives,
         )
         with seeding.weights_from("heads", name, seed):
-            return method(ingredients)
+            return Tiny(method(ingredients), negatives)
 
     return build

@@ -48,7 +48,7 @@ class Photos(Dataset):
         """Sizes in pixels; numbers of crops for each photograph."""
 
         size: Annotated[int, Field(ge=8)] = 36
-        stripes: Annotated[int, Field(ge=2)] = 4
+        stripes: Annotated[int, Field(ge=2)] = 8
         unlabelled_crops: Annotated[int, Field(gt=0)] = 300
         train_crops: Annotated[int, Field(gt=0)] = 100
         test_crops: Annotated[int, Field(gt=0)] = 100

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from gim_bench.config import InfoNCESettings
 
+# Candidates per drawn one above which gathering beats the full matrix product in fp32.
+GATHER_ABOVE = 64
+
 
 def info_nce(
     predictions: Float[Tensor, "anchor d"],
@@ -24,16 +27,31 @@ def info_nce(
 
     An uninformed predictor scores log(1 + negatives); a perfect one approaches 0.
 
-    All candidates are scored in one matrix product and the drawn ones picked from it: the same
-    values as gathering encodings, without a copy of them for every anchor.
-
     Source: Löwe et al. 2019, Eq. 4. Unlike the released code, which takes log(softmax + 1e-11),
     this is the numerically stable form.
     """
-    scores = predictions @ candidates.T
     drawn = torch.cat([positives.unsqueeze(1), negatives], dim=1)
-    logits = scores.gather(1, drawn).float()
+    logits = scores(predictions, candidates, drawn=drawn).float()
     return -F.log_softmax(logits, dim=1)[:, 0].mean()
+
+
+def scores(
+    predictions: Float[Tensor, "anchor d"],
+    candidates: Float[Tensor, "candidate d"],
+    *,
+    drawn: Int[Tensor, "anchor n"],
+) -> Float[Tensor, "anchor n"]:
+    """Dot products of every prediction with the candidates drawn for it.
+
+    Mostly all candidates are scored in one matrix product and the drawn ones picked from it: no
+    copy of encodings for every anchor, and matrix products are what hardware is fast at. Only in
+    fp32, and where few of many candidates are drawn, is gathering encodings faster
+    (docs/experiments.md, InfoNCE scores).
+    """
+    few_of_many = len(candidates) > GATHER_ABOVE * drawn.shape[1]
+    if few_of_many and predictions.dtype is torch.float32:
+        return torch.einsum("ad,and->an", predictions, F.embedding(drawn, candidates))
+    return (predictions @ candidates.T).gather(1, drawn)
 
 
 class InfoNCEHead(nn.Module):

@@ -1,11 +1,13 @@
 """What the report says: the tables, and beside them all that a reader needs to trust them."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gim_bench.contract import Record, Status
 from gim_bench.metrics import METRICS
 from gim_bench.report.columns import (
+    BYTES,
+    NATS,
     PERCENT,
     PublishedNumbers,
     Row,
@@ -29,6 +31,7 @@ from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 SECONDARY = {"accuracy/own_head", "ridge_accuracy", "knn_accuracy"}
 
 
+@runtime_checkable
 class SuiteLike(Protocol):
     """What the report needs to know of a suite."""
 
@@ -73,13 +76,17 @@ def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
 def _results(rows: Sequence[Row], published: PublishedNumbers) -> list[Section]:
     accuracies = [m.name for m in METRICS.values() if m.unit == PERCENT and _any(rows, m.name)]
     headline = [name for name in accuracies if name not in SECONDARY]
+    memory = [m.name for m in METRICS.values() if m.unit == BYTES and _any(rows, m.name)]
     costs = [
-        m.name for m in METRICS.values() if m.unit not in (PERCENT, "nats") and _any(rows, m.name)
+        m.name
+        for m in METRICS.values()
+        if m.unit not in (PERCENT, NATS, BYTES) and _any(rows, m.name)
     ]
     return [
         _accuracy(rows, accuracies, headline, published),
         *(_by_module(rows, name) for name in headline),
-        _cost(rows, costs, published),
+        _cost("Cost of training", rows, costs, published),
+        _cost("Peak memory in training, GB (10⁹ bytes)", rows, memory, published),
     ]
 
 
@@ -122,12 +129,14 @@ def _by_module(rows: Sequence[Row], name: str) -> Section:
     )
 
 
-def _cost(rows: Sequence[Row], costs: Sequence[str], published: PublishedNumbers) -> Section:
+def _cost(
+    title: str, rows: Sequence[Row], names: Sequence[str], published: PublishedNumbers
+) -> Section:
     columns = [method_column(rows)]
-    for name in costs:
+    for name in names:
         columns += [metric_column(rows, name), *paper_column(rows, name, published)]
-    blocks = [table_of(columns), *_about_paper(rows, published, costs)] if costs else []
-    return Section(title="Cost of training (GB are 10⁹ bytes)", blocks=blocks)
+    blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
+    return Section(title=title, blocks=blocks)
 
 
 def _chosen(rows: Sequence[Row], names: Sequence[str], published: PublishedNumbers) -> Section:
@@ -184,6 +193,9 @@ def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
     lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
     if done:
         lines += _provenance(done[-1])
+    undeclared = [d.name for d in differences(done) if not d.declared]
+    if undeclared:
+        lines.append(f"Settings: UNDECLARED differences, see below: {', '.join(undeclared)}")
     mixed = [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
     warning: list[Block] = (
         ["These cells were not all measured alike; above are the facts of one.", Bullets(mixed)]

@@ -11,6 +11,8 @@ from gim_bench.statistics import Summary
 
 NONE = "–"
 PERCENT = "%"
+BYTES = "bytes"
+NATS = "nats"
 # Short headings; any other metric is headed by its own name and unit.
 HEADINGS = {
     "accuracy": "linear probe",
@@ -23,11 +25,11 @@ HEADINGS = {
     "train/samples": "images seen",
     "train/parameters": "parameters",
     "probe/seconds": "probe s",
-    "memory/host_peak_bytes": "host GB",
-    "memory/gpu_allocated_peak_bytes": "GPU alloc. GB",
-    "memory/gpu_reserved_peak_bytes": "reserved GB",
-    "memory/gpu_process_peak_bytes": "process GB",
-    "memory/gpu_process_over_baseline_bytes": "over base GB",
+    "memory/host_peak_bytes": "host",
+    "memory/gpu_allocated_peak_bytes": "GPU allocated",
+    "memory/gpu_reserved_peak_bytes": "GPU reserved",
+    "memory/gpu_process_peak_bytes": "GPU process",
+    "memory/gpu_process_over_baseline_bytes": "over its baseline",
 }
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}
 
@@ -43,10 +45,10 @@ class Style(NamedTuple):
 
 STYLES = {
     PERCENT: Style(PERCENT, 1, 1),
-    "nats": Style("nats", 1, 3),
+    NATS: Style("nats", 1, 3),
     "s": Style("s", 1, 1),
     "1/s": Style("1/s", 1, 1),
-    "bytes": Style("GB", 1e-9, 2),
+    BYTES: Style("GB", 1e-9, 2, spread=False),
     "steps": Style("steps", 1, 0, spread=False),
     "images": Style("images", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),

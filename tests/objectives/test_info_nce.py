@@ -161,6 +161,21 @@ def test_scores_in_bf16_are_normalised_in_fp32():
     assert loss.dtype is torch.float32
 
 
+@pytest.mark.parametrize("candidates", [100, 1000])
+def test_few_drawn_of_many_candidates_score_as_all_of_them_would(candidates):
+    """However the scores are computed, in fp32 the loss and both gradients equal those in fp64."""
+    positives = torch.randint(candidates, (20,), generator=seeding.generator("tests", "few"))
+    negatives = torch.randint(candidates, (20, 3), generator=seeding.generator("tests", "many"))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        p = normal(20, DIM).to(dtype).requires_grad_()
+        c = normal(candidates, DIM, stream=1).to(dtype).requires_grad_()
+        loss = info_nce(p, c, positives=positives, negatives=negatives)
+        loss.backward()
+        found.append([value.double() for value in (loss.detach(), p.grad, c.grad)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 # -- the head ----------------------------------------------------------------------------------
 
 

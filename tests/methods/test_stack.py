@@ -1,0 +1,52 @@
+"""Stacks: how a gradient flow cuts an encoder into units."""
+
+import pytest
+import torch
+
+from gim_bench.contract import GradientFlow
+from gim_bench.methods.stack import Unit, module_name, partition
+
+
+def test_isolated_flow_makes_every_module_a_unit():
+    assert partition(3, GradientFlow.ISOLATED) == [Unit(0, 0), Unit(1, 1), Unit(2, 2)]
+
+
+def test_end_to_end_flow_makes_one_unit_of_all_modules():
+    assert partition(3, GradientFlow.END_TO_END) == [Unit(0, 2)]
+
+
+def test_without_training_there_are_no_units():
+    assert partition(3, GradientFlow.NONE) == []
+
+
+def test_modules_are_counted_from_one_and_units_named_after_their_top_module():
+    assert module_name(0) == "module_1"
+    assert Unit(0, 2).name == "module_3"
+
+
+def test_a_module_s_forward_runs_only_when_its_loss_is_asked_for(tiny, tiny_batch):
+    """Else interleaving would hold the activations of all modules at once."""
+    learner = tiny("gim").learner
+    ran = []
+    for m, stage in enumerate(learner.encoder.stages):
+        stage.register_forward_hook(lambda *_, m=m: ran.append(m))
+    for m, _ in enumerate(learner.losses(tiny_batch)):
+        assert ran == list(range(m + 1))
+
+
+def test_a_module_s_activations_are_freed_before_the_next_one_s_exist(tiny, tiny_batch):
+    """What interleaving saves: after backward, the graph of a module is gone."""
+    learner = tiny("gim").learner
+    losses = learner.losses(tiny_batch)
+    _, first = next(losses)
+    first.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        first.backward()
+    next(losses)[1].backward()
+
+
+def test_what_a_module_computes_does_not_depend_on_the_flow(tiny, tiny_batch):
+    """Stopping gradients changes no value of the forward pass."""
+    isolated, end_to_end = tiny("greedy_supervised").learner, tiny("supervised").learner
+    for m, feature in isolated.features(tiny_batch.inputs).items():
+        assert torch.equal(feature, end_to_end.features(tiny_batch.inputs)[m])

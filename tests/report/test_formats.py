@@ -1,0 +1,123 @@
+"""Records as data, and as a web page."""
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+from gim_bench.contract import Status
+from gim_bench.report import render
+from tests.report.cells import Suite, cell, config, provenance
+
+FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
+          "provenance"]  # fmt: skip
+HOSTILE = "<script>alert('x')</script> & more"
+
+
+def rows(records, **options):
+    return list(csv.DictReader(io.StringIO(render(records, suite=Suite(), fmt="csv", **options))))
+
+
+def test_json_gives_back_every_cell():
+    values = {"accuracy": 60.25, "train/steps": 900}
+    failed = cell("cpc", seed=3, metrics={}, status=Status.FAILED, error="no")
+    first, second = json.loads(render([cell(metrics=values), failed], suite=Suite(), fmt="json"))
+    assert list(first) == FIELDS
+    assert first == {
+        "suite": "quickstart",
+        "method": "gim",
+        "dataset": "photos",
+        "seed": 0,
+        "key": "gim0",
+        "status": "done",
+        "error": None,
+        "metrics": values,
+        "config": config("gim"),
+        "provenance": provenance(),
+    }
+    assert (second["status"], second["error"], second["metrics"]) == ("failed", "no", {})
+
+
+def test_json_holds_no_nan():
+    record = cell(
+        metrics={"accuracy": float("nan"), "loss": 2.0},
+        config={"a": [1.0, float("inf")]},
+        provenance={"b": {"c": float("nan")}},
+    )
+    (found,) = json.loads(render([record], suite=Suite(), fmt="json"), parse_constant=refuse)
+    assert found["metrics"] == {"loss": 2.0}
+    assert found["config"] == {"a": [1.0, None]}
+    assert found["provenance"] == {"b": {"c": None}}
+
+
+def refuse(constant):
+    raise AssertionError(constant)
+
+
+def test_csv_has_a_line_for_each_cell_and_metric_with_unit_and_direction():
+    first, second = rows([cell(metrics={"accuracy": 60.25, "loss/module_1": 2.5})])
+    assert first == {
+        "suite": "quickstart",
+        "method": "gim",
+        "dataset": "photos",
+        "seed": "0",
+        "key": "gim0",
+        "status": "done",
+        "metric": "accuracy",
+        "value": "60.25",
+        "unit": "%",
+        "better": "higher",
+    }
+    assert (second["metric"], second["unit"], second["better"]) == (
+        "loss/module_1", "nats", "lower",
+    )  # fmt: skip
+
+
+def test_csv_keeps_a_failed_cell_in_sight():
+    (row,) = rows([cell(metrics={}, status=Status.FAILED, error="x")])
+    assert (row["status"], row["metric"], row["value"]) == ("failed", "", "")
+
+
+def test_csv_and_json_keep_the_chosen_metrics_only():
+    records = [cell(metrics={"accuracy": 60.0, "accuracy/module_1": 55.0})]
+    assert [row["metric"] for row in rows(records, metrics=["accuracy"])] == ["accuracy"]
+    (found,) = json.loads(render(records, suite=Suite(), fmt="json", metrics=["accuracy"]))
+    assert found["metrics"] == {"accuracy": 60.0}
+
+
+def test_csv_tolerates_a_metric_of_another_version():
+    (row,) = rows([cell(metrics={"forgotten": 1.0})])
+    assert (row["metric"], row["value"], row["unit"]) == ("forgotten", "1.0", "")
+
+
+def test_html_escapes_what_records_say():
+    records = [
+        cell("gim", metrics={"accuracy": 60.0}, protocol=HOSTILE),
+        cell("cpc", metrics={}, status=Status.FAILED, error=HOSTILE),
+    ]
+    page = render(records, suite=Suite(), fmt="html")
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") >= 2
+
+
+def test_html_needs_nothing_from_elsewhere_and_closes_its_tags():
+    page = render([cell(metrics={"accuracy": 60.0})], suite=Suite(), fmt="html")
+    assert "http" not in page
+    assert "prefers-color-scheme" in page or "light dark" in page
+    assert TagBalance().check(page) == []
+
+
+class TagBalance(HTMLParser):
+    """Lists the elements that are left open."""
+
+    def check(self, page: str) -> list[str]:
+        self.open: list[str] = []
+        self.feed(page)
+        return self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag

@@ -1,0 +1,83 @@
+"""The numbers of the paper, compared with the paper's own text where it is quoted here."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gim_bench.errors import ConfigError
+from gim_bench.report import published
+from gim_bench.report.published import load
+
+FOLDER = Path(__file__).parents[2] / "results" / "published"
+
+
+def test_table_1_holds_the_papers_accuracies():
+    table = {method: (p.value, p.std) for (method, _), p in load("loewe2019/table1").items()}
+    assert table == {
+        "deep_infomax": (78.2, None),
+        "predsim": (80.8, None),
+        "random_init": (27.0, None),
+        "supervised": (71.4, None),
+        "greedy_supervised": (65.2, None),
+        "cpc": (80.5, 3.1),
+        "gim": (81.9, 0.3),
+        "gim_iterative": (79.8, None),
+    }
+
+
+def test_table_2_is_converted_to_the_metrics_bytes():
+    table = {method: p.value for (method, _), p in load("loewe2019/table2").items()}
+    assert table == pytest.approx(
+        {"supervised": 6.3e9, "cpc": 7.7e9, "gim": 7.0e9, "gim_module_1": 2.5e9}
+    )
+
+
+def test_table_3_puts_phones_first_and_speakers_second():
+    """A swap of the columns would give GIM 99.4 % of the phones."""
+    table = load("loewe2019/table3")
+    assert [table["gim", f"{task}_accuracy"].value for task in ("phone", "speaker")] == [62.5, 99.4]
+    assert [table["cpc", f"{task}_accuracy"].value for task in ("phone", "speaker")] == [64.9, 99.6]
+
+
+def test_table_4_repeats_table_3_for_gim():
+    third, fourth = load("loewe2019/table3"), load("loewe2019/table4")
+    for task in ("phone_accuracy", "speaker_accuracy"):
+        assert third["gim", task].value == fourth["gim", task].value
+
+
+def test_a_number_says_where_it_stands():
+    table = load("loewe2019/table1")
+    gim, iterative = table["gim", "accuracy"], table["gim_iterative", "accuracy"]
+    assert (gim.source, gim.table, gim.page, gim.runs) == ("Löwe et al. 2019", "Table 1", 5, 4)
+    assert (iterative.table, iterative.page) == ("section 4.1, text", 6)
+
+
+def test_no_method_has_two_numbers_for_one_metric_in_a_table():
+    for path in FOLDER.glob("*.toml"):
+        for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            if isinstance(table, dict):
+                assert len(load(f"{path.stem}/{name}")) == len(table["results"])
+
+
+@pytest.mark.parametrize("reference", ["loewe2019/table9", "loewe2020/table1", "x", "", "a/b/c"])
+def test_an_unknown_table_is_answered_with_the_known_ones(reference):
+    with pytest.raises(ConfigError, match=r"no published table .*loewe2019/table1"):
+        load(reference)
+
+
+def test_a_papers_heading_is_not_a_table():
+    with pytest.raises(ConfigError, match="no published table 'loewe2019/short'"):
+        load("loewe2019/short")
+
+
+def test_an_installed_package_reads_its_own_copy(tmp_path, monkeypatch):
+    """A wheel carries the folder inside the package; it wins over one beside the package."""
+    own = tmp_path / "gim_bench" / "results" / "published"
+    own.mkdir(parents=True)
+    (own / "mine.toml").write_text(
+        'short = "Mine"\n[table1]\nplace = "Table 1"\npage = 2\n'
+        'results = [{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }]\n'
+    )
+    monkeypatch.setattr(published.resources, "files", lambda _: tmp_path / "gim_bench")
+    assert load("mine/table1")["gim", "accuracy"].page == 2

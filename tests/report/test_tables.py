@@ -1,0 +1,245 @@
+"""What the report says about records, read as Markdown."""
+
+import pytest
+
+from gim_bench.contract import Status
+from gim_bench.errors import ConfigError
+from gim_bench.report import render
+from tests.report.cells import Suite, cell, config, provenance
+
+GOLDEN = """\
+# Suite quickstart
+
+- Protocol: linear probe on frozen features; test set read once
+- Data: photos, sha256 0123456789ab…
+- Code: commit abcdef012345; torch 2.12.1
+- Machine: A CPU, 2 threads, device cpu, fp32
+
+## Accuracy: % of all test examples, features of the top module
+
+| method      | trained on    | seeds | linear probe | 95% CI | own head |
+|-------------|---------------|------:|-------------:|-------:|---------:|
+| gim         | unlabelled    |     2 |   64.0 ± 1.4 | ± 12.7 |        – |
+| supervised  | labelled only |     1 |         58.0 |      – |     59.2 |
+| random_init | nothing       |     1 |         52.0 |      – |        – |
+
+± after a number is the standard deviation over seeds (n - 1); 95% CI is the half width of the \
+confidence interval of the mean, by Student's t.
+
+One seed only (supervised, random_init): no interval can be given, and small differences may be \
+chance.
+
+## Accuracy by module: linear probe, %
+
+| method      |   module 1 |   module 2 |
+|-------------|-----------:|-----------:|
+| gim         | 56.0 ± 0.0 | 64.0 ± 1.4 |
+| supervised  |          – |          – |
+| random_init |          – |          – |
+
+## Cost of training
+
+| method      |    train s | steps |
+|-------------|-----------:|------:|
+| gim         | 61.0 ± 1.4 | 1,200 |
+| supervised  |       60.5 |   100 |
+| random_init |          – |     – |
+
+## Not in the tables
+
+- cpc, seed 0 failed: the loss of module_3 is nan at step 12
+- greedy_supervised, seed 0 is running or was interrupted
+
+## Were the settings identical?
+
+Yes: all 6 settings of data, encoder, training and probe are the same. The methods differ only in \
+what they declare.
+
+| setting              | difference | values                                                      |
+|----------------------|------------|-------------------------------------------------------------|
+| method.objective     | declared   | info_nce: gim; cross_entropy: supervised; none: random_init |
+| method.gradient_flow | declared   | isolated: gim; end_to_end: supervised; none: random_init    |
+| method.trains_on     | declared   | unlabelled: gim; train: supervised; none: random_init       |
+| method.uses_labels   | declared   | false: gim, random_init; true: supervised                   |
+"""
+
+
+def by_module(first: float, second: float, **others: float) -> dict[str, float]:
+    return {
+        "accuracy": second,
+        "accuracy/module_1": first,
+        "accuracy/module_2": second,
+    } | {name.replace("__", "/"): value for name, value in others.items()}
+
+
+def markdown(records, *, metrics=(), **suite):
+    return render(records, suite=Suite(**suite), fmt="md", metrics=metrics)
+
+
+def test_a_small_suite_reads_like_this():
+    records = [
+        cell("random_init", metrics={"accuracy": 52.0}),
+        cell("gim", seed=0, metrics=by_module(56.0, 63.0, train__seconds=60.0, train__steps=1200.0)),
+        cell("gim", seed=1, metrics=by_module(56.0, 65.0, train__seconds=62.0, train__steps=1200.0)),
+        cell(
+            "supervised",
+            metrics={
+                "accuracy": 58.0,
+                "accuracy/own_head": 59.2,
+                "train/seconds": 60.5,
+                "train/steps": 100.0,
+            },
+        ),
+        cell(
+            "cpc",
+            metrics={},
+            status=Status.FAILED,
+            error="the loss of module_3 is nan at step 12",
+        ),
+        cell("greedy_supervised", metrics={}, status=Status.RUNNING, provenance={}),
+    ]
+    assert markdown(records) == GOLDEN
+
+
+def test_rows_stand_in_the_suites_order_and_strangers_last():
+    records = [cell(m, metrics={"accuracy": 50.0}) for m in ("random_init", "supervised", "gim")]
+    page = markdown(records, methods=("gim", "random_init"))
+    rows = [line.split()[1] for line in page.splitlines() if line.endswith("50.0 |")]
+    assert rows == ["gim", "random_init", "supervised"]
+
+
+def test_the_quickstart_fits_a_terminal():
+    """Five methods, one seed, three modules, every accuracy and cost: 110 columns at most."""
+    values = {"accuracy": 63.93, "ridge_accuracy": 61.9, "knn_accuracy": 56.9}
+    values |= {f"accuracy/module_{k}": 60.0 for k in (1, 2, 3)} | {"accuracy/own_head": 57.5}
+    values |= {"train/seconds": 123.4, "train/samples_per_second": 460.7, "train/steps": 900.0}
+    values |= {"train/samples": 28_800.0, "train/parameters": 2_123_456.0, "probe/seconds": 12.3}
+    values |= {"memory/host_peak_bytes": 1.2e9}
+    page = markdown([cell(m, metrics=values) for m in Suite.methods])
+    tables = page.partition("## Were")[0].splitlines()
+    assert max(len(line) for line in tables if line.startswith("|")) <= 110
+
+
+def test_the_papers_number_and_its_place_stand_beside_ours():
+    page = markdown([cell("gim", metrics={"accuracy": 80.0})], published="loewe2019/table1")
+    (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
+    assert row.split() == "| gim | unlabelled | 1 | 80.0 | 81.9 ± 0.3 |".split()
+    assert "paper: Löwe et al. 2019, Table 1, page 5" in page
+    assert "in the paper, not here: deep_infomax 78.2" in page
+
+
+def test_published_memory_is_shown_in_the_unit_of_the_column():
+    values = {"memory/gpu_allocated_peak_bytes": 6.5e9}
+    page = markdown([cell("gim", metrics=values)], published="loewe2019/table2")
+    (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
+    assert row.split() == "| gim | 6.50 | 7.00 |".split()
+
+
+def test_an_undeclared_difference_is_named_at_the_top_and_in_the_table():
+    records = [
+        cell("gim", metrics={"accuracy": 60.0}),
+        cell("cpc", metrics={"accuracy": 61.0}, config=config("cpc", epochs=12)),
+    ]
+    page = markdown(records)
+    assert "- Settings: UNDECLARED differences, see below: training.epochs\n" in page
+    assert "No: 1 of 6 settings differ that no method declares." in page
+    assert "| training.epochs      | UNDECLARED | 6: gim; 12: cpc " in page
+
+
+def test_a_methods_own_option_is_a_declared_difference():
+    records = [
+        cell("gim", metrics={"accuracy": 60.0}),
+        cell("cpc", metrics={"accuracy": 61.0}, config=config("cpc", options={"depth": 4})),
+    ]
+    page = markdown(records)
+    assert "UNDECLARED" not in page
+    assert "| method.options.depth | declared   | 4: cpc " in page
+
+
+def test_seeds_of_one_method_with_different_options_are_undeclared():
+    """A method may differ from the others, not from itself."""
+    records = [
+        cell("cpc", seed=s, metrics={"accuracy": 61.0}, config=config("cpc", options={"depth": d}))
+        for s, d in enumerate((4, 5))
+    ]
+    page = markdown([*records, cell("gim", metrics={"accuracy": 60.0})])
+    assert "UNDECLARED | 4: cpc seed 0; 5: cpc seed 1; absent: gim" in page
+
+
+def test_mixed_data_code_and_machines_are_pointed_out():
+    records = [
+        cell("gim", metrics={"accuracy": 60.0}),
+        cell(
+            "cpc",
+            metrics={"accuracy": 61.0},
+            provenance=provenance(git_commit="other", gpu="H200", versions={"torch": "2.11.0"}),
+        ),
+    ]
+    page = markdown(records)
+    assert "- MIXED git_commit: abcdef0123456789: gim; other: cpc\n" in page
+    assert "- MIXED gpu: absent: gim; H200: cpc\n" in page
+    assert "- MIXED versions.torch: 2.12.1: gim; 2.11.0: cpc\n" in page
+    assert "MIXED cpu" not in page
+
+
+def test_uncommitted_changes_are_said_beside_the_commit():
+    page = markdown([cell(metrics={"accuracy": 1.0}, provenance=provenance(git_dirty=True))])
+    assert "commit abcdef012345 with uncommitted changes" in page
+
+
+def test_a_record_of_older_settings_is_not_averaged_in():
+    old = provenance(finished_at="2026-10-01T00:00:00+00:00")
+    records = [
+        cell("gim", key="new", metrics={"accuracy": 60.0}),
+        cell("gim", key="old", metrics={"accuracy": 10.0}, provenance=old),
+    ]
+    assert "|     1 |         60.0 |" in markdown(records)
+
+
+def test_a_failure_that_a_later_success_made_good_is_not_listed():
+    early = provenance(finished_at="2026-10-01T00:00:00+00:00")
+    failed = cell(key="a", metrics={}, status=Status.FAILED, error="x", provenance=early)
+    assert "failed" not in markdown([cell(key="b", metrics={"accuracy": 60.0}), failed])
+
+
+def test_methods_without_any_record_are_named():
+    page = markdown([cell("gim", metrics={"accuracy": 60.0})])
+    assert "- no record of cpc, supervised, greedy_supervised, random_init\n" in page
+
+
+def test_a_report_on_nothing_still_names_the_protocol():
+    page = markdown([])
+    assert "- Protocol: linear probe on frozen features" in page
+    assert "no record of gim, cpc" in page
+
+
+def test_chosen_metrics_alone_make_the_table():
+    values = {"accuracy": 60.0, "accuracy/module_1": 55.0, "loss/module_1": 2.3456}
+    page = markdown([cell(metrics=values)], metrics=["accuracy/module_1", "loss/module_1"])
+    assert "| method | seeds | accuracy/module_1, % | loss/module_1, nats |" in page
+    assert "| gim    |     1 |                 55.0 |               2.346 |" in page
+    assert "linear probe, %" not in page
+
+
+def test_a_metric_that_only_some_seeds_have_says_of_how_many():
+    records = [
+        cell(seed=0, metrics={"accuracy": 60.0, "knn_accuracy": 50.0}),
+        cell(seed=1, metrics={"accuracy": 62.0}),
+    ]
+    assert "50.0 (n=1) |" in markdown(records)
+
+
+def test_an_unknown_metric_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no metric 'acuracy'. Did you mean 'accuracy'"):
+        markdown([], metrics=["acuracy"])
+
+
+def test_an_unknown_format_is_answered_with_the_known_ones():
+    with pytest.raises(ConfigError, match="no format 'pdf'.*Available: csv, html, json, md"):
+        render([], suite=Suite(), fmt="pdf")
+
+
+def test_text_that_markdown_would_take_for_structure_is_escaped():
+    error = "<class 'X'>\nsecond | line"
+    page = markdown([cell("gim", metrics={}, status=Status.FAILED, error=error)])
+    assert r"- gim, seed 0 failed: \<class 'X'> second | line" in page

@@ -1,0 +1,75 @@
+import pytest
+
+from gim_bench.contract import Record, Status
+from gim_bench.statistics import (
+    Summary,
+    flatten,
+    newest_done,
+    summarise,
+    summarise_metrics,
+)
+
+
+def cell(method="gim", *, seed=0, key="a", status=Status.DONE, finished="", **metrics):
+    return Record(
+        suite="s",
+        method=method,
+        dataset="d",
+        seed=seed,
+        key=key,
+        status=status,
+        metrics=metrics,
+        provenance={"finished_at": finished} if finished else {},
+    )
+
+
+def test_four_values_worked_by_hand():
+    """Mean 5, squares 9 + 1 + 1 + 9 = 20, std = √(20/3); t(0.975, 3) = 3.182446."""
+    summary = summarise([2.0, 4.0, 6.0, 8.0])
+    assert (summary.mean, summary.n) == (5.0, 4)
+    assert summary.std == pytest.approx(2.5819889)
+    assert summary.ci95 == pytest.approx(3.1824463 * 2.5819889 / 2)
+
+
+def test_two_values_have_the_wide_interval_of_one_degree_of_freedom():
+    """t(0.975, 1) = 12.7062: two seeds say little."""
+    assert summarise([1.0, 3.0]).ci95 == pytest.approx(12.7062047)
+
+
+def test_one_value_has_no_spread_rather_than_none_at_all():
+    assert summarise([7.5]) == Summary(mean=7.5, std=None, ci95=None, n=1)
+
+
+def test_equal_values_have_a_spread_of_zero():
+    assert summarise([3.0, 3.0, 3.0]) == Summary(mean=3.0, std=0.0, ci95=0.0, n=3)
+
+
+def test_no_value_is_an_error_not_a_nan():
+    with pytest.raises(ValueError, match="at least one value"):
+        summarise([])
+
+
+def test_a_metric_is_summarised_over_the_records_that_have_it():
+    summaries = summarise_metrics([cell(accuracy=60.0), cell(accuracy=62.0, ridge_accuracy=50.0)])
+    assert (summaries["accuracy"].mean, summaries["accuracy"].n) == (61.0, 2)
+    assert summaries["ridge_accuracy"] == Summary(mean=50.0, std=None, ci95=None, n=1)
+
+
+def test_a_value_that_is_not_finite_is_left_out():
+    assert summarise_metrics([cell(accuracy=60.0, loss=float("nan"))]).keys() == {"accuracy"}
+
+
+def test_of_two_records_of_a_cell_the_one_that_finished_last_counts():
+    old = cell(key="old", finished="2026-11-01T10:00:00+00:00")
+    new = cell(key="new", finished="2026-11-02T10:00:00+00:00")
+    other = cell(seed=1)
+    assert newest_done([new, old, other]) == [new, other]
+
+
+def test_failed_and_running_cells_do_not_count():
+    assert newest_done([cell(status=Status.FAILED), cell(seed=1, status=Status.RUNNING)]) == []
+
+
+def test_nested_settings_get_dotted_names():
+    nested = {"encoder": {"width": 8, "blocks": [1, 1]}, "method": {"options": {}}, "device": "cpu"}
+    assert flatten(nested) == {"encoder.width": 8, "encoder.blocks": [1, 1], "device": "cpu"}
