@@ -109,7 +109,8 @@ def run(
             f"{len(finished)} of {len(table)} cells are done already (--rerun runs them again)"
         )
     records = _run_all(table, finished, bench, runs=runs, tracker=tracker)
-    _conclude(loaded, records, runs=runs, tracking_uri=tracker and tracker.uri, as_json=json)
+    tracked_to = None if tracker is None else tracker.uri
+    _conclude(loaded, records, runs=runs, tracked_to=tracked_to, as_json=json)
 
 
 def _bench(
@@ -248,7 +249,7 @@ def _conclude(
     records: "list[Record]",
     *,
     runs: "RunsFolder",
-    tracking_uri: str | None,
+    tracked_to: str | None,
     as_json: bool,
 ) -> None:
     """Prints the table, where everything is, and what failed; exit code 1 where something did."""
@@ -258,8 +259,8 @@ def _conclude(
     print(render(records, suite=suite, fmt="json" if as_json else "md"))
     if not as_json:
         print(f"Records: {runs.root / suite.name}")
-        if tracking_uri is not None:
-            ui = "" if tracking_uri == "sqlite:///mlflow.db" else f" --backend-store-uri {tracking_uri}"
+        if tracked_to is not None:
+            ui = "" if tracked_to == "sqlite:///mlflow.db" else f" --backend-store-uri {tracked_to}"
             print(f"MLflow:  mlflow ui{ui}")
     failed = [record for record in records if record.status is Status.FAILED]
     if failed:
@@ -284,7 +285,9 @@ def _say_plan(table: "Sequence[Cell]", finished: "dict[str, Record]", bench: "Be
             estimates[name] = estimate(cell, bench)
         expected = estimates[name]
         total += expected.seconds
-        size = "unknown" if expected.peak_bytes is None else f"{expected.peak_bytes / 2**30:.1f} GiB"
+        size = (
+            "unknown" if expected.peak_bytes is None else f"{expected.peak_bytes / 2**30:.1f} GiB"
+        )
         print(
             f"{cell.name:<28} {expected.steps:>8,} steps  about {duration(expected.seconds):<12} "
             f"peak {size}"

@@ -125,7 +125,9 @@ class ProbeSettings(Settings):
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     epochs: PositiveInt
     batch_size: PositiveInt
-    standardise: bool = False  # features to mean 0 and deviation 1; the paper takes them as they are
+    standardise: bool = (
+        False  # features to mean 0 and deviation 1; the paper takes them as they are
+    )
     validation_fraction: Fraction = 0.2
     ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
         1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0,
@@ -139,7 +141,9 @@ class Suite(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     summary: str
     protocol: str  # named beside every number
-    published: str | None = None  # "<file>/<table>" in results/published, for comparable suites only
+    published: str | None = (
+        None  # "<file>/<table>" in results/published, for comparable suites only
+    )
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: PositiveInt = 1
     dataset: DatasetSettings
@@ -163,7 +167,6 @@ class Suite(Settings):
             )
         return self
 
-
     def describes(self, config: Mapping[str, Any]) -> bool:
         """Whether a record's resolved configuration is one that this suite would give.
 
@@ -186,9 +189,9 @@ class MethodSettings(Settings):
     """What a method declares about itself, and its options; spelled out for the record."""
 
     name: str
-    objective: Literal["info_nce", "cross_entropy", "none"] | str
-    gradient_flow: Literal["isolated", "end_to_end", "none"]
-    trains_on: Literal["unlabelled", "train", "none"]
+    objective: str  # "info_nce", "cross_entropy", … or "none"
+    gradient_flow: str  # "isolated", "end_to_end" or "none"
+    trains_on: str  # a split's name, or "none"
     uses_labels: bool
     options: dict[str, Any]
 
@@ -307,6 +310,7 @@ def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: 
 def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     for parent in parents:
         annotation = model.model_fields[str(parent)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)

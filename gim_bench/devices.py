@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """"auto" is the first GPU where there is one, else the CPU. Raises: ConfigError."""
+    """The device named, or under "auto" the first GPU, or the CPU without one. Raises: ConfigError."""
     import torch
 
     if name == "auto":
@@ -31,7 +31,7 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
-    """"auto" is bf16 where the hardware multiplies matrices in it, else fp32."""
+    """The precision asked for; under "auto" bf16 where the hardware multiplies in it, else fp32."""
     import torch
 
     if precision is not Precision.AUTO:

@@ -64,7 +64,7 @@ def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
 
 
 class _HostPeak:
-    """Peak resident memory: the kernel's own high-water mark where it can be reset, else samples."""
+    """Peak resident memory: the kernel's high-water mark where it can be reset, else samples."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()

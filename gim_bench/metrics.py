@@ -34,11 +34,15 @@ METRICS = {
         Metric("train/seconds", "s", Better.LOWER, "wall time of training"),
         Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),
         Metric("train/samples", "images", Better.LOWER, "images seen, counted at each visit"),
-        Metric("train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"),
+        Metric(
+            "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
+        ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),
-        Metric("memory/gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
+        Metric(
+            "memory/gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"
+        ),
         Metric("memory/gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
         Metric("memory/gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
         Metric(

@@ -26,9 +26,7 @@ def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
     return kind, parse(kind.Options, suite.dataset.options, origin=origin)
 
 
-def configs(
-    suite: Suite, *, methods: Sequence[str], device: torch.device
-) -> dict[str, CellConfig]:
+def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> dict[str, CellConfig]:
     """The resolved configuration of every method asked for; all of the suite's by default.
 
     Raises: ConfigError for an unknown method or option.

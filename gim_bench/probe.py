@@ -10,6 +10,7 @@ Letters: n = images, d = feature dimensions, c = classes, r = learning rates.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -156,30 +157,25 @@ def linear_accuracy(
     Source: Löwe et al. 2019, section 4.1 and appendix A.1. Unlike the released code, without
     augmentation, and counted over all examples.
     """
-    common = {
-        "classes": task.classes,
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "standardised": settings.standardise,
-        "stream": stream,
-    }
-    candidates = train_linear(
-        task.features[task.fitting],
-        task.labels[task.fitting],
-        learning_rates=settings.learning_rates,
-        **common,
+    train = partial(
+        train_linear,
+        classes=task.classes,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        standardised=settings.standardise,
+        stream=stream,
     )
+    rates = settings.learning_rates
+    fitted = train(task.features[task.fitting], task.labels[task.fitting], learning_rates=rates)
     labels = task.labels[task.validating]
-    scores = candidates.scores(task.features[task.validating])
-    accuracies = [percent_correct(scores[:, r].argmax(1), labels) for r in range(scores.shape[1])]
-    losses = [float(F.cross_entropy(scores[:, r], labels)) for r in range(scores.shape[1])]
-    best = max(range(len(accuracies)), key=lambda r: (accuracies[r], -losses[r]))
-    chosen = settings.learning_rates[best]
-    refitted = train_linear(task.features, task.labels, learning_rates=[chosen], **common)
-    accuracy = percent_correct(
-        refitted.scores(task.test_features)[:, 0].argmax(1), task.test_labels
-    )
-    curve = [list(pair) for pair in zip(settings.learning_rates, accuracies, strict=True)]
+    scores = fitted.scores(task.features[task.validating])
+    accuracies = [percent_correct(scores[:, r].argmax(1), labels) for r in range(len(rates))]
+    losses = [float(F.cross_entropy(scores[:, r], labels)) for r in range(len(rates))]
+    best = max(range(len(rates)), key=lambda r: (accuracies[r], -losses[r]))
+    refitted = train(task.features, task.labels, learning_rates=[rates[best]])
+    chosen = refitted.scores(task.test_features)[:, 0].argmax(1)
+    accuracy = percent_correct(chosen, task.test_labels)
+    curve = [list(pair) for pair in zip(rates, accuracies, strict=True)]
     return accuracy, curve
 
 

@@ -45,7 +45,7 @@ def git_state() -> dict[str, Any]:
     """Commit of the checkout that the package is imported from; None outside of one."""
     folder = Path(gim_bench.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
-    # A package installed into an environment inside some other repository is not of that repository.
+    # A package installed below some other repository is not of that repository.
     ours = commit is not None and _git(folder, "ls-files", "__init__.py") == "__init__.py"
     if not ours:
         return {"git_commit": None, "git_dirty": None}

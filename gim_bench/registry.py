@@ -50,9 +50,8 @@ def summary(target: str) -> str:
     module, _, name = target.partition(":")
     try:
         spec = importlib.util.find_spec(module)
-        assert spec is not None and spec.origin is not None
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (ImportError, AssertionError, OSError, SyntaxError, ValueError):
+        tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+    except (ImportError, OSError, SyntaxError, ValueError):
         return f"cannot be imported from {target}"
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:

@@ -106,7 +106,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         trained, peaks = _train(cell, learner, bench)
         probed = _probe(cell, learner, bench)
         runs.save_encoder(record, learner.encoder.state_dict())
-        record = _done(record, cell, learner, trained, peaks, probed)
+        record = _done(record, learner=learner, trained=trained, peaks=peaks, probed=probed)
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
     runs.save(record)
@@ -133,7 +133,7 @@ def build(cell: Cell, bench: Bench) -> Learner:
             )
         )
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
-    return learner.to(bench.device, memory_format=torch.channels_last)
+    return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
@@ -218,7 +218,7 @@ def _begun(cell: Cell, bench: Bench) -> Record:
 
 def _done(
     record: Record,
-    cell: Cell,
+    *,
     learner: Learner,
     trained: Trained,
     peaks: memory.Peaks,
@@ -277,4 +277,3 @@ def _free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-

@@ -1,4 +1,4 @@
-"""Training: a learner yields its losses in forward order; the trainer decides when to go backward."""
+"""Training: a learner yields its losses in forward order, the trainer decides when to go back."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -12,9 +12,7 @@ class InfoNCEStack(StackLearner):
     """Every unit predicts its own encodings in the rows below."""
 
     def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
-        return InfoNCEHead(
-            dim, settings=ingredients.info_nce, generator=ingredients.negatives
-        )
+        return InfoNCEHead(dim, settings=ingredients.info_nce, generator=ingredients.negatives)
 
     def loss(
         self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch

@@ -89,9 +89,7 @@ class StackLearner(Learner):
     def features(
         self, inputs: Float[Tensor, "image channel height width"]
     ) -> Mapping[str, Float[Tensor, "image d"]]:
-        return {
-            module_name(m): z.mean(dim=(1, 2)) for m, z in enumerate(self._encodings(inputs))
-        }
+        return {module_name(m): z.mean(dim=(1, 2)) for m, z in enumerate(self._encodings(inputs))}
 
     @torch.no_grad()
     def _encodings(

@@ -50,7 +50,9 @@ class PixelCNN(nn.Module):
         self.layers = nn.ModuleList(GatedLayer(dim, first=i == 0) for i in range(layers))
         self.out = nn.Conv2d(dim, dim, kernel_size=1)
 
-    def forward(self, z: Float[Tensor, "image row column d"]) -> Float[Tensor, "image row column d"]:
+    def forward(
+        self, z: Float[Tensor, "image row column d"]
+    ) -> Float[Tensor, "image row column d"]:
         v = h = rearrange(z, "image row column d -> image d row column")
         for layer in self.layers:
             v, h = layer(v, h)

@@ -50,8 +50,8 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
 
     Raises: ConfigError for a published table that is not there.
     """
-    done = newest_done(records)
-    rows = _rows(done, suite.methods)
+    rows = _rows(newest_done(records), suite.methods)
+    done = [record for row in rows for record in row.records]
     published = load(suite.published) if suite.published else {}
     chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published)
     sections = [
@@ -69,7 +69,8 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
 def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
     """In the suite's order; methods that the suite does not list come last."""
     order = dict.fromkeys([*methods, *(record.method for record in done)])
-    by_method = {method: [r for r in done if r.method == method] for method in order}
+    by_seed = sorted(done, key=lambda record: record.seed)
+    by_method = {method: [r for r in by_seed if r.method == method] for method in order}
     return [Row(m, cells, summarise_metrics(cells)) for m, cells in by_method.items() if cells]
 
 

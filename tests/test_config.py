@@ -1,0 +1,408 @@
+"""Suites are read strictly, complaints take one line, and a key changes with every setting."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gim_bench import config
+from gim_bench.config import (
+    CellConfig,
+    EncoderSettings,
+    Schedule,
+    Suite,
+    load_suite,
+    patch_grid,
+    shipped_suites,
+)
+from gim_bench.errors import ConfigError
+
+SUITE: dict[str, Any] = {
+    "name": "mine",
+    "summary": "a suite for tests",
+    "protocol": "none",
+    "methods": ["gim", "random_init"],
+    "dataset": {"name": "photos", "size": 36},
+    "encoder": {"width": 8, "blocks": [1, 1, 1], "patch_size": 8, "patch_overlap": 4},
+    "augmentation": {"crop": 32, "mean": [0.4], "std": [0.25]},
+    "training": {"epochs": 1, "batch_size": 32, "learning_rate": 2e-3},
+    "probe": {"learning_rates": [1e-3, 1e-2], "epochs": 5, "batch_size": 128},
+}
+
+
+def write(folder, text: str | None = None) -> str:
+    path = folder / "mine.toml"
+    path.write_text(tomli_w.dumps(SUITE) if text is None else text, encoding="utf-8")
+    return str(path)
+
+
+def load(folder, *overrides: str) -> Suite:
+    return load_suite(write(folder), overrides=overrides)
+
+
+def complaint(folder, *overrides: str) -> str:
+    """What load_suite says about these overrides: one line, or the test fails."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, *overrides)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1, message
+    return message
+
+
+# -- what can be said ----------------------------------------------------------------------------
+
+
+def test_a_suite_is_read_from_its_file(tmp_path):
+    suite = load(tmp_path)
+    assert suite.methods == ("gim", "random_init")
+    assert suite.encoder.blocks == (1, 1, 1)
+    assert suite.training.learning_rate == 2e-3
+
+
+def test_what_a_suite_leaves_out_is_the_paper_s_setting(tmp_path):
+    suite = load(tmp_path)
+    info_nce = suite.info_nce
+    assert (info_nce.prediction_steps, info_nce.skip_rows, info_nce.negatives) == (5, 1, 16)
+    assert suite.probe.validation_fraction == 0.2
+    assert suite.augmentation.flip
+    assert suite.augmentation.grayscale
+    paper = EncoderSettings()
+    assert (paper.width, paper.blocks, patch_grid(64, paper)) == (64, (3, 4, 6), 7)
+
+
+def test_options_of_the_data_set_are_what_its_table_holds_besides_the_name(tmp_path):
+    suite = load(tmp_path, "dataset.stripes=6")
+    assert suite.dataset.name == "photos"
+    assert suite.dataset.options == {"size": 36, "stripes": 6}
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "setting", "expected"),
+    [
+        ("training.epochs=10", "training", "epochs", 10),
+        ("training.learning_rate=1e-4", "training", "learning_rate", 1e-4),
+        ("training.learning_rate=1", "training", "learning_rate", 1.0),
+        ("training.schedule=joint", "training", "schedule", Schedule.JOINT),
+        ('training.schedule="joint"', "training", "schedule", Schedule.JOINT),
+        ("augmentation.flip=false", "augmentation", "flip", False),
+        ("encoder.blocks=[3, 4, 6]", "encoder", "blocks", (3, 4, 6)),
+        ("probe.learning_rates=[0.1]", "probe", "learning_rates", (0.1,)),
+        ("info_nce.negatives=8", "info_nce", "negatives", 8),
+        (" training . epochs = 10", "training", "epochs", 10),
+    ],
+)
+def test_a_set_value_is_laid_over_the_file(tmp_path, override, section, setting, expected):
+    found = getattr(getattr(load(tmp_path, override), section), setting)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_of_two_set_values_the_later_one_counts(tmp_path):
+    assert load(tmp_path, "training.epochs=10", "training.epochs=3").training.epochs == 3
+
+
+def test_a_set_value_reaches_top_level_and_method_tables(tmp_path):
+    suite = load(tmp_path, 'methods=["cpc"]', "seeds=4", "method.cpc.autoregressor=none")
+    assert (suite.methods, suite.seeds) == (("cpc",), 4)
+    assert suite.method == {"cpc": {"autoregressor": "none"}}
+
+
+def test_settings_cannot_be_written_to(tmp_path):
+    with pytest.raises(ValidationError, match="frozen"):
+        load(tmp_path).training.epochs = 2
+
+
+@pytest.mark.parametrize("name", sorted(shipped_suites()))
+def test_a_shipped_suite_can_be_read_and_is_named_like_its_file(name):
+    assert load_suite(name).name == name
+
+
+def test_a_shipped_suite_can_be_overridden():
+    name = next(iter(shipped_suites()))
+    assert load_suite(name, overrides=["training.epochs=3"]).training.epochs == 3
+
+
+@given(value=st.one_of(st.integers(1, 2**31), st.integers(2**40, 2**62)))
+@settings(deadline=None, max_examples=20)
+def test_any_whole_number_survives_the_way_through_set(value, tmp_path_factory):
+    suite = load(tmp_path_factory.mktemp("suite"), f"training.epochs={value}")
+    assert suite.training.epochs == value
+
+
+# -- what cannot ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # unknown keys: which, where, and the nearest known one
+        ("sedes=3", ["no setting 'sedes'", "mine.toml", "Did you mean 'seeds'?", "Available: "]),
+        (
+            "training.epoch=3",
+            ["no setting 'epoch'", "training.epoch", "Did you mean 'epochs'?", "learning_rate"],
+        ),
+        ("encoder.widht=3", ["no setting 'widht'", "Did you mean 'width'?"]),
+        ("trainig.epochs=3", ["no setting 'trainig'", "Did you mean 'training'?"]),
+        ("info_nce.k=3", ["no setting 'k'", "info_nce.k", "prediction_steps"]),
+        # wrong types: what stands there
+        ("training.epochs=ten", ["training.epochs = 'ten'", "integer"]),
+        ("training.epochs=true", ["training.epochs = True", "integer"]),
+        ("training.epochs=1.5", ["training.epochs = 1.5", "integer"]),
+        ('training.epochs="10"', ["training.epochs = '10'", "integer"]),
+        ("training.learning_rate=fast", ["training.learning_rate = 'fast'", "number"]),
+        ("training.learning_rate=true", ["training.learning_rate = True", "number"]),
+        ("augmentation.flip=1", ["augmentation.flip = 1", "boolean"]),
+        ("augmentation.flip=yes", ["augmentation.flip = 'yes'", "boolean"]),
+        ("encoder.blocks=3", ["encoder.blocks = 3", "array"]),
+        ("encoder.blocks=[3, true]", ["encoder.blocks.1 = True", "integer"]),
+        ("encoder=3", ["encoder = 3", "object"]),
+        ("methods=gim", ["methods = 'gim'", "array"]),
+        ("name=7", ["name = 7", "string"]),
+        ("training.schedule=sideways", ["training.schedule = 'sideways'", "joint", "interleaved"]),
+        ("method.cpc=3", ["method.cpc = 3"]),
+        # values that mean nothing
+        ("training.epochs=-1", ["training.epochs = -1"]),
+        ("training.batch_size=0", ["training.batch_size = 0"]),
+        ("training.learning_rate=0", ["training.learning_rate = 0"]),
+        ("training.learning_rate=nan", ["training.learning_rate"]),
+        ("training.learning_rate=inf", ["training.learning_rate"]),
+        ("augmentation.mean=[nan]", ["augmentation.mean"]),
+        ("augmentation.mean=[inf]", ["augmentation.mean"]),
+        ("augmentation.std=[0]", ["augmentation.std.0 = 0"]),
+        ("probe.validation_fraction=1", ["probe.validation_fraction = 1"]),
+        ("probe.learning_rates=[]", ["probe.learning_rates"]),
+        ("methods=[]", ["methods"]),
+        ("encoder.blocks=[]", ["encoder.blocks"]),
+        ("seeds=0", ["seeds = 0"]),
+        ("name=../escape", ["name = '../escape'"]),
+        ("encoder.patch_overlap=8", ["encoder", "patch_overlap 8", "patch_size 8"]),
+        ("augmentation.mean=[0.4, 0.4, 0.4]", ["augmentation", "1 number"]),
+        ("augmentation.grayscale=false", ["augmentation", "3 number"]),
+        # a grid too small to predict in
+        ("augmentation.crop=28", ["28 pixels", "6 rows", "needs 7", "info_nce.prediction_steps"]),
+        ("info_nce.prediction_steps=6", ["7 rows", "needs 8", "augmentation.crop"]),
+        ("info_nce.skip_rows=2", ["7 rows", "needs 8"]),
+        ("augmentation.crop=4", ["4 pixels"]),
+        # forms that are no KEY=VALUE
+        ("training.epochs", ["'training.epochs' is not KEY=VALUE", "--set training.epochs=10"]),
+        ("=3", ["'=3' is not KEY=VALUE"]),
+        ("", ["'' is not KEY=VALUE"]),
+        ("training.=3", ["not KEY=VALUE"]),
+        (".epochs=3", ["not KEY=VALUE"]),
+        ("training..epochs=3", ["not KEY=VALUE"]),
+        ("name.x=3", ["'name' is a value, not a table"]),
+        ("methods.0=gim", ["'methods' is a value, not a table"]),
+        ("training.epochs=", ["training.epochs = ''", "integer"]),
+    ],
+)
+def test_a_bad_set_value_is_one_line_that_says_what_and_where(tmp_path, override, said):
+    message = complaint(tmp_path, override)
+    for part in said:
+        assert part in message
+
+
+@given(text=st.text(max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_any_text_for_a_number_is_answered_in_one_line(text, tmp_path_factory):
+    """Or is taken where it is a number, as " 7 " is."""
+    try:
+        load(tmp_path_factory.mktemp("suite"), f"training.epochs={text}")
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017 - some texts are fine
+
+
+@pytest.mark.parametrize(
+    "missing", ["name", "dataset", "training", "dataset.name", "training.epochs", "probe.epochs"]
+)
+def test_a_missing_setting_is_named(tmp_path, missing):
+    table = json.loads(json.dumps(SUITE))
+    *parents, leaf = missing.split(".")
+    holder = table[parents[0]] if parents else table
+    del holder[leaf]
+    with pytest.raises(ConfigError) as caught:
+        load_suite(write(tmp_path, tomli_w.dumps(table)))
+    assert str(caught.value) == f"mine.toml: the setting {missing!r} is missing"
+
+
+def test_further_mistakes_are_counted(tmp_path):
+    message = complaint(tmp_path, "training.epochs=-1", "training.batch_size=0", "seeds=0")
+    assert message.endswith("(and 2 more)")
+
+
+def test_a_mistake_made_with_set_is_not_blamed_on_the_file_alone(tmp_path):
+    assert "mine.toml with --set" in complaint(tmp_path, "training.epochs=-1")
+
+
+def test_an_unknown_suite_is_answered_with_the_shipped_ones():
+    with pytest.raises(ConfigError) as caught:
+        load_suite("quikstart")
+    message = str(caught.value)
+    assert message.startswith("no suite 'quikstart' (--suite). Did you mean 'quickstart'?")
+    assert all(name in message for name in shipped_suites())
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "folder/nowhere.toml", "./nowhere"])
+def test_a_suite_file_that_is_not_there_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_suite(name)
+    assert str(caught.value).startswith(f"no suite file {name!r}")
+
+
+@pytest.mark.parametrize(
+    "text", ["name = ", "[training\nepochs = 1", "epochs = 1\nepochs = 2", "a = 'never closed"]
+)
+def test_broken_toml_is_one_line_that_names_file_and_place(text, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_suite(path)
+    message = str(caught.value)
+    assert path in message
+    assert "line" in message or "end of document" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"cannot read the suite .*mine\.toml"):
+        load_suite(str(path))
+
+
+def test_a_folder_is_no_suite_file(tmp_path):
+    with pytest.raises(ConfigError, match="no suite file"):
+        load_suite(f"{tmp_path}/")
+
+
+# -- the key -------------------------------------------------------------------------------------
+
+CELL: dict[str, Any] = {
+    "method": {
+        "name": "cpc",
+        "objective": "info_nce",
+        "gradient_flow": "end_to_end",
+        "trains_on": "unlabelled",
+        "uses_labels": False,
+        "options": {"autoregressor": "pixelcnn", "autoregressor_layers": 4},
+    },
+    **{name: SUITE[name] for name in ("dataset", "encoder", "augmentation", "training", "probe")},
+    "info_nce": {},
+    "device": "cpu",
+}
+OTHER = {  # another valid value for each setting that is a choice
+    "gradient_flow": "isolated",
+    "trains_on": "train",
+    "schedule": "joint",
+    "precision": "bf16",
+    "budget": "steps",
+    "device": "cuda",
+}
+
+
+def cell(table: dict[str, Any] | None = None) -> CellConfig:
+    return config.parse(CellConfig, CELL if table is None else table, origin="test")
+
+
+def key(built: CellConfig) -> str:
+    return built.key(data_sha256="0" * 64, seed=0)
+
+
+def leaves(table: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    if isinstance(table, dict):
+        for name, value in table.items():
+            yield from leaves(value, *path, name)
+    elif isinstance(table, list):
+        for index, value in enumerate(table):
+            yield from leaves(value, *path, index)
+    else:
+        yield path
+
+
+def changed(table: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
+    """A copy with another valid value at `path`."""
+    copy = json.loads(json.dumps(table))
+    holder = copy
+    for part in path[:-1]:
+        holder = holder[part]
+    value = holder[path[-1]]
+    if isinstance(value, bool):
+        holder[path[-1]] = not value
+    elif isinstance(value, str):
+        holder[path[-1]] = OTHER.get(path[-1], value + "x")
+    else:
+        holder[path[-1]] = value + 1 if isinstance(value, int) else value * 1.5
+    if path == ("augmentation", "grayscale"):
+        copy["augmentation"] |= {"mean": [0.4] * 3, "std": [0.25] * 3}
+    return copy
+
+
+def shuffled(table: Any, draw: random.Random) -> Any:
+    if not isinstance(table, dict):
+        return table
+    names = draw.sample(sorted(table), len(table))
+    return {name: shuffled(table[name], draw) for name in names}
+
+
+def test_the_resolved_configuration_is_fully_explicit():
+    """Defaults are spelled out, so a later change of one does not rewrite old records."""
+    spelled_out = cell().as_dict()
+    assert spelled_out["info_nce"] == {"prediction_steps": 5, "skip_rows": 1, "negatives": 16}
+    assert key(cell(spelled_out)) == key(cell())
+
+
+@pytest.mark.parametrize("path", list(leaves(cell().as_dict())), ids=str)
+def test_the_key_changes_with_every_setting(path):
+    assert key(cell(changed(cell().as_dict(), path))) != key(cell())
+
+
+def test_the_key_changes_with_data_seed_and_results_version(monkeypatch):
+    built = cell()
+    keys = {
+        built.key(data_sha256="0" * 64, seed=0),
+        built.key(data_sha256="1" * 64, seed=0),
+        built.key(data_sha256="0" * 64, seed=1),
+    }
+    monkeypatch.setattr(config, "RESULTS_VERSION", config.RESULTS_VERSION + 1)
+    keys.add(built.key(data_sha256="0" * 64, seed=0))
+    assert len(keys) == 4
+
+
+@given(seed=st.integers(0, 2**30))
+@settings(deadline=None, max_examples=10)
+def test_the_key_does_not_depend_on_the_order_in_which_settings_are_written(seed):
+    assert key(cell(shuffled(CELL, random.Random(seed)))) == key(cell())
+
+
+def test_the_key_does_not_depend_on_how_a_number_is_written():
+    whole, point = ({**CELL["training"], "learning_rate": rate} for rate in (1, 1.0))
+    assert key(cell(CELL | {"training": whole})) == key(cell(CELL | {"training": point}))
+
+
+def test_the_key_is_the_same_in_another_process():
+    """Python salts its hashes per process; keys must not notice."""
+    program = (
+        "import json, sys; from gim_bench import config\n"
+        "cell = config.parse(config.CellConfig, json.load(sys.stdin), origin='test')\n"
+        "print(cell.key(data_sha256='0' * 64, seed=0))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            input=json.dumps(CELL),
+            env=os.environ | {"PYTHONHASHSEED": salt, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for salt in ("1", "2")
+    }
+    assert found == {key(cell())}

@@ -1,0 +1,407 @@
+"""Records mirrored to a real SQLite store, as `mlflow ui` would open it."""
+
+import os
+import re
+import socket
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from gim_bench.contract import Record, Status
+from gim_bench.errors import TrackingError
+from gim_bench.tracking import PARAMETER_CHARACTERS, Tracker
+
+EXPERIMENT = "gim_bench/quickstart"
+START, END = 1_793_527_200_000, 1_793_527_260_000  # 2026-11-01T10:00 and 10:01 UTC, milliseconds
+
+# MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+def cell(method="gim", *, seed=0, accuracy=60.0, **changes):
+    return Record(
+        **{
+            "suite": "quickstart",
+            "method": method,
+            "dataset": "photos",
+            "seed": seed,
+            "key": f"{method}-{seed}",
+            "status": Status.DONE,
+            "metrics": {"accuracy": accuracy, "accuracy/module_1": 55.5},
+            "config": {
+                "method": {
+                    "name": method,
+                    "objective": "info_nce",
+                    "gradient_flow": "isolated",
+                    "trains_on": "unlabelled",
+                },
+                "encoder": {"width": 8, "blocks": [1, 1, 1]},
+                "device": "cpu",
+            },
+            "provenance": {
+                "git_commit": "abcdef",
+                "git_dirty": False,
+                "data_sha256": "0123",
+                "cpu": "A CPU",
+                "device": "cpu",
+                "started_at": "2026-11-01T10:00:00+00:00",
+                "finished_at": "2026-11-01T10:01:00+00:00",
+            },
+            "protocol": "linear probe",
+            "losses": [{"epoch": e, "module_1": 3.0 / e, "module_2": 2.5 / e} for e in (1, 2, 3)],
+            "probe_curves": {"module_1": [[0.1, 70.0], [0.01, 65.0]]},
+        }
+        | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store whose tables are made once: the tests copy the file."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Tracker(f"sqlite:///{path}").summarise("other", [cell(suite="other")])
+    return path.read_bytes()
+
+
+@pytest.fixture
+def tracker(tmp_path, empty_store):
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    return Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def runs(tracker, wanted="", *, experiment=EXPERIMENT):
+    """The active runs, read through a client of their own."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracker.uri)
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], wanted)
+
+
+def history(tracker, run, name):
+    from mlflow import MlflowClient
+
+    found = MlflowClient(tracking_uri=tracker.uri).get_metric_history(run.info.run_id, name)
+    return [(metric.step, metric.value) for metric in sorted(found, key=lambda m: m.step)]
+
+
+# -- cells -----------------------------------------------------------------------------------------
+
+
+def test_a_cell_becomes_a_run_in_the_suites_experiment(tracker):
+    tracker.mirror(cell(seed=3))
+    (run,) = runs(tracker)
+    assert run.info.run_name == "gim seed 3"
+    assert run.info.status == "FINISHED"
+    assert (run.info.start_time, run.info.end_time) == (START, END)
+    assert run.data.metrics["accuracy"] == 60.0
+    assert run.data.metrics["accuracy/module_1"] == 55.5
+    assert run.data.params["encoder.width"] == "8"
+    assert run.data.params["encoder.blocks"] == "[1, 1, 1]"
+    assert run.data.params["method.objective"] == "info_nce"
+
+
+def test_a_run_is_found_by_what_people_group_and_filter_by(tracker):
+    tracker.mirror(cell(seed=3))
+    tracker.mirror(cell("cpc"))
+    wanted = {
+        "gim_bench.key": "gim-3",
+        "suite": "quickstart",
+        "method": "gim",
+        "seed": "3",
+        "kind": "cell",
+        "status": "done",
+        "dataset": "photos",
+        "data_sha256": "0123",
+        "git_commit": "abcdef",
+        "git_dirty": "false",
+        "hardware": "A CPU",
+        "objective": "info_nce",
+        "gradient_flow": "isolated",
+        "trains_on": "unlabelled",
+    }
+    (run,) = runs(tracker, " and ".join(f"tags.`{tag}` = '{v}'" for tag, v in wanted.items()))
+    assert run.info.run_name == "gim seed 3"
+    assert run.data.tags["mlflow.note.content"] == "linear probe"
+
+
+def test_on_a_gpu_the_hardware_is_the_gpu(tracker):
+    tracker.mirror(cell(provenance={"device": "cuda", "gpu": "H200", "cpu": "A CPU"}))
+    (run,) = runs(tracker)
+    assert run.data.tags["hardware"] == "H200"
+
+
+def test_losses_are_a_curve_over_epochs(tracker):
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert history(tracker, run, "epoch_loss/module_1") == [(1, 3.0), (2, 1.5), (3, 1.0)]
+
+
+def test_more_losses_than_one_batch_of_mlflow_all_arrive(tracker):
+    losses = [{"epoch": epoch, "a": 1.0, "b": 2.0, "c": 3.0} for epoch in range(1, 401)]
+    tracker.mirror(cell(losses=losses))
+    (run,) = runs(tracker)
+    assert len(history(tracker, run, "epoch_loss/c")) == 400
+
+
+def test_the_record_and_the_probe_curves_are_artifacts(tracker, tmp_path):
+    (tmp_path / "record.json").write_text('{"method": "gim"}')
+    tracker.mirror(cell(), folder=tmp_path)
+    (run,) = runs(tracker)
+    files = {file.name: file.read_text() for file in tmp_path.glob("mlartifacts/**/*.*")}
+    assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts" / EXPERIMENT).as_uri())
+    assert files == {
+        "record.json": '{"method": "gim"}',
+        "probe_curves.csv": "module,learning_rate,validation_accuracy_percent\n"
+        "module_1,0.1,70.0\nmodule_1,0.01,65.0\n",
+    }
+
+
+def test_mirroring_twice_changes_nothing(tracker, tmp_path):
+    tracker.mirror(cell())
+    (first,) = runs(tracker)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    tracker.mirror(cell())
+    Tracker(tracker.uri).mirror(cell())
+    (second,) = runs(tracker)
+    assert second.info.run_id == first.info.run_id
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_a_cell_that_failed_and_then_succeeded_is_one_run(tracker):
+    tracker.mirror(cell(status=Status.FAILED, error="the loss is nan", metrics={}))
+    (failed,) = runs(tracker)
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["mlflow.note.content"] == "linear probe\n\nthe loss is nan"
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert (run.info.status, run.data.metrics["accuracy"]) == ("FINISHED", 60.0)
+
+
+def test_an_interrupted_mirroring_is_made_good(tracker, monkeypatch):
+    """A run without its digest is not trusted, and does not stay beside the whole one."""
+    client = tracker._client
+    with monkeypatch.context() as patch:
+        patch.setattr(type(client), "set_tag", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tracker.mirror(cell())
+    (broken,) = runs(tracker)
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert run.info.run_id != broken.info.run_id
+
+
+def test_a_loss_that_is_not_finite_leaves_a_gap(tracker):
+    tracker.mirror(cell(losses=[{"epoch": 1, "a": 2.0}, {"epoch": 2, "a": float("inf")}]))
+    (run,) = runs(tracker)
+    assert history(tracker, run, "epoch_loss/a") == [(1, 2.0)]
+
+
+def test_long_settings_are_cut_to_what_mlflow_takes(tracker):
+    tracker.mirror(cell(config={"a": "x" * 7000}))
+    (run,) = runs(tracker)
+    assert run.data.params["a"] == "x" * PARAMETER_CHARACTERS
+
+
+def test_no_other_folder_of_mlflow_is_made(tmp_path, monkeypatch):
+    """`mlruns` with a meta.yaml would change what a bare `mlflow ui` opens."""
+    monkeypatch.chdir(tmp_path)
+    Tracker().mirror(cell())
+    assert sorted(os.listdir()) == ["mlartifacts", "mlflow.db"]
+
+
+def test_mirroring_a_cell_takes_a_fraction_of_a_second(tracker):
+    tracker.mirror(cell("cpc"))
+    start = time.perf_counter()
+    tracker.mirror(cell())
+    assert time.perf_counter() - start < 1
+
+
+# -- summaries -------------------------------------------------------------------------------------
+
+
+def test_a_summary_run_holds_mean_spread_and_interval(tracker):
+    """Values 2, 4, 6, 8: mean 5, standard deviation √(20/3), t(0.975, 3) = 3.1824463."""
+    values = (2.0, 4.0, 6.0, 8.0)
+    tracker.summarise("quickstart", [cell(seed=s, accuracy=v) for s, v in enumerate(values)])
+    (run,) = runs(tracker, "tags.kind = 'summary' and tags.method = 'gim'")
+    assert run.info.run_name == "gim summary, n=4"
+    assert run.data.metrics == pytest.approx(
+        {
+            "n": 4,
+            "accuracy": 5.0,
+            "accuracy/std": 2.5819889,
+            "accuracy/ci95": 4.1084873,
+            "accuracy/module_1": 55.5,
+            "accuracy/module_1/std": 0.0,
+            "accuracy/module_1/ci95": 0.0,
+        }
+    )
+    assert run.data.tags["seeds"] == "0, 1, 2, 3"
+    assert run.data.params["encoder.width"] == "8"
+
+
+def test_one_seed_has_a_summary_without_an_interval(tracker):
+    tracker.summarise("quickstart", [cell()])
+    (run,) = runs(tracker)
+    assert run.data.metrics == {"n": 1, "accuracy": 60.0, "accuracy/module_1": 55.5}
+
+
+def test_a_summary_is_kept_up_to_date_in_one_run(tracker):
+    tracker.summarise("quickstart", [cell()])
+    tracker.summarise("quickstart", [cell()])
+    tracker.summarise("quickstart", [cell(), cell(seed=1, accuracy=62.0)])
+    (run,) = runs(tracker)
+    assert (run.data.metrics["n"], run.data.metrics["accuracy"]) == (2, 61.0)
+
+
+def test_each_method_has_its_summary_and_failed_cells_have_none(tracker):
+    failed = cell("random_init", status=Status.FAILED)
+    tracker.summarise("quickstart", [cell(), cell("cpc"), failed, cell("mfcc", suite="other")])
+    assert {run.data.tags["method"] for run in runs(tracker)} == {"gim", "cpc"}
+
+
+def test_what_the_seeds_do_not_share_is_left_out_of_the_summary(tracker):
+    moved = cell().provenance | {"git_commit": "later"}
+    tracker.summarise("quickstart", [cell(), cell(seed=1, provenance=moved)])
+    (run,) = runs(tracker)
+    assert "git_commit" not in run.data.tags
+    assert run.data.tags["data_sha256"] == "0123"
+
+
+# -- stores that cannot be used --------------------------------------------------------------------
+
+
+def complaint(uri):
+    """The one line that `check` answers with, and the seconds it took."""
+    start = time.perf_counter()
+    with pytest.raises(TrackingError) as caught:
+        Tracker(uri).check()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "--no-tracking" in line
+    return line, time.perf_counter() - start
+
+
+def test_a_usable_store_passes_and_nothing_is_written(tmp_path, tracker):
+    before = (tmp_path / "mlflow.db").read_bytes()
+    tracker.check()
+    Tracker(f"sqlite:///{tmp_path / 'new.db'}").check()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_the_check_does_not_import_mlflow(tmp_path):
+    """A re-run of a finished suite has nothing to mirror and should not pay for the import."""
+    import subprocess
+    import sys
+
+    code = "import sys; from gim_bench.tracking import Tracker; Tracker().check(); "
+    code += "assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_server_that_is_down_is_told_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        line, seconds = complaint(f"http://127.0.0.1:{port}")
+    assert f"no answer from 127.0.0.1 port {port}" in line
+    assert seconds < 5
+
+
+def test_a_server_that_listens_passes():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=server.accept, daemon=True).start()
+        Tracker(f"http://127.0.0.1:{server.getsockname()[1]}").check()
+
+
+def test_mirroring_to_a_server_that_has_gone_away_is_one_quick_error():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        start = time.perf_counter()
+        with pytest.raises(TrackingError, match="no answer from"):
+            Tracker(f"http://127.0.0.1:{unused.getsockname()[1]}").mirror(cell())
+    assert time.perf_counter() - start < 5
+
+
+def test_a_password_in_the_address_is_not_printed():
+    with pytest.raises(TrackingError) as caught:
+        Tracker("http://me:secret@127.0.0.1:1").check()
+    assert "secret" not in str(caught.value)
+    assert "http://…@127.0.0.1:1" in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://host:port", "https:///path"])
+def test_an_address_without_a_host_or_with_a_strange_port_is_refused(uri):
+    complaint(uri)
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://host", "", "sqlite:mlflow"])
+def test_an_unknown_kind_of_store_is_answered_with_the_known_ones(uri):
+    assert "sqlite:///FILE" in complaint(uri)[0]
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_that_would_be_lost_is_refused(uri):
+    assert "names no file" in complaint(uri)[0]
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_text("not a database, but long enough to be looked at" * 20)
+    assert f"{path}: file is not a database" in complaint(f"sqlite:///{path}")[0]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    folder = tmp_path / "missing"
+    assert f"there is no folder {folder}" in complaint(f"sqlite:///{folder}/mlflow.db")[0]
+
+
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
+    complaint(f"sqlite:///{tmp_path}")
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    """Through SQLite's own switch, because permissions do not hold the superuser."""
+    path = tmp_path / "mlflow.db"
+    sqlite3.connect(path).execute("CREATE TABLE t (x)").connection.close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda uri, **kw: connect(uri.replace("mode=rw", "mode=ro"), **kw)
+    )
+    assert re.search("readonly|read-only", complaint(f"sqlite:///{path}")[0])
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    import tempfile
+
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert "Permission denied" in complaint(f"sqlite:///{tmp_path / 'new.db'}")[0]
+
+
+def test_without_mlflow_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "pip install mlflow" in complaint("sqlite:///mlflow.db")[0]
+
+
+def test_what_breaks_inside_mlflow_is_one_line_too(tmp_path):
+    path = tmp_path / "mlflow.db"
+    path.write_text("not a database, but long enough to be looked at" * 20)
+    with pytest.raises(TrackingError, match="--no-tracking") as caught:
+        Tracker(f"sqlite:///{path}").mirror(cell())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_told_with_the_command_that_restores_it(tracker):
+    from mlflow import MlflowClient
+
+    tracker.mirror(cell())
+    client = MlflowClient(tracking_uri=tracker.uri)
+    client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    with pytest.raises(TrackingError, match="mlflow experiments restore --experiment-id"):
+        Tracker(tracker.uri).mirror(cell())
