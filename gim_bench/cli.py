@@ -128,11 +128,11 @@ def _bench(
 
     resolved = resolve_device(device)
     configured = configs(suite, methods=methods, device=resolved)
-    dataset = _dataset(suite, data_dir=data_dir)
+    dataset = _dataset(suite, data_dir=data_dir, progress=progress)
     return Bench(dataset, device=resolved, progress=progress), configured
 
 
-def _dataset(suite: "Suite", *, data_dir: Path | None) -> "Dataset":
+def _dataset(suite: "Suite", *, data_dir: Path | None, progress: "Progress") -> "Dataset":
     from gim_bench.plan import dataset_of
 
     kind, options = dataset_of(suite)
@@ -141,7 +141,7 @@ def _dataset(suite: "Suite", *, data_dir: Path | None) -> "Dataset":
             f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
             f"for a folder of your own images use --suite folder"
         )
-    return kind(options=options, data_dir=data_dir, cache_dir=cache_dir())
+    return kind(options=options, data_dir=data_dir, cache_dir=cache_dir(), progress=progress)
 
 
 def cache_dir() -> Path:
@@ -386,7 +386,7 @@ def prepare(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption 
     from gim_bench.display import progress_for
 
     loaded = load_suite(suite, overrides=set_ or ())
-    _dataset(loaded, data_dir=data_dir).prepare(progress_for())
+    _dataset(loaded, data_dir=data_dir, progress=progress_for()).prepare()
     print(f"the data of suite {loaded.name!r} is ready")
 
 
@@ -397,5 +397,5 @@ def verify(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption =
     from gim_bench.display import progress_for
 
     loaded = load_suite(suite, overrides=set_ or ())
-    _dataset(loaded, data_dir=data_dir).verify(progress_for())
+    _dataset(loaded, data_dir=data_dir, progress=progress_for()).verify()
     print(f"the data of suite {loaded.name!r} is intact")

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.errors import ConfigError, unknown_name
@@ -75,7 +75,7 @@ class EncoderSettings(Settings):
     patch_overlap: Annotated[int, Field(ge=0)] = 8  # pixels
 
     @model_validator(mode="after")
-    def _patches_advance(self) -> Self:
+    def _patches_advance(self) -> "EncoderSettings":
         if self.patch_overlap >= self.patch_size:
             raise ValueError(
                 f"patch_overlap {self.patch_overlap} must be below patch_size {self.patch_size}"
@@ -89,11 +89,11 @@ class AugmentationSettings(Settings):
     crop: PositiveInt  # pixels
     flip: bool = True  # horizontally, with probability 0.5
     grayscale: bool = True
-    mean: tuple[float, ...]  # per channel after grayscale, of intensities in 0..1
+    mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
     std: tuple[PositiveFloat, ...]
 
     @model_validator(mode="after")
-    def _a_statistic_per_channel(self) -> Self:
+    def _a_statistic_per_channel(self) -> "AugmentationSettings":
         channels = 1 if self.grayscale else 3
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
@@ -155,7 +155,7 @@ class Suite(Settings):
     method: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
-    def _the_grid_is_tall_enough(self) -> Self:
+    def _the_grid_is_tall_enough(self) -> "Suite":
         rows = patch_grid(self.augmentation.crop, self.encoder)
         needed = self.info_nce.skip_rows + self.info_nce.prediction_steps + 1
         if rows < needed:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,44 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gim_bench.config import InfoNCESettings, Settings
+
+# -- progress ------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A piece of work under way, with a known number of steps."""
+
+    def advance(self, steps: int = 1, **facts: float | str) -> None:
+        """`steps` more are done; `facts` (loss_module_1=2.31) are shown beside the bar."""
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Where work reports to: bars on a terminal, plain lines elsewhere, nothing in tests."""
+
+    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
+        """Shows `title` with speed and time left until the block is left."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+
+
+class Silence:
+    """The progress that shows nothing; its own task."""
+
+    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
+        return self
+
+    def say(self, line: str) -> None: ...
+
+    def advance(self, steps: int = 1, **facts: float | str) -> None: ...
+
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
 
 # -- data ----------------------------------------------------------------------------------------
 
@@ -51,20 +89,29 @@ class Dataset(ABC):
 
     needs_data_dir: ClassVar[bool] = False
 
-    def __init__(self, *, options: Settings, data_dir: Path | None, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        *,
+        options: Settings,
+        data_dir: Path | None,
+        cache_dir: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        """`progress` hears of long work in any of the methods below."""
         self.options = options
         self.data_dir = data_dir
         self.cache_dir = cache_dir
+        self.progress = progress or Silence()
 
     @abstractmethod
-    def prepare(self, progress: "Progress") -> None:
+    def prepare(self) -> None:
         """Fetch or decode whatever is missing; what is there already is left alone.
 
         Raises: DataError with one line on what is missing or damaged.
         """
 
     @abstractmethod
-    def verify(self, progress: "Progress") -> None:
+    def verify(self) -> None:
         """Check every file against the known checksums. Raises: DataError naming the file."""
 
     @abstractmethod
@@ -200,39 +247,3 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-# -- progress ------------------------------------------------------------------------------------
-
-
-class Task(Protocol):
-    """A piece of work under way, with a known number of steps."""
-
-    def advance(self, steps: int = 1, **facts: float | str) -> None:
-        """`steps` more are done; `facts` (loss_module_1=2.31) are shown beside the bar."""
-
-
-class Progress(Protocol):
-    """Where work reports to: bars on a terminal, plain lines elsewhere, nothing in tests."""
-
-    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Shows `title` with speed and time left until the block is left."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-
-
-class Silence:
-    """The progress that shows nothing; its own task."""
-
-    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
-        return self
-
-    def say(self, line: str) -> None: ...
-
-    def advance(self, steps: int = 1, **facts: float | str) -> None: ...
-
-    def __enter__(self) -> Task:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """The device named, or under "auto" the first GPU, or the CPU without one. Raises: ConfigError."""
+    """The device named; under "auto" the first GPU, or the CPU without one. Raises: ConfigError."""
     import torch
 
     if name == "auto":

@@ -223,8 +223,9 @@ class Tracker:
         try:
             if path.exists():
                 with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
-                    database.execute("BEGIN IMMEDIATE")  # fails where it cannot be written
-                    database.execute("SELECT count(*) FROM sqlite_master")
+                    database.execute("BEGIN IMMEDIATE")
+                    # Closing undoes it. BEGIN alone succeeds on a file that cannot be written.
+                    database.execute("CREATE TABLE gim_bench_can_write (x)")
             elif not path.parent.is_dir():
                 raise self._unusable(f"there is no folder {path.parent}")
             else:

@@ -67,9 +67,7 @@ def test_a_loss_reaches_no_parameter_outside_its_unit(method_name, tiny, tiny_ba
         if not outside:
             continue
         found = torch.autograd.grad(loss, list(outside.values()), allow_unused=True)
-        leaks = [
-            name for name, g in zip(outside, found, strict=True) if g is not None and g.any()
-        ]
+        leaks = [name for name, g in zip(outside, found, strict=True) if g is not None and g.any()]
         assert not leaks, f"{unit} trains {leaks}"
 
 
@@ -150,9 +148,11 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(method_name, tiny, tiny
 
 
 def test_losses_are_finite_single_precision_in_bf16_too(method_name, tiny, tiny_batch):
-    losses = trainer(tiny(method_name), precision=Precision.BF16).step(tiny_batch) if (
-        tiny(method_name).learner.units()
-    ) else {}
+    losses = (
+        trainer(tiny(method_name), precision=Precision.BF16).step(tiny_batch)
+        if (tiny(method_name).learner.units())
+        else {}
+    )
     for loss in losses.values():
         assert loss.dtype is torch.float32
         assert loss.isfinite()

@@ -35,8 +35,6 @@ def test_any_name_is_answered_in_one_line(name):
     assert len(unknown_name("method", name, known=["gim", "cpc"]).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "kind", ["ConfigError", "DataError", "TrackingError", "TrainingError"]
-)
+@pytest.mark.parametrize("kind", ["ConfigError", "DataError", "TrackingError", "TrainingError"])
 def test_every_error_of_the_users_can_be_caught_as_a_bench_error(kind):
     assert issubclass(getattr(errors, kind), BenchError)

@@ -6,8 +6,10 @@ on every device sees the same images, crops and flips at the same step.
 Letters: n = all images of a split, b = images of a batch.
 """
 
+import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -34,7 +36,7 @@ class ImageBatches:
         device: torch.device,
     ) -> None:
         """`stream` is (dataset, seed), which alone decides order and augmentation."""
-        self.images = resident(torch.from_numpy(examples.images), device=device)
+        self.images = resident(_shared(examples.images), device=device)
         self.labels = None if examples.labels is None else torch.from_numpy(examples.labels)
         self.augmentation = augmentation
         self.batch_size = batch_size
@@ -91,6 +93,13 @@ class ImageBatches:
         ).to(self.device, non_blocking=True)
         labels = None if self.labels is None else self.labels[chosen].to(self.device)
         return Batch(inputs=normalise(pixels, augmentation=self.augmentation), labels=labels)
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    """The array as a tensor over the same memory; it may be read-only, being only ever read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def resident(images: Tensor, *, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from gim_bench.contract import Dataset, Progress, Silence, Task
+from gim_bench.contract import Dataset, Progress, Task
 from gim_bench.errors import DataError
 
 MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
@@ -23,13 +23,9 @@ TIMEOUT_SECONDS = 60
 
 
 class FileDataset(Dataset):
-    """A data set that lies in files of the user's; subclasses read, and never change, them.
-
-    `progress` hears of long work in `fingerprint` and `split`; `prepare` and `verify` set it.
-    """
+    """A data set that lies in files of the user's; subclasses read, and never change, them."""
 
     needs_data_dir = True
-    progress: Progress = Silence()
 
     @cached_property
     def known(self) -> "KnownChecksums":

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from gim_bench.config import Settings
-from gim_bench.contract import Examples, Progress, Split
+from gim_bench.contract import Examples, Split
 from gim_bench.datasets.files import (
     FileDataset,
     Hashing,
@@ -61,17 +61,16 @@ class ImageFolder(FileDataset):
 
     options: Options
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Compute checksums and decode, where that has not been done yet."""
-        self.progress = progress
         _ = self._pixels
 
-    def verify(self, progress: Progress) -> None:
+    def verify(self) -> None:
         """Every file is read and decoded again; what is remembered of them is renewed."""
-        self.progress = progress
         self._sha256s(fresh=True)
         paths = self._contents.paths
-        with progress.task(f"decoding {self._root.name}", total=len(paths), unit="images") as task:
+        title = f"decoding {self._root.name}"
+        with self.progress.task(title, total=len(paths), unit="images") as task:
             for _ in _decoded(paths, size=self.options.size):
                 task.advance()
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gim_bench import seeding
 from gim_bench.config import Settings
-from gim_bench.contract import Dataset, Examples, Progress, Split
+from gim_bench.contract import Dataset, Examples, Split
 from gim_bench.errors import DataError
 
 # One class each. Where a pair or a duplicate exists (motorcycle), one is taken.
@@ -55,10 +55,10 @@ class Photos(Dataset):
 
     options: Options
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Nothing to fetch: the photographs come with scikit-image."""
 
-    def verify(self, progress: Progress) -> None:
+    def verify(self) -> None:
         """Every photograph is there and can be decoded."""
         _ = self._photographs
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gim_bench.contract import Examples, Progress, Split
+from gim_bench.contract import Examples, Split
 from gim_bench.datasets.files import (
     MEGABYTE,
     FileDataset,
@@ -45,9 +45,8 @@ CLASSES = 10
 class STL10(FileDataset):
     """The paper's data set; it lies in `stl10_binary` below `--data-dir`, or below the cache."""
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self) -> None:
         """Download and unpack (2.6 GB) what is missing, then check it; no file is overwritten."""
-        self.progress = progress
         if self._missing():
             archive = self.folder.parent / f"{FOLDER}.tar.gz"
             was_there = archive.exists()
@@ -57,9 +56,8 @@ class STL10(FileDataset):
                 archive.unlink()
         self.fingerprint()
 
-    def verify(self, progress: Progress) -> None:
+    def verify(self) -> None:
         """Every file has its size and md5; all are read again, whatever is remembered of them."""
-        self.progress = progress
         self._checked(fresh=True)
 
     def fingerprint(self) -> str:

@@ -86,16 +86,16 @@ class StackLearner(Learner):
             for unit in self.partition
         }
 
+    @torch.no_grad()
     def features(
         self, inputs: Float[Tensor, "image channel height width"]
     ) -> Mapping[str, Float[Tensor, "image d"]]:
         return {module_name(m): z.mean(dim=(1, 2)) for m, z in enumerate(self._encodings(inputs))}
 
-    @torch.no_grad()
     def _encodings(
         self, inputs: Float[Tensor, "image channel height width"]
     ) -> Iterator[Float[Tensor, "image row column d"]]:
-        """The encodings of every module in turn, without a graph."""
+        """The encodings of every module in turn."""
         activations = self.encoder.prepare(inputs)
         for stage in self.encoder.stages:
             activations = stage(activations)

@@ -1,5 +1,6 @@
 """Cross-entropy of a linear classifier on the mean encoding of an image."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -23,4 +24,6 @@ class CrossEntropyHead(nn.Module):
         self, z: Float[Tensor, "image row column d"], labels: Int[Tensor, "image"]
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy over images, in nats; ln(classes) for an uninformed classifier."""
-        return F.cross_entropy(self.logits(z).float(), labels)
+        logits = self.logits(z)
+        at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
+        return F.cross_entropy(logits.to(at_least_fp32), labels)

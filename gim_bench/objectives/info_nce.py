@@ -31,8 +31,9 @@ def info_nce(
     this is the numerically stable form.
     """
     drawn = torch.cat([positives.unsqueeze(1), negatives], dim=1)
-    logits = scores(predictions, candidates, drawn=drawn).float()
-    return -F.log_softmax(logits, dim=1)[:, 0].mean()
+    logits = scores(predictions, candidates, drawn=drawn)
+    at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
+    return -F.log_softmax(logits, dim=1, dtype=at_least_fp32)[:, 0].mean()
 
 
 def scores(

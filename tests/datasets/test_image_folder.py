@@ -130,7 +130,8 @@ def test_hidden_files_and_other_files_are_ignored(root, data):
 def test_without_unlabelled_images_the_train_images_serve_and_it_is_said_once(root, data):
     shutil.rmtree(root / "unlabeled")
     listener, mine = Listener(), data()
-    mine.prepare(listener)
+    mine.progress = listener
+    mine.prepare()
     assert reds(mine, Split.UNLABELLED) == reds(mine, Split.TRAIN) == [10, 20, 30, 40]
     assert mine.split(Split.UNLABELLED).labels is None
     (line,) = listener.lines
@@ -226,13 +227,15 @@ def test_images_are_decoded_once(root, data, decodings):
 
 def test_prepare_shows_how_fast_it_decodes(root, data):
     listener = Listener()
-    data().prepare(listener)
+    mine = data()
+    mine.progress = listener
+    mine.prepare()
     assert ("decoding mine", 9, "images") in listener.tasks
     assert listener.steps == 9
 
 
 def test_after_prepare_nothing_is_left_to_do(root, data, decodings):
-    data().prepare(Silence())
+    data().prepare()
     decodings.clear()
     listener, mine = Listener(), data()
     mine.progress = listener
@@ -253,7 +256,7 @@ def test_a_changed_byte_changes_the_fingerprint(root, data):
 
 
 def test_a_changed_image_is_decoded_anew(root, data):
-    data().prepare(Silence())
+    data().prepare()
     save(root / "test" / "cat" / "1.png", value=99, size=(16, 17))
     assert reds(data(), Split.TEST) == [99, 60]
 
@@ -280,7 +283,7 @@ def test_a_moved_folder_keeps_its_fingerprint(root, data):
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "gone", "unsigned", "nonsense"])
 def test_a_damaged_cache_is_redone(root, data, tmp_path, decodings, damage):
-    data().prepare(Silence())
+    data().prepare()
     decodings.clear()
     (array,) = (tmp_path / "cache").rglob("*.npy")
     match damage:
@@ -299,7 +302,7 @@ def test_a_damaged_cache_is_redone(root, data, tmp_path, decodings, damage):
 
 
 def test_a_cache_that_was_only_copied_is_kept(root, data, tmp_path, decodings):
-    data().prepare(Silence())
+    data().prepare()
     decodings.clear()
     (array,) = (tmp_path / "cache").rglob("*.npy")
     os.utime(array, ns=(1, 1))
@@ -310,14 +313,14 @@ def test_a_cache_that_was_only_copied_is_kept(root, data, tmp_path, decodings):
 def test_a_decoding_that_fails_leaves_no_array(root, data, tmp_path):
     (root / "train" / "dog" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError):
-        data().prepare(Silence())
+        data().prepare()
     assert list((tmp_path / "cache" / "image_folder").iterdir()) == []
 
 
 def test_the_folder_is_never_written_to(root, data):
     before = sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*"))
-    data().prepare(Silence())
-    data().verify(Silence())
+    data().prepare()
+    data().verify()
     assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
 
 
@@ -399,11 +402,11 @@ def test_a_truncated_image_is_named(root, data):
 
 
 def test_verify_finds_what_cannot_be_decoded_even_after_prepare(root, data):
-    data().prepare(Silence())
-    data().verify(Silence())
+    data().prepare()
+    data().verify()
     (root / "test" / "cat" / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"cannot decode .*1\.png"):
-        data().verify(Silence())
+        data().verify()
 
 
 def test_a_folder_that_may_not_be_read_is_named(root, data, monkeypatch):
@@ -449,7 +452,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_the_room_it_needs(root, 
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.is_dir(), reason=f"no CIFAR-10 slice in {CIFAR}")
 def test_a_real_folder_of_photographs_is_read_and_starts_warm_in_a_second(data):
-    data(CIFAR, size=32).prepare(Silence())
+    data(CIFAR, size=32).prepare()
     start = time.perf_counter()
     mine = data(CIFAR, size=32)
     mine.fingerprint()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gim_bench.contract import Silence, Split
+from gim_bench.contract import Split
 from gim_bench.datasets.photos import PHOTOGRAPHS, Photos
 from gim_bench.errors import DataError
 
@@ -106,6 +106,6 @@ def test_crops_too_large_for_a_stripe_are_refused_with_the_remedy(tmp_path):
 
 def test_nothing_is_fetched_and_everything_verifies(tmp_path):
     data = photos(tmp_path)
-    data.prepare(Silence())
-    data.verify(Silence())
+    data.prepare()
+    data.verify()
     assert list(tmp_path.iterdir()) == []

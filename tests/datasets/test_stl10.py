@@ -15,7 +15,7 @@ import pytest
 import torch
 from torchvision import datasets as official
 
-from gim_bench.contract import Silence, Split
+from gim_bench.contract import Split
 from gim_bench.datasets import stl10
 from gim_bench.datasets.files import Megabytes
 from gim_bench.datasets.stl10 import STL10
@@ -224,11 +224,11 @@ def test_verify_reads_again_what_is_remembered(folder, data):
     os.utime(folder / "train_X.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert data().fingerprint()  # the price of a warm start
     with pytest.raises(DataError, match=r"train_X\.bin has md5"):
-        data().verify(Silence())
+        data().verify()
 
 
 def test_verify_accepts_the_official_files(folder, data):
-    data().verify(Silence())
+    data().verify()
 
 
 @pytest.mark.parametrize("label", [0, 11])
@@ -288,7 +288,7 @@ def serve(monkeypatch):
 
 def test_prepare_downloads_unpacks_and_leaves_the_binaries_alone(data, serve, tmp_path):
     serve(archive(binaries()))
-    data().prepare(Silence())
+    data().prepare()
     assert np.array_equal(data().split(Split.TRAIN).images[0], picture())
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["stl10_binary"]
     found = sorted(path.name for path in (tmp_path / "data" / "stl10_binary").iterdir())
@@ -297,7 +297,7 @@ def test_prepare_downloads_unpacks_and_leaves_the_binaries_alone(data, serve, tm
 
 def test_prepare_leaves_files_that_are_there(folder, data):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    data().prepare(Silence())  # there is no network in this test
+    data().prepare()  # there is no network in this test
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -305,7 +305,7 @@ def test_prepare_adds_only_what_is_missing(folder, data, serve):
     serve(archive(binaries()))
     (folder / "test_y.bin").unlink()
     before = (folder / "train_X.bin").stat().st_mtime_ns
-    data().prepare(Silence())
+    data().prepare()
     assert data().split(Split.TEST).labels.tolist() == [1, 1]
     assert (folder / "train_X.bin").stat().st_mtime_ns == before
 
@@ -313,12 +313,12 @@ def test_prepare_adds_only_what_is_missing(folder, data, serve):
 def test_prepare_finds_a_damaged_file(folder, data):
     alter(folder / "train_X.bin")
     with pytest.raises(DataError, match=r"train_X\.bin has md5"):
-        data().prepare(Silence())
+        data().prepare()
 
 
 def test_prepare_without_network_is_one_line_that_offers_two_ways_out(data, tmp_path):
     with pytest.raises(DataError) as caught:
-        data().prepare(Silence())
+        data().prepare()
     message = str(caught.value)
     assert "Network is unreachable" in message
     assert str(tmp_path / "data" / "stl10_binary.tar.gz") in message
@@ -331,7 +331,7 @@ def test_an_archive_put_there_by_hand_is_unpacked_and_kept(data, monkeypatch, tm
     monkeypatch.setattr(official.STL10, "tgz_md5", md5(content))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "stl10_binary.tar.gz").write_bytes(content)
-    data().prepare(Silence())
+    data().prepare()
     assert (tmp_path / "data" / "stl10_binary.tar.gz").exists()
     assert len(data().split(Split.TRAIN)) == 3
 
@@ -340,20 +340,20 @@ def test_an_archive_put_there_with_another_md5_is_named(data, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "stl10_binary.tar.gz").write_bytes(b"something else")
     with pytest.raises(DataError, match=r"stl10_binary\.tar\.gz has md5 .* delete this file"):
-        data().prepare(Silence())
+        data().prepare()
 
 
 def test_an_archive_that_arrives_with_another_md5_is_not_unpacked(data, serve, tmp_path):
     serve(archive(binaries()), expected_md5="0" * 32)
     with pytest.raises(DataError, match="came with md5"):
-        data().prepare(Silence())
+        data().prepare()
     assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_no_member_of_an_archive_is_written_elsewhere(data, serve, tmp_path):
     evil = {"../../evil.txt": b"out", "../stl10_binary/../../evil.txt": b"out", "extra.txt": b"in"}
     serve(archive(evil | binaries()))
-    data().prepare(Silence())
+    data().prepare()
     found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {name for name in found if "checksums" not in name} == set(binaries())
 
@@ -367,7 +367,7 @@ def test_a_link_in_place_of_a_binary_is_not_followed(data, serve, tmp_path):
         tar.addfile(link)
     serve(buffer.getvalue())
     with pytest.raises(DataError, match="missing in"):
-        data().prepare(Silence())
+        data().prepare()
     assert not (tmp_path / "data" / "stl10_binary" / "train_y.bin").is_symlink()
 
 
@@ -375,7 +375,7 @@ def test_a_broken_archive_is_named(data, serve):
     content = archive(binaries())
     serve(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"cannot unpack .*stl10_binary\.tar\.gz"):
-        data().prepare(Silence())
+        data().prepare()
 
 
 def test_an_interrupted_unpacking_leaves_no_half_file(data, serve, tmp_path, monkeypatch):
@@ -387,7 +387,7 @@ def test_an_interrupted_unpacking_leaves_no_half_file(data, serve, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(stl10, "Megabytes", Interrupted)
         with pytest.raises(KeyboardInterrupt):
-            data().prepare(Silence())
+            data().prepare()
     assert list((tmp_path / "data" / "stl10_binary").iterdir()) == []
-    data().prepare(Silence())
+    data().prepare()
     assert len(data().split(Split.TRAIN)) == 3

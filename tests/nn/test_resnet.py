@@ -91,9 +91,7 @@ def test_width_and_blocks_make_the_encoder_smaller():
 )
 def test_the_encoding_at_row_and_column_is_of_the_patch_there(settings, pixels):
     """Pooled as they are, patches give the mean of their own square of the image."""
-    encoder = ResNetEncoder(
-        settings.model_copy(update={"width": 1, "blocks": (1,)}), in_channels=2
-    )
+    encoder = ResNetEncoder(settings.model_copy(update={"width": 1, "blocks": (1,)}), in_channels=2)
     size, stride = settings.patch_size, settings.patch_size - settings.patch_overlap
     images = normal(3, 2, pixels, pixels)
     z = encoder.pool(encoder.prepare(images), batch_size=3)

@@ -214,7 +214,9 @@ def test_the_positive_of_step_k_is_skip_rows_plus_k_rows_below_the_anchor(k, ski
     loss = head(z, z)
     expected = []
     for step, drawn in enumerate(head.drawn, start=1):
-        positive = rearrange(places[:, skip_rows + step :], "image row column -> (image row column)")
+        positive = rearrange(
+            places[:, skip_rows + step :], "image row column -> (image row column)"
+        )
         hits = (drawn == positive[:, None]).sum(dim=1)
         expected.append(torch.log(1.0 + hits).mean())
     assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)

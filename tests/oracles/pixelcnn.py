@@ -71,5 +71,3 @@ def copy_weights(*, source: PixelCNN, target: TextbookPixelCNN) -> None:
     missing, unexpected = target.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(name.endswith(("vertical.weight", "vertical.mask")) for name in missing)
-
-
