@@ -7,7 +7,6 @@ the test set, once. Ridge and nearest neighbours need no learning rate.
 Letters: n = images, d = feature dimensions, c = classes, r = learning rates.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +42,6 @@ class Probed:
 
     metrics: Mapping[str, float]
     curves: Mapping[str, Sequence[Sequence[float]]]  # {module: [[learning rate, percent], …]}
-    seconds: float
 
 
 def extract(
@@ -90,7 +88,6 @@ def probe(
     `stream` is (dataset, seed): the validation images and the order of training are the same for
     every method.
     """
-    started = time.perf_counter()
     metrics: dict[str, float] = {}
     curves: dict[str, list[list[float]]] = {}
     fitting, validating = validation_split(
@@ -118,7 +115,7 @@ def probe(
             shown.advance()
     if test.predictions is not None:
         metrics["accuracy/own_head"] = percent_correct(test.predictions, test.labels)
-    return Probed(metrics=metrics, curves=curves, seconds=time.perf_counter() - started)
+    return Probed(metrics=metrics, curves=curves)
 
 
 def validation_split(

@@ -83,8 +83,8 @@ def _table(point: EntryPoint) -> Mapping[str, str]:
         table = point.load()
     except Exception as error:  # whatever another package raises when it is imported
         raise ConfigError(
-            f"the entry point {point.value} ({point.group}) cannot be loaded: {error}; repair or "
-            f"uninstall the package that declares it"
+            f"the entry point {point.value} ({point.group}) cannot be loaded: {_reason(error)}; "
+            f"repair or uninstall the package that declares it"
         ) from None
     if not isinstance(table, Mapping) or not all(isinstance(t, str) for t in table.values()):
         raise ConfigError(
@@ -100,8 +100,13 @@ def _load(kind: str, name: str, *, table: Mapping[str, str], base: type, where: 
     module, _, attribute = table[name].partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the {kind} {name!r} cannot be loaded: {error}") from None
+    except Exception as error:  # whatever another package raises when it is imported
+        raise ConfigError(f"the {kind} {name!r} cannot be loaded: {_reason(error)}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"the {kind} {name!r} ({table[name]}) is not a {base.__name__}")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The kind of error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

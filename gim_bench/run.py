@@ -1,6 +1,7 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
 import gc
+import time
 import traceback
 from dataclasses import dataclass, replace
 
@@ -104,9 +105,16 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     try:
         learner = build(cell, bench)
         trained, peaks = _train(cell, learner, bench)
-        probed = _probe(cell, learner, bench)
+        probed, probe_seconds = _probe(cell, learner, bench)
         runs.save_encoder(record, learner.encoder.state_dict())
-        record = _done(record, learner=learner, trained=trained, peaks=peaks, probed=probed)
+        record = _done(
+            record,
+            learner=learner,
+            trained=trained,
+            peaks=peaks,
+            probed=probed,
+            probe_seconds=probe_seconds,
+        )
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
     runs.save(record)
@@ -171,7 +179,9 @@ def _train(cell: Cell, learner: Learner, bench: Bench) -> tuple[Trained, memory.
     return trained, peaks
 
 
-def _probe(cell: Cell, learner: Learner, bench: Bench) -> Probed:
+def _probe(cell: Cell, learner: Learner, bench: Bench) -> tuple[Probed, float]:
+    """What the probes measured, and the wall seconds of feature extraction and probes."""
+    started = time.perf_counter()
     learner.eval()
     train, test = (
         extract(
@@ -183,7 +193,7 @@ def _probe(cell: Cell, learner: Learner, bench: Bench) -> Probed:
         )
         for split in (Split.TRAIN, Split.TEST)
     )
-    return probe(
+    probed = probe(
         train,
         test,
         settings=cell.config.probe,
@@ -192,6 +202,7 @@ def _probe(cell: Cell, learner: Learner, bench: Bench) -> Probed:
         title=f"{cell.name}: probes",
         progress=bench.progress,
     )
+    return probed, time.perf_counter() - started
 
 
 # -- the record ----------------------------------------------------------------------------------
@@ -223,8 +234,9 @@ def _done(
     trained: Trained,
     peaks: memory.Peaks,
     probed: Probed,
+    probe_seconds: float,
 ) -> Record:
-    metrics: dict[str, float] = dict(probed.metrics) | {"probe/seconds": probed.seconds}
+    metrics: dict[str, float] = dict(probed.metrics) | {"probe/seconds": probe_seconds}
     if trained.steps:
         units = learner.units().values()
         metrics |= {

@@ -48,7 +48,9 @@ def cell(method="gim", *, seed=0, accuracy=60.0, **changes):
                 "finished_at": "2026-11-01T10:01:00+00:00",
             },
             "protocol": "linear probe",
-            "losses": [{"epoch": e, "module_1": 3.0 / e, "module_2": 2.5 / e} for e in (1, 2, 3)],
+            "losses": [
+                {"epoch": e, "module_1": 3.0 / e, "module_2": 2.5 / e} for e in (1.0, 2.0, 3.0)
+            ],
             "probe_curves": {"module_1": [[0.1, 70.0], [0.01, 65.0]]},
         }
         | changes
@@ -137,7 +139,7 @@ def test_losses_are_a_curve_over_epochs(tracker):
 
 
 def test_more_losses_than_one_batch_of_mlflow_all_arrive(tracker):
-    losses = [{"epoch": epoch, "a": 1.0, "b": 2.0, "c": 3.0} for epoch in range(1, 401)]
+    losses = [{"epoch": float(e), "a": 1.0, "b": 2.0, "c": 3.0} for e in range(1, 401)]
     tracker.mirror(cell(losses=losses))
     (run,) = runs(tracker)
     assert len(history(tracker, run, "epoch_loss/c")) == 400
@@ -191,7 +193,7 @@ def test_an_interrupted_mirroring_is_made_good(tracker, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_leaves_a_gap(tracker):
-    tracker.mirror(cell(losses=[{"epoch": 1, "a": 2.0}, {"epoch": 2, "a": float("inf")}]))
+    tracker.mirror(cell(losses=[{"epoch": 1.0, "a": 2.0}, {"epoch": 2.0, "a": float("inf")}]))
     (run,) = runs(tracker)
     assert history(tracker, run, "epoch_loss/a") == [(1, 2.0)]
 
@@ -238,6 +240,14 @@ def test_a_summary_run_holds_mean_spread_and_interval(tracker):
     )
     assert run.data.tags["seeds"] == "0, 1, 2, 3"
     assert run.data.params["encoder.width"] == "8"
+
+
+def test_a_summary_is_as_new_as_its_newest_cell(tracker):
+    """MLflow lists the newest first: a summary stands with its cells, not below the first."""
+    late = cell().provenance | {"finished_at": "2026-11-01T11:00:00+00:00"}
+    tracker.summarise("quickstart", [cell(seed=1, provenance=late), cell()])
+    (run,) = runs(tracker)
+    assert run.info.start_time == run.info.end_time == END + 59 * 60_000
 
 
 def test_one_seed_has_a_summary_without_an_interval(tracker):

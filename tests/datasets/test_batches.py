@@ -269,3 +269,10 @@ def test_the_images_of_the_data_set_are_left_as_they_are():
     before = examples.images.copy()
     list(batches(examples).epoch(1))
     assert np.array_equal(examples.images, before)
+
+
+def test_read_only_images_are_read_without_a_warning():
+    """Memory-mapped files may be opened read-only, which torch.from_numpy would warn about."""
+    examples = photographs()
+    examples.images.setflags(write=False)
+    assert len(list(batches(examples).epoch(1))) == 3

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 from gim_bench.contract import Status
 from gim_bench.report import render
+from gim_bench.report.document import Bullets, Column, Document, Section, Table
+from gim_bench.report.webpage import as_html
 from tests.report.cells import Suite, cell, config, provenance
 
 FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
@@ -19,7 +21,7 @@ def rows(records, **options):
 
 
 def test_json_gives_back_every_cell():
-    values = {"accuracy": 60.25, "train/steps": 900}
+    values = {"accuracy": 60.25, "train/steps": 900.0}
     failed = cell("cpc", seed=3, metrics={}, status=Status.FAILED, error="no")
     first, second = json.loads(render([cell(metrics=values), failed], suite=Suite(), fmt="json"))
     assert list(first) == FIELDS
@@ -90,14 +92,22 @@ def test_csv_tolerates_a_metric_of_another_version():
     assert (row["metric"], row["value"], row["unit"]) == ("forgotten", "1.0", "")
 
 
-def test_html_escapes_what_records_say():
+def test_html_escapes_text_wherever_it_stands():
+    table = Table(columns=[Column(heading=HOSTILE, numeric=False)], rows=[[HOSTILE]])
+    section = Section(title=HOSTILE, blocks=[HOSTILE, Bullets([HOSTILE]), table])
+    page = as_html(Document(title=HOSTILE, summary=[HOSTILE], sections=[section]))
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") == 8
+
+
+def test_html_shows_what_records_say():
     records = [
-        cell("gim", metrics={"accuracy": 60.0}, protocol=HOSTILE),
+        cell("gim", metrics={"accuracy": 60.0}),
         cell("cpc", metrics={}, status=Status.FAILED, error=HOSTILE),
     ]
     page = render(records, suite=Suite(), fmt="html")
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") >= 2
+    assert "<td class=number>60.0</td>" in page
+    assert "cpc, seed 0 failed: &lt;script&gt;" in page
 
 
 def test_html_needs_nothing_from_elsewhere_and_closes_its_tags():

@@ -1,0 +1,224 @@
+"""Methods and data sets come from entry points, anyone's; listing them imports no torch."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from gim_bench import registry
+from gim_bench.errors import ConfigError
+from gim_bench.methods.gim import GreedyInfoMax
+
+METHODS = "gim_bench.methods"
+TABLES = {
+    "first": {"one": "tests.tiny_suite:Broken"},
+    "second": {"two": "tests.tiny_suite:Diverging"},
+    "same_again": {"one": "tests.tiny_suite:Broken"},
+    "clash": {"one": "elsewhere:Other"},
+    "not_strings": {"one": 1},
+    "a_list": ["one"],
+    "empty": {},
+}
+globals().update(TABLES)  # what the entry points below name
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretends that just these entry points are installed."""
+
+    def install(*values):
+        points = [
+            EntryPoint(name=f"package{i}", value=value, group=METHODS)
+            for i, value in enumerate(values)
+        ]
+        monkeypatch.setattr(
+            registry, "entry_points", lambda *, group: points if group == METHODS else []
+        )
+        registry.methods.cache_clear()
+        registry.datasets.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    registry.methods.cache_clear()
+    registry.datasets.cache_clear()
+
+
+def table(name):
+    return f"{__name__}:{name}"
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_the_shipped_methods_and_data_sets_are_found():
+    assert set(registry.methods()) >= {
+        "gim",
+        "cpc",
+        "supervised",
+        "greedy_supervised",
+        "random_init",
+    }
+    assert set(registry.datasets()) >= {"photos", "stl10", "image_folder"}
+
+
+def test_every_shipped_name_leads_to_a_class():
+    for name in registry.methods():
+        assert registry.method(name).traits is not None
+    for name in registry.datasets():
+        assert registry.dataset(name).Options is not None
+
+
+def test_a_name_leads_to_its_class():
+    assert registry.method("gim") is GreedyInfoMax
+
+
+def test_tables_of_several_packages_are_merged(installed):
+    installed(table("first"), table("second"))
+    assert registry.methods() == TABLES["first"] | TABLES["second"]
+
+
+def test_a_name_from_two_packages_is_an_error_that_names_both(installed):
+    installed(table("first"), table("clash"))
+    with pytest.raises(ConfigError) as error:
+        registry.methods()
+    message = one_line(error)
+    assert message.startswith("'one' is registered twice in gim_bench.methods: ")
+    assert table("first") in message
+    assert table("clash") in message
+
+
+def test_the_same_row_seen_twice_is_no_clash(installed):
+    """An editable install beside a regular one shows its entry points twice."""
+    installed(table("first"), table("same_again"))
+    assert registry.methods() == TABLES["first"]
+
+
+def test_nothing_registered_says_to_install(installed):
+    installed()
+    with pytest.raises(ConfigError, match=r"nothing is registered .*pip install \."):
+        registry.methods()
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("no_such_package:METHODS", "No module named 'no_such_package'"),
+        (table("no_such_table"), "no_such_table"),
+        (table("not_strings"), "must name a table"),
+        (table("a_list"), "must name a table"),
+    ],
+)
+def test_a_broken_entry_point_gets_one_line_that_names_it(value, complaint, installed):
+    installed(table("first"), value)
+    with pytest.raises(ConfigError) as error:
+        registry.methods()
+    message = one_line(error)
+    assert value in message
+    assert complaint in message
+
+
+def test_a_package_whose_import_fails_in_many_lines_still_gets_one(
+    installed, tmp_path, monkeypatch
+):
+    (tmp_path / "falls_over.py").write_text("raise RuntimeError('one\\ntwo\\nthree')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    installed("falls_over:METHODS")
+    with pytest.raises(ConfigError) as error:
+        registry.methods()
+    assert "falls_over:METHODS" in one_line(error)
+
+
+# -- one class -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "answer"),
+    [
+        (registry.method, "gmi", "no method 'gmi' (--method). Did you mean 'gim'? Available: "),
+        (registry.dataset, "stl1", "no dataset 'stl1' (--method). Did you mean 'stl10'? "),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_one(ask, name, answer):
+    with pytest.raises(ConfigError) as error:
+        ask(name, where="--method")
+    assert one_line(error).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("no_such_package.module:Class", "the method 'mine' cannot be loaded: ModuleNotFoundError: No module"),
+        ("gim_bench.methods.gim:NoSuchClass", "the method 'mine' cannot be loaded: AttributeError: module"),
+        ("gim_bench.contract:Record", "is not a Learner"),
+        ("gim_bench.errors:unknown_name", "is not a Learner"),
+    ],
+)
+def test_a_row_that_leads_nowhere_gets_one_line(target, complaint, monkeypatch):
+    monkeypatch.setattr(registry, "methods", lambda: {"mine": target})
+    with pytest.raises(ConfigError) as error:
+        registry.method("mine")
+    assert complaint in one_line(error)
+
+
+def test_a_third_partys_module_that_cannot_be_imported_gets_one_line(tmp_path, monkeypatch):
+    (tmp_path / "unimportable.py").write_text("def broken(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "methods", lambda: {"mine": "unimportable:Mine"})
+    with pytest.raises(ConfigError) as error:
+        registry.method("mine")
+    assert "the method 'mine' cannot be loaded" in one_line(error)
+
+
+# -- listing without importing ---------------------------------------------------------------------
+
+
+def test_a_summary_is_the_first_line_of_the_docstring_of_a_class_that_is_not_imported(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "mine.py").write_text(
+        "raise RuntimeError('imported')\n"
+        "class Other:\n    '''Not this one.'''\n"
+        "class Mine:\n    '''All in one line.\n\n    And more.\n    '''\n"
+        "class Silent: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.summary("mine:Mine") == "All in one line."
+    assert registry.summary("mine:Silent") == ""
+    assert "mine" not in sys.modules
+
+
+@pytest.mark.parametrize("target", ["no_such_package:Mine", "no.such.package:Mine", "sys:Mine"])
+def test_a_target_without_a_source_says_so_instead_of_failing(target):
+    assert registry.summary(target) == f"cannot be imported from {target}"
+
+
+def test_every_shipped_row_has_a_summary():
+    for target in [*registry.methods().values(), *registry.datasets().values()]:
+        assert registry.summary(target).endswith((".", "?")), target
+
+
+@pytest.mark.parametrize("what", ["methods", "datasets", "suites"])
+def test_listing_imports_nothing_heavy(what):
+    program = (
+        "import sys\n"
+        f"sys.argv = ['gim_bench', 'list', '{what}']\n"
+        "from gim_bench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as exit:\n    assert exit.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'mlflow', 'pandas', 'scipy', 'skimage', 'numpy'}\n"
+        "print('heavy:', *sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "heavy:"
+    assert len(lines) > 2
+    assert done.stderr == ""
