@@ -92,6 +92,14 @@ class Bench:
                 )
         if not len(self.split(Split.TEST)):
             raise DataError(f"{config.dataset.name} has no test images: add some")
+        for split in Split:
+            height, width = self.split(split).images.shape[-2:]
+            if config.augmentation.crop > min(height, width):
+                raise DataError(
+                    f"a crop of {config.augmentation.crop} pixels does not fit into the {split} "
+                    f"images of {config.dataset.name}, {height}×{width}: lower augmentation.crop "
+                    f"or use larger images"
+                )
 
 
 def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:

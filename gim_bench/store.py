@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 MIRRORED = "mirrored.json"
+LOG = "error.log"
 
 
 class RunsFolder:
@@ -66,6 +67,8 @@ class RunsFolder:
         folder = self.folder_of(record)
         write_atomically(folder / "config.toml", tomli_w.dumps(_toml(record.config)).encode())
         write_atomically(folder / "losses.csv", _csv(record.losses).encode())
+        if record.status is not Status.FAILED:
+            (folder / LOG).unlink(missing_ok=True)  # of an earlier try
         text = json.dumps(_json(record.as_dict()), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RECORD, text.encode())
 
@@ -78,7 +81,7 @@ class RunsFolder:
 
     def save_log(self, record: Record, text: str) -> Path:
         """The traceback of a failed cell. Raises: OSError."""
-        path = self.folder_of(record) / "error.log"
+        path = self.folder_of(record) / LOG
         write_atomically(path, text.encode())
         return path
 
@@ -110,9 +113,10 @@ def _read(path: Path) -> Record | None:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(Record)}
+        measured = {name: v for name, v in table["metrics"].items() if v is not None}
         return Record(
             **{name: value for name, value in table.items() if name in known}
-            | {"status": Status(table["status"])}
+            | {"status": Status(table["status"]), "metrics": measured}
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -78,7 +78,7 @@ class Trainer:
 class Trained:
     """What training leaves behind besides the learner's weights."""
 
-    losses: Sequence[dict[str, int | float]]  # per epoch: {"epoch": 1, "module_1": nats, …}
+    losses: Sequence[dict[str, float]]  # per epoch: {"epoch": 1, "module_1": nats, …}
     seconds: float
     steps: int
     samples: int
@@ -92,7 +92,7 @@ def fit(
     Raises: TrainingError where a loss is no longer finite, naming unit and step.
     """
     started = time.perf_counter()
-    history: list[dict[str, int | float]] = []
+    history: list[dict[str, float]] = []
     done = 0
     with progress.task(title, total=steps, unit="step") as task:
         while done < steps:
@@ -130,11 +130,11 @@ class _Epoch:
         if time.perf_counter() - self.read_at > READ_EVERY_SECONDS:
             self._read()
 
-    def facts(self) -> dict[str, float | str]:
+    def facts(self) -> dict[str, float]:
         """What the progress bar shows: the epoch, and the mean losses in it so far."""
-        return {"epoch": str(self.number), **self.shown}
+        return {"epoch": self.number, **self.shown}
 
-    def close(self) -> dict[str, int | float]:
+    def close(self) -> dict[str, float]:
         self._read()
         return {"epoch": self.number, **self.shown}
 

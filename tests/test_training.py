@@ -244,5 +244,5 @@ def test_progress_hears_of_every_step_and_of_the_losses(batches):
     fitted(trainer_of(Scripted()), batches, steps=4, progress=listener)
     assert listener.totals == [4]
     assert [steps for steps, _ in listener.advances] == [1, 1, 1, 1]
-    assert [facts["epoch"] for _, facts in listener.advances] == ["1", "1", "1", "2"]
+    assert [facts["epoch"] for _, facts in listener.advances] == [1, 1, 1, 2]
     assert listener.advances[0][1].keys() >= {"module_1", "module_2"}

@@ -123,23 +123,23 @@ def crop(
     size: int,
 ) -> UInt8[Tensor, "b channel size size"]:
     """A square of `size` pixels from each chosen image, mirrored left to right where `flip`."""
-    offsets = torch.arange(size, device=images.device)
-    rows = top[:, None] + offsets
-    columns = left[:, None] + torch.where(flip[:, None], offsets.flip(0), offsets)
-    # The advanced indices are split by the channels' slice, which therefore comes last.
-    pixels = images[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return pixels.permute(0, 3, 1, 2)
+    # A view of all places that a crop can have; only the chosen ones are copied, row by row.
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)
+    pixels = windows[chosen, :, top, left]
+    return torch.where(flip[:, None, None, None], pixels.flip(3), pixels)
 
 
 def normalise(
     pixels: UInt8[Tensor, "b channel h w"], *, augmentation: AugmentationSettings
 ) -> Float[Tensor, "b c h w"]:
     """Intensities with the suite's mean 0 and standard deviation 1, in gray where it says so."""
-    values = pixels.float() / 255
-    if augmentation.grayscale and values.shape[1] == 3:
-        luma = torch.tensor(LUMA, device=values.device).view(1, 3, 1, 1)
-        values = (values * luma).sum(dim=1, keepdim=True)
-    elif not augmentation.grayscale and values.shape[1] == 1:
+    if augmentation.grayscale and pixels.shape[1] == 3:
+        values = torch.zeros_like(pixels[:, :1], dtype=torch.float32)
+        for channel, weight in enumerate(LUMA):
+            values.add_(pixels[:, channel : channel + 1], alpha=weight / 255)
+    else:
+        values = pixels.float() / 255
+    if not augmentation.grayscale and values.shape[1] == 1:
         values = values.expand(-1, 3, -1, -1)
     mean = torch.tensor(augmentation.mean, device=values.device).view(1, -1, 1, 1)
     std = torch.tensor(augmentation.std, device=values.device).view(1, -1, 1, 1)

@@ -1,0 +1,507 @@
+"""What users type, and what they get: tables on standard output, all else on standard error."""
+
+import csv
+import io
+import json
+import re
+import sqlite3
+from contextlib import closing
+from typing import NamedTuple
+
+import pytest
+
+from gim_bench import registry
+from gim_bench.cli import main
+from gim_bench.config import shipped_suites
+from gim_bench.errors import TrackingError
+from gim_bench.tracking import Tracker
+from tests.tiny_suite import MISBEHAVING, TOML
+
+# MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+RUN = ("run", "--suite", "./tiny.toml")
+PLAIN = (*RUN, "--no-tracking")
+REPORT = ("report", "--suite", "./tiny.toml")
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def gim_bench(tmp_path, monkeypatch, capsys):
+    """Runs the command line in a folder of its own, which holds tiny.toml."""
+    (tmp_path / "tiny.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIM_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["gim_bench", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        captured = capsys.readouterr()
+        return Answer(ending.value.code or 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def misbehaving(monkeypatch):
+    """Registers methods that fail."""
+    table = {**registry.methods(), **MISBEHAVING}
+    monkeypatch.setattr(registry, "methods", lambda: table)
+
+
+@pytest.fixture
+def finished(gim_bench):
+    """The suite, run."""
+    answer = gim_bench(*PLAIN)
+    assert answer.code == 0, answer.err
+    return answer
+
+
+def records(folder):
+    paths = sorted(folder.glob("runs/*/*/seed-*/record.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def statuses(folder):
+    return {(r["method"], r["seed"]): r["status"] for r in records(folder)}
+
+
+# -- run -------------------------------------------------------------------------------------------
+
+
+def test_a_run_prints_its_table_and_where_everything_is(finished, tmp_path):
+    assert re.search(r"^\| *gim\b", finished.out, re.MULTILINE)
+    assert re.search(r"^\| *random_init\b", finished.out, re.MULTILINE)
+    assert "for the tests alone" in finished.out  # the protocol
+    assert "Records: runs/tiny" in finished.out
+    assert "MLflow" not in finished.out
+    assert statuses(tmp_path) == {("gim", 0): "done", ("random_init", 0): "done"}
+
+
+def test_progress_goes_to_standard_error_in_plain_lines(finished):
+    assert "gim seed 0: training: 2 steps in " in finished.err
+    assert "gim seed 0: train features: 32 images in " in finished.err
+    assert "\x1b" not in finished.err
+
+
+def test_without_tracking_nothing_of_mlflow_is_left(finished, tmp_path):
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.toml", "runs"}
+
+
+def test_a_second_run_says_that_all_is_done_and_runs_nothing(finished, gim_bench, tmp_path):
+    before = records(tmp_path)
+    again = gim_bench(*PLAIN)
+    assert again.code == 0
+    assert again.err == "2 of 2 cells are done already (--rerun runs them again)\n"
+    assert again.out == finished.out
+    assert records(tmp_path) == before
+
+
+def test_only_what_is_missing_is_run(finished, gim_bench, tmp_path):
+    answer = gim_bench(*PLAIN, "--seeds", "2")
+    assert "2 of 4 cells are done already" in answer.err
+    assert "gim seed 1: training" in answer.err
+    assert "gim seed 0: training" not in answer.err
+    assert len(records(tmp_path)) == 4
+
+
+def test_rerun_runs_finished_cells_again_and_gets_the_same(finished, gim_bench, tmp_path):
+    before = records(tmp_path)
+    answer = gim_bench(*PLAIN, "--rerun", "--method", "gim")
+    assert "done already" not in answer.err
+    assert "gim seed 0: training" in answer.err
+    after = records(tmp_path)
+    assert after != before
+    assert [r["losses"] for r in after] == [r["losses"] for r in before]
+
+
+def test_another_setting_is_another_cell(finished, gim_bench, tmp_path):
+    answer = gim_bench(*PLAIN, "--method", "gim", "--set", "training.learning_rate=2e-3")
+    assert answer.code == 0
+    assert "done already" not in answer.err
+    assert len(records(tmp_path)) == 3
+
+
+def test_the_methods_named_are_run(gim_bench, tmp_path):
+    gim_bench(*PLAIN, "--method", "supervised", "--method", "random_init")
+    assert set(statuses(tmp_path)) == {("supervised", 0), ("random_init", 0)}
+
+
+def test_a_half_written_record_is_run_again(finished, gim_bench, tmp_path):
+    (path,) = tmp_path.glob("runs/tiny/gim/*/record.json")
+    path.write_text(path.read_text()[:100])
+    answer = gim_bench(*PLAIN)
+    assert "1 of 2 cells are done already" in answer.err
+    assert statuses(tmp_path)["gim", 0] == "done"
+
+
+def test_json_is_the_list_that_was_promised_and_nothing_else(gim_bench):
+    answer = gim_bench(*PLAIN, "--json")
+    cells = json.loads(answer.out)
+    assert [cell["method"] for cell in cells] == ["gim", "random_init"]
+    for cell in cells:
+        assert set(cell) == {
+            "suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
+            "provenance",
+        }  # fmt: skip
+        assert (cell["suite"], cell["dataset"], cell["seed"]) == ("tiny", "photos", 0)
+        assert (cell["status"], cell["error"]) == ("done", None)
+        assert all(isinstance(value, (int, float)) for value in cell["metrics"].values())
+        assert {"accuracy", "accuracy/module_1"} <= set(cell["metrics"])
+        assert len(cell["provenance"]["data_sha256"]) == 64
+
+
+# -- plan ------------------------------------------------------------------------------------------
+
+
+def test_a_plan_has_a_line_for_each_cell_and_trains_nothing(gim_bench, tmp_path):
+    answer = gim_bench(*RUN, "--plan", "--seeds", "2")
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    assert len(lines) == 5
+    assert re.fullmatch(r"gim seed 0 +2 steps  about \d.*s +peak \d+\.\d GiB", lines[0])
+    assert re.fullmatch(r"random_init seed 0 +0 steps  about \d.*", lines[1])
+    assert re.fullmatch(r"gim seed 1 +2 steps  .*", lines[2])
+    assert re.fullmatch(r"4 of 4 cells would run, about .* on cpu", lines[-1])
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.toml"}
+
+
+def test_a_plan_knows_what_is_done(finished, gim_bench, tmp_path):
+    before = records(tmp_path)
+    lines = gim_bench(*RUN, "--plan").out.splitlines()
+    assert [line.split()[-1] for line in lines[:2]] == ["done", "done"]
+    assert lines[-1].startswith("0 of 2 cells would run, about 0.0 s")
+    assert records(tmp_path) == before
+
+
+# -- report ----------------------------------------------------------------------------------------
+
+
+def test_a_report_is_the_table_that_the_run_printed(finished, gim_bench):
+    answer = gim_bench(*REPORT)
+    assert answer.code == 0
+    assert finished.out.startswith(answer.out.rstrip("\n"))
+
+
+def test_a_report_in_json_is_the_list_of_cells(finished, gim_bench):
+    cells = json.loads(gim_bench(*REPORT, "--format", "json").out)
+    assert {cell["method"] for cell in cells} == {"gim", "random_init"}
+
+
+def test_a_report_in_csv_has_a_line_for_each_cell_and_metric(finished, gim_bench, tmp_path):
+    rows = list(csv.DictReader(io.StringIO(gim_bench(*REPORT, "--format", "csv").out)))
+    rows = [row for row in rows if row["method"]]
+    assert len(rows) == sum(len(record["metrics"]) for record in records(tmp_path))
+
+
+def test_a_report_in_html_goes_into_the_file_that_was_named(finished, gim_bench, tmp_path):
+    answer = gim_bench(*REPORT, "--format", "html", "--output", "table.html")
+    assert (answer.code, answer.out, answer.err) == (0, "", "wrote table.html\n")
+    assert "random_init" in (tmp_path / "table.html").read_text()
+
+
+def test_a_report_of_one_metric_holds_no_other(finished, gim_bench):
+    answer = gim_bench(*REPORT, "--format", "json", "--metric", "knn_accuracy")
+    assert all(set(cell["metrics"]) == {"knn_accuracy"} for cell in json.loads(answer.out))
+
+
+def test_records_with_other_settings_are_left_out_and_counted(finished, gim_bench):
+    gim_bench(*PLAIN, "--method", "gim", "--set", "probe.epochs=1")
+    answer = gim_bench(*REPORT, "--format", "json")
+    assert len(json.loads(answer.out)) == 2
+    assert answer.err.startswith("left out: 1 record(s) with other settings")
+    other = gim_bench(*REPORT, "--format", "json", "--set", "probe.epochs=1")
+    assert len(json.loads(other.out)) == 1
+
+
+# -- list and data ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "known"),
+    [
+        ("suites", set(shipped_suites())),
+        ("methods", set(registry.methods())),
+        ("datasets", set(registry.datasets())),
+    ],
+)
+def test_everything_that_can_be_named_is_listed_with_a_summary(what, known, gim_bench):
+    answer = gim_bench("list", what)
+    rows = [line.split(maxsplit=1) for line in answer.out.splitlines()]
+    assert {name for name, _ in rows} == known
+    assert all(len(summary) > 10 for _, summary in rows)
+
+
+def test_data_that_ship_with_a_package_are_ready_and_intact(gim_bench):
+    assert gim_bench("data", "prepare", "--suite", "quickstart").out == (
+        "the data of suite 'quickstart' is ready\n"
+    )
+    assert gim_bench("data", "verify", "--suite", "quickstart").out == (
+        "the data of suite 'quickstart' is intact\n"
+    )
+
+
+# -- wrong use -------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown suite": (
+        ("run", "--suite", "quikstart"),
+        "no suite 'quikstart' (--suite). Did you mean 'quickstart'?",
+    ),
+    "missing suite file": (("run", "--suite", "./mine.toml"), "no suite file './mine.toml'"),
+    "unknown method": ((*PLAIN, "--method", "gmi"), "no method 'gmi' (--method). Did you mean"),
+    "unknown data set": (
+        (*PLAIN, "--set", "dataset.name=photo"),
+        "no dataset 'photo' (suite tiny, dataset.name). Did you mean 'photos'?",
+    ),
+    "unknown setting": (
+        (*PLAIN, "--set", "training.epoch=3"),
+        "no setting 'epoch' (tiny.toml with --set: training.epoch). Did you mean 'epochs'?",
+    ),
+    "unknown section": ((*PLAIN, "--set", "trainings.epochs=3"), "no setting 'trainings'"),
+    "unknown data option": ((*PLAIN, "--set", "dataset.sise=3"), "no setting 'sise'"),
+    "not a key and a value": ((*PLAIN, "--set", "training"), "is not KEY=VALUE"),
+    "wrong type": ((*PLAIN, "--set", "training.epochs=many"), "training.epochs = 'many'"),
+    "negative": ((*PLAIN, "--set", "training.batch_size=0"), "training.batch_size = 0"),
+    "unknown device": ((*PLAIN, "--device", "tpu"), "no device 'tpu' (--device): use auto, cpu"),
+    "a gpu that is not there": ((*PLAIN, "--device", "cuda:99"), "no device 'cuda:99' (--device)"),
+    "unwritable folder": (
+        (*PLAIN, "--runs-dir", "tiny.toml/runs"),
+        "cannot write records to tiny.toml/runs (Not a directory): choose another folder",
+    ),
+    "unreachable server": (
+        (*RUN, "--tracking-uri", "http://127.0.0.1:9"),
+        "cannot track to 'http://127.0.0.1:9': no answer from 127.0.0.1 port 9",
+    ),
+    "no such store": ((*RUN, "--tracking-uri", "ftp://x"), "cannot track to 'ftp://x'"),
+    "crop larger than the image": (
+        (*PLAIN, "--set", "augmentation.crop=28"),
+        "a crop of 28 pixels does not fit into the unlabelled images of photos, 26×26",
+    ),
+    "batch larger than the data": (
+        (*PLAIN, "--set", "training.batch_size=40"),
+        "photos has 32 train images, fewer than one batch of 40",
+    ),
+    "too many stripes": ((*PLAIN, "--set", "dataset.stripes=90"), "lower dataset.size"),
+    "too few rows": ((*PLAIN, "--set", "info_nce.prediction_steps=9"), "gives 5 rows of patches"),
+    "data where none is taken": ((*PLAIN, "--data-dir", "."), "takes no --data-dir"),
+    "data that are missing": (
+        ("run", "--suite", "folder", "--no-tracking", "--data-dir", "nowhere"),
+        "nowhere",
+    ),
+    "data that are not named": (("run", "--suite", "folder", "--no-tracking"), "--data-dir"),
+    "no records": (REPORT, "no records of suite 'tiny' with these settings in runs: first run"),
+    "unknown suite in a report": (("report", "--suite", "x"), "no suite 'x' (--suite)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_is_one_line_and_exit_code_2_before_anything_is_trained(
+    case, gim_bench, tmp_path
+):
+    command, complaint = WRONG[case]
+    answer = gim_bench(*command)
+    assert answer.code == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--metric", "acuracy"), "no metric 'acuracy'. Did you mean 'accuracy'?"),
+        (("--format", "jsn"), "no format 'jsn' (--format). Did you mean 'json'?"),
+        (("--output", "no/such/folder.md"), "cannot write no/such/folder.md (No such file"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_one_line(options, complaint, finished, gim_bench):
+    answer = gim_bench(*REPORT, *options)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert complaint in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("run",), ("train",), ("run", "--suit", "x"), (*RUN, "--seeds", "0"), ("list", "people")],
+    ids=" ".join,
+)
+def test_an_unknown_command_or_option_is_exit_code_2_without_a_traceback(command, gim_bench):
+    answer = gim_bench(*command)
+    assert (answer.code, answer.out) == (2, "")
+    assert "Traceback" not in answer.err
+    assert answer.err
+
+
+def test_a_broken_suite_file_is_one_line(gim_bench, tmp_path):
+    (tmp_path / "tiny.toml").write_text("name = \n")
+    answer = gim_bench(*PLAIN)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert "cannot read the suite tiny.toml" in line
+
+
+# -- cells that fail, and interruptions ------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_cell_that_fails_is_exit_code_1_and_the_others_are_done(gim_bench, tmp_path):
+    methods = ("broken", "diverging", "gim")
+    answer = gim_bench(*PLAIN, *(part for name in methods for part in ("--method", name)))
+    assert answer.code == 1
+    assert statuses(tmp_path) == {
+        ("broken", 0): "failed",
+        ("diverging", 0): "failed",
+        ("gim", 0): "done",
+    }
+    assert "broken seed 0 failed: RuntimeError: the forward pass fell over" in answer.err
+    assert "diverging seed 0 failed: the loss of module_2 is nan" in answer.err
+    assert answer.err.splitlines()[-1] == (
+        "error: 2 cell(s) failed: broken seed 0, diverging seed 0"
+    )
+    assert "Traceback" not in answer.err
+    assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_failed_cell_is_tried_again_and_a_finished_one_is_not(gim_bench, tmp_path):
+    command = (*PLAIN, "--method", "broken", "--method", "random_init")
+    gim_bench(*command)
+    again = gim_bench(*command)
+    assert "1 of 2 cells are done already" in again.err
+    assert "broken seed 0 failed" in again.err
+    assert again.code == 1
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(gim_bench, tmp_path):
+    command = (*PLAIN, "--method", "random_init", "--method", "interrupted", "--method", "gim")
+    answer = gim_bench(*command)
+    assert (answer.code, answer.out) == (130, "")
+    assert answer.err.splitlines()[-1] == (
+        "interrupted: 1 of 3 cells are done and kept; the same command goes on with the others"
+    )
+    assert statuses(tmp_path) == {("random_init", 0): "done", ("interrupted", 0): "running"}
+    assert "1 of 3 cells are done already" in gim_bench(*command).err
+
+
+def test_ctrl_c_before_the_first_cell_is_exit_code_130(gim_bench, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gim_bench.datasets.photos.Photos.fingerprint", interrupt)
+    answer = gim_bench(*PLAIN)
+    assert (answer.code, answer.out) == (130, "")
+    assert "Traceback" not in answer.err
+
+
+# -- MLflow ----------------------------------------------------------------------------------------
+
+
+def mlflow_runs(folder):
+    """(name, status) of every run that is not deleted, as the SQLite file holds them."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return sorted(
+            database.execute("SELECT name, status FROM runs WHERE lifecycle_stage = 'active'")
+        )
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_run_for_each_cell_and_a_second_run_adds_none(
+    gim_bench, tmp_path, monkeypatch
+):
+    first = gim_bench(*RUN)
+    assert first.code == 0
+    assert first.out.splitlines()[-1] == "MLflow:  mlflow ui"
+    expected = [
+        ("gim seed 0", "FINISHED"),
+        ("gim summary, n=1", "FINISHED"),
+        ("random_init seed 0", "FINISHED"),
+        ("random_init summary, n=1", "FINISHED"),
+    ]
+    assert mlflow_runs(tmp_path) == expected
+
+    def asked(*_, **__):
+        pytest.fail("a finished suite does not load MLflow")
+
+    monkeypatch.setattr(Tracker, "mirror", asked)
+    monkeypatch.setattr(Tracker, "summarise", asked)
+    second = gim_bench(*RUN)
+    assert (second.code, second.out) == (0, first.out)
+    assert mlflow_runs(tmp_path) == expected
+
+
+class Mirror:
+    """Takes MLflow's place; it is away while `broken`."""
+
+    def __init__(self, monkeypatch):
+        self.broken, self.mirrored, self.summaries = False, [], []
+
+        def mirror(_, record, *, folder=None):
+            self.answer()
+            self.mirrored.append((record.method, record.status.value))
+
+        def summarise(_, suite, records):
+            self.answer()
+            self.summaries.append([record.method for record in records])
+
+        monkeypatch.setattr(Tracker, "mirror", mirror)
+        monkeypatch.setattr(Tracker, "summarise", summarise)
+
+    def answer(self):
+        if self.broken:
+            raise TrackingError("cannot track to 'sqlite:///mlflow.db': it went away")
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    return Mirror(monkeypatch)
+
+
+def test_cells_are_mirrored_one_by_one_and_then_summed_up(gim_bench, mirror):
+    assert gim_bench(*RUN).code == 0
+    assert mirror.mirrored == [("gim", "done"), ("random_init", "done")]
+    assert mirror.summaries == [["gim", "random_init"]]
+
+
+def test_mlflow_that_breaks_in_the_middle_costs_no_cell(gim_bench, mirror, tmp_path):
+    mirror.broken = True
+    answer = gim_bench(*RUN)
+    assert answer.code == 0
+    assert statuses(tmp_path) == {("gim", 0): "done", ("random_init", 0): "done"}
+    assert "not mirrored: cannot track to 'sqlite:///mlflow.db': it went away" in answer.err
+    assert "Traceback" not in answer.err
+    assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
+
+
+def test_what_mlflow_missed_is_mirrored_next_time(gim_bench, mirror):
+    mirror.broken = True
+    gim_bench(*RUN)
+    mirror.broken = False
+    answer = gim_bench(*RUN)
+    assert "2 of 2 cells are done already" in answer.err
+    assert mirror.mirrored == [("gim", "done"), ("random_init", "done")]
+    assert mirror.summaries == [["gim", "random_init"]]
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_failed_cell_is_mirrored_too(gim_bench, mirror):
+    gim_bench(*RUN, "--method", "broken")
+    assert mirror.mirrored == [("broken", "failed")]
+
+
+def test_the_tracking_store_can_come_from_mlflows_own_variable(gim_bench, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://elsewhere")
+    assert "cannot track to 'ftp://elsewhere'" in gim_bench(*RUN).err

@@ -1,0 +1,220 @@
+"""Which cells a suite asks for, their keys, and what they would cost."""
+
+import pytest
+
+from gim_bench import plan, registry
+from gim_bench.config import Precision
+from gim_bench.errors import ConfigError
+from gim_bench.plan import cells, configs, dataset_of, estimate
+from gim_bench.seeding import derive
+from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return tiny_suite(tmp_path)
+
+
+def resolved(suite, *methods):
+    return configs(suite, methods=methods, device=CPU)
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# -- configurations --------------------------------------------------------------------------------
+
+
+def test_without_a_choice_all_methods_of_the_suite_are_configured_in_its_order(suite):
+    assert list(resolved(suite)) == ["gim", "random_init"]
+
+
+def test_a_method_that_the_suite_does_not_list_can_be_asked_for(suite):
+    assert list(resolved(suite, "supervised")) == ["supervised"]
+
+
+def test_methods_share_everything_but_what_they_declare(suite):
+    gim, cpc = resolved(suite, "gim", "cpc").values()
+    shared = [name for name in type(gim).model_fields if name != "method"]
+    assert all(getattr(gim, name) == getattr(cpc, name) for name in shared)
+    assert (gim.method.gradient_flow, cpc.method.gradient_flow) == ("isolated", "end_to_end")
+
+
+def test_defaults_are_spelled_out(suite):
+    cpc = resolved(suite, "cpc")["cpc"]
+    assert cpc.method.options == {"autoregressor": "pixelcnn", "autoregressor_layers": 4}
+    assert cpc.dataset.options["stripes"] == 4
+    assert cpc.training.schedule == "interleaved"
+    assert cpc.device == "cpu"
+
+
+def test_options_of_a_methods_table_reach_that_method_alone(tmp_path):
+    suite = tiny_suite(tmp_path, "method.cpc.autoregressor=none")
+    found = resolved(suite, "gim", "cpc")
+    assert found["cpc"].method.options["autoregressor"] == "none"
+    assert found["gim"].method.options == {}
+
+
+def test_precision_auto_is_decided(tmp_path):
+    suite = tiny_suite(tmp_path, "training.precision=auto")
+    assert resolved(suite)["gim"].training.precision in (Precision.FP32, Precision.BF16)
+
+
+def test_a_suite_describes_the_configurations_it_resolves_to(tmp_path):
+    suite = tiny_suite(tmp_path, "training.precision=auto", "method.cpc.autoregressor=none")
+    for config in resolved(suite, "gim", "cpc").values():
+        assert suite.describes(config.as_dict())
+        assert not tiny_suite(tmp_path, "training.epochs=9").describes(config.as_dict())
+
+
+def test_an_unknown_method_on_the_command_line_is_answered_with_the_nearest(suite):
+    with pytest.raises(ConfigError) as error:
+        resolved(suite, "gmi")
+    assert one_line(error).startswith("no method 'gmi' (--method). Did you mean 'gim'? Available:")
+
+
+def test_an_unknown_method_in_the_suite_is_located(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        resolved(tiny_suite(tmp_path, 'methods=["gim", "random_int"]'))
+    assert one_line(error).startswith(
+        "no method 'random_int' (suite tiny, methods[1]). Did you mean 'random_init'?"
+    )
+
+
+def test_a_table_for_an_unknown_method_is_an_error(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        resolved(tiny_suite(tmp_path, "method.gmi.layers=3"))
+    assert one_line(error).startswith(
+        "no method 'gmi' (suite tiny, [method.gmi]). Did you mean 'gim'?"
+    )
+
+
+def test_an_unknown_option_of_a_method_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        resolved(tiny_suite(tmp_path, "method.cpc.autoregresor=none"), "cpc")
+    message = one_line(error)
+    assert "[method.cpc]" in message
+    assert "Did you mean 'autoregressor'?" in message
+
+
+def test_an_option_of_the_wrong_type_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[method\.cpc\]: autoregressor_layers = 'many'"):
+        resolved(tiny_suite(tmp_path, "method.cpc.autoregressor_layers=many"), "cpc")
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        dataset_of(tiny_suite(tmp_path, "dataset.name=photo"))
+    message = one_line(error)
+    assert message.startswith(
+        "no dataset 'photo' (suite tiny, dataset.name). Did you mean 'photos'"
+    )
+
+
+def test_an_unknown_option_of_the_data_set_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"'sise' .*\[dataset\].* Did you mean 'size'\?"):
+        dataset_of(tiny_suite(tmp_path, "dataset.sise=3"))
+
+
+# -- cells and keys --------------------------------------------------------------------------------
+
+
+def test_cells_come_seed_by_seed(suite):
+    table = cells(suite, resolved(suite), seeds=2, data_sha256="0" * 64)
+    assert [cell.name for cell in table] == [
+        "gim seed 0",
+        "random_init seed 0",
+        "gim seed 1",
+        "random_init seed 1",
+    ]
+
+
+def test_a_key_is_the_same_every_time(suite):
+    assert tiny_cell(suite, "gim").key == tiny_cell(suite, "gim").key
+    assert len(tiny_cell(suite, "gim").key) == 64
+
+
+def test_all_keys_of_a_table_differ(suite):
+    table = cells(suite, resolved(suite, *registry.methods()), seeds=3, data_sha256="0" * 64)
+    assert len({cell.key for cell in table}) == len(table) == 3 * len(registry.methods())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.learning_rate=2e-3",
+        "encoder.width=3",
+        "probe.epochs=3",
+        "dataset.test_crops=2",
+        "augmentation.flip=false",
+        "info_nce.negatives=5",
+    ],
+)
+def test_a_setting_that_can_move_the_numbers_changes_the_key(override, suite, tmp_path):
+    assert tiny_cell(tiny_suite(tmp_path, override), "gim").key != tiny_cell(suite, "gim").key
+
+
+def test_other_data_change_the_key(suite):
+    other = tiny_cell(suite, "gim", data_sha256="1" * 64)
+    assert other.key != tiny_cell(suite, "gim").key
+
+
+def test_what_a_suite_says_of_itself_does_not_change_the_key(suite, tmp_path):
+    renamed = tiny_suite(tmp_path, "summary=Another", 'name="renamed"', "seeds=9")
+    assert tiny_cell(renamed, "gim").key == tiny_cell(suite, "gim").key
+
+
+def test_an_option_of_another_method_does_not_change_the_key(suite, tmp_path):
+    other = tiny_suite(tmp_path, "method.cpc.autoregressor=none")
+    assert tiny_cell(other, "gim").key == tiny_cell(suite, "gim").key
+    assert tiny_cell(other, "cpc").key != tiny_cell(suite, "cpc").key
+
+
+def test_data_order_and_splits_are_drawn_from_data_set_and_seed_alone(suite):
+    assert tiny_cell(suite, "gim", seed=3).stream == ("photos", 3)
+    assert derive("data", "photos", 3) == derive("data", *tiny_cell(suite, "cpc", seed=3).stream)
+
+
+# -- costs -----------------------------------------------------------------------------------------
+
+
+def test_an_estimate_leaves_nothing_on_disk(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    found = estimate(tiny_cell(suite, "gim"), tiny_bench(suite))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.steps == 2
+    assert found.train_seconds > 0
+    assert found.probe_seconds > 0
+    assert found.seconds == found.train_seconds + found.probe_seconds
+    assert found.peak_bytes > 10**6
+
+
+def test_a_method_that_trains_nothing_costs_its_probes_alone(suite):
+    found = estimate(tiny_cell(suite, "random_init"), tiny_bench(suite))
+    assert (found.steps, found.train_seconds) == (0, 0.0)
+    assert found.probe_seconds > 0
+
+
+def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch):
+    """Made-up times: a slow first step, then 1, 2 and 3 s, whose median counts."""
+    suite = tiny_suite(tmp_path, "training.epochs=50", "dataset.unlabelled_crops=5")
+    # In turn: what each timed block of the estimate is said to have lasted.
+    lasted = iter([30.0, 2.0, 1.0, 3.0, 0.5, 0.25])
+    now = [0.0]
+
+    def perf_counter():
+        perf_counter.calls += 1
+        if perf_counter.calls % 2 == 0:
+            now[0] += next(lasted)
+        return now[0]
+
+    perf_counter.calls = 0
+    monkeypatch.setattr(plan.time, "perf_counter", perf_counter)
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    found = estimate(cell, bench)
+    assert found.steps == 50 * 4
+    assert found.train_seconds == 200 * 2.0

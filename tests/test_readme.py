@@ -1,0 +1,104 @@
+"""Every command that the README and the docs tell people to type can be typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from gim_bench import registry
+from gim_bench.cli import app
+from gim_bench.config import load_suite, shipped_suites
+from gim_bench.errors import BenchError
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAMS = ("python -m gim_bench", "gim-bench")
+PLACEHOLDERS = set("<>…$[]{}|")  # lines with these are patterns, not commands
+
+
+def commands(text):
+    """The arguments of every gim_bench command in the code blocks of a page, line by line."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.removeprefix("$ ").split("&&"):
+                command = part.strip()
+                for program in PROGRAMS:
+                    if command == program or command.startswith(program + " "):
+                        yield command.removeprefix(program).strip()
+
+
+def cases():
+    return [
+        pytest.param(command, id=f"{page.name}: {command}")
+        for page in PAGES
+        for command in dict.fromkeys(commands(page.read_text(encoding="utf-8")))
+    ]
+
+
+def parsed(arguments):
+    """The options of a command line, checked but not run; None where it stops at a help page."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        if not arguments or arguments[0] not in command.commands:
+            pytest.fail(f"no command {' '.join(arguments)!r}: {', '.join(command.commands)}")
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    return command.make_context("gim_bench", list(arguments)).params
+
+
+def check(command):
+    """Fails on what does not exist."""
+    if PLACEHOLDERS & set(command):
+        pytest.skip("a pattern, not a command")
+    options = parsed(shlex.split(command, comments=True))
+    suite = options.get("suite")
+    if suite is not None and not suite.endswith(".toml"):
+        assert suite in shipped_suites(), f"no suite {suite!r}"
+        load_suite(suite, overrides=options.get("set_") or ())
+    for method in options.get("method") or ():
+        assert method in registry.methods(), f"no method {method!r}"
+
+
+@pytest.mark.parametrize("command", cases())
+def test_a_command_of_the_documentation_can_be_typed(command):
+    check(command)
+
+
+def test_the_readme_shows_how_to_start_and_how_to_test():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pip install . && python -m gim_bench run --suite quickstart" in text
+    assert "pip install tox && tox" in text
+
+
+def test_every_shipped_suite_is_named_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in shipped_suites())
+
+
+def test_every_setting_that_the_readme_changes_by_set_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for override in re.findall(r"--set ([\w.]+=[^\s`]+)", text):
+        load_suite("quickstart", overrides=[override])
+
+
+# -- the check itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["trai --suite stl10", "run --suit stl10", "run --suite stl11", "run", "list people",
+     "run --suite stl10 --method gmi", "run --suite stl10 --set training.epoch=3", "data"],
+)  # fmt: skip
+def test_a_command_that_cannot_be_typed_is_noticed(command):
+    with pytest.raises((BenchError, Exception, pytest.fail.Exception)) as error:
+        check(command)
+    assert error.type is not pytest.skip.Exception
+
+
+def test_commands_are_found_in_code_blocks_alone():
+    page = (
+        "Type `python -m gim_bench list all`.\n\n```\npip install . && python -m gim_bench run \\\n"
+        "  --suite stl10\nls\n```\n\n```console\n$ gim-bench list methods\n```\n"
+    )
+    assert [" ".join(c.split()) for c in commands(page)] == ["run --suite stl10", "list methods"]
