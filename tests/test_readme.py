@@ -10,7 +10,6 @@ import typer
 from gim_bench import registry
 from gim_bench.cli import app
 from gim_bench.config import load_suite, shipped_suites
-from gim_bench.errors import BenchError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +37,7 @@ def cases():
 
 
 def parsed(arguments):
-    """The options of a command line, checked but not run; None where it stops at a help page."""
+    """The options of a command line, checked but not run. Raises: what typer raises."""
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         if not arguments or arguments[0] not in command.commands:
@@ -91,9 +90,8 @@ def test_every_setting_that_the_readme_changes_by_set_exists():
      "run --suite stl10 --method gmi", "run --suite stl10 --set training.epoch=3", "data"],
 )  # fmt: skip
 def test_a_command_that_cannot_be_typed_is_noticed(command):
-    with pytest.raises((BenchError, Exception, pytest.fail.Exception)) as error:
+    with pytest.raises((Exception, pytest.fail.Exception)):
         check(command)
-    assert error.type is not pytest.skip.Exception
 
 
 def test_commands_are_found_in_code_blocks_alone():

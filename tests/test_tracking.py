@@ -3,7 +3,6 @@
 import re
 import socket
 import sqlite3
-import time
 
 import pytest
 
@@ -211,13 +210,6 @@ def test_no_other_folder_of_mlflow_is_made(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db"]
 
 
-def test_mirroring_a_cell_takes_a_fraction_of_a_second(tracker):
-    tracker.mirror(cell("cpc"))
-    start = time.perf_counter()
-    tracker.mirror(cell())
-    assert time.perf_counter() - start < 1
-
-
 # -- summaries -------------------------------------------------------------------------------------
 
 
@@ -282,14 +274,13 @@ def test_what_the_seeds_do_not_share_is_left_out_of_the_summary(tracker):
 
 
 def complaint(uri):
-    """The one line that `check` answers with, and the seconds it took."""
-    start = time.perf_counter()
+    """The one line that `check` answers with."""
     with pytest.raises(TrackingError) as caught:
         Tracker(uri).check()
     line = str(caught.value)
     assert "\n" not in line
     assert "--no-tracking" in line
-    return line, time.perf_counter() - start
+    return line
 
 
 def test_a_usable_store_passes_and_nothing_is_written(tmp_path, tracker):
@@ -310,13 +301,12 @@ def test_the_check_does_not_import_mlflow(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_server_that_is_down_is_told_at_once():
+def test_a_server_that_is_down_is_told():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        line, seconds = complaint(f"http://127.0.0.1:{port}")
+        line = complaint(f"http://127.0.0.1:{port}")
     assert f"no answer from 127.0.0.1 port {port}" in line
-    assert seconds < 5
 
 
 def test_a_server_that_listens_passes():
@@ -324,13 +314,11 @@ def test_a_server_that_listens_passes():
         Tracker(f"http://127.0.0.1:{server.getsockname()[1]}").check()
 
 
-def test_mirroring_to_a_server_that_has_gone_away_is_one_quick_error():
+def test_mirroring_to_a_server_that_has_gone_away_is_one_error():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        start = time.perf_counter()
         with pytest.raises(TrackingError, match="no answer from"):
             Tracker(f"http://127.0.0.1:{unused.getsockname()[1]}").mirror(cell())
-    assert time.perf_counter() - start < 5
 
 
 def test_a_password_in_the_address_is_not_printed():
@@ -347,23 +335,23 @@ def test_an_address_without_a_host_or_with_a_strange_port_is_refused(uri):
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://host", "", "sqlite:mlflow"])
 def test_an_unknown_kind_of_store_is_answered_with_the_known_ones(uri):
-    assert "sqlite:///FILE" in complaint(uri)[0]
+    assert "sqlite:///FILE" in complaint(uri)
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_a_store_that_would_be_lost_is_refused(uri):
-    assert "names no file" in complaint(uri)[0]
+    assert "names no file" in complaint(uri)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
     path = tmp_path / "mlflow.db"
     path.write_text("not a database, but long enough to be looked at" * 20)
-    assert f"{path}: file is not a database" in complaint(f"sqlite:///{path}")[0]
+    assert f"{path}: file is not a database" in complaint(f"sqlite:///{path}")
 
 
 def test_a_missing_folder_is_named(tmp_path):
     folder = tmp_path / "missing"
-    assert f"there is no folder {folder}" in complaint(f"sqlite:///{folder}/mlflow.db")[0]
+    assert f"there is no folder {folder}" in complaint(f"sqlite:///{folder}/mlflow.db")
 
 
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
@@ -378,7 +366,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sqlite3, "connect", lambda file, uri: connect(file.replace("mode=rw", "mode=ro"), uri=uri)
     )
-    assert re.search("readonly|read-only", complaint(f"sqlite:///{path}")[0])
+    assert re.search("readonly|read-only", complaint(f"sqlite:///{path}"))
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
@@ -388,12 +376,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    assert "Permission denied" in complaint(f"sqlite:///{tmp_path / 'new.db'}")[0]
+    assert "Permission denied" in complaint(f"sqlite:///{tmp_path / 'new.db'}")
 
 
 def test_without_mlflow_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "pip install mlflow" in complaint("sqlite:///mlflow.db")[0]
+    assert "pip install mlflow" in complaint("sqlite:///mlflow.db")
 
 
 def test_what_breaks_inside_mlflow_is_one_line_too(tmp_path):

@@ -5,7 +5,16 @@ from pathlib import Path
 import torch
 
 from gim_bench.config import Suite, load_suite
-from gim_bench.contract import Batch, GradientFlow, Learner, Progress, Silence, Split, Traits
+from gim_bench.contract import (
+    Batch,
+    GradientFlow,
+    Ingredients,
+    Learner,
+    Progress,
+    Silence,
+    Split,
+    Traits,
+)
 from gim_bench.datasets.photos import Photos
 from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.plan import cells, configs
@@ -96,6 +105,14 @@ class Interrupted(GreedyInfoMax):
     def losses(self, batch: Batch):
         raise KeyboardInterrupt
         yield
+
+
+class Observed(GreedyInfoMax):
+    """Keeps what it was built from."""
+
+    def __init__(self, ingredients: Ingredients) -> None:
+        super().__init__(ingredients)
+        self.ingredients = ingredients
 
 
 MISBEHAVING = {
