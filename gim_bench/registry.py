@@ -9,9 +9,9 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gim_bench.errors import ConfigError, unknown_name
 
@@ -78,7 +78,10 @@ def _merged(group: str) -> dict[str, str]:
     return merged
 
 
-def _table(point: EntryPoint) -> Mapping[str, str]:
+def _table(point: Any) -> Mapping[str, str]:
+    """What an entry point names. Once the backport `importlib_metadata` is imported (MLflow does),
+    the standard library hands out that package's EntryPoint, a class of its own.
+    """
     try:
         table = point.load()
     except Exception as error:  # whatever another package raises when it is imported

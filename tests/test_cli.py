@@ -422,9 +422,11 @@ def mlflow_runs(folder):
 def test_mlflow_has_a_run_for_each_cell_and_a_second_run_adds_none(
     gim_bench, tmp_path, monkeypatch
 ):
-    first = gim_bench(*RUN)
+    # By its full path: within a process, MLflow keeps a store open by its address.
+    command = (*RUN, "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    first = gim_bench(*command)
     assert first.code == 0
-    assert first.out.splitlines()[-1] == "MLflow:  mlflow ui"
+    assert first.out.splitlines()[-1] == f"MLflow:  mlflow ui --backend-store-uri {command[-1]}"
     expected = [
         ("gim seed 0", "FINISHED"),
         ("gim summary, n=1", "FINISHED"),
@@ -438,7 +440,7 @@ def test_mlflow_has_a_run_for_each_cell_and_a_second_run_adds_none(
 
     monkeypatch.setattr(Tracker, "mirror", asked)
     monkeypatch.setattr(Tracker, "summarise", asked)
-    second = gim_bench(*RUN)
+    second = gim_bench(*command)
     assert (second.code, second.out) == (0, first.out)
     assert mlflow_runs(tmp_path) == expected
 
@@ -471,7 +473,9 @@ def mirror(monkeypatch):
 
 
 def test_cells_are_mirrored_one_by_one_and_then_summed_up(gim_bench, mirror):
-    assert gim_bench(*RUN).code == 0
+    answer = gim_bench(*RUN)
+    assert answer.code == 0
+    assert answer.out.splitlines()[-1] == "MLflow:  mlflow ui"
     assert mirror.mirrored == [("gim", "done"), ("random_init", "done")]
     assert mirror.summaries == [["gim", "random_init"]]
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,13 +36,9 @@ def installed(monkeypatch):
         monkeypatch.setattr(
             registry, "entry_points", lambda *, group: points if group == METHODS else []
         )
-        registry.methods.cache_clear()
-        registry.datasets.cache_clear()
+        monkeypatch.setattr(registry, "methods", registry.methods.__wrapped__)  # not remembered
 
-    yield install
-    monkeypatch.undo()
-    registry.methods.cache_clear()
-    registry.datasets.cache_clear()
+    return install
 
 
 def table(name):
@@ -82,6 +79,13 @@ def test_a_name_leads_to_its_class():
 def test_tables_of_several_packages_are_merged(installed):
     installed(table("first"), table("second"))
     assert registry.methods() == TABLES["first"] | TABLES["second"]
+
+
+def test_entry_points_of_the_backport_are_as_good(monkeypatch):
+    """MLflow imports importlib_metadata, which then answers in the standard library's place."""
+    point = SimpleNamespace(value="theirs:METHODS", group=METHODS, load=lambda: TABLES["first"])
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [point])
+    assert registry.methods.__wrapped__() == TABLES["first"]
 
 
 def test_a_name_from_two_packages_is_an_error_that_names_both(installed):

@@ -308,6 +308,7 @@ def test_the_planned_steps_are_taken(bench, tmp_path):
     assert record.metrics["train/steps"] == 6
     assert record.metrics["train/samples"] == 6 * 20
     assert [row["epoch"] for row in record.losses] == [1, 2, 3, 4, 5, 6]
+    assert record.metrics["loss"] == record.losses[-1]["module_2"] != record.losses[0]["module_2"]
 
 
 def test_no_epochs_at_all_leave_the_first_weights(bench, tmp_path):
