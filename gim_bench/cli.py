@@ -29,6 +29,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch or check the data of a suite.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
 
@@ -50,6 +51,9 @@ def main() -> NoReturn:
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
+    except OSError as error:  # a disk that is full or gone; records are written whole or not at all
+        print(f"error: {error}; what was finished is kept, run the same again", file=sys.stderr)
+        sys.exit(FAILED)
     sys.exit(0)
 
 
@@ -266,7 +270,7 @@ def _conclude(
     if failed:
         names = ", ".join(f"{record.method} seed {record.seed}" for record in failed)
         print(f"error: {len(failed)} cell(s) failed: {names}", file=sys.stderr)
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def _say_plan(table: "Sequence[Cell]", finished: "dict[str, Record]", bench: "Bench") -> None:
