@@ -1,6 +1,7 @@
 """What users type, and what they get: tables on standard output, all else on standard error."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from gim_bench import registry
 from gim_bench.cli import main
 from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
+from gim_bench.store import RunsFolder
 from gim_bench.tracking import Tracker
 from tests.tiny_suite import MISBEHAVING, TOML
 
@@ -373,6 +375,18 @@ def test_a_cell_that_fails_is_exit_code_1_and_the_others_are_done(gim_bench, tmp
     )
     assert "Traceback" not in answer.err
     assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
+
+
+def test_a_disk_that_fails_is_one_line_and_exit_code_1(gim_bench, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "record.json")
+
+    monkeypatch.setattr(RunsFolder, "save", full)
+    answer = gim_bench(*PLAIN)
+    assert answer.code == 1
+    (line,) = answer.err.splitlines()
+    assert "No space left on device" in line
+    assert "what was finished is kept" in line
 
 
 @pytest.mark.usefixtures("misbehaving")
