@@ -11,7 +11,7 @@ import torch
 from gim_bench import memory, registry
 from gim_bench.config import CellConfig, DatasetSettings, MethodSettings, Settings, Suite, parse
 from gim_bench.contract import Dataset, Learner, Split
-from gim_bench.devices import resolve_precision
+from gim_bench.devices import autocast, resolve_precision
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.probe import train_linear
 from gim_bench.run import Bench, Cell, build, planned_steps, trainer_of
@@ -137,7 +137,8 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
 def _probe_seconds(cell: Cell, learner: Learner, bench: Bench) -> float:
     """Feature extraction of both splits, and the training of every module's linear probes."""
     train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
-    with _timed(bench.device) as extraction:
+    precision = cell.config.training.precision
+    with _timed(bench.device) as extraction, autocast(bench.device, precision):
         features = learner.features(next(train.in_order()).inputs)
     images = len(train.images) + len(test.images)
     probe = cell.config.probe
@@ -145,8 +146,8 @@ def _probe_seconds(cell: Cell, learner: Learner, bench: Bench) -> float:
     with _timed(bench.device) as training:
         for values in features.values():
             train_linear(
-                values.float(),
-                torch.zeros(len(values), dtype=torch.long, device=values.device),
+                values.new_zeros(probe.batch_size, values.shape[1], dtype=torch.float32),
+                torch.zeros(probe.batch_size, dtype=torch.long, device=values.device),
                 learning_rates=probe.learning_rates,
                 classes=len(bench.dataset.classes()),
                 epochs=TIMED_STEPS,

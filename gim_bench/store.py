@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from gim_bench.atomic import write_atomically
 from gim_bench.contract import Record, Status
-from gim_bench.datasets.files import write_atomically
 from gim_bench.errors import ConfigError
 
 if TYPE_CHECKING:

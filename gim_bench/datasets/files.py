@@ -5,16 +5,14 @@ import http.client
 import json
 import math
 import os
-import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
+from gim_bench.atomic import write_atomically
 from gim_bench.contract import Dataset, Progress, Task
 from gim_bench.errors import DataError
 
@@ -178,37 +176,12 @@ def _entry(size: int, mtime_ns: int, sha256: str, md5: str) -> tuple[Stamp, Chec
     return Stamp(size=size, mtime_ns=mtime_ns), Checksums(sha256=sha256, md5=md5)
 
 
-# -- reading and writing -------------------------------------------------------------------------
+# -- what cannot be read --------------------------------------------------------------------------
 
 
 def unreadable(error: OSError) -> DataError:
     """One line on a file or folder that is there, or was, and cannot be read."""
     return DataError(f"cannot read {reason(error)}: make it readable, or remove it")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """`path` holds all of `content`, or what it held before. Raises: OSError."""
-    with atomically(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it takes the place of `path` at the end of a block that succeeds.
-
-    Raises: OSError.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:  # an interruption too leaves nothing behind
-        part.unlink(missing_ok=True)
-        raise
 
 
 def reason(error: OSError) -> str:

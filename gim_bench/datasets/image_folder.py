@@ -15,16 +15,15 @@ import PIL
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from gim_bench.atomic import atomically, write_atomically
 from gim_bench.config import Settings
 from gim_bench.contract import Examples, Split
 from gim_bench.datasets.files import (
     FileDataset,
     Hashing,
-    atomically,
     fingerprint_of,
     reason,
     unreadable,
-    write_atomically,
 )
 from gim_bench.errors import DataError
 

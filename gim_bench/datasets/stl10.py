@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gim_bench.atomic import atomically
 from gim_bench.contract import Examples, Split
 from gim_bench.datasets.files import (
     MEGABYTE,
     FileDataset,
     Megabytes,
-    atomically,
     download,
     fingerprint_of,
     reason,

@@ -9,27 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from gim_bench import atomic
 from gim_bench.contract import Silence
 from gim_bench.datasets import files
 from gim_bench.datasets.files import KnownChecksums, checksums_of, download, fingerprint_of
 from gim_bench.errors import DataError
-
-
-class Listener(Silence):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.lines, self.tasks, self.steps = [], [], 0
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def task(self, title, *, total, unit):
-        self.tasks.append((title, total, unit))
-        return self
-
-    def advance(self, steps=1, **facts):
-        self.steps += steps
+from tests.listener import Listener
 
 
 def ask(known, path, **how):
@@ -158,7 +143,7 @@ def test_the_fingerprint_depends_on_names_and_contents_but_not_on_their_order():
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(file):
     def half_written():
-        with files.atomically(file) as part:
+        with atomic.atomically(file) as part:
             part.write(b"half")
             raise KeyboardInterrupt
 

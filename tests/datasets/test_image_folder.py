@@ -9,29 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gim_bench.contract import Silence, Split
+from gim_bench.contract import Split
 from gim_bench.datasets import image_folder
 from gim_bench.datasets.image_folder import ImageFolder
 from gim_bench.errors import DataError
+from tests.listener import Listener
 
 CIFAR = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-slice"
-
-
-class Listener(Silence):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.lines, self.tasks, self.steps = [], [], 0
-
-    def say(self, line):
-        self.lines.append(line)
-
-    def task(self, title, *, total, unit):
-        self.tasks.append((title, total, unit))
-        return self
-
-    def advance(self, steps=1, **facts):
-        self.steps += steps
 
 
 def save(path, *, value=0, size=(16, 16), mode="RGB"):
