@@ -7,5 +7,6 @@ METHODS = {
     "cpc": "baselines.cpc:ContrastivePredictiveCoding",
     "supervised": "baselines.supervised:Supervised",
     "greedy_supervised": "baselines.greedy_supervised:GreedySupervised",
+    "mfcc": "baselines.mfcc:MFCC",
     "random_init": "baselines.random_init:RandomInit",
 }

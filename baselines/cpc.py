@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from gim_bench.config import Settings
 from gim_bench.contract import Batch, GradientFlow, Ingredients, Split, Traits
 from gim_bench.methods.info_nce import InfoNCEStack
+from gim_bench.methods.stack import Encodings
 from gim_bench.nn.pixelcnn import PixelCNN
 from gim_bench.objectives.info_nce import InfoNCEHead
 
 
 class ContrastivePredictiveCoding(InfoNCEStack):
-    """One InfoNCE loss at the top, on a PixelCNN's context, trains all modules end to end.
+    """One InfoNCE loss at the top, on an autoregressor's context, trains all modules end to end.
+
+    On images the autoregressor is a PixelCNN of this method's own; an encoder of speech ends in a
+    GRU, which serves here as it does in GIM.
 
     Source: van den Oord et al. 2018; Löwe et al. 2019, Eq. 1 and section 4.1.
     """
@@ -26,27 +30,27 @@ class ContrastivePredictiveCoding(InfoNCEStack):
     )
 
     class Options(Settings):
-        """The autoregressor on top of the encoder; "none" predicts from z itself, as GIM does."""
+        """The autoregressor on top of images; "none" predicts from z itself, as GIM does there."""
 
         autoregressor: Literal["pixelcnn", "none"] = "pixelcnn"
         autoregressor_layers: Annotated[int, Field(gt=0)] = 4
 
-    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
+    def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         options = ingredients.options
         assert isinstance(options, self.Options)
+        needed = options.autoregressor == "pixelcnn" and not self.encoder.autoregressive
+        dim = self.encoder.dims[module]
         return nn.ModuleDict(
             {
                 "autoregressor": PixelCNN(dim, layers=options.autoregressor_layers)
-                if options.autoregressor == "pixelcnn"
+                if needed
                 else nn.Identity(),
-                "info_nce": super().head(dim, ingredients),
+                "info_nce": super().head(module, ingredients),
             }
         )
 
-    def loss(
-        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
         assert isinstance(head, nn.ModuleDict)
         info_nce = head["info_nce"]
         assert isinstance(info_nce, InfoNCEHead)
-        return info_nce(z, head["autoregressor"](z))
+        return info_nce(encodings.z, head["autoregressor"](encodings.c))

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.contract import Batch, GradientFlow, Ingredients, Traits
-from gim_bench.methods.stack import StackLearner
+from gim_bench.methods.stack import Encodings, StackLearner
 
 
 class RandomInit(StackLearner):
@@ -15,10 +15,8 @@ class RandomInit(StackLearner):
 
     traits = Traits(objective="none", gradient_flow=GradientFlow.NONE, trains_on=None)
 
-    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
+    def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         raise AssertionError("without units there are no heads")
 
-    def loss(
-        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
         raise AssertionError("without units there are no losses")

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from gim_bench.config import AugmentationSettings
-from gim_bench.contract import Batch, Examples
-from gim_bench.datasets.batches import ImageBatches
+from gim_bench.config import CropSettings
+from gim_bench.contract import Batch, Images
+from gim_bench.datasets.crops import ImageBatches
 
 BATCH_SIZE, IMAGES = 128, 1024
 MEAN, STD = 0.412, 0.257
@@ -56,8 +56,8 @@ def test_image_by_image_with_pil(benchmark, images):
 @pytest.mark.benchmark(group=GROUP)
 def test_ours(benchmark, images):
     batches = ImageBatches(
-        Examples(images=images, labels=None),
-        augmentation=AugmentationSettings(crop=64, mean=(MEAN,), std=(STD,)),
+        Images(images=images, labels={}),
+        augmentation=CropSettings(kind="crop", crop=64, mean=(MEAN,), std=(STD,)),
         batch_size=BATCH_SIZE,
         stream=("benchmarks", 0),
         device=torch.device("cpu"),

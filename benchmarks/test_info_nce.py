@@ -1,25 +1,54 @@
-"""InfoNCE forward and backward at the top module's size: 1024 channels, 7×7 patches, batch 16."""
+"""InfoNCE forward and backward, at the sizes where each task spends most on it.
+
+Vision: the top module, 1024 channels, 7×7 patches, batch 16. Audio: the first convolution, 512
+channels, 4,095 time steps, batch 8.
+"""
+
+from typing import NamedTuple
 
 import pytest
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks import textbook
+from benchmarks import textbook_audio, textbook_vision
 from gim_bench import devices, seeding
 from gim_bench.config import InfoNCESettings, Precision
 from gim_bench.objectives.info_nce import InfoNCEHead
 
-CHANNELS = 1024
 CPU = torch.device("cpu")
-GROUP = "InfoNCE forward and backward, 1024 channels, batch 16"
 
 
-@pytest.fixture
-def z() -> Tensor:
-    """Encodings [image row column channel] that ask for a gradient."""
+class Task(NamedTuple):
+    """Sizes of the encodings, and both ways to their loss."""
+
+    group: str
+    grid: tuple[int, int, int, int]  # example, row, column, channel
+    settings: InfoNCESettings
+    textbook: type[nn.Module]
+    layout: str  # of the textbook's encodings
+
+
+VISION = Task(
+    group="InfoNCE forward and backward, images, 1024 channels, batch 16",
+    grid=(16, 7, 7, 1024),
+    settings=InfoNCESettings(),
+    textbook=textbook_vision.InfoNCE,
+    layout="example d row column",
+)
+AUDIO = Task(
+    group="InfoNCE forward and backward, speech, 512 channels, 4095 steps, batch 8",
+    grid=(8, 4095, 1, 512),
+    settings=InfoNCESettings(prediction_steps=12, skip_rows=0, negatives=10, anchor_rows=128),
+    textbook=textbook_audio.InfoNCE,
+    layout="example d (row column)",
+)
+
+
+def encodings(task: Task) -> Tensor:
+    """[example row column channel], asking for a gradient."""
     draw = seeding.generator("benchmarks", "encodings")
-    return torch.randn(16, 7, 7, CHANNELS, generator=draw).requires_grad_()
+    return torch.randn(task.grid, generator=draw).requires_grad_()
 
 
 def forward_and_backward(loss_of: nn.Module, z: Tensor, *, precision: Precision) -> Tensor:
@@ -30,34 +59,54 @@ def forward_and_backward(loss_of: nn.Module, z: Tensor, *, precision: Precision)
     return loss
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_textbook(benchmark, z):
-    z = rearrange(z, "image row column d -> image d row column").detach().contiguous()
-    loss_of = textbook.InfoNCE(CHANNELS)
+def measure_textbook(benchmark, task: Task) -> None:
+    z = rearrange(encodings(task), f"example row column d -> {task.layout}").detach().contiguous()
+    channels = (task.grid[-1],) * (1 if task is VISION else 2)
     benchmark.pedantic(
         forward_and_backward,
-        args=(loss_of, z.requires_grad_()),
+        args=(task.textbook(*channels), z.requires_grad_()),
         kwargs={"precision": Precision.FP32},
         rounds=5,
         warmup_rounds=1,
     )
 
 
-@pytest.mark.benchmark(group=GROUP)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
-def test_ours(benchmark, z, precision):
+def measure_ours(benchmark, task: Task, precision: Precision) -> None:
     """In fp32, and in what "auto" resolves to on this CPU."""
     resolved = devices.resolve_precision(precision, CPU)
     benchmark.extra_info["precision"] = str(resolved)
     head = InfoNCEHead(
-        CHANNELS,
-        settings=InfoNCESettings(),
+        z_dim=task.grid[-1],
+        c_dim=task.grid[-1],
+        settings=task.settings,
         generator=seeding.generator("benchmarks", "negatives"),
     )
     benchmark.pedantic(
         forward_and_backward,
-        args=(head, z),
+        args=(head, encodings(task)),
         kwargs={"precision": resolved},
         rounds=10,
         warmup_rounds=2,
     )
+
+
+@pytest.mark.benchmark(group=VISION.group)
+def test_vision_textbook(benchmark):
+    measure_textbook(benchmark, VISION)
+
+
+@pytest.mark.benchmark(group=VISION.group)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
+def test_vision_ours(benchmark, precision):
+    measure_ours(benchmark, VISION, precision)
+
+
+@pytest.mark.benchmark(group=AUDIO.group)
+def test_audio_textbook(benchmark):
+    measure_textbook(benchmark, AUDIO)
+
+
+@pytest.mark.benchmark(group=AUDIO.group)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
+def test_audio_ours(benchmark, precision):
+    measure_ours(benchmark, AUDIO, precision)

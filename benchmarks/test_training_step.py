@@ -1,62 +1,114 @@
-"""One optimiser step of GIM at the paper's size: ResNet-50, gray 64×64 images, batch 16."""
+"""One optimiser step of GIM at the paper's sizes, and the peak memory of a process that takes it.
+
+Vision: ResNet-50, gray 64×64 images, batch 16. Audio: 512 channels, 20,480 samples, batch 8.
+"""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from benchmarks import textbook
+from benchmarks import textbook_audio, textbook_vision
+from benchmarks.peak import peak_bytes
 from gim_bench import devices, registry, seeding
-from gim_bench.config import EncoderSettings, InfoNCESettings, Precision, Schedule
-from gim_bench.contract import Batch, Ingredients
+from gim_bench.config import ConvGRUSettings, InfoNCESettings, Precision, ResNetSettings, Schedule
+from gim_bench.contract import Batch, Encoder, Ingredients, Target
+from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.training import Trainer
 
-BATCH_SIZE, LEARNING_RATE = 16, 1.5e-4
 CPU = torch.device("cpu")
-GROUP = "one optimiser step of GIM, paper size, batch 16"
+PRECISION = devices.resolve_precision(Precision.AUTO, CPU)
+VISION = "one optimiser step of GIM on images, paper size, batch 16"
+AUDIO = "one optimiser step of GIM on speech, paper size, batch 8"
+AUDIO_INFO_NCE = InfoNCESettings(prediction_steps=12, skip_rows=0, negatives=10, anchor_rows=128)
+
+Step = Callable[[], object]
 
 
-@pytest.fixture
 def images() -> torch.Tensor:
-    draw = seeding.generator("benchmarks", "images")
-    return torch.randn(BATCH_SIZE, 1, 64, 64, generator=draw)
+    return torch.randn(16, 1, 64, 64, generator=seeding.generator("benchmarks", "images"))
 
 
-def our_trainer() -> Trainer:
-    method = registry.method("gim")
-    with seeding.weights_from("encoder", 0):
-        encoder = ResNetEncoder(EncoderSettings(), in_channels=1)
+def speech() -> torch.Tensor:
+    return torch.randn(8, 20_480, generator=seeding.generator("benchmarks", "speech"))
+
+
+def step_of(
+    name: str, encoder: Encoder, info_nce: InfoNCESettings, *, inputs: torch.Tensor, rate: float
+) -> Step:
+    """A step of ours: interleaved, channels last, fused Adam, bf16 where the CPU has it."""
+    method = registry.method(name)
     learner = method(
         Ingredients(
             encoder=encoder,
-            classes=10,
-            info_nce=InfoNCESettings(),
+            target=Target(name="class", classes=["one", "other"]),
+            info_nce=info_nce,
             options=method.Options(),
-            negatives=seeding.generator("negatives", "gim", 0),
+            negatives=seeding.generator("negatives", name, 0),
         )
     )
-    return Trainer(
+    trainer = Trainer(
         learner.to(memory_format=torch.channels_last),
-        learning_rate=LEARNING_RATE,
+        learning_rate=rate,
         schedule=Schedule.INTERLEAVED,
-        precision=devices.resolve_precision(Precision.AUTO, CPU),
+        precision=PRECISION,
         device=CPU,
     )
+    batch = Batch(inputs=inputs, labels={})
+    return lambda: list(trainer.step(batch).values())
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_textbook(benchmark, images):
-    trainer = textbook.Trainer(textbook.GreedyInfoMax(), learning_rate=LEARNING_RATE)
-    losses = benchmark.pedantic(trainer.step, args=(images,), rounds=3, warmup_rounds=1)
-    assert all(0 < loss < 2 * math.log(17) for loss in losses)
+def ours_on_images() -> Step:
+    encoder = ResNetEncoder(ResNetSettings(kind="resnet"), in_channels=1)
+    return step_of("gim", encoder, InfoNCESettings(), inputs=images(), rate=1.5e-4)
 
 
-@pytest.mark.benchmark(group=GROUP)
-def test_ours(benchmark, images):
-    """Interleaved, channels last, fused Adam, bf16 where the CPU multiplies in it."""
-    trainer = our_trainer()
-    batch = Batch(inputs=images, labels=None)
-    benchmark.extra_info["precision"] = str(trainer.precision)
-    losses = benchmark.pedantic(trainer.step, args=(batch,), rounds=3, warmup_rounds=1)
-    assert all(0 < loss < 2 * math.log(17) for loss in losses.values())
+def textbook_on_images() -> Step:
+    trainer = textbook_vision.Trainer(textbook_vision.GreedyInfoMax(), learning_rate=1.5e-4)
+    inputs = images()
+    return lambda: trainer.step(inputs)
+
+
+def ours_on_speech(name: str = "gim") -> Step:
+    encoder = ConvGRUEncoder(ConvGRUSettings(kind="conv_gru"), samples=20_480)
+    return step_of(name, encoder, AUDIO_INFO_NCE, inputs=speech(), rate=2e-4)
+
+
+def ours_on_speech_without_bptt() -> Step:
+    return ours_on_speech("gim_no_bptt")
+
+
+def textbook_on_speech() -> Step:
+    trainer = textbook_audio.Trainer(textbook_audio.GreedyInfoMax(), learning_rate=2e-4)
+    inputs = speech()
+    return lambda: trainer.step(inputs)
+
+
+def measure(benchmark, make_step: Callable[[], Step], *, chance: float) -> None:
+    benchmark.extra_info["precision"] = (
+        "fp32" if "textbook" in make_step.__name__ else str(PRECISION)
+    )
+    if not benchmark.disabled:
+        benchmark.extra_info["peak_bytes"] = peak_bytes(make_step)
+    losses = benchmark.pedantic(make_step(), rounds=5, warmup_rounds=1)
+    assert all(0 < loss < 2 * chance for loss in losses)
+
+
+@pytest.mark.benchmark(group=VISION)
+@pytest.mark.parametrize(
+    "make_step", [textbook_on_images, ours_on_images], ids=lambda f: f.__name__
+)
+def test_vision(benchmark, make_step):
+    measure(benchmark, make_step, chance=math.log(17))
+
+
+@pytest.mark.benchmark(group=AUDIO)
+@pytest.mark.parametrize(
+    "make_step",
+    [textbook_on_speech, ours_on_speech, ours_on_speech_without_bptt],
+    ids=lambda f: f.__name__,
+)
+def test_audio(benchmark, make_step):
+    measure(benchmark, make_step, chance=math.log(11))

@@ -7,4 +7,4 @@ __version__ = "0.1.0"
 
 # Part of every cell's key. Raise it when a change moves the numbers of an unchanged configuration,
 # so that old records are not mistaken for new ones.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2

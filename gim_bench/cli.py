@@ -41,6 +41,12 @@ SetOption = Annotated[
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Where the data set's files are.")
 ]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-files", help="Leave out files that cannot be read; says how many. For speech."
+    ),
+]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Where the records are.")]
 
 
@@ -70,6 +76,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
     set_: SetOption = None,
     data_dir: DataDirOption = None,
+    skip_bad_files: SkipOption = False,
     runs_dir: RunsDirOption = Path("runs"),
     tracking_uri: Annotated[
         str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
@@ -86,7 +93,7 @@ def run(
     from gim_bench.display import progress_for
     from gim_bench.store import RunsFolder
 
-    loaded = load_suite(suite, overrides=set_ or ())
+    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
     runs = RunsFolder(runs_dir)
     tracker = None if no_tracking or plan else _tracker(tracking_uri)
     progress = progress_for()
@@ -117,6 +124,10 @@ def run(
     _conclude(loaded, records, runs=runs, tracked_to=tracked_to, as_json=json)
 
 
+def _overrides(set_: list[str] | None, *, skip_bad_files: bool) -> list[str]:
+    return [*(set_ or ()), *(["dataset.skip_bad_files=true"] if skip_bad_files else ())]
+
+
 def _bench(
     suite: "Suite",
     *,
@@ -143,7 +154,7 @@ def _dataset(suite: "Suite", *, data_dir: Path | None, progress: "Progress") -> 
     if data_dir is not None and not kind.needs_data_dir:
         raise ConfigError(
             f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
-            f"for a folder of your own images use --suite folder"
+            f"for your own images use --suite folder, for recordings --suite folder-audio"
         )
     return kind(options=options, data_dir=data_dir, cache_dir=cache_dir(), progress=progress)
 
@@ -384,22 +395,32 @@ def _plugin_rows(what: Listed) -> list[tuple[str, str]]:
 
 
 @data_app.command()
-def prepare(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption = None) -> None:
+def prepare(
+    suite: SuiteOption,
+    data_dir: DataDirOption = None,
+    set_: SetOption = None,
+    skip_bad_files: SkipOption = False,
+) -> None:
     """Download or decode the data of a suite."""
     from gim_bench.config import load_suite
     from gim_bench.display import progress_for
 
-    loaded = load_suite(suite, overrides=set_ or ())
+    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
     _dataset(loaded, data_dir=data_dir, progress=progress_for()).prepare()
     print(f"the data of suite {loaded.name!r} is ready")
 
 
 @data_app.command()
-def verify(suite: SuiteOption, data_dir: DataDirOption = None, set_: SetOption = None) -> None:
+def verify(
+    suite: SuiteOption,
+    data_dir: DataDirOption = None,
+    set_: SetOption = None,
+    skip_bad_files: SkipOption = False,
+) -> None:
     """Check every file of a suite's data."""
     from gim_bench.config import load_suite
     from gim_bench.display import progress_for
 
-    loaded = load_suite(suite, overrides=set_ or ())
+    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
     _dataset(loaded, data_dir=data_dir, progress=progress_for()).verify()
     print(f"the data of suite {loaded.name!r} is intact")

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +22,10 @@ from gim_bench.errors import ConfigError, unknown_name
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
 
 
 class Settings(BaseModel):
@@ -66,16 +70,17 @@ class DatasetSettings(Settings):
         return dict(self.model_extra or {})
 
 
-class EncoderSettings(Settings):
-    """The paper's ResNet-50 v2 without batch norm, and how much smaller it may be made."""
+class ResNetSettings(Settings):
+    """For images: the paper's ResNet-50 v2 without batch norm, and how much smaller it may be."""
 
+    kind: Literal["resnet"]
     width: PositiveInt = 64  # bottleneck channels of the first module; doubled in each next one
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (3, 4, 6)
     patch_size: PositiveInt = 16  # pixels
     patch_overlap: Annotated[int, Field(ge=0)] = 8  # pixels
 
     @model_validator(mode="after")
-    def _patches_advance(self) -> "EncoderSettings":
+    def _patches_advance(self) -> "ResNetSettings":
         if self.patch_overlap >= self.patch_size:
             raise ValueError(
                 f"patch_overlap {self.patch_overlap} must be below patch_size {self.patch_size}"
@@ -83,9 +88,35 @@ class EncoderSettings(Settings):
         return self
 
 
-class AugmentationSettings(Settings):
-    """Random crops and flips in training; the centre crop, unflipped, for the probe."""
+class ConvGRUSettings(Settings):
+    """For speech: the paper's strided convolutions, each a module, and a GRU above them."""
 
+    kind: Literal["conv_gru"]
+    width: PositiveInt = 512  # channels of every convolution
+    context: PositiveInt = 256  # units of the GRU
+    kernels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 8, 4, 4, 4)
+    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (5, 4, 2, 2, 2)
+    paddings: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (2, 2, 2, 2, 1)
+
+    @model_validator(mode="after")
+    def _one_of_each_per_layer(self) -> "ConvGRUSettings":
+        if not len(self.kernels) == len(self.strides) == len(self.paddings):
+            raise ValueError("kernels, strides and paddings must name as many layers")
+        if prod(self.strides) != FRAME_SAMPLES:
+            raise ValueError(
+                f"the strides multiply to {prod(self.strides)} samples where the top layer must "
+                f"advance by {FRAME_SAMPLES}, the 10 ms of a phone label"
+            )
+        return self
+
+
+EncoderSettings = Annotated[ResNetSettings | ConvGRUSettings, Field(discriminator="kind")]
+
+
+class CropSettings(Settings):
+    """Of images: random crops and flips in training; the centre crop, unflipped, for the probe."""
+
+    kind: Literal["crop"]
     crop: PositiveInt  # pixels
     flip: bool = True  # horizontally, with probability 0.5
     grayscale: bool = True
@@ -93,25 +124,50 @@ class AugmentationSettings(Settings):
     std: tuple[PositiveFloat, ...]
 
     @model_validator(mode="after")
-    def _a_statistic_per_channel(self) -> "AugmentationSettings":
+    def _a_statistic_per_channel(self) -> "CropSettings":
         channels = 1 if self.grayscale else 3
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
         return self
 
 
+class WindowSettings(Settings):
+    """Of speech: a window at a random 10 ms place in training; all of it, cut up, for the probe.
+
+    A recording that is shorter than the window is followed by silence.
+    """
+
+    kind: Literal["window"]
+    samples: PositiveInt = 20_480  # at 16 kHz
+    mean: FiniteFloat = -0.00068  # of samples in -1..1
+    std: PositiveFloat = 0.0630
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> "WindowSettings":
+        if self.samples % FRAME_SAMPLES:
+            raise ValueError(
+                f"samples = {self.samples} is no multiple of {FRAME_SAMPLES}, the 10 ms of a "
+                f"phone label"
+            )
+        return self
+
+
+AugmentationSettings = Annotated[CropSettings | WindowSettings, Field(discriminator="kind")]
+
+
 class InfoNCESettings(Settings):
     """The contrastive task: predict up to `prediction_steps` rows down, past the skipped ones."""
 
     prediction_steps: PositiveInt = 5
-    skip_rows: Annotated[int, Field(ge=0)] = 1
+    skip_rows: NotNegative = 1
     negatives: PositiveInt = 16
+    anchor_rows: PositiveInt | None = None  # how many, from a random one on, predict; None: all
 
 
 class TrainingSettings(Settings):
     """Adam at a constant rate, one optimiser for each isolated module."""
 
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: NotNegative
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     schedule: Schedule = Schedule.INTERLEAVED
@@ -123,12 +179,14 @@ class ProbeSettings(Settings):
     """Linear probe, ridge and nearest neighbours on frozen features."""
 
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-    epochs: PositiveInt
+    steps: PositiveInt  # of Adam, alike for targets with few labels and with many
     batch_size: PositiveInt
     standardise: bool = (
         False  # features to mean 0 and deviation 1; the paper takes them as they are
     )
     validation_fraction: Fraction = 0.2
+    # Where labels are for every 10 ms: how many to fit on, drawn at random; None: all.
+    fitted_steps: PositiveInt | None = None
     ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
         1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0,
     )  # fmt: skip
@@ -141,10 +199,8 @@ class Suite(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     summary: str
     protocol: str  # named beside every number
-    published: str | None = (
-        None  # "<file>/<table>" in results/published, for comparable suites only
-    )
-    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    published: tuple[str, ...] = ()  # "<file>/<table>" in results/published, if comparable
+    methods: Names
     seeds: PositiveInt = 1
     dataset: DatasetSettings
     encoder: EncoderSettings
@@ -155,15 +211,27 @@ class Suite(Settings):
     method: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
-    def _the_grid_is_tall_enough(self) -> "Suite":
-        rows = patch_grid(self.augmentation.crop, self.encoder)
-        needed = self.info_nce.skip_rows + self.info_nce.prediction_steps + 1
-        if rows < needed:
+    def _encoder_and_augmentation_fit(self) -> "Suite":
+        """And every module has as many rows below each other as InfoNCE predicts."""
+        crops = isinstance(self.augmentation, CropSettings)
+        if crops != isinstance(self.encoder, ResNetSettings):
             raise ValueError(
-                f"a crop of {self.augmentation.crop} pixels gives {rows} rows of patches, but "
-                f"predicting {self.info_nce.prediction_steps} steps past {self.info_nce.skip_rows} "
-                f"skipped row(s) needs {needed}: enlarge augmentation.crop or lower "
-                f"info_nce.prediction_steps"
+                f"an encoder of kind {self.encoder.kind!r} cannot take what an augmentation of "
+                f"kind {self.augmentation.kind!r} gives: use resnet with crop (images), or "
+                f"conv_gru with window (speech)"
+            )
+        rows = grid_rows(self.encoder, self.augmentation)
+        needed = self.info_nce.skip_rows + self.info_nce.prediction_steps + 1
+        if min(rows) < needed:
+            what = (
+                f"a crop of {self.augmentation.crop} pixels gives {min(rows)} rows of patches"
+                if isinstance(self.augmentation, CropSettings)
+                else f"a window of {self.augmentation.samples} samples gives {min(rows)} steps"
+            )
+            raise ValueError(
+                f"{what}, but predicting {self.info_nce.prediction_steps} steps past "
+                f"{self.info_nce.skip_rows} skipped row(s) needs {needed}: enlarge augmentation."
+                f"{'crop' if crops else 'samples'} or lower info_nce.prediction_steps"
             )
         return self
 
@@ -193,6 +261,7 @@ class MethodSettings(Settings):
     gradient_flow: str  # "isolated", "end_to_end" or "none"
     trains_on: str  # a split's name, or "none"
     uses_labels: bool
+    ablation: str | None = None  # what it leaves out of the shared encoder
     options: dict[str, Any]
 
 
@@ -222,9 +291,21 @@ class CellConfig(Settings):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def patch_grid(crop: int, encoder: EncoderSettings) -> int:
-    """Rows (and columns) of patches that a square crop of `crop` pixels is cut into."""
-    return (crop - encoder.patch_size) // (encoder.patch_size - encoder.patch_overlap) + 1
+def grid_rows(
+    encoder: ResNetSettings | ConvGRUSettings, augmentation: CropSettings | WindowSettings
+) -> list[int]:
+    """Rows of the grid that each module encodes: of patches, or time steps of each layer."""
+    if isinstance(encoder, ResNetSettings):
+        assert isinstance(augmentation, CropSettings)
+        stride = encoder.patch_size - encoder.patch_overlap
+        return [(augmentation.crop - encoder.patch_size) // stride + 1] * len(encoder.blocks)
+    assert isinstance(augmentation, WindowSettings)
+    lengths = [augmentation.samples]
+    for kernel, stride, padding in zip(
+        encoder.kernels, encoder.strides, encoder.paddings, strict=True
+    ):
+        lengths.append(max(0, (lengths[-1] + 2 * padding - kernel) // stride + 1))
+    return [*lengths[1:], lengths[-1]]
 
 
 # -- reading suites ------------------------------------------------------------------------------
@@ -294,11 +375,15 @@ def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: 
     problems = error.errors(include_url=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    dotted = ".".join(str(part) for part in first["loc"])
+    place = _without_kinds(first["loc"])
+    dotted = ".".join(str(part) for part in place)
     if first["type"] == "extra_forbidden":
-        *parents, leaf = first["loc"]
-        known = _fields_at(model, parents)
-        return unknown_name("setting", str(leaf), known=known, where=f"{origin}: {dotted}") + more
+        known = _fields_at(model, first["loc"][:-1])
+        return (
+            unknown_name("setting", str(place[-1]), known=known, where=f"{origin}: {dotted}") + more
+        )
+    if first["type"].startswith("union_tag"):
+        return _unknown_kind(first, dotted, origin=origin) + more
     if first["type"] == "missing":
         return f"{origin}: the setting {dotted!r} is missing{more}"
     message = first["msg"].removeprefix("Value error, ")
@@ -307,10 +392,34 @@ def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: 
     return f"{origin}: {dotted} = {first['input']!r}: {message[:1].lower() + message[1:]}{more}"
 
 
+KINDS: dict[str, type[Settings]] = {
+    "resnet": ResNetSettings,
+    "conv_gru": ConvGRUSettings,
+    "crop": CropSettings,
+    "window": WindowSettings,
+}
+
+
+def _without_kinds(place: Sequence[int | str]) -> list[int | str]:
+    """Where a setting stands in the file; pydantic adds the kind to the place of its table.
+
+    The kind stands second, and only there: a crop has a setting "crop".
+    """
+    return [part for i, part in enumerate(place) if i != 1 or part not in KINDS]
+
+
+def _unknown_kind(problem: Mapping[str, Any], dotted: str, *, origin: str) -> str:
+    expected = str(problem.get("ctx", {}).get("expected_tags", ""))
+    if problem["type"] == "union_tag_not_found":
+        kinds = "resnet or conv_gru" if dotted == "encoder" else "crop or window"
+        return f"{origin}: the setting '{dotted}.kind' is missing: {kinds}"
+    found = problem.get("ctx", {}).get("tag")
+    return f"{origin}: {dotted}.kind = {found!r}: should be one of {expected}"
+
+
 def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     for parent in parents:
-        annotation = model.model_fields[str(parent)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        annotation = KINDS.get(str(parent)) or model.model_fields[str(parent)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
     return list(model.model_fields)

@@ -3,7 +3,9 @@
 Read this first. A *suite* is a table; each *cell* is one method on one data set with one seed; a
 cell's result is a `Record` on disk; MLflow, the report and every later tool read records.
 
-Tensor letters: image = batch of images, row/column = place of a patch in the grid, dim = channels.
+Tensor letters: example = image or window of speech in a batch, row/column = place of a patch in the
+grid (for speech: row = time, one column), step = place that a label may belong to (for an image
+there is one; for speech one every 10 ms), d = channels.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.config import InfoNCESettings, Settings
+from gim_bench.config import FRAME_SAMPLES, InfoNCESettings, Settings
 
 # -- progress ------------------------------------------------------------------------------------
 
@@ -70,15 +72,69 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Modality(StrEnum):
+    """What examples are made of; encoders and methods are made for one, or for both."""
+
+    IMAGE = "image"
+    SPEECH = "speech"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
+class Target:
+    """What a probe tells from features, and what a supervised method learns."""
+
+    name: str  # "class", "speaker" or "phone": what its metrics are named after
+    classes: Sequence[str]  # their names, in the order of the label numbers
+    per_step: bool = False  # a label for every 10 ms step, not one for the whole example
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
     """One split: uint8 images, memory-mapped where they are large, and labels where it has them."""
 
     images: np.ndarray  # uint8, [image channel row column]
-    labels: np.ndarray | None  # int64, [image]
+    labels: Mapping[str, np.ndarray]  # {"class": int64 [image]}; empty for unlabelled images
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recordings:
+    """One split: speech at 16 kHz, memory-mapped where it is large, and labels where it has them.
+
+    Recordings may be short, and in any order. Labels of 10 ms frames are as many as
+    `label_frames` says; label t of a recording is about its sample 160·t + 200.
+    """
+
+    samples: np.ndarray  # int16 [sample]; the recordings lie in it, each in one piece
+    starts: np.ndarray  # int64 [recording], where in `samples` each begins
+    lengths: np.ndarray  # int64 [recording], in samples
+    labels: Mapping[str, np.ndarray]  # {"speaker": int64 [recording]}; may be empty
+    frames: Mapping[str, np.ndarray]  # {"phone": int16 [frame]}, all recordings; -1: unlabelled
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+Examples = Images | Recordings
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_WINDOW_SAMPLES = 400  # that a label is about: 25 ms
+# Step j of a window that begins with sample 160·s of a recording has label s + j - 1, the one
+# whose centre, sample 160·(s + j - 1) + 200 of the recording, lies in the step's own 10 ms: at
+# sample 160·j + 40 of the window.
+STEP_CENTRE = 40
+FIRST_LABEL = -1
+
+
+def label_frames(samples: int) -> int:
+    """Labelled frames of a recording: as many whole 25 ms windows as fit, one every 10 ms.
+
+    CPC's labels come from Kaldi, which counts so ("snip edges"); that is why they are one or two
+    fewer than the recording has steps of 10 ms.
+    """
+    return max(0, 1 + (samples - FRAME_WINDOW_SAMPLES) // FRAME_SAMPLES)
 
 
 class Dataset(ABC):
@@ -87,6 +143,7 @@ class Dataset(ABC):
     class Options(Settings):
         """What a suite may set under `[dataset]`; a data set with options overrides this."""
 
+    modality: ClassVar[Modality] = Modality.IMAGE
     needs_data_dir: ClassVar[bool] = False
 
     def __init__(
@@ -119,8 +176,8 @@ class Dataset(ABC):
         """sha256 of all bytes that the splits are made of. Raises: DataError."""
 
     @abstractmethod
-    def classes(self) -> Sequence[str]:
-        """Names of the classes, in the order of the label numbers."""
+    def targets(self) -> Sequence[Target]:
+        """What its labels tell; for each there are labels in TRAIN and TEST."""
 
     @abstractmethod
     def split(self, split: Split) -> Examples:
@@ -129,10 +186,13 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a learner sees at one step: augmented, normalised, on its device."""
+    """What a learner sees at one step: augmented, normalised, on its device.
 
-    inputs: Float[Tensor, "image channel height width"]
-    labels: Int[Tensor, "image"] | None
+    Labels are by target: one for each example, or one for each of its steps, -1 where unlabelled.
+    """
+
+    inputs: Float[Tensor, "example *shape"]  # images [channel height width], or speech [sample]
+    labels: Mapping[str, Int[Tensor, "example *step"]]
 
 
 # -- methods -------------------------------------------------------------------------------------
@@ -153,6 +213,8 @@ class Traits:
     objective: str  # "info_nce", "cross_entropy", … or "none"
     gradient_flow: GradientFlow
     trains_on: Split | None
+    modalities: frozenset[Modality] = frozenset(Modality)
+    ablation: str | None = None  # what it leaves out of the shared encoder, or has in its place
 
     @property
     def uses_labels(self) -> bool:
@@ -164,14 +226,24 @@ class Encoder(nn.Module, ABC):
 
     stages: nn.ModuleList
     dims: Sequence[int]  # channels of each module's encodings
+    # Whether the top module is an autoregressor, which predicts what the module below it encodes.
+    autoregressive: bool = False
 
     @abstractmethod
-    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
+    def prepare(self, inputs: Float[Tensor, "example *shape"]) -> Tensor:
         """What the first module takes: for images, all their patches as one batch."""
 
     @abstractmethod
-    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
-        """A module's activations as a grid with one encoding for each patch."""
+    def pool(
+        self, activations: Tensor, *, batch_size: int
+    ) -> Float[Tensor, "example row column d"]:
+        """A module's activations as a grid with one encoding for each patch or time step."""
+
+    @abstractmethod
+    def steps(
+        self, z: Float[Tensor, "example row column d"], *, module: int
+    ) -> Float[Tensor, "example step d"]:
+        """The encodings of module `module` (from 0), averaged over the places of every label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +251,7 @@ class Ingredients:
     """What the suite hands to every method to build its learner from."""
 
     encoder: Encoder
-    classes: int
+    target: Target  # what a supervised method learns; one model is trained for each
     info_nce: InfoNCESettings
     options: Settings
     negatives: torch.Generator
@@ -193,7 +265,7 @@ class Learner(nn.Module, ABC):
     class Options(Settings):
         """What a suite may set under `[method.<name>]`; a method with options overrides this."""
 
-    encoder: Encoder
+    encoder: nn.Module  # whose weights are kept with the record
 
     @abstractmethod
     def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
@@ -205,13 +277,13 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def features(
-        self, inputs: Float[Tensor, "image channel height width"]
-    ) -> Mapping[str, Float[Tensor, "image d"]]:
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Mapping[str, Float[Tensor, "example step d"]]:
         """Frozen features for the probe, by module, lowest first; the last is the top one."""
 
     def predict(
-        self, inputs: Float[Tensor, "image channel height width"]
-    ) -> Float[Tensor, "image class"] | None:
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Float[Tensor, "example step class"] | None:
         """Class scores of the learner's own head; None where it has none."""
         return None
 

@@ -4,7 +4,8 @@ Per-module values add "/module_<k>" to the name; the bare name is the top module
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from gim_bench.errors import ConfigError, unknown_name
@@ -23,17 +24,30 @@ class Metric:
     meaning: str
 
 
+# What labels tell, besides the class of an image, whose metrics have no prefix.
+TARGETS = ("phone", "speaker")
+
+
+def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
+    """Each metric, then the same of every target, as in "phone_accuracy"."""
+    for prefix in ("", *(f"{target}_" for target in TARGETS)):
+        for metric in metrics:
+            yield replace(metric, name=f"{prefix}{metric.name}")
+
+
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "%", Better.HIGHER, "linear probe, learning rate chosen on validation"),
-        Metric("accuracy/own_head", "%", Better.HIGHER, "the supervised method's own classifier"),
-        Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
-        Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
-        Metric("loss", "nats", Better.LOWER, "training loss, mean of the last epoch"),
+        *_of_every_target(
+            Metric("accuracy", "%", Better.HIGHER, "linear probe, rate chosen on validation"),
+            Metric("accuracy/own_head", "%", Better.HIGHER, "a supervised method's own classifier"),
+            Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
+            Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
+            Metric("loss", "nats", Better.LOWER, "training loss, mean of the last epoch"),
+        ),
         Metric("train/seconds", "s", Better.LOWER, "wall time of training"),
         Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),
-        Metric("train/samples", "images", Better.LOWER, "images seen, counted at each visit"),
+        Metric("train/samples", "examples", Better.LOWER, "examples seen, counted at each visit"),
         Metric(
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
         ),
@@ -61,3 +75,9 @@ def describe(name: str) -> Metric:
     if metric is None:
         raise ConfigError(unknown_name("metric", name, known=METRICS))
     return metric
+
+
+def target_of(name: str) -> tuple[str, str]:
+    """(target, metric) of "speaker_accuracy"; the target of "accuracy" is empty."""
+    target, _, metric = name.partition("_")
+    return (target, metric) if target in TARGETS else ("", name)

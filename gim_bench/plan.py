@@ -9,12 +9,21 @@ from itertools import islice
 import torch
 
 from gim_bench import memory, registry
-from gim_bench.config import CellConfig, DatasetSettings, MethodSettings, Settings, Suite, parse
-from gim_bench.contract import Dataset, Learner, Split
+from gim_bench.classifiers import train_linear
+from gim_bench.config import (
+    CellConfig,
+    DatasetSettings,
+    MethodSettings,
+    ResNetSettings,
+    Settings,
+    Suite,
+    parse,
+)
+from gim_bench.contract import Dataset, Learner, Modality, Split
 from gim_bench.devices import autocast, resolve_precision
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.probe import train_linear
-from gim_bench.run import Bench, Cell, build, planned_steps, trainer_of
+from gim_bench.probe import readable
+from gim_bench.run import Bench, Cell, Model, build, models_of, planned_steps, trainer_of
 
 TIMED_STEPS = 3
 
@@ -39,7 +48,8 @@ def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> di
     named = [(name, "--method") for name in methods] or [
         (name, f"suite {suite.name}, methods[{i}]") for i, name in enumerate(suite.methods)
     ]
-    _, dataset_options = dataset_of(suite)
+    kind, dataset_options = dataset_of(suite)
+    _check_modality(suite, kind)
     precision = resolve_precision(suite.training.precision, device)
     return {
         name: CellConfig(
@@ -73,17 +83,37 @@ def cells(
     ]
 
 
+def _check_modality(suite: Suite, kind: type[Dataset]) -> None:
+    takes = _modality(suite)
+    if takes is not kind.modality:
+        raise ConfigError(
+            f"suite {suite.name}: the data set {suite.dataset.name!r} holds {kind.modality}, but "
+            f"an encoder of kind {suite.encoder.kind!r} takes {takes}: use another encoder.kind "
+            f"and augmentation.kind, or another dataset.name"
+        )
+
+
+def _modality(suite: Suite) -> Modality:
+    return Modality.IMAGE if isinstance(suite.encoder, ResNetSettings) else Modality.SPEECH
+
+
 def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
     kind = registry.method(name, where=where)
     origin = f"suite {suite.name}, [method.{name}]"
     options = parse(kind.Options, suite.method.get(name, {}), origin=origin)
     traits = kind.traits
+    if _modality(suite) not in traits.modalities:
+        raise ConfigError(
+            f"the method {name!r} ({where}) is made for {', '.join(sorted(traits.modalities))}, "
+            f"and suite {suite.name!r} is one of {_modality(suite)}: leave it out"
+        )
     return MethodSettings(
         name=name,
         objective=traits.objective,
         gradient_flow=traits.gradient_flow.value,
         trains_on="none" if traits.trains_on is None else traits.trains_on.value,
         uses_labels=traits.uses_labels,
+        ablation=traits.ablation,
         options=options.model_dump(mode="json"),
     )
 
@@ -107,16 +137,20 @@ class Estimate:
 
 def estimate(cell: Cell, bench: Bench) -> Estimate:
     """Times a few real steps and forward passes, and multiplies. Nothing is kept or recorded."""
-    learner = build(cell, bench)
     steps = planned_steps(cell, bench)
+    train_seconds = probe_seconds = 0.0
+    models = models_of(cell, bench)
     with memory.measure(bench.device) as peaks:
-        per_step = _seconds_per_step(cell, learner, bench) if steps else 0.0
-        probe_seconds = _probe_seconds(cell, learner, bench)
+        for model in models:
+            learner = build(cell, bench, target=model.target)
+            if steps:
+                train_seconds += steps * _seconds_per_step(cell, learner, bench)
+            probe_seconds += _probe_seconds(cell, model, learner, bench)
     name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
     peak = peaks.metrics.get(f"memory/{name}")
     return Estimate(
-        steps=steps,
-        train_seconds=steps * per_step,
+        steps=steps * len(models),
+        train_seconds=train_seconds,
         probe_seconds=probe_seconds,
         peak_bytes=None if peak is None else int(peak),
     )
@@ -134,29 +168,35 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
     return sorted(times[1:] or times)[len(times[1:] or times) // 2]
 
 
-def _probe_seconds(cell: Cell, learner: Learner, bench: Bench) -> float:
+def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> float:
     """Feature extraction of both splits, and the training of every module's linear probes."""
     train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
-    precision = cell.config.training.precision
-    with _timed(bench.device) as extraction, autocast(bench.device, precision):
+    with (
+        _timed(bench.device) as extraction,
+        autocast(bench.device, cell.config.training.precision),
+    ):
         features = learner.features(next(train.in_order()).inputs)
-    images = len(train.images) + len(test.images)
-    probe = cell.config.probe
-    batches = -(-len(train.images) // probe.batch_size)
-    with _timed(bench.device) as training:
-        for values in features.values():
-            train_linear(
-                values.new_zeros(probe.batch_size, values.shape[1], dtype=torch.float32),
-                torch.zeros(probe.batch_size, dtype=torch.long, device=values.device),
-                learning_rates=probe.learning_rates,
-                classes=len(bench.dataset.classes()),
-                epochs=TIMED_STEPS,
-                batch_size=probe.batch_size,
-                standardised=probe.standardise,
-                stream=cell.stream,
-            )
-    per_pass = training[0] / TIMED_STEPS
-    return extraction[0] * images / train.batch_size + 2 * per_pass * probe.epochs * batches
+    examples = len(train.groups) + len(test.groups)
+    settings = cell.config.probe
+    seconds = extraction[0] * examples / train.batch_size
+    for target in model.probed:
+        with _timed(bench.device) as training:
+            for values in features.values():
+                rows = readable(values, target).float()
+                while len(rows) < settings.batch_size:
+                    rows = torch.cat([rows, rows])
+                train_linear(
+                    rows,
+                    torch.zeros(len(rows), dtype=torch.long, device=rows.device),
+                    learning_rates=settings.learning_rates,
+                    classes=len(target.classes),
+                    steps=TIMED_STEPS,
+                    batch_size=settings.batch_size,
+                    standardised=settings.standardise,
+                    stream=cell.stream,
+                )
+        seconds += 2 * training[0] / TIMED_STEPS * settings.steps
+    return seconds
 
 
 @contextmanager

@@ -1,39 +1,31 @@
 """Probes: how much do frozen features tell about the labels?
 
-Features are extracted once. The linear probe trains every learning rate in one batched pass,
-chooses on a validation share of the labelled training images, refits on all of them, and then reads
-the test set, once. Ridge and nearest neighbours need no learning rate.
+Features of the labelled training examples are extracted once, and classifiers fitted on them; what
+is to be chosen is chosen on a validation share of the images or recordings. Only then is the test
+set read, once, batch by batch, and every label of it counted.
 
-Letters: n = images, d = feature dimensions, c = classes, r = learning rates.
+Letters: n = labels, d = feature dimensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gim_bench import devices, seeding
+from gim_bench.classifiers import (
+    Classifier,
+    Labelled,
+    fit_linear,
+    fit_neighbours,
+    fit_ridge,
+)
 from gim_bench.config import Precision, ProbeSettings
-from gim_bench.contract import Learner, Progress
-from gim_bench.datasets.batches import ImageBatches
-
-# Adam's constants (Kingma and Ba 2014), which the paper leaves at their defaults.
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-# Temperature of the neighbours' votes (Wu et al. 2018, instance discrimination).
-VOTE_TEMPERATURE = 0.07
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extracted:
-    """A split as a frozen learner sees it."""
-
-    features: Mapping[str, Float[Tensor, "n d"]]  # by module; float32, on the device
-    labels: Int[Tensor, "n"]
-    predictions: Int[Tensor, "n"] | None  # classes chosen by the learner's own head
+from gim_bench.contract import Batch, Learner, Progress, Target
+from gim_bench.datasets.batches import Batches
+from gim_bench.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,268 +36,224 @@ class Probed:
     curves: Mapping[str, Sequence[Sequence[float]]]  # {module: [[learning rate, percent], …]}
 
 
-def extract(
-    learner: Learner,
-    batches: ImageBatches,
-    *,
-    precision: Precision,
-    title: str,
-    progress: Progress,
-) -> Extracted:
-    """Features of every module for every image of a labelled split, in the split's order."""
-    assert batches.labels is not None, "only labelled splits are probed"
-    features: dict[str, list[Tensor]] = {}
-    predictions: list[Tensor] = []
-    with progress.task(title, total=len(batches.images), unit="image") as task:
-        for batch in batches.in_order():
-            with devices.autocast(batches.device, precision):
-                found = learner.features(batch.inputs)
-                scores = learner.predict(batch.inputs)
-            for module, values in found.items():
-                features.setdefault(module, []).append(values.float())
-            if scores is not None:
-                predictions.append(scores.argmax(dim=1))
-            task.advance(len(batch.inputs))
-    return Extracted(
-        features={module: torch.cat(parts) for module, parts in features.items()},
-        labels=batches.labels.to(batches.device),
-        predictions=torch.cat(predictions) if predictions else None,
-    )
+def metric_name(target: Target, metric: str) -> str:
+    """`metric` as it is called for that target: "accuracy", but "speaker_accuracy"."""
+    return metric if target.name == "class" else f"{target.name}_{metric}"
 
 
 def probe(
-    train: Extracted,
-    test: Extracted,
+    learner: Learner,
     *,
+    train: Batches,
+    test: Batches,
+    targets: Sequence[Target],
     settings: ProbeSettings,
-    classes: int,
-    stream: tuple[str, int],
+    precision: Precision,
     title: str,
     progress: Progress,
 ) -> Probed:
-    """All probes on every module; the bare metric names are the top module's.
+    """All probes of all targets on every module; the bare metric names are the top module's.
 
-    `stream` is (dataset, seed): the validation images and the order of training are the same for
-    every method.
+    The validation share and the order of training come from the batches' stream, (dataset, seed),
+    and are the same for every method. Raises: DataError where too little is labelled.
     """
-    metrics: dict[str, float] = {}
+    reader = _Reader(learner, precision=precision, title=title, progress=progress)
+    questions = [question(train, target, settings=settings) for target in targets]
+    features = reader.features_of(train, questions)
+    probes: list[Probe] = []
     curves: dict[str, list[list[float]]] = {}
-    fitting, validating = validation_split(
-        len(train.labels), fraction=settings.validation_fraction, stream=stream
-    )
-    with progress.task(title, total=len(train.features), unit="module") as shown:
-        for module, features in train.features.items():
-            task = _Task(
-                features=features,
-                labels=train.labels,
-                fitting=fitting.to(features.device),
-                validating=validating.to(features.device),
-                test_features=test.features[module],
-                test_labels=test.labels,
-                classes=classes,
-            )
-            accuracy, curves[module] = linear_accuracy(task, settings=settings, stream=stream)
-            found = {
-                "accuracy": accuracy,
-                "ridge_accuracy": ridge_accuracy(task, penalties=settings.ridge_penalties),
-                "knn_accuracy": knn_accuracy(task, neighbours=settings.neighbours),
-            }
-            metrics |= {f"{name}/{module}": value for name, value in found.items()}
-            metrics |= found  # the last module, the top one, stays
-            shown.advance()
-    if test.predictions is not None:
-        metrics["accuracy/own_head"] = percent_correct(test.predictions, test.labels)
-    return Probed(metrics=metrics, curves=curves)
+    with progress.task(f"{title}: probes", total=len(features), unit="probe") as task:
+        for (asked, module), values in features.items():
+            fitted, curve = fit(values, asked, settings=settings, stream=train.stream)
+            probes += [
+                Probe(asked.target, module, metric, classifier)
+                for metric, classifier in fitted.items()
+            ]
+            curves[_curve_name(asked.target, module)] = curve
+            task.advance()
+    del features  # room for the test set
+    return Probed(metrics=reader.accuracies(test, probes, targets), curves=curves)
 
 
-def validation_split(
-    images: int, *, fraction: float, stream: tuple[str, int]
-) -> tuple[Int[Tensor, "fit"], Int[Tensor, "validation"]]:
-    """Random disjoint indices of the labelled images to fit on and to choose on."""
-    order = torch.randperm(images, generator=seeding.generator("validation", *stream))
-    held_out = max(1, round(images * fraction))
-    return order[held_out:], order[:held_out]
+# -- reading features ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    """One module's features, and which of them serve what."""
+class _Reader:
+    """A frozen learner, and what it makes of splits."""
 
-    features: Float[Tensor, "n d"]
+    def __init__(
+        self, learner: Learner, *, precision: Precision, title: str, progress: Progress
+    ) -> None:
+        self.learner = learner
+        self.precision = precision
+        self.title = title
+        self.progress = progress
+
+    def features_of(
+        self, train: Batches, questions: Sequence["Question"]
+    ) -> dict[tuple["Question", str], Float[Tensor, "n d"]]:
+        """By question and module, the features at the question's places."""
+        parts: dict[tuple[Question, str], list[Tensor]] = {}
+        first = 0
+        for batch, features in self._pass(train, name="train"):
+            for asked in questions:
+                here = asked.within(batch, first=first)
+                for module, values in features.items():
+                    parts.setdefault((asked, module), []).append(
+                        readable(values, asked.target)[here]
+                    )
+            first += len(batch.inputs)
+        # Popped, so that no more than one module's features are held twice.
+        return {place: torch.cat(parts.pop(place)) for place in list(parts)}
+
+    def accuracies(
+        self, test: Batches, probes: Sequence["Probe"], targets: Sequence[Target]
+    ) -> dict[str, float]:
+        """Percent correct of all labels of a split, by metric and module."""
+        counts: dict[str, Count] = {}
+        for batch, features in self._pass(test, name="test"):
+            for found in probes:
+                named = metric_name(found.target, found.metric)
+                labels = batch.labels[found.target.name].flatten()
+                known = labels >= 0
+                values = readable(features[found.module], found.target)[known]
+                count = counts.setdefault(f"{named}/{found.module}", Count())
+                count.add(found.classifier.predict(values), labels[known])
+                counts[named] = count  # the last module, the top one, stays
+            self._count_own_head(batch, targets, counts)
+        return {name: count.percent for name, count in counts.items()}
+
+    def _count_own_head(
+        self, batch: Batch, targets: Sequence[Target], counts: dict[str, "Count"]
+    ) -> None:
+        with devices.autocast(batch.inputs.device, self.precision):
+            scores = self.learner.predict(batch.inputs)
+        if scores is None:
+            return
+        (target,) = targets  # a learner with a head of its own has learnt one target
+        labels = batch.labels[target.name].flatten()
+        known = labels >= 0
+        predicted = scores.flatten(0, 1).argmax(dim=1)
+        named = metric_name(target, "accuracy/own_head")
+        counts.setdefault(named, Count()).add(predicted[known], labels[known])
+
+    def _pass(self, batches: Batches, *, name: str) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+        """Every batch in order, and its features in float32."""
+        title = f"{self.title}: {name} features"
+        total = len(batches.groups)
+        with self.progress.task(title, total=total, unit=batches.noun) as task:
+            for batch in batches.in_order():
+                with devices.autocast(batches.device, self.precision):
+                    features = self.learner.features(batch.inputs)
+                yield batch, {module: values.float() for module, values in features.items()}
+                task.advance(len(batch.inputs))
+
+
+def readable(features: Float[Tensor, "example step d"], target: Target) -> Float[Tensor, "n d"]:
+    """What a probe of that target reads: every step's features, or their mean over steps."""
+    return features.flatten(0, 1) if target.per_step else features.mean(dim=1)
+
+
+@dataclass(slots=True)
+class Count:
+    """Correct and all."""
+
+    correct: int = 0
+    total: int = 0
+
+    def add(self, predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> None:
+        self.correct += int((predictions == labels).sum())
+        self.total += len(labels)
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.correct / self.total
+
+
+# -- what is asked, and of whom ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """A target, and which of a split's labels its probes are fitted on and chosen by."""
+
+    target: Target
+    places: Int[Tensor, "n"]  # of the labels among all of the split's, flattened; ascending
     labels: Int[Tensor, "n"]
-    fitting: Int[Tensor, "fit"]
-    validating: Int[Tensor, "validation"]
-    test_features: Float[Tensor, "test d"]
-    test_labels: Int[Tensor, "test"]
-    classes: int
+    validating: Bool[Tensor, "n"]
+
+    def within(self, batch: Batch, *, first: int) -> Int[Tensor, "i"]:
+        """The places within a batch whose first example has that number, counted in the batch."""
+        size = batch.labels[self.target.name].numel()
+        start = first * (size // len(batch.inputs))
+        low, high = torch.searchsorted(self.places, torch.tensor([start, start + size])).tolist()
+        return (self.places[low:high] - start).to(batch.inputs.device)
 
 
-# -- linear probe --------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A fitted classifier: which target it tells from which module's features, and how."""
+
+    target: Target
+    module: str
+    metric: str
+    classifier: Classifier
 
 
-def linear_accuracy(
-    task: _Task, *, settings: ProbeSettings, stream: tuple[str, int]
-) -> tuple[float, list[list[float]]]:
-    """Test accuracy in percent at the rate that validates best, and the validation curve.
+def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Question:
+    """Which labels of the training split serve what; drawn from the batches' stream alone.
 
-    Among rates of equal accuracy the one with the lower validation loss wins. The test set plays
-    no part in the choice.
-
-    Source: Löwe et al. 2019, section 4.1 and appendix A.1. Unlike the released code, without
-    augmentation, and counted over all examples.
+    Whole images and recordings are held out for validation, so that no window of a recording
+    validates what another of its windows was fitted on.
     """
-    train = partial(
-        train_linear,
-        classes=task.classes,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        standardised=settings.standardise,
-        stream=stream,
+    found = train.labels[target.name]
+    labels = found.flatten()
+    groups = train.groups.repeat_interleave(labels.numel() // len(found))
+    places = (labels >= 0).nonzero().squeeze(1)
+    limit = settings.fitted_steps
+    if target.per_step and limit is not None and len(places) > limit:
+        draw = seeding.generator("probe labels", target.name, *train.stream)
+        places = places[torch.randperm(len(places), generator=draw)[:limit]].sort().values
+    present = groups[places].unique()
+    if len(present) < 2:
+        raise DataError(
+            f"{len(present)} {train.noun_of_items}(s) of the training split have a {target.name} "
+            f"label where the probe needs two or more, some to fit on and some to choose its "
+            f"learning rate by: label more"
+        )
+    order = torch.randperm(len(present), generator=seeding.generator("validation", *train.stream))
+    held_out = min(max(1, round(len(present) * settings.validation_fraction)), len(present) - 1)
+    return Question(
+        target=target,
+        places=places,
+        labels=labels[places].long(),
+        validating=torch.isin(groups[places], present[order[:held_out]]),
     )
-    rates = settings.learning_rates
-    fitted = train(task.features[task.fitting], task.labels[task.fitting], learning_rates=rates)
-    labels = task.labels[task.validating]
-    scores = fitted.scores(task.features[task.validating])
-    accuracies = [percent_correct(scores[:, r].argmax(1), labels) for r in range(len(rates))]
-    losses = [float(F.cross_entropy(scores[:, r], labels)) for r in range(len(rates))]
-    best = max(range(len(rates)), key=lambda r: (accuracies[r], -losses[r]))
-    refitted = train(task.features, task.labels, learning_rates=[rates[best]])
-    chosen = refitted.scores(task.test_features)[:, 0].argmax(1)
-    accuracy = percent_correct(chosen, task.test_labels)
-    curve = [list(pair) for pair in zip(rates, accuracies, strict=True)]
-    return accuracy, curve
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearProbes:
-    """One linear classifier for each learning rate."""
-
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
-    weights: Float[Tensor, "d r c"]
-    biases: Float[Tensor, "r c"]
-
-    def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n r c"]:
-        values = (features - self.mean) / self.std
-        return (values @ self.weights.flatten(1)).view(-1, *self.biases.shape) + self.biases
-
-
-def train_linear(
+def fit(
     features: Float[Tensor, "n d"],
-    labels: Int[Tensor, "n"],
+    asked: Question,
     *,
-    learning_rates: Sequence[float],
-    classes: int,
-    epochs: int,
-    batch_size: int,
-    standardised: bool,
+    settings: ProbeSettings,
     stream: tuple[str, int],
-) -> LinearProbes:
-    """Softmax regression by Adam from zero weights, for all learning rates in one pass.
-
-    The rates share batches and matrix products; nothing else couples them, so each result is that
-    of its rate alone. The gradient is written out: softmax minus one-hot, the mean over a batch.
-    """
-    mean, std = _statistics(features) if standardised else _identity(features)
-    values = (features - mean) / std
-    rates = torch.tensor(learning_rates, device=values.device).view(1, -1, 1)
-    # A last row of weights for a constant input is the bias.
-    inputs = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    weights = inputs.new_zeros(inputs.shape[1], len(learning_rates), classes)
-    first, second = torch.zeros_like(weights), torch.zeros_like(weights)
-    targets = F.one_hot(labels, classes).to(inputs.dtype).unsqueeze(1)
-    draw = seeding.generator("probe", *stream)
-    step = 0
-    for _ in range(epochs):
-        order = torch.randperm(len(inputs), generator=draw).to(inputs.device)
-        for chosen in order.split(batch_size):
-            step += 1
-            x = inputs[chosen]
-            scores = (x @ weights.flatten(1)).view(len(x), len(learning_rates), classes)
-            errors = (scores.softmax(dim=2) - targets[chosen]) / len(x)
-            gradient = (x.T @ errors.flatten(1)).view_as(weights)
-            first.lerp_(gradient, 1 - BETA1)
-            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            scale = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-            weights -= rates * (first / (1 - BETA1**step)) / scale
-    return LinearProbes(mean=mean, std=std, weights=weights[:-1], biases=weights[-1])
-
-
-# -- probes without a learning rate --------------------------------------------------------------
-
-
-def ridge_accuracy(task: _Task, *, penalties: Sequence[float]) -> float:
-    """Test accuracy in percent of one-hot ridge regression on standardised features.
-
-    The penalty, in units of the features' variance, is chosen on validation.
-    """
-    fitted = ridge(
-        task.features[task.fitting],
-        task.labels[task.fitting],
-        task.features[task.validating],
-        penalties=penalties,
-        classes=task.classes,
+) -> tuple[dict[str, Classifier], list[list[float]]]:
+    """The fitted probes by metric, and the linear probe's validation curve."""
+    validating = asked.validating.to(features.device)
+    task = Labelled(
+        features=features,
+        labels=asked.labels.to(features.device),
+        fitting=(~validating).nonzero().squeeze(1),
+        validating=validating.nonzero().squeeze(1),
+        classes=len(asked.target.classes),
     )
-    validating = task.labels[task.validating]
-    accuracies = [percent_correct(scores.argmax(1), validating) for scores in fitted]
-    best = penalties[accuracies.index(max(accuracies))]
-    (scores,) = ridge(
-        task.features, task.labels, task.test_features, penalties=[best], classes=task.classes
-    )
-    return percent_correct(scores.argmax(1), task.test_labels)
+    linear, curve = fit_linear(task, settings=settings, stream=stream)
+    fitted: dict[str, Classifier] = {"accuracy": linear}
+    if not asked.target.per_step:
+        fitted["ridge_accuracy"] = fit_ridge(task, penalties=settings.ridge_penalties)
+        fitted["knn_accuracy"] = fit_neighbours(task, neighbours=settings.neighbours)
+    return fitted, curve
 
 
-def ridge(
-    features: Float[Tensor, "n d"],
-    labels: Int[Tensor, "n"],
-    queries: Float[Tensor, "q d"],
-    *,
-    penalties: Sequence[float],
-    classes: int,
-) -> list[Float[Tensor, "q c"]]:
-    """Scores of the queries for each penalty, all from one eigendecomposition, in float64."""
-    mean, std = _statistics(features)
-    x = ((features - mean) / std).double()
-    y = F.one_hot(labels, classes).double()
-    offset = y.mean(dim=0)
-    eigenvalues, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    projected = vectors.T @ (x.T @ (y - offset)) / len(x)
-    rotated = ((queries - mean) / std).double() @ vectors
-    return [
-        rotated @ (projected / (eigenvalues.clamp(min=0) + penalty).unsqueeze(1)) + offset
-        for penalty in penalties
-    ]
-
-
-def knn_accuracy(task: _Task, *, neighbours: int) -> float:
-    """Test accuracy in percent of the nearest neighbours by cosine of standardised features.
-
-    Each neighbour votes with exp(cosine / 0.07).
-
-    Source: Wu et al. 2018 (instance discrimination), section 3.4.
-    """
-    mean, std = _statistics(task.features)
-    known = F.normalize((task.features - mean) / std, dim=1)
-    votes = F.one_hot(task.labels, task.classes).to(known.dtype)
-    chosen = []
-    for queries in task.test_features.split(1024):  # bounds the matrix of similarities
-        similarities = F.normalize((queries - mean) / std, dim=1) @ known.T
-        nearest = similarities.topk(min(neighbours, len(known)), dim=1)
-        weights = (nearest.values / VOTE_TEMPERATURE).exp()
-        chosen.append((weights.unsqueeze(2) * votes[nearest.indices]).sum(dim=1).argmax(dim=1))
-    return percent_correct(torch.cat(chosen), task.test_labels)
-
-
-def percent_correct(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
-    """Correct over all examples, in percent."""
-    return 100 * int((predictions == labels).sum()) / len(labels)
-
-
-def _statistics(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every dimension; a constant dimension counts as 1 wide."""
-    std = features.std(dim=0)
-    return features.mean(dim=0), torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, 1.0)
-
-
-def _identity(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(features[0]), torch.ones_like(features[0])
+def _curve_name(target: Target, module: str) -> str:
+    return module if target.name == "class" else f"{target.name}/{module}"

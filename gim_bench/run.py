@@ -3,27 +3,40 @@
 import gc
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 
 from gim_bench import memory, provenance, seeding
-from gim_bench.config import Budget, CellConfig
+from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
     Dataset,
+    Encoder,
     Examples,
+    Images,
     Ingredients,
     Learner,
+    Modality,
     Progress,
     Record,
+    Recordings,
     Split,
     Status,
+    Target,
+    label_frames,
 )
-from gim_bench.datasets.batches import ImageBatches
+from gim_bench.datasets.batches import Batches
+from gim_bench.datasets.crops import ImageBatches
+from gim_bench.datasets.windows import WindowBatches
 from gim_bench.errors import BenchError, DataError
-from gim_bench.methods.stack import module_name
+from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.probe import Probed, extract, probe
+from gim_bench.probe import Probed, metric_name, probe
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
 from gim_bench.training import Trained, Trainer, fit
@@ -62,44 +75,87 @@ class Bench:
         self.progress = progress
         self._splits: dict[Split, Examples] = {}
 
+    @cached_property
+    def targets(self) -> Sequence[Target]:
+        return self.dataset.targets()
+
     def split(self, split: Split) -> Examples:
         if split not in self._splits:
             self._splits[split] = self.dataset.split(split)
         return self._splits[split]
 
-    def batches(self, cell: Cell, split: Split) -> ImageBatches:
-        return ImageBatches(
-            self.split(split),
-            augmentation=cell.config.augmentation,
-            batch_size=cell.config.training.batch_size,
-            stream=cell.stream,
-            device=self.device,
-        )
+    def batches(self, cell: Cell, split: Split) -> Batches:
+        examples, augmentation = self.split(split), cell.config.augmentation
+        shared: dict[str, Any] = {
+            "batch_size": cell.config.training.batch_size,
+            "stream": cell.stream,
+            "device": self.device,
+        }
+        if isinstance(augmentation, CropSettings):
+            assert isinstance(examples, Images)
+            return ImageBatches(examples, augmentation=augmentation, **shared)
+        assert isinstance(examples, Recordings)
+        return WindowBatches(examples, augmentation=augmentation, **shared)
 
     def check(self, config: CellConfig) -> None:
         """Raises: DataError where the data cannot carry the cell, before anything is trained."""
-        classes = len(self.dataset.classes())
-        if classes < 2:
-            raise DataError(
-                f"{config.dataset.name} has {classes} class(es): a probe needs at least two"
-            )
+        name = config.dataset.name
+        noun = "image" if self.dataset.modality is Modality.IMAGE else "recording"
+        for target in self.targets:
+            if len(target.classes) < 2:
+                raise DataError(
+                    f"{name} has {len(target.classes)} {target.name}(s): a probe needs at least "
+                    f"two different ones"
+                )
         for split in (Split.UNLABELLED, Split.TRAIN):
             found, needed = len(self.split(split)), config.training.batch_size
             if found < needed:
                 raise DataError(
-                    f"{config.dataset.name} has {found} {split} images, fewer than one batch of "
-                    f"{needed}: add images, or lower it with --set training.batch_size={found}"
+                    f"{name} has {found} {split} {noun}s, fewer than one batch of {needed}: add "
+                    f"{noun}s, or lower it with --set training.batch_size={found}"
                 )
         if not len(self.split(Split.TEST)):
-            raise DataError(f"{config.dataset.name} has no test images: add some")
-        for split in Split:
-            height, width = self.split(split).images.shape[-2:]
-            if config.augmentation.crop > min(height, width):
+            raise DataError(f"{name} has no test {noun}s: add some")
+        if isinstance(config.augmentation, CropSettings):
+            self._check_crop(config.augmentation, name=name)
+        for target in self.targets:
+            self._check_labels(target, name=name, noun=noun)
+
+    def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
+        for split, needed in ((Split.TRAIN, 2), (Split.TEST, 1)):
+            labelled = (
+                1 for labels in _labels_of_each(self.split(split), target) if np.any(labels >= 0)
+            )
+            found = sum(islice(labelled, needed))
+            if found < needed:
                 raise DataError(
-                    f"a crop of {config.augmentation.crop} pixels does not fit into the {split} "
-                    f"images of {config.dataset.name}, {height}×{width}: lower augmentation.crop "
-                    f"or use larger images"
+                    f"{name} has {found} {split} {noun}(s) with a {target.name} label where a "
+                    f"probe needs {needed} or more: label more"
                 )
+
+    def _check_crop(self, augmentation: CropSettings, *, name: str) -> None:
+        for split in Split:
+            examples = self.split(split)
+            assert isinstance(examples, Images)
+            height, width = examples.images.shape[-2:]
+            if augmentation.crop > min(height, width):
+                raise DataError(
+                    f"a crop of {augmentation.crop} pixels does not fit into the {split} "
+                    f"images of {name}, {height}×{width}: lower augmentation.crop or use larger "
+                    f"images"
+                )
+
+
+def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
+    """A target's labels, of one image or recording after the other."""
+    if not target.per_step:
+        yield from examples.labels[target.name]
+        return
+    assert isinstance(examples, Recordings)
+    end = 0
+    for length in examples.lengths:
+        start, end = end, end + label_frames(int(length))
+        yield examples.frames[target.name][start:end]
 
 
 def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
@@ -111,36 +167,67 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     record = _begun(cell, bench)
     runs.save(record)
     try:
-        learner = build(cell, bench)
-        trained, peaks = _train(cell, learner, bench)
-        probed, probe_seconds = _probe(cell, learner, bench)
-        runs.save_encoder(record, learner.encoder.state_dict())
-        record = _done(
-            record,
-            learner=learner,
-            trained=trained,
-            peaks=peaks,
-            probed=probed,
-            probe_seconds=probe_seconds,
-        )
+        finished = []
+        for model in models_of(cell, bench):
+            learner = build(cell, bench, target=model.target)
+            trained, peaks = _train(cell, model, learner, bench)
+            probed, probe_seconds = _probe(cell, model, learner, bench)
+            runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
+            finished.append(
+                Finished(
+                    model=model,
+                    top=list(learner.units())[-1:],
+                    trained=trained,
+                    peaks=peaks,
+                    probed=probed,
+                    probe_seconds=probe_seconds,
+                    parameters=_parameters(learner),
+                )
+            )
+        record = _done(record, finished)
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
     runs.save(record)
     return record
 
 
-def build(cell: Cell, bench: Bench) -> Learner:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One of the models that a cell trains: supervised methods learn one for each target."""
+
+    name: str  # of the cell, and where there are several models of the target
+    prefix: str  # of its losses, where it learns a target other than the class of an image
+    target: Target  # what it learns, if anything
+    probed: Sequence[Target]
+
+
+def models_of(cell: Cell, bench: Bench) -> list[Model]:
+    """A model for each target if it learns from labels, else one that is probed for all."""
+    targets = bench.targets
+    if not cell.config.method.uses_labels:
+        return [Model(name=cell.name, prefix="", target=targets[0], probed=targets)]
+    return [
+        Model(
+            name=cell.name if len(targets) == 1 else f"{cell.name}, {target.name}",
+            prefix=metric_name(target, ""),
+            target=target,
+            probed=[target],
+        )
+        for target in targets
+    ]
+
+
+def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
     """The cell's learner on its device; its encoder is the one that every method starts from."""
     config = cell.config
     with seeding.weights_from("encoder", cell.seed):
-        channels = 1 if config.augmentation.grayscale else 3
-        encoder = ResNetEncoder(config.encoder, in_channels=channels)
+        encoder = _encoder(config)
     kind = method_class(config.method.name)
     with seeding.weights_from("heads", config.method.name, cell.seed):
         learner = kind(
             Ingredients(
                 encoder=encoder,
-                classes=len(bench.dataset.classes()),
+                target=target,
                 info_nce=config.info_nce,
                 options=kind.Options(**config.method.options),
                 negatives=seeding.generator(
@@ -150,6 +237,15 @@ def build(cell: Cell, bench: Bench) -> Learner:
         )
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
     return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _encoder(config: CellConfig) -> Encoder:
+    if isinstance(config.encoder, ResNetSettings):
+        assert isinstance(config.augmentation, CropSettings)
+        channels = 1 if config.augmentation.grayscale else 3
+        return ResNetEncoder(config.encoder, in_channels=channels)
+    assert isinstance(config.augmentation, WindowSettings)
+    return ConvGRUEncoder(config.encoder, samples=config.augmentation.samples)
 
 
 def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
@@ -165,7 +261,7 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
 
 
 def planned_steps(cell: Cell, bench: Bench) -> int:
-    """Optimiser steps of the cell's training; 0 for a method that trains nothing."""
+    """Optimiser steps of one of the cell's models; 0 for a method that trains nothing."""
     trains_on, training = cell.config.method.trains_on, cell.config.training
     if trains_on == "none":
         return 0
@@ -173,7 +269,9 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
     return training.epochs * (len(bench.split(Split(counted))) // training.batch_size)
 
 
-def _train(cell: Cell, learner: Learner, bench: Bench) -> tuple[Trained, memory.Peaks]:
+def _train(
+    cell: Cell, model: Model, learner: Learner, bench: Bench
+) -> tuple[Trained, memory.Peaks]:
     steps = planned_steps(cell, bench)
     if not steps:
         return Trained(losses=[], seconds=0.0, steps=0, samples=0), memory.Peaks()
@@ -182,32 +280,28 @@ def _train(cell: Cell, learner: Learner, bench: Bench) -> tuple[Trained, memory.
     _free_memory(bench.device)
     with memory.measure(bench.device) as peaks:
         trained = fit(
-            trainer, batches, steps=steps, title=f"{cell.name}: training", progress=bench.progress
+            trainer, batches, steps=steps, title=f"{model.name}: training", progress=bench.progress
         )
     return trained, peaks
 
 
-def _probe(cell: Cell, learner: Learner, bench: Bench) -> tuple[Probed, float]:
+def _parameters(learner: Learner) -> int:
+    """How many its losses train."""
+    return sum(p.numel() for parameters in learner.units().values() for p in parameters)
+
+
+def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Probed, float]:
     """What the probes measured, and the wall seconds of feature extraction and probes."""
     started = time.perf_counter()
     learner.eval()
-    train, test = (
-        extract(
-            learner,
-            bench.batches(cell, split),
-            precision=cell.config.training.precision,
-            title=f"{cell.name}: {split} features",
-            progress=bench.progress,
-        )
-        for split in (Split.TRAIN, Split.TEST)
-    )
     probed = probe(
-        train,
-        test,
+        learner,
+        train=bench.batches(cell, Split.TRAIN),
+        test=bench.batches(cell, Split.TEST),
+        targets=model.probed,
         settings=cell.config.probe,
-        classes=len(bench.dataset.classes()),
-        stream=cell.stream,
-        title=f"{cell.name}: probes",
+        precision=cell.config.training.precision,
+        title=model.name,
         progress=bench.progress,
     )
     return probed, time.perf_counter() - started
@@ -235,47 +329,77 @@ def _begun(cell: Cell, bench: Bench) -> Record:
     )
 
 
-def _done(
-    record: Record,
-    *,
-    learner: Learner,
-    trained: Trained,
-    peaks: memory.Peaks,
-    probed: Probed,
-    probe_seconds: float,
-) -> Record:
-    metrics: dict[str, float] = dict(probed.metrics) | {"probe/seconds": probe_seconds}
-    if trained.steps:
-        units = learner.units().values()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What one of the cell's models leaves for the record."""
+
+    model: Model
+    top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
+    trained: Trained
+    peaks: memory.Peaks
+    probed: Probed
+    probe_seconds: float
+    parameters: int
+
+
+def _done(record: Record, finished: Sequence[Finished]) -> Record:
+    """Costs of a cell's models add up; their peaks do not."""
+    metrics: dict[str, float] = {}
+    for found in finished:
+        metrics |= dict(found.probed.metrics) | _last_losses(found)
+    metrics["probe/seconds"] = sum(found.probe_seconds for found in finished)
+    steps = sum(found.trained.steps for found in finished)
+    if steps:
+        seconds = sum(found.trained.seconds for found in finished)
+        samples = sum(found.trained.samples for found in finished)
         metrics |= {
-            **_last_losses(trained, modules=len(learner.encoder.stages)),
-            "train/seconds": trained.seconds,
-            "train/steps": trained.steps,
-            "train/samples": trained.samples,
-            "train/samples_per_second": trained.samples / trained.seconds,
-            "train/parameters": sum(p.numel() for parameters in units for p in parameters),
-            **peaks.metrics,
+            "train/seconds": seconds,
+            "train/steps": steps,
+            "train/samples": samples,
+            "train/samples_per_second": samples / seconds,
+            "train/parameters": sum(found.parameters for found in finished),
         }
+        for name in {name for found in finished for name in found.peaks.metrics}:
+            metrics[name] = max(found.peaks.metrics.get(name, 0) for found in finished)
     return replace(
         record,
         status=Status.DONE,
         metrics=metrics,
-        losses=trained.losses,
-        probe_curves=probed.curves,
+        losses=_joined([_prefixed(found) for found in finished]),
+        probe_curves={
+            name: curve for found in finished for name, curve in found.probed.curves.items()
+        },
         provenance={
             **record.provenance,
-            "memory": peaks.notes,
+            "memory": finished[0].peaks.notes,
             "finished_at": provenance.now(),
         },
     )
 
 
-def _last_losses(trained: Trained, *, modules: int) -> dict[str, float]:
-    """The last epoch's losses; the bare name is the top module's."""
-    last = {unit: loss for unit, loss in trained.losses[-1].items() if unit != "epoch"}
-    named = {f"loss/{unit}": loss for unit, loss in last.items()}
-    top = last.get(module_name(modules - 1))
-    return named if top is None else named | {"loss": top}
+def _last_losses(found: Finished) -> dict[str, float]:
+    """The last epoch's losses; the bare name is the top unit's."""
+    if not found.trained.losses:
+        return {}
+    prefix, losses = found.model.prefix, found.trained.losses[-1]
+    named = {f"{prefix}loss/{unit}": x for unit, x in losses.items() if unit != "epoch"}
+    return named | {f"{prefix}loss": losses[unit] for unit in found.top}
+
+
+def _prefixed(found: Finished) -> list[dict[str, float]]:
+    """The losses of every epoch, named so that several models' can stand beside each other."""
+    return [
+        {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
+        for row in found.trained.losses
+    ]
+
+
+def _joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """The models' losses, epoch by epoch: all train for as many."""
+    return [
+        {unit: loss for row in rows for unit, loss in row.items()}
+        for rows in zip(*histories, strict=True)
+    ]
 
 
 def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:

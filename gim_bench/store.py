@@ -72,12 +72,12 @@ class RunsFolder:
         text = json.dumps(_json(record.as_dict()), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RECORD, text.encode())
 
-    def save_encoder(self, record: Record, weights: "Mapping[str, Tensor]") -> None:
-        """The trained encoder, as safetensors. Raises: OSError."""
+    def save_encoder(self, record: Record, weights: "Mapping[str, Tensor]", *, name: str) -> None:
+        """A trained encoder, as safetensors. Raises: OSError."""
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.folder_of(record) / "encoder.safetensors", save(tensors))
+        write_atomically(self.folder_of(record) / f"{name}.safetensors", save(tensors))
 
     def save_log(self, record: Record, text: str) -> Path:
         """The traceback of a failed cell. Raises: OSError."""

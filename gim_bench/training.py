@@ -11,7 +11,7 @@ from torch import Tensor
 from gim_bench import devices
 from gim_bench.config import Precision, Schedule
 from gim_bench.contract import Batch, Learner, Progress
-from gim_bench.datasets.batches import ImageBatches
+from gim_bench.datasets.batches import Batches
 from gim_bench.errors import TrainingError
 
 # Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
@@ -85,7 +85,7 @@ class Trained:
 
 
 def fit(
-    trainer: Trainer, batches: ImageBatches, *, steps: int, title: str, progress: Progress
+    trainer: Trainer, batches: Batches, *, steps: int, title: str, progress: Progress
 ) -> Trained:
     """Train for `steps` optimiser steps, epoch after epoch.
 

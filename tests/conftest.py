@@ -1,20 +1,41 @@
-"""Tiny data, encoders and learners that tests share."""
+"""Tiny data, encoders and learners that tests share, of images and of speech."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
 
 from gim_bench import registry, seeding
-from gim_bench.config import EncoderSettings, InfoNCESettings
-from gim_bench.contract import Batch, Ingredients, Learner
+from gim_bench.config import FRAME_SAMPLES, ConvGRUSettings, InfoNCESettings, ResNetSettings
+from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
+from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
 
-TINY_ENCODER = EncoderSettings(width=4, blocks=(1, 1, 1), patch_size=8, patch_overlap=4)
+TINY_ENCODER = ResNetSettings(
+    kind="resnet", width=4, blocks=(1, 1, 1), patch_size=8, patch_overlap=4
+)
 CROP = 32  # pixels: a grid of 7×7 patches
-CLASSES = 3
 IMAGES = 8
+CLASSES = 3
+
+# Fewer units than channels, so that one taken for the other does not fit.
+TINY_CONV_GRU = ConvGRUSettings(kind="conv_gru", width=4, context=3)
+SAMPLES = 3_200  # 0.2 s: 639, 159, 80, 41, 20 and 20 time steps
+STEPS = SAMPLES // FRAME_SAMPLES
+WINDOWS = 6
+SPEAKERS, PHONES = 3, 5
+
+CLASS = Target(name="class", classes=[f"class {i}" for i in range(CLASSES)])
+SPEAKER = Target(name="speaker", classes=[f"speaker {i}" for i in range(SPEAKERS)])
+PHONE = Target(name="phone", classes=[f"phone {i}" for i in range(PHONES)], per_step=True)
+TARGETS = {Modality.IMAGE: [CLASS], Modality.SPEECH: [SPEAKER, PHONE]}
+
+INFO_NCE = {
+    Modality.IMAGE: InfoNCESettings(),
+    # Every layer is taller than 8 anchors and their targets, so all of them draw a window.
+    Modality.SPEECH: InfoNCESettings(prediction_steps=3, skip_rows=0, negatives=10, anchor_rows=8),
+}
 
 
 class Tiny(NamedTuple):
@@ -24,39 +45,109 @@ class Tiny(NamedTuple):
     negatives: torch.Generator
 
 
+class Case(NamedTuple):
+    """A registered method on a modality that it declares; one that uses labels, on a target."""
+
+    method: str
+    modality: Modality
+    target: Target
+
+    def build(self, *, seed: int = 0) -> Tiny:
+        return build_tiny(self.method, seed=seed, modality=self.modality, target=self.target)
+
+    def batch(self) -> Batch:
+        return image_batch() if self.modality is Modality.IMAGE else speech_batch()
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.modality}-{self.target.name}"
+
+
+def cases() -> list[Case]:
+    """Every registered method on every modality that it declares, without a list to keep."""
+    found = []
+    for name in sorted(registry.methods()):
+        traits = registry.method(name).traits
+        for modality in sorted(traits.modalities):
+            targets = TARGETS[modality] if traits.uses_labels else TARGETS[modality][:1]
+            found += [Case(name, modality, target) for target in targets]
+    return found
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `method_name` runs for every registered method."""
+    """A test that takes `case` runs for every one; `method_name`: for every method for images."""
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases(), ids=str)
     if "method_name" in metafunc.fixturenames:
-        metafunc.parametrize("method_name", sorted(registry.methods()))
+        metafunc.parametrize("method_name", methods_for(Modality.IMAGE))
+
+
+def methods_for(modality: Modality) -> Sequence[str]:
+    return sorted({case.method for case in cases() if case.modality is modality})
+
+
+def image_batch() -> Batch:
+    draw = seeding.generator("tests", "batch")
+    return Batch(
+        inputs=torch.randn(IMAGES, 1, CROP, CROP, generator=draw),
+        labels={"class": torch.arange(IMAGES) % CLASSES},
+    )
+
+
+def speech_batch() -> Batch:
+    draw = seeding.generator("tests", "speech")
+    phones = torch.randint(PHONES, (WINDOWS, STEPS), generator=draw)
+    phones[:, 0] = -1  # a window's first step has a label only inside a recording
+    phones[1, 12:] = -1  # a recording that ends before its window
+    return Batch(
+        inputs=torch.randn(WINDOWS, SAMPLES, generator=draw),
+        labels={"speaker": torch.arange(WINDOWS) % SPEAKERS, "phone": phones},
+    )
+
+
+def tiny_encoder(modality: Modality) -> Encoder:
+    if modality is Modality.IMAGE:
+        return ResNetEncoder(TINY_ENCODER, in_channels=1)
+    return ConvGRUEncoder(TINY_CONV_GRU, samples=SAMPLES)
+
+
+def build_tiny(
+    name: str,
+    *,
+    seed: int = 0,
+    modality: Modality = Modality.IMAGE,
+    target: Target | None = None,
+    info_nce: InfoNCESettings | None = None,
+    **options,
+) -> Tiny:
+    """The learner of a method as a cell would build it, on a tiny encoder."""
+    method = registry.method(name)
+    with seeding.weights_from("encoder", seed):
+        encoder = tiny_encoder(modality)
+    negatives = seeding.generator("negatives", name, seed)
+    ingredients = Ingredients(
+        encoder=encoder,
+        target=target or TARGETS[modality][0],
+        info_nce=info_nce or INFO_NCE[modality],
+        options=method.Options(**options),
+        negatives=negatives,
+    )
+    with seeding.weights_from("heads", name, seed):
+        return Tiny(method(ingredients), negatives)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Tiny]:
+    """Builds the tiny learner of a method: `tiny("gim", seed=0, modality=Modality.SPEECH)`."""
+    return build_tiny
 
 
 @pytest.fixture
 def tiny_batch() -> Batch:
     """Eight gray 32×32 images, labelled, with the mean 0 and deviation 1 of normalised ones."""
-    draw = seeding.generator("tests", "batch")
-    return Batch(
-        inputs=torch.randn(IMAGES, 1, CROP, CROP, generator=draw),
-        labels=torch.arange(IMAGES) % CLASSES,
-    )
+    return image_batch()
 
 
 @pytest.fixture
-def tiny() -> Callable[..., Tiny]:
-    """Builds the tiny learner of a method: `tiny("gim", seed=0)`."""
-
-    def build(name: str, *, seed: int = 0) -> Tiny:
-        method = registry.method(name)
-        with seeding.weights_from("encoder", seed):
-            encoder = ResNetEncoder(TINY_ENCODER, in_channels=1)
-        negatives = seeding.generator("negatives", name, seed)
-        ingredients = Ingredients(
-            encoder=encoder,
-            classes=CLASSES,
-            info_nce=InfoNCESettings(),
-            options=method.Options(),
-            negatives=negatives,
-        )
-        with seeding.weights_from("heads", name, seed):
-            return Tiny(method(ingredients), negatives)
-
-    return build
+def tiny_speech() -> Batch:
+    """Six windows of 0.2 s with speakers, and phones where they are known."""
+    return speech_batch()

@@ -17,7 +17,7 @@ from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
 from gim_bench.store import RunsFolder
 from gim_bench.tracking import Tracker
-from tests.tiny_suite import MISBEHAVING, TOML
+from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -58,6 +58,14 @@ def misbehaving(monkeypatch):
     """Registers methods that fail."""
     table = {**registry.methods(), **MISBEHAVING}
     monkeypatch.setattr(registry, "methods", lambda: table)
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """speech.toml beside tiny.toml, on noise for speech."""
+    (tmp_path / "speech.toml").write_text(SPEECH_TOML)
+    with noise_registered():
+        yield "./speech.toml"
 
 
 @pytest.fixture
@@ -162,6 +170,21 @@ def test_json_is_the_list_that_was_promised_and_nothing_else(gim_bench):
         assert len(cell["provenance"]["data_sha256"]) == 64
 
 
+def test_a_suite_of_speech_is_run_and_reported_by_target(gim_bench, speech, tmp_path):
+    command = ("run", "--suite", speech, "--no-tracking", "--method", "supervised")
+    answer = gim_bench(*command, "--method", "gim")
+    assert answer.code == 0, answer.err
+    assert "phone, linear probe" in answer.out
+    assert "## Accuracy by module: speaker, linear probe, %" in answer.out
+    assert "supervised seed 0, speaker: training: 2 steps in " in answer.err
+    assert "supervised seed 0, phone: training: 2 steps in " in answer.err
+    assert "gim seed 0: train features: 15 windows in " in answer.err
+    again = gim_bench(*command)
+    assert again.err == "1 of 1 cells are done already (--rerun runs them again)\n"
+    rows = gim_bench("report", "--suite", speech, "--format", "csv").out
+    assert "speaker_accuracy/module_6" in rows
+
+
 # -- plan ------------------------------------------------------------------------------------------
 
 
@@ -217,11 +240,11 @@ def test_a_report_of_one_metric_holds_no_other(finished, gim_bench):
 
 
 def test_records_with_other_settings_are_left_out_and_counted(finished, gim_bench):
-    gim_bench(*PLAIN, "--method", "gim", "--set", "probe.epochs=1")
+    gim_bench(*PLAIN, "--method", "gim", "--set", "probe.steps=1")
     answer = gim_bench(*REPORT, "--format", "json")
     assert len(json.loads(answer.out)) == 2
     assert answer.err.startswith("left out: 1 record(s) with other settings")
-    other = gim_bench(*REPORT, "--format", "json", "--set", "probe.epochs=1")
+    other = gim_bench(*REPORT, "--format", "json", "--set", "probe.steps=1")
     assert len(json.loads(other.out)) == 1
 
 
@@ -295,6 +318,26 @@ WRONG = {
     ),
     "too many stripes": ((*PLAIN, "--set", "dataset.stripes=90"), "lower dataset.size"),
     "too few rows": ((*PLAIN, "--set", "info_nce.prediction_steps=9"), "gives 5 rows of patches"),
+    "a method for speech on images": (
+        (*PLAIN, "--method", "gim_no_ar"),
+        "the method 'gim_no_ar' (--method) is made for speech, and suite 'tiny' is one of image",
+    ),
+    "speech for an encoder of images": (
+        (*PLAIN, "--set", 'dataset={name="espeak"}'),
+        "the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes image",
+    ),
+    "an unknown kind of encoder": (
+        (*PLAIN, "--set", "encoder.kind=vgg"),
+        "encoder.kind = 'vgg': should be one of 'resnet', 'conv_gru'",
+    ),
+    "an encoder that cannot take the crops": (
+        (*PLAIN, "--set", 'encoder={kind="conv_gru"}'),
+        "an encoder of kind 'conv_gru' cannot take what an augmentation of kind 'crop' gives",
+    ),
+    "bad files skipped where there are none": (
+        (*PLAIN, "--skip-bad-files"),
+        "no setting 'skip_bad_files' (suite tiny, [dataset]: skip_bad_files)",
+    ),
     "data where none is taken": ((*PLAIN, "--data-dir", "."), "takes no --data-dir"),
     "data that are missing": (
         ("run", "--suite", "folder", "--no-tracking", "--data-dir", "nowhere"),
@@ -306,11 +349,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("mistake", WRONG)
 def test_wrong_use_is_one_line_and_exit_code_2_before_anything_is_trained(
-    case, gim_bench, tmp_path
+    mistake, gim_bench, tmp_path
 ):
-    command, complaint = WRONG[case]
+    command, complaint = WRONG[mistake]
     answer = gim_bench(*command)
     assert answer.code == 2
     assert answer.out == ""

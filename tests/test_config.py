@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -17,11 +19,14 @@ from pydantic import ValidationError
 from gim_bench import config
 from gim_bench.config import (
     CellConfig,
-    EncoderSettings,
+    ConvGRUSettings,
+    CropSettings,
+    ResNetSettings,
     Schedule,
     Suite,
+    WindowSettings,
+    grid_rows,
     load_suite,
-    patch_grid,
     shipped_suites,
 )
 from gim_bench.errors import ConfigError
@@ -32,27 +37,39 @@ SUITE: dict[str, Any] = {
     "protocol": "none",
     "methods": ["gim", "random_init"],
     "dataset": {"name": "photos", "size": 36},
-    "encoder": {"width": 8, "blocks": [1, 1, 1], "patch_size": 8, "patch_overlap": 4},
-    "augmentation": {"crop": 32, "mean": [0.4], "std": [0.25]},
+    "encoder": {
+        "kind": "resnet",
+        "width": 8,
+        "blocks": [1, 1, 1],
+        "patch_size": 8,
+        "patch_overlap": 4,
+    },
+    "augmentation": {"kind": "crop", "crop": 32, "mean": [0.4], "std": [0.25]},
     "training": {"epochs": 1, "batch_size": 32, "learning_rate": 2e-3},
-    "probe": {"learning_rates": [1e-3, 1e-2], "epochs": 5, "batch_size": 128},
+    "probe": {"learning_rates": [1e-3, 1e-2], "steps": 5, "batch_size": 128},
+}
+SPEECH: dict[str, Any] = SUITE | {
+    "dataset": {"name": "espeak"},
+    "encoder": {"kind": "conv_gru", "width": 64, "context": 64},
+    "augmentation": {"kind": "window"},
+    "info_nce": {"prediction_steps": 12, "skip_rows": 0, "negatives": 10, "anchor_rows": 128},
 }
 
 
-def write(folder, text: str | None = None) -> str:
+def write(folder, text: str | None = None, *, suite: dict[str, Any] = SUITE) -> str:
     path = folder / "mine.toml"
-    path.write_text(tomli_w.dumps(SUITE) if text is None else text, encoding="utf-8")
+    path.write_text(tomli_w.dumps(suite) if text is None else text, encoding="utf-8")
     return str(path)
 
 
-def load(folder, *overrides: str) -> Suite:
-    return load_suite(write(folder), overrides=overrides)
+def load(folder, *overrides: str, suite: dict[str, Any] = SUITE) -> Suite:
+    return load_suite(write(folder, suite=suite), overrides=overrides)
 
 
-def complaint(folder, *overrides: str) -> str:
+def complaint(folder, *overrides: str, suite: dict[str, Any] = SUITE) -> str:
     """What load_suite says about these overrides: one line, or the test fails."""
     with pytest.raises(ConfigError) as caught:
-        load(folder, *overrides)
+        load(folder, *overrides, suite=suite)
     message = str(caught.value)
     assert len(message.splitlines()) == 1, message
     return message
@@ -75,8 +92,46 @@ def test_what_a_suite_leaves_out_is_the_paper_s_setting(tmp_path):
     assert suite.probe.validation_fraction == 0.2
     assert suite.augmentation.flip
     assert suite.augmentation.grayscale
-    paper = EncoderSettings()
-    assert (paper.width, paper.blocks, patch_grid(64, paper)) == (64, (3, 4, 6), 7)
+    assert info_nce.anchor_rows is None
+    paper = ResNetSettings(kind="resnet")
+    crops = CropSettings(kind="crop", crop=64, mean=(0.4,), std=(0.25,))
+    assert (paper.width, paper.blocks, grid_rows(paper, crops)) == (64, (3, 4, 6), [7, 7, 7])
+
+
+def test_what_a_suite_of_speech_leaves_out_is_the_paper_s_setting_too():
+    """Table 5 of the paper, but for the fifth kernel, which only gives 128 steps if it is 4."""
+    paper, windows = ConvGRUSettings(kind="conv_gru"), WindowSettings(kind="window")
+    assert (paper.width, paper.context) == (512, 256)
+    assert paper.kernels == (10, 8, 4, 4, 4)
+    assert paper.strides == (5, 4, 2, 2, 2)
+    assert paper.paddings == (2, 2, 2, 2, 1)
+    assert windows.samples == 20_480
+
+
+def test_the_time_steps_of_the_paper_s_layers_are_those_that_it_prints():
+    paper, windows = ConvGRUSettings(kind="conv_gru"), WindowSettings(kind="window")
+    assert grid_rows(paper, windows) == [4095, 1023, 512, 257, 128, 128]
+
+
+@given(
+    kernels=st.tuples(*[st.integers(1, 12)] * 3),
+    paddings=st.tuples(*[st.integers(0, 4)] * 3),
+    steps=st.integers(1, 6),
+)
+@settings(deadline=None, max_examples=50)
+def test_time_steps_are_counted_as_the_convolutions_that_they_come_from(kernels, paddings, steps):
+    """Against torch, layer by layer; where a kernel is wider than its input, there are none."""
+    strides = (10, 4, 4)
+    encoder = ConvGRUSettings(kind="conv_gru", kernels=kernels, strides=strides, paddings=paddings)
+    x = torch.zeros(1, 1, 160 * steps)
+    expected = []
+    for kernel, stride, padding in zip(kernels, strides, paddings, strict=True):
+        if x.shape[2] + 2 * padding < kernel:
+            return
+        x = F.conv1d(x, torch.zeros(1, 1, kernel), stride=stride, padding=padding)
+        expected.append(x.shape[2])
+    rows = grid_rows(encoder, WindowSettings(kind="window", samples=160 * steps))
+    assert rows == [*expected, expected[-1]]
 
 
 def test_options_of_the_data_set_are_what_its_table_holds_besides_the_name(tmp_path):
@@ -124,6 +179,19 @@ def test_settings_cannot_be_written_to(tmp_path):
 @pytest.mark.parametrize("name", sorted(shipped_suites()))
 def test_a_shipped_suite_can_be_read_and_is_named_like_its_file(name):
     assert load_suite(name).name == name
+
+
+def test_a_suite_may_name_the_tables_of_several_papers(tmp_path):
+    published = load(tmp_path, 'published=["loewe2019/table3", "other/table1"]').published
+    assert published == ("loewe2019/table3", "other/table1")
+    assert load(tmp_path).published == ()
+
+
+def test_a_suite_of_speech_is_read_from_its_file(tmp_path):
+    suite = load(tmp_path, suite=SPEECH)
+    assert suite.encoder == ConvGRUSettings(kind="conv_gru", width=64, context=64)
+    assert suite.augmentation == WindowSettings(kind="window")
+    assert suite.info_nce.anchor_rows == 128
 
 
 def test_a_shipped_suite_can_be_overridden():
@@ -182,6 +250,26 @@ def test_any_whole_number_survives_the_way_through_set(value, tmp_path_factory):
         ("probe.learning_rates=[]", ["probe.learning_rates"]),
         ("methods=[]", ["methods"]),
         ("encoder.blocks=[]", ["encoder.blocks"]),
+        ("augmentation.crop=0", ["augmentation.crop = 0"]),
+        ("augmentation.crop=wide", ["augmentation.crop = 'wide'", "integer"]),
+        ("info_nce.anchor_rows=0", ["info_nce.anchor_rows = 0"]),
+        ("probe.fitted_steps=0", ["probe.fitted_steps = 0"]),
+        ("published=loewe2019/table1", ["published = 'loewe2019/table1'", "array"]),
+        # kinds: unknown, none, and such as do not go together
+        ("encoder.kind=resnt", ["encoder.kind = 'resnt'", "'resnet'", "'conv_gru'"]),
+        ("augmentation.kind=windows", ["augmentation.kind = 'windows'", "'crop'", "'window'"]),
+        ("encoder={width=8}", ["the setting 'encoder.kind' is missing: resnet or conv_gru"]),
+        ("augmentation={crop=32}", ["'augmentation.kind' is missing: crop or window"]),
+        ("encoder.kind=conv_gru", ["no setting 'blocks'", "encoder.blocks", "kernels", "strides"]),
+        ("augmentation.kind=window", ["augmentation.mean = [0.4]", "number", "more)"]),
+        (
+            'encoder={kind="conv_gru"}',
+            ["'conv_gru'", "'crop'", "resnet with crop", "conv_gru with window"],
+        ),
+        (
+            'augmentation={kind="window"}',
+            ["'resnet'", "'window'", "resnet with crop", "conv_gru with window"],
+        ),
         ("seeds=0", ["seeds = 0"]),
         ("name=../escape", ["name = '../escape'"]),
         ("encoder.patch_overlap=8", ["encoder", "patch_overlap 8", "patch_size 8"]),
@@ -210,6 +298,41 @@ def test_a_bad_set_value_is_one_line_that_says_what_and_where(tmp_path, override
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("encoder.strides=[5, 4, 2, 2, 3]", ["encoder", "multiply to 240", "160", "10 ms"]),
+        ("encoder.strides=[160]", ["encoder", "as many layers"]),
+        ("encoder.kernels=[10, 8, 4, 4]", ["encoder", "as many layers"]),
+        ("encoder.paddings=[]", ["encoder.paddings"]),
+        ("encoder.paddings=[2, 2, 2, 2, -1]", ["encoder.paddings.4 = -1"]),
+        ("encoder.strides=[5, 4, 2, 2, true]", ["encoder.strides.4 = True", "integer"]),
+        ("encoder.strids=[5]", ["no setting 'strids'", "Did you mean 'strides'?"]),
+        ("augmentation.samples=20000.0", ["augmentation.samples = 20000.0", "integer"]),
+        ("augmentation.samples=20500", ["augmentation", "samples = 20500", "multiple of 160"]),
+        ("augmentation.samples=0", ["augmentation.samples = 0"]),
+        ("augmentation.std=0", ["augmentation.std = 0"]),
+        ("augmentation.mean=[0.0]", ["augmentation.mean", "number"]),
+        (
+            "augmentation.samples=1920",
+            ["1920 samples", "12 steps", "needs 13", "augmentation.samples", "prediction_steps"],
+        ),
+        ("info_nce.prediction_steps=128", ["128 steps", "needs 129"]),
+        ("info_nce.skip_rows=116", ["128 steps", "116 skipped", "needs 129"]),
+        ("encoder.kernels=[10, 8, 4, 4, 400]", ["gives 0 steps"]),
+    ],
+)
+def test_a_bad_setting_of_speech_is_one_line_too(tmp_path, override, said):
+    message = complaint(tmp_path, override, suite=SPEECH)
+    for part in said:
+        assert part in message
+
+
+def test_a_window_of_as_many_steps_as_the_prediction_needs_is_long_enough(tmp_path):
+    suite = load(tmp_path, "augmentation.samples=2080", suite=SPEECH)
+    assert min(grid_rows(suite.encoder, suite.augmentation)) == 13
+
+
 @given(text=st.text(max_size=20))
 @settings(deadline=None, max_examples=50)
 def test_any_text_for_a_number_is_answered_in_one_line(text, tmp_path_factory):
@@ -221,7 +344,17 @@ def test_any_text_for_a_number_is_answered_in_one_line(text, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "missing", ["name", "dataset", "training", "dataset.name", "training.epochs", "probe.epochs"]
+    "missing",
+    [
+        "name",
+        "dataset",
+        "training",
+        "dataset.name",
+        "training.epochs",
+        "probe.steps",
+        "augmentation.crop",
+        "augmentation.mean",
+    ],
 )
 def test_a_missing_setting_is_named(tmp_path, missing):
     table = json.loads(json.dumps(SUITE))
@@ -298,6 +431,7 @@ CELL: dict[str, Any] = {
     "info_nce": {},
     "device": "cpu",
 }
+SPEECH_CELL = CELL | {name: SPEECH[name] for name in SPEECH if name in CELL}
 OTHER = {  # another valid value for each setting that is a choice
     "gradient_flow": "isolated",
     "trains_on": "train",
@@ -305,6 +439,8 @@ OTHER = {  # another valid value for each setting that is a choice
     "precision": "bf16",
     "budget": "steps",
     "device": "cuda",
+    "anchor_rows": 64,
+    "fitted_steps": 500,
 }
 
 
@@ -336,13 +472,28 @@ def changed(table: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
     value = holder[path[-1]]
     if isinstance(value, bool):
         holder[path[-1]] = not value
-    elif isinstance(value, str):
-        holder[path[-1]] = OTHER.get(path[-1], value + "x")
+    elif value is None or isinstance(value, str):
+        holder[path[-1]] = OTHER.get(path[-1], f"{value}x")
     else:
         holder[path[-1]] = value + 1 if isinstance(value, int) else value * 1.5
-    if path == ("augmentation", "grayscale"):
-        copy["augmentation"] |= {"mean": [0.4] * 3, "std": [0.25] * 3}
+    match path:
+        case ("augmentation", "grayscale"):
+            copy["augmentation"] |= {"mean": [0.4] * 3, "std": [0.25] * 3}
+        case ("augmentation", "samples"):
+            copy["augmentation"]["samples"] = value + 160
+        case ("encoder", "strides", index):  # 5, 4, 2, 2, 2: twice the one, half of another
+            other = index + 1 if index < 4 else 3
+            holder[index], holder[other] = value * 2, holder[other] // 2
     return copy
+
+
+def other_settings(table: dict[str, Any]) -> Iterator[Any]:
+    """All paths to a setting that may be changed alone: kinds bring their own settings."""
+    return (
+        pytest.param(table, path, id=".".join(map(str, path)))
+        for path in leaves(cell(table).as_dict())
+        if path[-1] != "kind"
+    )
 
 
 def shuffled(table: Any, draw: random.Random) -> Any:
@@ -355,13 +506,23 @@ def shuffled(table: Any, draw: random.Random) -> Any:
 def test_the_resolved_configuration_is_fully_explicit():
     """Defaults are spelled out, so a later change of one does not rewrite old records."""
     spelled_out = cell().as_dict()
-    assert spelled_out["info_nce"] == {"prediction_steps": 5, "skip_rows": 1, "negatives": 16}
+    assert spelled_out["info_nce"] == {
+        "prediction_steps": 5,
+        "skip_rows": 1,
+        "negatives": 16,
+        "anchor_rows": None,
+    }
     assert key(cell(spelled_out)) == key(cell())
 
 
-@pytest.mark.parametrize("path", list(leaves(cell().as_dict())), ids=str)
-def test_the_key_changes_with_every_setting(path):
-    assert key(cell(changed(cell().as_dict(), path))) != key(cell())
+@pytest.mark.parametrize(("table", "path"), [*other_settings(CELL), *other_settings(SPEECH_CELL)])
+def test_the_key_changes_with_every_setting(table, path):
+    assert key(cell(changed(cell(table).as_dict(), path))) != key(cell(table))
+
+
+@pytest.mark.parametrize("kinds", [("encoder",), ("augmentation",), ("encoder", "augmentation")])
+def test_the_key_changes_with_the_kind_of_encoder_and_augmentation(kinds):
+    assert key(cell(CELL | {kind: SPEECH[kind] for kind in kinds})) != key(cell())
 
 
 def test_the_key_changes_with_data_seed_and_results_version(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from gim_bench.errors import ConfigError
-from gim_bench.metrics import METRICS, Better, describe
+from gim_bench.metrics import METRICS, TARGETS, Better, describe, target_of
 
 
 def test_a_module_s_value_is_described_by_its_metric():
@@ -31,7 +31,43 @@ def test_accuracies_and_speeds_are_better_higher_and_costs_lower(name):
     assert METRICS[name].better is (Better.HIGHER if gains else Better.LOWER)
 
 
-@pytest.mark.parametrize("name", ["acuracy", "accuracy/module_", "accuracy/module_1/x", ""])
+OF_A_TARGET = ["accuracy", "accuracy/own_head", "ridge_accuracy", "knn_accuracy", "loss"]
+
+
+@pytest.mark.parametrize("metric", OF_A_TARGET)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_has_the_metrics_that_the_class_of_an_image_has(target, metric):
+    found, plain = describe(f"{target}_{metric}"), describe(metric)
+    assert found.name == f"{target}_{metric}"
+    assert (found.unit, found.better, found.meaning) == (plain.unit, plain.better, plain.meaning)
+    assert describe(f"{target}_{metric}/module_6") is found
+
+
+def test_costs_are_those_of_a_cell_whatever_its_targets():
+    assert "speaker_train/seconds" not in METRICS
+    assert sum(name.startswith("speaker") for name in METRICS) == len(OF_A_TARGET)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("accuracy", ("", "accuracy")),
+        ("knn_accuracy", ("", "knn_accuracy")),
+        ("phone_accuracy", ("phone", "accuracy")),
+        ("speaker_knn_accuracy", ("speaker", "knn_accuracy")),
+        ("speaker_accuracy/own_head", ("speaker", "accuracy/own_head")),
+        ("phone_loss/module_6", ("phone", "loss/module_6")),
+        ("train/samples_per_second", ("", "train/samples_per_second")),
+        ("memory/host_peak_bytes", ("", "memory/host_peak_bytes")),
+    ],
+)
+def test_a_metric_is_of_a_target_or_of_none(name, parts):
+    assert target_of(name) == parts
+
+
+@pytest.mark.parametrize(
+    "name", ["acuracy", "accuracy/module_", "accuracy/module_1/x", "vowel_accuracy", ""]
+)
 def test_an_unknown_metric_is_a_config_error_in_one_line(name):
     with pytest.raises(ConfigError) as caught:
         describe(name)

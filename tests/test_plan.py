@@ -1,18 +1,41 @@
 """Which cells a suite asks for, their keys, and what they would cost."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from gim_bench import plan, registry
 from gim_bench.config import Precision
+from gim_bench.contract import Modality, Split
+from gim_bench.datasets.windows import tiles
 from gim_bench.errors import ConfigError
 from gim_bench.plan import cells, configs, dataset_of, estimate
 from gim_bench.seeding import derive
-from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import (
+    CPU,
+    SPEECH_TOML,
+    noise_registered,
+    tiny_bench,
+    tiny_cell,
+    tiny_suite,
+)
 
 
 @pytest.fixture
 def suite(tmp_path):
     return tiny_suite(tmp_path)
+
+
+@pytest.fixture
+def speech_suite(tmp_path):
+    with noise_registered():
+        yield tiny_suite(tmp_path, toml=SPEECH_TOML)
+
+
+def methods_for(modality):
+    return [
+        name for name in registry.methods() if modality in registry.method(name).traits.modalities
+    ]
 
 
 def resolved(suite, *methods):
@@ -119,6 +142,58 @@ def test_an_unknown_option_of_the_data_set_is_an_error(tmp_path):
         dataset_of(tiny_suite(tmp_path, "dataset.sise=3"))
 
 
+# -- images and speech -----------------------------------------------------------------------------
+
+
+def test_every_method_is_for_images_or_speech_and_most_for_both():
+    images, speech = set(methods_for(Modality.IMAGE)), set(methods_for(Modality.SPEECH))
+    assert images | speech == set(registry.methods())
+    assert {"gim", "cpc", "supervised", "greedy_supervised", "random_init"} <= images & speech
+
+
+def test_every_method_for_speech_is_configured_in_a_suite_of_speech(speech_suite):
+    found = resolved(speech_suite, *methods_for(Modality.SPEECH))
+    assert found["gim"].encoder == speech_suite.encoder
+    ablations = {name: config.method.ablation for name, config in found.items()}
+    assert ablations["gim"] is None
+    assert ablations["gim_no_ar"] == "no GRU"
+
+
+@pytest.mark.parametrize("method", ["gim_no_ar", "gim_no_bptt", "mfcc"])
+def test_a_method_made_for_speech_is_refused_on_images(method, suite):
+    with pytest.raises(ConfigError) as error:
+        resolved(suite, "gim", method)
+    assert one_line(error) == (
+        f"the method {method!r} (--method) is made for speech, and suite 'tiny' is one of image: "
+        f"leave it out"
+    )
+
+
+def test_a_method_of_the_suite_that_is_made_for_something_else_is_located(tmp_path):
+    suite = tiny_suite(tmp_path, 'methods=["gim", "gim_no_ar"]')
+    with pytest.raises(ConfigError) as error:
+        resolved(suite)
+    assert "'gim_no_ar' (suite tiny, methods[1])" in one_line(error)
+
+
+def test_speech_for_an_encoder_of_images_is_refused(tmp_path):
+    suite = tiny_suite(tmp_path, 'dataset={name="espeak"}')
+    with pytest.raises(ConfigError) as error:
+        resolved(suite)
+    assert one_line(error) == (
+        "suite tiny: the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes "
+        "image: use another encoder.kind and augmentation.kind, or another dataset.name"
+    )
+
+
+def test_images_for_an_encoder_of_speech_are_refused(tmp_path):
+    suite = tiny_suite(tmp_path, 'dataset={name="photos"}', toml=SPEECH_TOML)
+    with pytest.raises(ConfigError) as error:
+        resolved(suite)
+    message = one_line(error)
+    assert "the data set 'photos' holds image, but an encoder of kind 'conv_gru'" in message
+
+
 # -- cells and keys --------------------------------------------------------------------------------
 
 
@@ -138,8 +213,9 @@ def test_a_key_is_the_same_every_time(suite):
 
 
 def test_all_keys_of_a_table_differ(suite):
-    table = cells(suite, resolved(suite, *registry.methods()), seeds=3, data_sha256="0" * 64)
-    assert len({cell.key for cell in table}) == len(table) == 3 * len(registry.methods())
+    images = methods_for(Modality.IMAGE)
+    table = cells(suite, resolved(suite, *images), seeds=3, data_sha256="0" * 64)
+    assert len({cell.key for cell in table}) == len(table) == 3 * len(images)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +223,12 @@ def test_all_keys_of_a_table_differ(suite):
     [
         "training.learning_rate=2e-3",
         "encoder.width=3",
-        "probe.epochs=3",
+        "probe.steps=3",
         "dataset.test_crops=2",
         "augmentation.flip=false",
         "info_nce.negatives=5",
+        "info_nce.anchor_rows=2",
+        "probe.fitted_steps=9",
     ],
 )
 def test_a_setting_that_can_move_the_numbers_changes_the_key(override, suite, tmp_path):
@@ -197,6 +275,27 @@ def test_a_method_that_trains_nothing_costs_its_probes_alone(suite):
     found = estimate(tiny_cell(suite, "random_init"), tiny_bench(suite))
     assert (found.steps, found.train_seconds) == (0, 0.0)
     assert found.probe_seconds > 0
+
+
+def test_a_supervised_method_costs_a_model_for_each_target(speech_suite):
+    bench = tiny_bench(speech_suite)
+    assert estimate(tiny_cell(speech_suite, "gim"), bench).steps == 3
+    assert estimate(tiny_cell(speech_suite, "supervised"), bench).steps == 2 * 2
+
+
+def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
+    """Made-up times: 0.5 s for four windows' features, 0.3 s and 0.6 s for three steps of both."""
+    lasted = iter([0.5, 0.3, 0.6])
+    monkeypatch.setattr(plan, "_timed", lambda device: nullcontext([next(lasted)]))
+    bench = tiny_bench(speech_suite)
+    found = estimate(tiny_cell(speech_suite, "random_init"), bench)
+    train, test = (
+        sum(len(list(tiles(int(length), window=3200))) for length in bench.split(split).lengths)
+        for split in (Split.TRAIN, Split.TEST)
+    )
+    steps = speech_suite.probe.steps
+    probes = 2 * steps * (0.1 + 0.2)
+    assert found.probe_seconds == pytest.approx(0.5 * (train + test) / 4 + probes)
 
 
 def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch):

@@ -61,8 +61,18 @@ def test_the_shipped_methods_and_data_sets_are_found():
         "supervised",
         "greedy_supervised",
         "random_init",
+        "gim_no_bptt",
+        "gim_no_ar",
+        "mfcc",
     }
-    assert set(registry.datasets()) >= {"photos", "stl10", "image_folder"}
+    assert set(registry.datasets()) >= {
+        "photos",
+        "stl10",
+        "image_folder",
+        "espeak",
+        "librispeech",
+        "audio_folder",
+    }
 
 
 def test_every_shipped_name_leads_to_a_class():

@@ -3,20 +3,48 @@
 import csv
 import json
 import tomllib
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gim_bench import metrics, registry, seeding
-from gim_bench.contract import Dataset, Examples, Split, Status
+from gim_bench import metrics, registry, run, seeding
+from gim_bench.contract import (
+    Dataset,
+    Images,
+    Modality,
+    Recordings,
+    Split,
+    Status,
+    Target,
+    label_frames,
+)
+from gim_bench.datasets.windows import tiles
 from gim_bench.errors import DataError
+from gim_bench.memory import Peaks
+from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.run import Bench, build, planned_steps, run_cell
+from gim_bench.probe import Probed, probe
+from gim_bench.run import Bench, Finished, _done, build, models_of, planned_steps, run_cell
 from gim_bench.store import RunsFolder
-from tests.tiny_suite import CPU, MISBEHAVING, tiny_bench, tiny_cell, tiny_suite
+from gim_bench.training import Trained, fit
+from tests.tiny_suite import (
+    CPU,
+    MISBEHAVING,
+    SPEECH_TOML,
+    noise_registered,
+    tiny_bench,
+    tiny_cell,
+    tiny_suite,
+)
 
 PROBES = ("accuracy", "ridge_accuracy", "knn_accuracy")
+SPEECH_PROBES = {
+    "speaker": ("speaker_accuracy", "speaker_ridge_accuracy", "speaker_knn_accuracy"),
+    "phone": ("phone_accuracy",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +69,38 @@ def done(suite, bench, runs):
     return {name: run_cell(tiny_cell(suite, name), bench, runs=runs) for name in names}
 
 
+@pytest.fixture(scope="module")
+def speech_suite(tmp_path_factory):
+    with noise_registered():
+        yield tiny_suite(tmp_path_factory.mktemp("suite"), toml=SPEECH_TOML)
+
+
+@pytest.fixture(scope="module")
+def speech_bench(speech_suite):
+    return tiny_bench(speech_suite)
+
+
+SPEECH_METHODS = ("gim", "supervised", "greedy_supervised", "random_init", "gim_no_ar", "mfcc")
+
+
+@pytest.fixture(scope="module")
+def spoken(speech_suite, speech_bench, runs):
+    """The finished records of methods on speech, by name; two of them train on labels."""
+    return {
+        name: run_cell(tiny_cell(speech_suite, name), speech_bench, runs=runs)
+        for name in SPEECH_METHODS
+    }
+
+
 @pytest.fixture
 def misbehaving(monkeypatch):
     table = {**registry.methods(), **MISBEHAVING}
     monkeypatch.setattr(registry, "methods", lambda: table)
 
 
-def probe_names(modules=2):
+def probe_names(modules=2, *, of=PROBES):
     places = ["", *(f"/module_{m + 1}" for m in range(modules))]
-    return {f"{name}{place}" for name in PROBES for place in places} | {"probe/seconds"}
+    return {f"{name}{place}" for name in of for place in places} | {"probe/seconds"}
 
 
 TRAINING = {
@@ -65,10 +116,10 @@ TRAINING = {
 # -- the record ------------------------------------------------------------------------------------
 
 
-def test_every_cell_is_done_and_its_record_is_on_disk(done, runs):
-    for record in done.values():
+def test_every_cell_is_done_and_its_record_is_on_disk(done, spoken, runs):
+    for record in (*done.values(), *spoken.values()):
         assert (record.status, record.error) == (Status.DONE, None)
-        assert runs.find("tiny", record.method, seed=0, key=record.key) == _as_read(record)
+        assert runs.find(record.suite, record.method, seed=0, key=record.key) == _as_read(record)
 
 
 def _as_read(record):
@@ -90,8 +141,8 @@ def test_the_metrics_are_the_declared_ones(done):
     assert set(done["supervised"].metrics) == probe_names() | TRAINING | end_to_end | own_head
 
 
-def test_every_metric_has_a_unit_and_a_direction(done):
-    for record in done.values():
+def test_every_metric_has_a_unit_and_a_direction(done, spoken):
+    for record in (*done.values(), *spoken.values()):
         for name in record.metrics:
             assert metrics.describe(name).unit
 
@@ -158,27 +209,16 @@ def test_the_folder_holds_what_it_should(done, runs):
 
 def test_the_saved_encoder_gives_the_features_that_were_probed(suite, bench, runs, done):
     """Loaded into a fresh encoder, it scores the same by ridge and neighbours as the record."""
-    from gim_bench.probe import extract, probe
-
     record, cell = done["gim"], tiny_cell(suite, "gim", seed=0)
-    learner = build(tiny_cell(suite, "gim", seed=7), bench)
+    learner = built(tiny_cell(suite, "gim", seed=7), bench)
     learner.encoder.load_state_dict(load_file(runs.folder_of(record) / "encoder.safetensors"))
-    train, test = (
-        extract(
-            learner,
-            bench.batches(cell, split),
-            precision=cell.config.training.precision,
-            title="",
-            progress=bench.progress,
-        )
-        for split in (Split.TRAIN, Split.TEST)
-    )
     found = probe(
-        train,
-        test,
+        learner,
+        train=bench.batches(cell, Split.TRAIN),
+        test=bench.batches(cell, Split.TEST),
+        targets=bench.targets,
         settings=cell.config.probe,
-        classes=16,
-        stream=cell.stream,
+        precision=cell.config.training.precision,
         title="",
         progress=bench.progress,
     )
@@ -194,11 +234,238 @@ def test_the_saved_encoder_is_the_trained_one(done, runs):
     assert all(not torch.equal(trained[name], first[name]) for name in trained if "weight" in name)
 
 
+# -- speech ----------------------------------------------------------------------------------------
+
+
+def speech_names(modules):
+    """Of the probes of a cell on speech."""
+    of = [name for names in SPEECH_PROBES.values() for name in names]
+    return probe_names(modules, of=of)
+
+
+def test_a_method_without_labels_trains_one_model_that_is_probed_for_all_targets(spoken):
+    losses = {f"loss/module_{m}" for m in range(1, 7)} | {"loss"}
+    assert set(spoken["gim"].metrics) == speech_names(6) | TRAINING | losses
+    assert set(spoken["random_init"].metrics) == speech_names(6)
+    assert spoken["gim"].metrics["train/steps"] == 3
+    assert spoken["gim"].metrics["train/samples"] == 12
+
+
+def test_a_supervised_method_trains_a_model_for_each_target(spoken):
+    """Its losses and its own head bear the name of what they learn."""
+    heads = {"speaker_accuracy/own_head", "phone_accuracy/own_head"}
+    for method, modules in (("supervised", (6,)), ("greedy_supervised", range(1, 7))):
+        losses = {
+            f"{target}_loss{place}"
+            for target in SPEECH_PROBES
+            for place in ("", *(f"/module_{m}" for m in modules))
+        }
+        assert set(spoken[method].metrics) == speech_names(6) | TRAINING | losses | heads
+
+
+def test_costs_of_a_cells_models_add_up_and_peaks_do_not(speech_suite, speech_bench, spoken):
+    found = spoken["supervised"].metrics
+    # 9 labelled recordings in batches of 4, once for each of two targets.
+    assert found["train/steps"] == 2 * 2
+    assert found["train/samples"] == 2 * 2 * 4
+    assert found["train/samples_per_second"] == pytest.approx(16 / found["train/seconds"])
+    cell = tiny_cell(speech_suite, "supervised")
+    learners = [build(cell, speech_bench, target=target) for target in speech_bench.targets]
+    assert found["train/parameters"] == sum(
+        weight.numel() for learner in learners for weight in learner.parameters()
+    )
+
+
+def finished(model, *, seconds, peak):
+    """What a made-up model leaves behind."""
+    return Finished(
+        model=model,
+        top=["module_2"],
+        trained=Trained(
+            losses=[{"epoch": 1, "module_1": 5.0, "module_2": seconds}],
+            seconds=seconds,
+            steps=10,
+            samples=40,
+        ),
+        peaks=Peaks(metrics={"memory/host_peak_bytes": peak}, notes={}),
+        probed=Probed(
+            metrics={f"{model.prefix}accuracy": seconds},
+            curves={f"{model.target.name}/module_1": [[0.1, seconds]]},
+        ),
+        probe_seconds=2 * seconds,
+        parameters=100,
+    )
+
+
+def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
+    """By hand: times, steps and parameters are sums, the peak is the larger one."""
+    speaker, phone = models_of(tiny_cell(speech_suite, "supervised"), speech_bench)
+    record = _done(
+        spoken["supervised"],
+        [finished(speaker, seconds=3.0, peak=70), finished(phone, seconds=1.0, peak=50)],
+    )
+    assert record.metrics == {
+        "speaker_accuracy": 3.0,
+        "phone_accuracy": 1.0,
+        "speaker_loss": 3.0,
+        "speaker_loss/module_1": 5.0,
+        "speaker_loss/module_2": 3.0,
+        "phone_loss": 1.0,
+        "phone_loss/module_1": 5.0,
+        "phone_loss/module_2": 1.0,
+        "probe/seconds": 8.0,
+        "train/seconds": 4.0,
+        "train/steps": 20,
+        "train/samples": 80,
+        "train/samples_per_second": 20.0,
+        "train/parameters": 200,
+        "memory/host_peak_bytes": 70,
+    }
+    assert record.losses == [
+        {
+            "epoch": 1,
+            "speaker_module_1": 5.0,
+            "speaker_module_2": 3.0,
+            "phone_module_1": 5.0,
+            "phone_module_2": 1.0,
+        }
+    ]
+    assert record.probe_curves == {
+        "speaker/module_1": [[0.1, 3.0]],
+        "phone/module_1": [[0.1, 1.0]],
+    }
+
+
+def test_accuracies_of_speech_are_percentages_of_all_windows_and_frames(speech_bench, spoken):
+    """Whatever the batch size of 4 leaves over."""
+    test = speech_bench.split(Split.TEST)
+    labelled = int((test.frames["phone"] >= 0).sum())
+    windows = sum(1 for length in test.lengths for _ in tiles(int(length), window=3200))
+    for record in spoken.values():
+        for name, value in record.metrics.items():
+            if "accuracy" in name:
+                hits = value / 100 * (labelled if name.startswith("phone") else windows)
+                assert hits == pytest.approx(round(hits)), name
+                assert 0 <= value <= 100
+
+
+def test_the_models_of_a_cell_are_named_after_their_targets(speech_suite, speech_bench):
+    models = models_of(tiny_cell(speech_suite, "supervised"), speech_bench)
+    assert [(model.name, model.prefix) for model in models] == [
+        ("supervised seed 0, speaker", "speaker_"),
+        ("supervised seed 0, phone", "phone_"),
+    ]
+    (gim,) = models_of(tiny_cell(speech_suite, "gim"), speech_bench)
+    assert (gim.name, gim.prefix, len(gim.probed)) == ("gim seed 0", "", 2)
+
+
+def test_a_supervised_method_on_images_is_one_model_without_a_prefix(suite, bench):
+    (model,) = models_of(tiny_cell(suite, "supervised"), bench)
+    assert (model.name, model.prefix) == ("supervised seed 0", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("gim", {"encoder"}),
+        ("random_init", {"encoder"}),
+        ("supervised", {"speaker_encoder", "phone_encoder"}),
+    ],
+)
+def test_every_model_leaves_its_encoder(method, names, spoken, runs):
+    paths = list(runs.folder_of(spoken[method]).glob("*.safetensors"))
+    assert {path.stem for path in paths} == names
+    encoders = [load_file(path) for path in paths]
+    assert all(len(encoder) == 5 * 2 + 4 for encoder in encoders)
+    if len(encoders) == 2:
+        assert not any(same(*encoders))
+
+
+def test_the_models_of_a_cell_start_from_the_same_encoder(speech_suite, speech_bench):
+    cell = tiny_cell(speech_suite, "supervised")
+    speaker, phone = (
+        build(cell, speech_bench, target=target).encoder.state_dict()
+        for target in speech_bench.targets
+    )
+    assert all(same(speaker, phone))
+
+
+def test_the_losses_of_both_models_stand_in_one_row_an_epoch(spoken, runs):
+    record = spoken["supervised"]
+    assert [list(row) for row in record.losses] == [["epoch", "speaker_module_6", "phone_module_6"]]
+    assert record.metrics["speaker_loss"] == record.losses[-1]["speaker_module_6"]
+    assert record.metrics["phone_loss"] == record.losses[-1]["phone_module_6"]
+    with (runs.folder_of(record) / "losses.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+def test_the_probes_curves_of_speech_are_named_by_target_and_module(spoken):
+    names = {f"{target}/module_{m}" for target in SPEECH_PROBES for m in range(1, 7)}
+    for method in ("gim", "supervised"):
+        assert set(spoken[method].probe_curves) == names
+
+
+def test_without_the_autoregressor_the_fifth_module_is_the_top(spoken):
+    found = spoken["gim_no_ar"].metrics
+    assert set(found) == speech_names(5) | TRAINING | {f"loss/module_{m}" for m in range(1, 6)} | {
+        "loss"
+    }
+    assert found["phone_accuracy"] == found["phone_accuracy/module_5"]
+
+
+def test_without_phone_labels_there_is_the_speaker_alone(speech_suite, tmp_path):
+    quiet = tiny_suite(tmp_path, "dataset.phones=false", toml=SPEECH_TOML)
+    bench, runs = tiny_bench(quiet), RunsFolder(tmp_path)
+    for method in ("gim", "supervised"):
+        record = run_cell(tiny_cell(quiet, method), bench, runs=runs)
+        assert record.status is Status.DONE
+        assert "speaker_accuracy" in record.metrics
+        assert not any("phone" in name for name in (*record.metrics, *record.probe_curves))
+    # A single model keeps its cell's name, and its target's prefix.
+    assert "speaker_loss" in record.metrics
+    encoders = runs.folder_of(record).glob("*.safetensors")
+    assert [path.stem for path in encoders] == ["speaker_encoder"]
+
+
+def test_the_same_cell_of_speech_gives_the_same_numbers_bit_for_bit(
+    speech_suite, speech_bench, spoken, tmp_path
+):
+    for method in ("gim", "supervised"):
+        again = run_cell(tiny_cell(speech_suite, method), speech_bench, runs=RunsFolder(tmp_path))
+        first = spoken[method]
+        assert again.losses == first.losses
+        assert again.probe_curves == first.probe_curves
+        accuracies = [name for name in first.metrics if "accuracy" in name]
+        assert all(again.metrics[name] == first.metrics[name] for name in accuracies)
+
+
+def test_nothing_of_a_cells_first_model_is_kept_while_the_second_one_trains(
+    speech_suite, speech_bench, tmp_path, monkeypatch
+):
+    """Or the second one's peak of memory would hold the weights of both."""
+    seen, alive = weakref.WeakSet(), []
+
+    def watched(trainer, *arguments, **options):
+        alive.append(len(seen))
+        for parameter in trainer.learner.parameters():
+            seen.add(parameter)
+        return fit(trainer, *arguments, **options)
+
+    monkeypatch.setattr(run, "fit", watched)
+    run_cell(tiny_cell(speech_suite, "supervised"), speech_bench, runs=RunsFolder(tmp_path))
+    assert alive == [0, 0]
+
+
 # -- first weights ---------------------------------------------------------------------------------
 
 
+def built(cell, bench):
+    """The first learner of a cell."""
+    return build(cell, bench, target=bench.targets[0])
+
+
 def encoder_weights(suite, bench, method, *, seed):
-    return build(tiny_cell(suite, method, seed=seed), bench).encoder.state_dict()
+    return built(tiny_cell(suite, method, seed=seed), bench).encoder.state_dict()
 
 
 def same(one, other):
@@ -206,11 +473,29 @@ def same(one, other):
     return [torch.equal(one[name], other[name]) for name in one]
 
 
-def test_every_method_starts_from_the_encoder_that_random_init_reports(
-    method_name, suite, bench, done, runs
+def methods_for(modality):
+    return sorted(
+        name for name in registry.methods() if modality in registry.method(name).traits.modalities
+    )
+
+
+@pytest.mark.parametrize("method", methods_for(Modality.IMAGE))
+def test_every_method_for_images_starts_from_the_encoder_that_random_init_reports(
+    method, suite, bench, done, runs
 ):
     reported = load_file(runs.folder_of(done["random_init"]) / "encoder.safetensors")
-    assert all(same(encoder_weights(suite, bench, method_name, seed=0), reported))
+    assert all(same(encoder_weights(suite, bench, method, seed=0), reported))
+
+
+@pytest.mark.parametrize("method", methods_for(Modality.SPEECH))
+def test_every_method_for_speech_starts_from_what_it_keeps_of_that_encoder(
+    method, speech_suite, speech_bench, spoken, runs
+):
+    """An ablation leaves parts of it out; what it has is the same."""
+    reported = load_file(runs.folder_of(spoken["random_init"]) / "encoder.safetensors")
+    ours = encoder_weights(speech_suite, speech_bench, method, seed=0)
+    assert all(same(ours, {name: reported[name] for name in ours}))
+    assert (ours.keys() == reported.keys()) == (method not in {"gim_no_ar", "mfcc"})
 
 
 def test_another_seed_is_another_encoder(suite, bench):
@@ -230,6 +515,12 @@ def test_the_encoder_comes_from_the_seeds_own_stream(suite, bench):
     assert all(same(encoder_weights(suite, bench, "gim", seed=0), expected))
 
 
+def test_the_encoder_of_speech_comes_from_the_seeds_own_stream(speech_suite, speech_bench):
+    with seeding.weights_from("encoder", 0):
+        expected = ConvGRUEncoder(speech_suite.encoder, samples=3200).state_dict()
+    assert all(same(encoder_weights(speech_suite, speech_bench, "gim", seed=0), expected))
+
+
 @pytest.fixture
 def twins(monkeypatch):
     """The same class under two names."""
@@ -242,8 +533,8 @@ def twins(monkeypatch):
     ("method", "seed", "alike"), [("one", 0, True), ("two", 0, False), ("one", 1, False)]
 )
 def test_heads_and_negatives_depend_on_method_and_seed(method, seed, alike, suite, bench):
-    first = build(tiny_cell(suite, "one", seed=0), bench)
-    other = build(tiny_cell(suite, method, seed=seed), bench)
+    first = built(tiny_cell(suite, "one", seed=0), bench)
+    other = built(tiny_cell(suite, method, seed=seed), bench)
     heads = [
         {n: w for n, w in learner.heads.state_dict().items() if "weight" in n}
         for learner in (first, other)
@@ -368,9 +659,10 @@ def test_an_interruption_passes_through_and_leaves_a_running_record(suite, bench
 class Invented(Dataset):
     """A data set of so many black images and classes."""
 
-    def __init__(self, *, classes=2, size=26, **images):
-        self.names = [str(c) for c in range(classes)]
+    def __init__(self, *, classes=2, size=26, labelled=("train", "test"), **images):
+        self.classes = [str(c) for c in range(classes)]
         self.size, self.images = size, {"unlabelled": 40, "train": 40, "test": 4} | images
+        self.labelled = labelled
 
     def prepare(self): ...
 
@@ -379,29 +671,60 @@ class Invented(Dataset):
     def fingerprint(self):
         return "0" * 64
 
-    def classes(self):
-        return self.names
+    def targets(self):
+        return [Target(name="class", classes=self.classes)]
 
     def split(self, split):
-        import numpy as np
-
         count = self.images[split]
         pixels = np.zeros((count, 1, self.size, self.size), np.uint8)
-        labels = np.zeros(count, np.int64)
-        return Examples(images=pixels, labels=None if split is Split.UNLABELLED else labels)
+        labels = np.full(count, 0 if split in self.labelled else -1)
+        return Images(images=pixels, labels={} if split is Split.UNLABELLED else {"class": labels})
+
+
+class Mumbled(Invented):
+    """Recordings of half a second, of which so many have phone labels."""
+
+    modality = Modality.SPEECH
+
+    def __init__(self, *, phones=2, **recordings):
+        super().__init__(**{"labelled": {"train": 2, "test": 1}} | recordings)
+        self.phones = phones
+
+    def targets(self):
+        return [
+            Target(name="speaker", classes=["ann", "ben"]),
+            Target(name="phone", classes=[str(p) for p in range(self.phones)], per_step=True),
+        ]
+
+    def split(self, split):
+        count, length = self.images[split], 8_000
+        phones = np.full((count, label_frames(length)), -1, dtype=np.int16)
+        phones[count - self.labelled.get(split, 0) :, -1] = 1  # at the very end of the last ones
+        return Recordings(
+            samples=np.zeros(length, np.int16),
+            starts=np.zeros(count, np.int64),
+            lengths=np.full(count, length),
+            labels={"speaker": np.zeros(count, np.int64)},
+            frames={"phone": phones.reshape(-1)},
+        )
 
 
 @pytest.mark.parametrize(
     ("dataset", "complaint"),
     [
-        ({"classes": 1}, "photos has 1 class(es): a probe needs at least two"),
+        ({"classes": 1}, "photos has 1 class(s): a probe needs at least two"),
         ({"unlabelled": 19}, "photos has 19 unlabelled images, fewer than one batch of 20: add "),
         ({"train": 7}, "photos has 7 train images, fewer than one batch of 20: add images, or "),
         ({"test": 0}, "photos has no test images: add some"),
         ({"size": 20}, "a crop of 24 pixels does not fit into the unlabelled images of photos"),
+        ({"labelled": ["train"]}, "photos has 0 test image(s) with a class label where a probe "),
+        ({"labelled": ["test"]}, "photos has 0 train image(s) with a class label where a probe "),
     ],
-    ids=["one class", "few to train on", "few labelled", "none to test on", "small images"],
-)
+    ids=[
+        "one class", "few to train on", "few labelled", "none to test on", "small images",
+        "no label to test on", "no label to fit on",
+    ],
+)  # fmt: skip
 def test_data_that_cannot_carry_a_cell_is_refused_before_training(dataset, complaint, suite, bench):
     other = Bench(Invented(**dataset), device=CPU, progress=bench.progress)
     with pytest.raises(DataError) as error:
@@ -410,6 +733,41 @@ def test_data_that_cannot_carry_a_cell_is_refused_before_training(dataset, compl
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "complaint"),
+    [
+        ({"phones": 1}, "noise has 1 phone(s): a probe needs at least two"),
+        ({"unlabelled": 3}, "noise has 3 unlabelled recordings, fewer than one batch of 4: add "),
+        ({"train": 0}, "noise has 0 train recordings, fewer than one batch of 4: add recordings"),
+        ({"test": 0}, "noise has no test recordings: add some"),
+        (
+            {"labelled": {"train": 1, "test": 1}},
+            "noise has 1 train recording(s) with a phone label where a probe needs 2 or more: ",
+        ),
+        (
+            {"labelled": {"train": 2}},
+            "noise has 0 test recording(s) with a phone label where a probe needs 1 or more: ",
+        ),
+    ],
+    ids=["one phone", "few to train on", "none labelled", "none to test on",
+         "few phones to fit on", "no phones to test on"],
+)  # fmt: skip
+def test_speech_that_cannot_carry_a_cell_is_refused_before_training(
+    dataset, complaint, speech_suite, speech_bench
+):
+    other = Bench(Mumbled(**dataset), device=CPU, progress=speech_bench.progress)
+    with pytest.raises(DataError) as error:
+        other.check(tiny_cell(speech_suite, "gim").config)
+    assert str(error.value).startswith(complaint)
+    assert "\n" not in str(error.value)
+
+
 def test_data_that_just_suffices_is_accepted(suite, bench):
     enough = Invented(unlabelled=20, train=20, test=1, size=24)
     Bench(enough, device=CPU, progress=bench.progress).check(tiny_cell(suite, "gim").config)
+
+
+def test_speech_that_just_suffices_is_accepted(speech_suite, speech_bench):
+    enough = Mumbled(unlabelled=4, train=4, test=1)
+    other = Bench(enough, device=CPU, progress=speech_bench.progress)
+    other.check(tiny_cell(speech_suite, "gim").config)

@@ -131,6 +131,28 @@ def test_on_a_gpu_the_hardware_is_the_gpu(tracker):
     assert run.data.tags["hardware"] == "H200"
 
 
+def test_a_cell_on_speech_is_mirrored_with_the_metrics_losses_and_curves_of_both_targets(
+    tracker, tmp_path
+):
+    tracker.mirror(
+        cell(
+            "supervised",
+            metrics={"speaker_accuracy": 98.0, "phone_accuracy/module_6": 60.0},
+            losses=[{"epoch": 1.0, "speaker_module_6": 3.0, "phone_module_6": 2.0}],
+            probe_curves={"speaker/module_6": [[0.1, 97.0]], "phone/module_6": [[0.1, 59.0]]},
+        )
+    )
+    (run,) = runs(tracker)
+    assert run.data.metrics["speaker_accuracy"] == 98.0
+    assert run.data.metrics["phone_accuracy/module_6"] == 60.0
+    assert history(tracker, run, "epoch_loss/speaker_module_6") == [(1, 3.0)]
+    assert history(tracker, run, "epoch_loss/phone_module_6") == [(1, 2.0)]
+    (curves,) = tmp_path.glob("mlartifacts/**/probe_curves.csv")
+    assert curves.read_text().splitlines()[1:] == [
+        "speaker/module_6,0.1,97.0", "phone/module_6,0.1,59.0",
+    ]  # fmt: skip
+
+
 def test_losses_are_a_curve_over_epochs(tracker):
     tracker.mirror(cell())
     (run,) = runs(tracker)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from gim_bench import training
-from gim_bench.config import AugmentationSettings, Precision, Schedule
-from gim_bench.contract import Examples, Silence
-from gim_bench.datasets.batches import ImageBatches
+from gim_bench.config import CropSettings, Precision, Schedule
+from gim_bench.contract import Images, Silence
+from gim_bench.datasets.crops import ImageBatches
 from gim_bench.errors import TrainingError
 from gim_bench.training import Trainer, fit
 from tests.conftest import CROP
@@ -28,8 +28,8 @@ def batches():
     """13 random images: three batches of four an epoch, and one image left over."""
     pixels = np.random.default_rng(0).integers(0, 256, (13, 1, CROP, CROP), dtype=np.uint8)
     return ImageBatches(
-        Examples(images=pixels, labels=np.arange(13) % 3),
-        augmentation=AugmentationSettings(crop=CROP, mean=(0.5,), std=(0.3,)),
+        Images(images=pixels, labels={"class": np.arange(13) % 3}),
+        augmentation=CropSettings(kind="crop", crop=CROP, mean=(0.5,), std=(0.3,)),
         batch_size=BATCH_SIZE,
         stream=("random", 0),
         device=CPU,

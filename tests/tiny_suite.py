@@ -1,19 +1,31 @@
-"""A suite whose cells take a fraction of a second, and learners that misbehave."""
+"""Suites whose cells take a fraction of a second, and learners that misbehave."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import pytest
 import torch
 
-from gim_bench.config import Suite, load_suite
+from gim_bench import registry
+from gim_bench.config import FRAME_SAMPLES, Settings, Suite, load_suite
 from gim_bench.contract import (
     Batch,
+    Dataset,
     GradientFlow,
     Ingredients,
     Learner,
+    Modality,
     Progress,
+    Recordings,
     Silence,
     Split,
+    Target,
     Traits,
+    label_frames,
 )
 from gim_bench.datasets.photos import Photos
 from gim_bench.methods.gim import GreedyInfoMax
@@ -39,12 +51,14 @@ train_crops = 2
 test_crops = 1
 
 [encoder]
+kind = "resnet"
 width = 2
 blocks = [1, 1]
 patch_size = 8
 patch_overlap = 4
 
 [augmentation]
+kind = "crop"
 crop = 24
 mean = [0.4]
 std = [0.2]
@@ -60,27 +74,139 @@ learning_rate = 1e-3
 
 [probe]
 learning_rates = [1e-3, 1e-1]
-epochs = 2
+steps = 4
 batch_size = 16
 neighbours = 3
 """
 
 
-def tiny_suite(folder: Path, *overrides: str) -> Suite:
+# 12 unlabelled recordings (3 steps an epoch), 9 labelled ones (2 steps and one left over).
+SPEECH_TOML = """
+name = "tiny-speech"
+summary = "Noise for speech"
+protocol = "for the tests alone"
+methods = ["gim", "random_init"]
+
+[dataset]
+name = "noise"
+
+[encoder]
+kind = "conv_gru"
+width = 4
+context = 3
+
+[augmentation]
+kind = "window"
+samples = 3200
+mean = 0.0
+std = 0.1
+
+[info_nce]
+prediction_steps = 3
+skip_rows = 0
+negatives = 4
+anchor_rows = 8
+
+[training]
+epochs = 1
+batch_size = 4
+learning_rate = 1e-3
+
+[probe]
+learning_rates = [1e-3, 1e-1]
+steps = 4
+batch_size = 64
+neighbours = 3
+fitted_steps = 100
+"""
+
+
+def tiny_suite(folder: Path, *overrides: str, toml: str = TOML) -> Suite:
     path = folder / "tiny.toml"
-    path.write_text(TOML)
+    path.write_text(toml)
     return load_suite(str(path), overrides=overrides)
 
 
 def tiny_bench(suite: Suite, *, progress: Progress | None = None) -> Bench:
-    options = Photos.Options(**suite.dataset.options)
-    dataset = Photos(options=options, data_dir=None, cache_dir=Path("unused"))
+    kind: type[Dataset] = {"photos": Photos, "noise": Noise}[suite.dataset.name]
+    options = kind.Options(**suite.dataset.options)
+    dataset = kind(options=options, data_dir=None, cache_dir=Path("unused"))
     return Bench(dataset, device=CPU, progress=progress or Silence())
 
 
 def tiny_cell(suite: Suite, method: str, *, seed: int = 0, data_sha256: str = "0" * 64) -> Cell:
     configured = configs(suite, methods=[method], device=CPU)
     return cells(suite, configured, seeds=seed + 1, data_sha256=data_sha256)[seed]
+
+
+class Noise(Dataset):
+    """Three speakers who hiss four phones, each louder than the one before.
+
+    Recordings are of many lengths, all splits' in one array. Some are shorter than the window of
+    the tiny suite, one has a single label, one none, and one is just as long as the window.
+    """
+
+    LENGTHS = (4800, 2000, 3200, 9999, 400, 5123, 399)
+    RECORDINGS: ClassVar = {Split.UNLABELLED: 12, Split.TRAIN: 9, Split.TEST: 6}
+
+    class Options(Settings):
+        phones: bool = True
+
+    modality = Modality.SPEECH
+
+    def prepare(self) -> None: ...
+
+    def verify(self) -> None: ...
+
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+    def targets(self) -> list[Target]:
+        speakers = Target(name="speaker", classes=("ann", "ben", "cat"))
+        phones = Target(name="phone", classes=("a", "e", "i", "o"), per_step=True)
+        return [speakers, phones] if self.options.phones else [speakers]
+
+    @cached_property
+    def _recordings(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(samples, phones) of all recordings; every speaker speaks every third of them."""
+        draw = np.random.default_rng(0)
+        found = []
+        for number in range(sum(self.RECORDINGS.values())):
+            length = self.LENGTHS[number % len(self.LENGTHS)]
+            phones = draw.integers(-1, 4, label_frames(length), dtype=np.int16)
+            loudness = np.full(length, 1.0)
+            for frame, phone in enumerate(phones):
+                loudness[frame * FRAME_SAMPLES + 120 :] = phone + 2
+            hiss = draw.normal(0, 400 * (1 + number % 3), length) * loudness
+            found.append((hiss.clip(-(2**15), 2**15 - 1).astype(np.int16), phones))
+        return found
+
+    @cached_property
+    def _samples(self) -> np.ndarray:
+        return np.concatenate([samples for samples, _ in self._recordings])
+
+    def split(self, split: Split) -> Recordings:
+        lengths = np.array([len(samples) for samples, _ in self._recordings])
+        first = sum(count for other, count in self.RECORDINGS.items() if other < split)
+        chosen = np.arange(first, first + self.RECORDINGS[split])
+        labelled = split is not Split.UNLABELLED
+        phones = np.concatenate([self._recordings[i][1] for i in chosen])
+        return Recordings(
+            samples=self._samples,
+            starts=(lengths.cumsum() - lengths)[chosen],
+            lengths=lengths[chosen],
+            labels={"speaker": chosen % 3} if labelled else {},
+            frames={"phone": phones} if labelled and self.options.phones else {},
+        )
+
+
+@contextmanager
+def noise_registered() -> Iterator[None]:
+    """Within the block, suites may name the data set "noise"."""
+    table = {**registry.datasets(), "noise": "tests.tiny_suite:Noise"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "datasets", lambda: table)
+        yield
 
 
 class Broken(GreedyInfoMax):
@@ -144,4 +270,4 @@ class Scripted(Learner):
         return {unit: [weight] for unit, weight in self.weights.items()}
 
     def features(self, inputs):
-        return {"module_1": inputs.flatten(1)}
+        return {"module_1": inputs.flatten(1).unsqueeze(1)}

@@ -7,4 +7,7 @@ DATASETS = {
     "photos": "gim_bench.datasets.photos:Photos",
     "stl10": "gim_bench.datasets.stl10:STL10",
     "image_folder": "gim_bench.datasets.image_folder:ImageFolder",
+    "espeak": "gim_bench.datasets.espeak:Espeak",
+    "librispeech": "gim_bench.datasets.librispeech:LibriSpeech",
+    "audio_folder": "gim_bench.datasets.audio_folder:AudioFolder",
 }

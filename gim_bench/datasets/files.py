@@ -1,18 +1,21 @@
-"""What data sets made of files share: checksums that are remembered, safe writing, downloads."""
+"""What data sets made of files share: checksums that are remembered, downloads, unpacking."""
 
+import gzip
 import hashlib
 import http.client
 import json
 import math
 import os
+import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gim_bench.atomic import write_atomically
+from gim_bench.atomic import atomically, write_atomically
 from gim_bench.contract import Dataset, Progress, Task
 from gim_bench.errors import DataError
 
@@ -176,7 +179,46 @@ def _entry(size: int, mtime_ns: int, sha256: str, md5: str) -> tuple[Stamp, Chec
     return Stamp(size=size, mtime_ns=mtime_ns), Checksums(sha256=sha256, md5=md5)
 
 
+# -- folders -------------------------------------------------------------------------------------
+
+
+def files_below(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
+    """All files of these suffixes at any depth, sorted; links are followed, hidden names are not.
+
+    Raises: DataError naming a folder that cannot be read.
+    """
+    return [Path(path) for path in sorted(_walk(folder, suffixes=suffixes))]
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted, without hidden ones. Raises: DataError."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not hidden(e.name))
+    except OSError as error:
+        raise unreadable(error) from None
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
+    def refuse(error: OSError) -> None:
+        raise unreadable(error)
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not hidden(name)]
+        for name in files:
+            if name.lower().endswith(suffixes) and not hidden(name):
+                yield f"{place}{os.sep}{name}"
+
+
 # -- what cannot be read --------------------------------------------------------------------------
+
+
+class UnusableError(Exception):
+    """Which file or line cannot be used and why: raised as a DataError, or skipped and counted."""
 
 
 def unreadable(error: OSError) -> DataError:
@@ -192,12 +234,21 @@ def reason(error: OSError) -> str:
 # -- downloads -----------------------------------------------------------------------------------
 
 
-def download(url: str, *, to: Path, md5: str, advice: str, progress: Progress) -> None:
-    """The file of `url` at `to`, its md5 checked; what an earlier try left is carried on.
+def download(
+    url: str,
+    *,
+    to: Path,
+    advice: str,
+    progress: Progress,
+    md5: str | None = None,
+    sha256: str | None = None,
+) -> None:
+    """The file of `url` at `to`, one checksum checked; what an earlier try left is carried on.
 
     Raises: DataError, ending in `advice`, where the network or the disk refuses; DataError where
-    the download broke off or came with another md5.
+    the download broke off or came with another checksum.
     """
+    assert (md5 is None) != (sha256 is None)
     part = to.with_name(f"{to.name}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +261,14 @@ def download(url: str, *, to: Path, md5: str, advice: str, progress: Progress) -
             f"the download of {url} broke off {missing:,} bytes before its end: run the same "
             f"command again, which carries on from {part}"
         )
-    _check_md5(part, md5=md5, url=url, progress=progress)
+    kind, expected = ("md5", md5) if sha256 is None else ("sha256", sha256)
+    found = getattr(_checksums_shown(part, progress=progress), kind)
+    if found != expected:
+        part.unlink()  # ours, and carrying on from it would never succeed
+        raise DataError(
+            f"{url} came with {kind} {found} where {expected} is expected, and was thrown away: "
+            f"run the same command again; if that does not help, the source has changed"
+        )
     part.replace(to)
 
 
@@ -245,14 +303,51 @@ def _fetch(url: str, *, part: Path, title: str, progress: Progress) -> int:
     return max(missing, 0)
 
 
-def _check_md5(part: Path, *, md5: str, url: str, progress: Progress) -> None:
-    """Raises: DataError where `part` has another md5, after removing it."""
+def _checksums_shown(part: Path, *, progress: Progress) -> Checksums:
     total = math.ceil(part.stat().st_size / MEGABYTE)
     with progress.task(f"checking {part.stem}", total=total, unit="MB") as task:
-        found = checksums_of(part, done=Megabytes(task)).md5
-    if found != md5:
-        part.unlink()  # ours, and carrying on from it would never succeed
-        raise DataError(
-            f"{url} came with md5 {found} where {md5} is expected, and was thrown away: "
-            f"run the same command again; if that does not help, the source has changed"
-        )
+        return checksums_of(part, done=Megabytes(task))
+
+
+# -- archives ------------------------------------------------------------------------------------
+
+
+def unpack(
+    archive: Path, *, place: Callable[[str], Path | None], total_bytes: int, progress: Progress
+) -> None:
+    """Each regular file of a .tar.gz at the path that `place` gives its name, unless it is there.
+
+    Names never become paths here: `place` chooses them, and answers None for what is not wanted.
+
+    Raises: ArchiveError; OSError where a file cannot be written.
+    """
+    total = total_bytes // MEGABYTE
+    try:
+        with (
+            tarfile.open(archive, "r:gz") as members,
+            progress.task(f"unpacking {archive.name}", total=total, unit="MB") as task,
+        ):
+            done = Megabytes(task)
+            for member in members:
+                path = place(member.name) if member.isreg() else None
+                if path is not None and path.exists():
+                    done.add(member.size)
+                elif path is not None:
+                    _extract(members, member, to=path, done=done)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ArchiveError(str(error)) from None
+
+
+class ArchiveError(Exception):
+    """An archive that cannot be unpacked, and why."""
+
+
+def _extract(
+    members: tarfile.TarFile, member: tarfile.TarInfo, *, to: Path, done: Megabytes
+) -> None:
+    content = members.extractfile(member)
+    assert content is not None  # regular files have content
+    with content, atomically(to) as file:
+        while piece := content.read(MEGABYTE):
+            file.write(piece)
+            done.add(len(piece))

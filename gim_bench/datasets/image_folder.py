@@ -8,23 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from gim_bench.atomic import atomically, write_atomically
 from gim_bench.config import Settings
-from gim_bench.contract import Examples, Split
-from gim_bench.datasets.files import (
-    FileDataset,
-    Hashing,
-    fingerprint_of,
-    reason,
-    unreadable,
-)
+from gim_bench.contract import Images, Split, Target
+from gim_bench.datasets.arrays import kept
+from gim_bench.datasets.files import FileDataset, files_below, fingerprint_of, folders_in, reason
 from gim_bench.errors import DataError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -67,20 +61,18 @@ class ImageFolder(FileDataset):
     def verify(self) -> None:
         """Every file is read and decoded again; what is remembered of them is renewed."""
         self._sha256s(fresh=True)
-        paths = self._contents.paths
-        title = f"decoding {self._root.name}"
-        with self.progress.task(title, total=len(paths), unit="images") as task:
-            for _ in _decoded(paths, size=self.options.size):
-                task.advance()
+        for _ in self._decode():
+            pass
 
     def fingerprint(self) -> str:
         """sha256 of the names and contents of all images; a warm start only looks at mtimes."""
         return self._fingerprint
 
-    def classes(self) -> Sequence[str]:
-        return self._contents.classes
+    def targets(self) -> Sequence[Target]:
+        """One: the class, by the names of the train folders."""
+        return [Target(name="class", classes=self._contents.classes)]
 
-    def split(self, split: Split) -> Examples:
+    def split(self, split: Split) -> Images:
         """Memory-mapped pixels; where nothing is unlabelled, the train images without labels."""
         unlabelled, labelled = len(self._contents.unlabelled), self._contents.labelled
         train_end = unlabelled + len(labelled[Split.TRAIN])
@@ -90,9 +82,9 @@ class ImageFolder(FileDataset):
             Split.TEST: self._pixels[train_end:],
         }[split]
         if split is Split.UNLABELLED:
-            return Examples(images=pixels, labels=None)
+            return Images(images=pixels, labels={})
         labels = np.array([label for _, label in labelled[split]], dtype=np.int64)
-        return Examples(images=pixels, labels=labels)
+        return Images(images=pixels, labels={"class": labels})
 
     # -- what is in the folder -------------------------------------------------------------------
 
@@ -144,17 +136,20 @@ class ImageFolder(FileDataset):
     @cached_property
     def _pixels(self) -> np.ndarray:
         """All images, uint8 [image channel row column], in the order of the folder's contents."""
-        array = self._array_path
-        if not self._is_whole(array):
-            try:
-                self._decode(array)
-            except OSError as error:
-                raise DataError(
-                    f"image_folder: cannot keep the decoded images ({reason(error)}): make room "
-                    f"for {np.prod(self._shape) / 1e6:,.0f} MB in {self.cache_dir}"
-                ) from None
-        # Copy-on-write: torch takes writable arrays only, and the file must never change.
-        return np.load(array, mmap_mode="c")
+        try:
+            array = kept(
+                self._array_path,
+                dtype=np.uint8,
+                pieces=self._decode,
+                known=self.known,
+                progress=self.progress,
+            )
+        except OSError as error:
+            raise DataError(
+                f"image_folder: cannot keep the decoded images ({reason(error)}): make room "
+                f"for {np.prod(self._shape) / 1e6:,.0f} MB in {self.cache_dir}"
+            ) from None
+        return array.values.reshape(self._shape)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -165,47 +160,16 @@ class ImageFolder(FileDataset):
         """Named after all that its pixels depend on."""
         identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-        return self.cache_dir / "image_folder" / f"{name}.npy"
+        return self.cache_dir / "image_folder" / f"{name}.bin"
 
-    def _is_whole(self, array: Path) -> bool:
-        """The array is there, and its bytes are those that were written."""
-        try:
-            written = array.with_suffix(".sha256").read_text(encoding="ascii")
-            title = f"checking {array.name}"
-            (found,) = self.known.of([array], title=title, progress=self.progress)
-        except (OSError, UnicodeDecodeError, DataError):
-            return False
-        return found.sha256 == written
-
-    def _decode(self, array: Path) -> None:
-        """Write the array, and beside it the sha256 by which it is known to be whole."""
+    def _decode(self) -> Iterator[np.ndarray]:
+        """Each image's pixels, in the order of the folder's contents."""
         paths = self._contents.paths
         title = f"decoding {self._root.name}"
-        with (
-            atomically(array) as file,
-            self.progress.task(title, total=len(paths), unit="images") as task,
-        ):
-            hashed = HashedFile(file)
-            header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
-            np.lib.format.write_array_header_1_0(hashed, header)
+        with self.progress.task(title, total=len(paths), unit="images") as task:
             for pixels in _decoded(paths, size=self.options.size):
-                hashed.write(pixels.tobytes())
+                yield pixels
                 task.advance()
-        checksums = hashed.hashing.checksums()
-        write_atomically(array.with_suffix(".sha256"), checksums.sha256.encode())
-        self.known.remember(array, checksums, progress=self.progress)
-
-
-class HashedFile:
-    """A file to write to, and the checksums of what was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.hashing = Hashing()
-
-    def write(self, piece: bytes) -> None:
-        self._file.write(piece)
-        self.hashing.update(piece)
 
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
@@ -214,11 +178,7 @@ def _files_by_class(folder: Path) -> dict[str, list[Path]]:
         raise DataError(
             f"image_folder: {folder.parent} has no {folder.name}/: it must hold {LAYOUT}"
         )
-    try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-    except OSError as error:
-        raise unreadable(error) from None
-    return {name: _images_below(folder / name, kind="class") for name in names if not _hidden(name)}
+    return {name: _images_below(folder / name, kind="class") for name in folders_in(folder)}
 
 
 def _unlabelled_files(root: Path) -> list[Path]:
@@ -228,28 +188,13 @@ def _unlabelled_files(root: Path) -> list[Path]:
 
 def _images_below(folder: Path, *, kind: str) -> list[Path]:
     """All images at any depth, sorted by path. Raises: DataError where there is none."""
-    paths = sorted(_walk(folder))
+    paths = files_below(folder, suffixes=SUFFIXES)
     if not paths:
         raise DataError(
             f"image_folder: the {kind} {folder} is empty: put images into it "
             f"({', '.join(SUFFIXES)}), or remove it"
         )
-    return [Path(path) for path in paths]
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise unreadable(error)
-
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not _hidden(name):
-                yield f"{place}{os.sep}{name}"
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
+    return paths
 
 
 def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path) -> None:

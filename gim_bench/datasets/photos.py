@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gim_bench import seeding
 from gim_bench.config import Settings
-from gim_bench.contract import Dataset, Examples, Split
+from gim_bench.contract import Dataset, Images, Split, Target
 from gim_bench.errors import DataError
 
 # One class each. Where a pair or a duplicate exists (motorcycle), one is taken.
@@ -69,10 +69,10 @@ class Photos(Dataset):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    def classes(self) -> Sequence[str]:
-        return list(PHOTOGRAPHS)
+    def targets(self) -> Sequence[Target]:
+        return [Target(name="class", classes=list(PHOTOGRAPHS))]
 
-    def split(self, split: Split) -> Examples:
+    def split(self, split: Split) -> Images:
         crops = {
             Split.UNLABELLED: self.options.unlabelled_crops,
             Split.TRAIN: self.options.train_crops,
@@ -83,8 +83,9 @@ class Photos(Dataset):
             for name, photograph in zip(PHOTOGRAPHS, self._photographs, strict=True)
         ]
         labels = np.repeat(np.arange(len(images), dtype=np.int64), crops)
-        return Examples(
-            images=np.concatenate(images), labels=None if split is Split.UNLABELLED else labels
+        return Images(
+            images=np.concatenate(images),
+            labels={} if split is Split.UNLABELLED else {"class": labels},
         )
 
     def _crops(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> np.ndarray:

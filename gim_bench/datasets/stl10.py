@@ -3,26 +3,22 @@
 Source: Coates, Ng and Lee 2011; addresses and checksums are those of torchvision's STL10.
 """
 
-import gzip
 import posixpath
-import tarfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gim_bench.atomic import atomically
-from gim_bench.contract import Examples, Split
+from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.files import (
-    MEGABYTE,
+    ArchiveError,
     FileDataset,
-    Megabytes,
     download,
     fingerprint_of,
     reason,
     stamp_of,
+    unpack,
     unreadable,
 )
 from gim_bench.errors import DataError
@@ -64,7 +60,11 @@ class STL10(FileDataset):
         """sha256 of the files, whose md5s are checked on the way."""
         return fingerprint_of(self._checked(fresh=False).items())
 
-    def classes(self) -> Sequence[str]:
+    def targets(self) -> Sequence[Target]:
+        """One: the class, with the names in class_names.txt. Raises: DataError."""
+        return [Target(name="class", classes=self._classes())]
+
+    def _classes(self) -> list[str]:
         """The names in class_names.txt. Raises: DataError where it is missing or not ten names."""
         self._check_presence_and_sizes()
         path = self.folder / CLASS_NAMES
@@ -81,7 +81,7 @@ class STL10(FileDataset):
             )
         return names
 
-    def split(self, split: Split) -> Examples:
+    def split(self, split: Split) -> Images:
         """The images as a transposed view of the memory-mapped file; nothing is copied."""
         self._check_presence_and_sizes()
         try:
@@ -94,9 +94,9 @@ class STL10(FileDataset):
             )
         except OSError as error:
             raise unreadable(error) from None
-        return Examples(
+        return Images(
             images=images.transpose(0, 1, 3, 2),
-            labels=self._labels(self.folder / LABELS[split]) if split in LABELS else None,
+            labels={"class": self._labels(self.folder / LABELS[split])} if split in LABELS else {},
         )
 
     # -- where the files are, and whether they are right -----------------------------------------
@@ -143,7 +143,7 @@ class STL10(FileDataset):
                     f"stl10: {self.folder / name} has md5 {found.md5} where {expected} is "
                     f"expected: {self._replace_it}"
                 )
-        self.classes()
+        self._classes()
         return {name: found.sha256 for name, found in zip(names, checksums, strict=True)}
 
     def _labels(self, path: Path) -> np.ndarray:
@@ -201,18 +201,14 @@ class STL10(FileDataset):
         member can be written elsewhere.
         """
         wanted = {f"{FOLDER}/{name}": self.folder / name for name in self._missing()}
-        total = sum(_sizes().get(path.name, 0) for path in wanted.values()) // MEGABYTE
         try:
-            with (
-                tarfile.open(archive, "r:gz") as members,
-                self.progress.task(f"unpacking {archive.name}", total=total, unit="MB") as task,
-            ):
-                done = Megabytes(task)
-                for member in members:
-                    path = wanted.get(posixpath.normpath(member.name))
-                    if path is not None and member.isreg():
-                        _extract(members, member, to=path, done=done)
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            unpack(
+                archive,
+                place=lambda name: wanted.get(posixpath.normpath(name)),
+                total_bytes=sum(_sizes().get(path.name, 0) for path in wanted.values()),
+                progress=self.progress,
+            )
+        except ArchiveError as error:
             raise DataError(
                 f"stl10: cannot unpack {archive} ({error}): delete it and run `{self._command}`"
             ) from None
@@ -248,14 +244,3 @@ def _sizes() -> dict[str, int]:
     """The bytes that each binary must have, by file name."""
     images = {name: COUNTS[split] * IMAGE_BYTES for split, name in IMAGES.items()}
     return images | {name: COUNTS[split] for split, name in LABELS.items()}
-
-
-def _extract(
-    members: tarfile.TarFile, member: tarfile.TarInfo, *, to: Path, done: Megabytes
-) -> None:
-    content = members.extractfile(member)
-    assert content is not None  # regular files have content
-    with content, atomically(to) as file:
-        while piece := content.read(MEGABYTE):
-            file.write(piece)
-            done.add(len(piece))

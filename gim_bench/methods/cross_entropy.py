@@ -5,27 +5,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.contract import Batch, Ingredients
-from gim_bench.methods.stack import StackLearner
+from gim_bench.methods.stack import Encodings, StackLearner, module_name
 from gim_bench.objectives.cross_entropy import CrossEntropyHead
 
 
 class CrossEntropyStack(StackLearner):
-    """Every unit classifies the image from the mean of its own encodings."""
+    """Every unit classifies by what the probe reads of its own encodings."""
 
-    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
-        return CrossEntropyHead(dim, classes=ingredients.classes)
+    def head(self, module: int, ingredients: Ingredients) -> nn.Module:
+        return CrossEntropyHead(self.encoder.dims[module], target=ingredients.target)
 
-    def loss(
-        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
-    ) -> Float[Tensor, ""]:
-        assert batch.labels is not None, "a supervised method was given unlabelled images"
-        return head(z, batch.labels)
+    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+        assert self.target.name in batch.labels, "a supervised method was given unlabelled examples"
+        steps = self.encoder.steps(encodings.c, module=encodings.module)
+        return head(steps, batch.labels[self.target.name])
 
     @torch.no_grad()
     def predict(
-        self, inputs: Float[Tensor, "image channel height width"]
-    ) -> Float[Tensor, "image class"]:
-        *_, z = self._encodings(inputs)
-        head = self.heads[self.partition[-1].name]
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Float[Tensor, "example step class"]:
+        top = module_name(len(self.encoder.stages) - 1)
+        head = self.heads[top]
         assert isinstance(head, CrossEntropyHead)
-        return head.logits(z)
+        return head.logits(self.features(inputs)[top])

@@ -4,17 +4,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.contract import Batch, Ingredients
-from gim_bench.methods.stack import StackLearner
+from gim_bench.methods.stack import Encodings, StackLearner
 from gim_bench.objectives.info_nce import InfoNCEHead
 
 
 class InfoNCEStack(StackLearner):
-    """Every unit predicts its own encodings in the rows below."""
+    """Every unit predicts encodings in the rows below: its own or, for a GRU, those it is given."""
 
-    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
-        return InfoNCEHead(dim, settings=ingredients.info_nce, generator=ingredients.negatives)
+    def head(self, module: int, ingredients: Ingredients) -> nn.Module:
+        return InfoNCEHead(
+            z_dim=self.target_dim(module),
+            c_dim=self.encoder.dims[module],
+            settings=ingredients.info_nce,
+            generator=ingredients.negatives,
+        )
 
-    def loss(
-        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
-    ) -> Float[Tensor, ""]:
-        return head(z, z)
+    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+        return head(encodings.z, encodings.c)

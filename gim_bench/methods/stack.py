@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, GradientFlow, Ingredients, Learner
+from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +44,54 @@ def partition(modules: int, flow: GradientFlow) -> list[Unit]:
             return []
 
 
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """What a unit's loss is made of: targets z and contexts c, the same but for an autoregressor.
+
+    An autoregressor's contexts predict the encodings of the module below it.
+    """
+
+    z: Float[Tensor, "example row column d"]
+    c: Float[Tensor, "example row column e"]
+    module: int  # that c comes from, counted from 0
+
+
 class StackLearner(Learner):
     """An encoder whose units are each trained by a head of their own; subclasses give the head."""
 
+    encoder: Encoder
+
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
-        self.encoder = ingredients.encoder
+        self.encoder = self.adapted(ingredients.encoder)
+        self.target = ingredients.target
         self.partition = partition(len(self.encoder.stages), self.traits.gradient_flow)
         self.heads = nn.ModuleDict(
-            {
-                unit.name: self.head(self.encoder.dims[unit.last], ingredients)
-                for unit in self.partition
-            }
+            {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )
 
-    @abstractmethod
-    def head(self, dim: int, ingredients: Ingredients) -> nn.Module:
-        """A new head for a unit whose encodings have `dim` channels."""
+    def adapted(self, encoder: Encoder) -> Encoder:
+        """The suite's encoder as this method uses it; an ablation changes it, and declares that."""
+        return encoder
 
     @abstractmethod
-    def loss(
-        self, head: nn.Module, z: Float[Tensor, "image row column d"], batch: Batch
-    ) -> Float[Tensor, ""]:
-        """What `head` makes of the encodings `z` of its unit."""
+    def head(self, module: int, ingredients: Ingredients) -> nn.Module:
+        """A new head for a unit whose topmost module is `module`, counted from 0."""
+
+    @abstractmethod
+    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+        """What `head` makes of its unit's encodings."""
+
+    def target_dim(self, module: int) -> int:
+        """Channels of the encodings z that `module` predicts."""
+        return self.encoder.dims[module - 1 if self._predicts_below(module) else module]
 
     def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         activations = self.encoder.prepare(batch.inputs)
         for unit in self.partition:
-            activations = activations.detach()  # the GradientBlock of the paper's section 3
-            for stage in self.encoder.stages[unit.first : unit.last + 1]:
-                activations = stage(activations)
-            z = self.encoder.pool(activations, batch_size=len(batch.inputs))
-            yield unit.name, self.loss(self.heads[unit.name], z, batch)
+            # The GradientBlock of the paper's section 3.
+            encodings, activations = self._through(unit, activations.detach(), len(batch.inputs))
+            yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {
@@ -88,15 +104,30 @@ class StackLearner(Learner):
 
     @torch.no_grad()
     def features(
-        self, inputs: Float[Tensor, "image channel height width"]
-    ) -> Mapping[str, Float[Tensor, "image d"]]:
-        return {module_name(m): z.mean(dim=(1, 2)) for m, z in enumerate(self._encodings(inputs))}
-
-    def _encodings(
-        self, inputs: Float[Tensor, "image channel height width"]
-    ) -> Iterator[Float[Tensor, "image row column d"]]:
-        """The encodings of every module in turn."""
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Mapping[str, Float[Tensor, "example step d"]]:
         activations = self.encoder.prepare(inputs)
-        for stage in self.encoder.stages:
+        found = {}
+        for m, stage in enumerate(self.encoder.stages):
             activations = stage(activations)
-            yield self.encoder.pool(activations, batch_size=len(inputs))
+            z = self.encoder.pool(activations, batch_size=len(inputs))
+            found[module_name(m)] = self.encoder.steps(z, module=m)
+        return found
+
+    def _through(
+        self, unit: Unit, activations: Tensor, batch_size: int
+    ) -> tuple[Encodings, Tensor]:
+        """The unit's encodings, and its activations for the unit above."""
+        below = activations
+        for stage in self.encoder.stages[unit.first : unit.last + 1]:
+            below, activations = activations, stage(activations)
+        c = self.encoder.pool(activations, batch_size=batch_size)
+        z = (
+            self.encoder.pool(below, batch_size=batch_size)
+            if self._predicts_below(unit.last)
+            else c
+        )
+        return Encodings(z, c, module=unit.last), activations
+
+    def _predicts_below(self, module: int) -> bool:
+        return self.encoder.autoregressive and module == len(self.encoder.stages) - 1

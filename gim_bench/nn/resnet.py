@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.config import EncoderSettings
+from gim_bench.config import ResNetSettings
 from gim_bench.contract import Encoder
 
 EXPANSION = 4  # output channels of a bottleneck block over its inner width
@@ -53,7 +53,7 @@ class ResNetEncoder(Encoder):
     Source: Löwe et al. 2019, section 4.1 and appendix A.1.
     """
 
-    def __init__(self, settings: EncoderSettings, *, in_channels: int) -> None:
+    def __init__(self, settings: ResNetSettings, *, in_channels: int) -> None:
         super().__init__()
         self.patch_size = settings.patch_size
         self.patch_stride = settings.patch_size - settings.patch_overlap
@@ -84,3 +84,9 @@ class ResNetEncoder(Encoder):
         # NCHW it would be converted at every layer on the way back.
         means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
         return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
+
+    def steps(
+        self, z: Float[Tensor, "image row column d"], *, module: int
+    ) -> Float[Tensor, "image 1 d"]:
+        """The mean over the grid: an image has one label (section 4.1)."""
+        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)

@@ -1,29 +1,40 @@
-"""Cross-entropy of a linear classifier on the mean encoding of an image."""
+"""Cross-entropy of a linear classifier on encodings."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gim_bench.contract import Target
+
+UNLABELLED = -1
+
 
 class CrossEntropyHead(nn.Module):
-    """A linear classifier on the mean over the grid, the representation that the probe reads.
+    """A linear classifier on what the probe reads: every step's encoding, or the mean over steps.
 
     Source: Löwe et al. 2019, section 4.1 (supervised and greedy supervised).
     """
 
-    def __init__(self, dim: int, *, classes: int) -> None:
+    def __init__(self, dim: int, *, target: Target) -> None:
         super().__init__()
-        self.classifier = nn.Linear(dim, classes)
+        self.target = target
+        self.classifier = nn.Linear(dim, len(target.classes))
 
-    def logits(self, z: Float[Tensor, "image row column d"]) -> Float[Tensor, "image class"]:
-        """Class scores."""
-        return self.classifier(z.mean(dim=(1, 2)))
+    def logits(self, z: Float[Tensor, "example step d"]) -> Float[Tensor, "example i class"]:
+        """Class scores: for every step, or one for the whole example."""
+        return self.classifier(z if self.target.per_step else z.mean(dim=1, keepdim=True))
 
     def forward(
-        self, z: Float[Tensor, "image row column d"], labels: Int[Tensor, "image"]
+        self, z: Float[Tensor, "example step d"], labels: Int[Tensor, "example *step"]
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy over images, in nats; ln(classes) for an uninformed classifier."""
-        logits = self.logits(z)
+        """Mean cross-entropy over labels, in nats; ln(classes) for an uninformed classifier.
+
+        Unlabelled steps (-1) do not count; 0 where nothing is labelled.
+        """
+        logits = self.logits(z).flatten(0, 1)
         at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(at_least_fp32), labels)
+        total = F.cross_entropy(
+            logits.to(at_least_fp32), labels.flatten(), ignore_index=UNLABELLED, reduction="sum"
+        )
+        return total / (labels != UNLABELLED).sum().clamp(min=1)

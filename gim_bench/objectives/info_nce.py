@@ -1,7 +1,7 @@
-"""InfoNCE between each patch and the patches below it.
+"""InfoNCE between each place of a grid and the places below it: patches, or later time steps.
 
 Letters: k = prediction step, d = channels of z, e = channels of c; anchor = a place that predicts,
-candidate = an encoding that may be the answer, negative = a wrong candidate drawn for an anchor.
+negative = a wrong encoding drawn for an anchor.
 """
 
 import torch
@@ -12,47 +12,20 @@ from torch import Tensor, nn
 
 from gim_bench.config import InfoNCESettings
 
-# Candidates per drawn one above which gathering beats the full matrix product in fp32.
-GATHER_ABOVE = 64
-
 
 def info_nce(
-    predictions: Float[Tensor, "anchor d"],
-    candidates: Float[Tensor, "candidate d"],
-    *,
-    positives: Int[Tensor, "anchor"],
-    negatives: Int[Tensor, "anchor negative"],
+    positives: Float[Tensor, "*anchor"], negatives: Float[Tensor, "*anchor negative"]
 ) -> Float[Tensor, ""]:
-    """Mean InfoNCE loss over anchors, in nats; `positives` and `negatives` index the candidates.
+    """Mean InfoNCE loss over anchors, in nats, of the scores z^T W_k c of their candidates.
 
     An uninformed predictor scores log(1 + negatives); a perfect one approaches 0.
 
     Source: Löwe et al. 2019, Eq. 4. Unlike the released code, which takes log(softmax + 1e-11),
     this is the numerically stable form.
     """
-    drawn = torch.cat([positives.unsqueeze(1), negatives], dim=1)
-    logits = scores(predictions, candidates, drawn=drawn)
+    logits = torch.cat([positives.unsqueeze(-1), negatives], dim=-1)
     at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-    return -F.log_softmax(logits, dim=1, dtype=at_least_fp32)[:, 0].mean()
-
-
-def scores(
-    predictions: Float[Tensor, "anchor d"],
-    candidates: Float[Tensor, "candidate d"],
-    *,
-    drawn: Int[Tensor, "anchor n"],
-) -> Float[Tensor, "anchor n"]:
-    """Dot products of every prediction with the candidates drawn for it.
-
-    Mostly all candidates are scored in one matrix product and the drawn ones picked from it: no
-    copy of encodings for every anchor, and matrix products are what hardware is fast at. Only in
-    fp32, and where few of many candidates are drawn, is gathering encodings faster
-    (docs/experiments.md, InfoNCE scores).
-    """
-    few_of_many = len(candidates) > GATHER_ABOVE * drawn.shape[1]
-    if few_of_many and predictions.dtype is torch.float32:
-        return torch.einsum("ad,and->an", predictions, F.embedding(drawn, candidates))
-    return (predictions @ candidates.T).gather(1, drawn)
+    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32)[..., 0].mean()
 
 
 class InfoNCEHead(nn.Module):
@@ -61,43 +34,72 @@ class InfoNCEHead(nn.Module):
     The loss is the mean over k, where Eq. 4 sums: a constant factor that keeps ln(1 + negatives)
     as the chance level for every k, and that Adam's steps do not depend on. Negatives are drawn
     uniformly, with replacement, from all encodings of the batch (section 4.1) and may include the
-    positive (appendix A.1); the released code leaves the top rows out, which are never a target.
+    positive (appendix A.1). An anchor's negatives serve all of its k predictions: each term of the
+    sum has the expectation that draws of its own would give it, and a twelfth of the encodings are
+    gathered (docs/decisions/0008).
 
-    Source: Löwe et al. 2019, Eqs. 3 and 4.
+    Source: Löwe et al. 2019, Eqs. 3 and 4; Eq. 6, where c is an autoregressor's output.
     """
 
-    def __init__(self, dim: int, *, settings: InfoNCESettings, generator: torch.Generator) -> None:
+    def __init__(
+        self, *, z_dim: int, c_dim: int, settings: InfoNCESettings, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.generator = generator
-        self.predictors = nn.ModuleList(
-            nn.Linear(dim, dim, bias=False) for _ in range(settings.prediction_steps)
-        )
+        # W_1 … W_K one below the other.
+        self.predictors = nn.Linear(c_dim, settings.prediction_steps * z_dim, bias=False)
 
     def forward(
         self,
-        z: Float[Tensor, "image row column d"],
-        c: Float[Tensor, "image row column d"],
+        z: Float[Tensor, "example row column d"],
+        c: Float[Tensor, "example row column e"],
     ) -> Float[Tensor, ""]:
         """Mean over k of the loss of predicting z in row i + skip_rows + k from c in row i."""
-        candidates = rearrange(z, "image row column d -> (image row column) d")
-        places = torch.arange(len(candidates), device=z.device).view(z.shape[:3])
+        steps, skipped = self.settings.prediction_steps, self.settings.skip_rows
+        targets, anchors = self._window(z, c)
+        predictions = rearrange(self.predictors(anchors), "... (k d) -> ... k d", k=steps)
+        negatives = predictions @ rearrange(self._negatives(z, anchors), "... n d -> ... d n")
         losses = []
-        for k, predictor in enumerate(self.predictors, start=1):
-            down = self.settings.skip_rows + k
-            anchors = rearrange(c[:, :-down], "image row column d -> (image row column) d")
-            losses.append(
-                info_nce(
-                    predictor(anchors),
-                    candidates,
-                    positives=places[:, down:].flatten(),
-                    negatives=self._draw(len(anchors), len(candidates), device=z.device),
-                )
-            )
+        for k in range(1, steps + 1):
+            below = targets[:, skipped + k :]  # row i of it is what row i of the anchors predicts
+            rows = min(below.shape[1], anchors.shape[1])
+            positives = (predictions[:, :rows, :, k - 1] * below[:, :rows]).sum(dim=-1)
+            losses.append(info_nce(positives, negatives[:, :rows, :, k - 1]))
         return torch.stack(losses).mean()
 
-    def _draw(
-        self, anchors: int, candidates: int, *, device: torch.device
-    ) -> Int[Tensor, "anchor negative"]:
-        shape = (anchors, self.settings.negatives)
-        return torch.randint(candidates, shape, generator=self.generator, device=device)
+    def _window(
+        self, z: Float[Tensor, "example row column d"], c: Float[Tensor, "example row column e"]
+    ) -> tuple[Tensor, Tensor]:
+        """(rows of z that may be predicted, rows of c that predict), beginning with the same row.
+
+        All rows of c that have a target; or, where the grid is taller than `anchor_rows` and their
+        targets, that many from a random row on, the same for all examples.
+        """
+        wanted, skipped = self.settings.anchor_rows, self.settings.skip_rows
+        if wanted is not None:
+            reach = wanted + skipped + self.settings.prediction_steps
+            if z.shape[1] > reach:
+                device = z.device
+                first = torch.randint(
+                    z.shape[1] - reach + 1, (1,), generator=self.generator, device=device
+                )
+                # The row is never read by the CPU, which would make it wait for a GPU.
+                targets = z.index_select(1, first + torch.arange(reach, device=device))
+                return targets, c.index_select(1, first + torch.arange(wanted, device=device))
+        return z, c[:, : z.shape[1] - skipped - 1]
+
+    def _negatives(
+        self,
+        z: Float[Tensor, "example row column d"],
+        anchors: Float[Tensor, "example i column e"],
+    ) -> Float[Tensor, "example i column negative d"]:
+        """Encodings from anywhere in the batch for every anchor."""
+        candidates = rearrange(z, "example row column d -> (example row column) d")
+        drawn: Int[Tensor, "example i column negative"] = torch.randint(
+            len(candidates),
+            (*anchors.shape[:3], self.settings.negatives),
+            generator=self.generator,
+            device=z.device,
+        )
+        return F.embedding(drawn, candidates)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from gim_bench.contract import Record, Status
-from gim_bench.metrics import METRICS
+from gim_bench.metrics import METRICS, target_of
 from gim_bench.report.columns import (
     BYTES,
     NATS,
@@ -16,7 +16,7 @@ from gim_bench.report.columns import (
     interval_column,
     method_column,
     metric_column,
-    paper_column,
+    paper_columns,
     seeds_column,
     show,
     style_of,
@@ -24,7 +24,7 @@ from gim_bench.report.columns import (
 )
 from gim_bench.report.comparison import count_settings, differences, mixtures
 from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
-from gim_bench.report.published import load
+from gim_bench.report.published import Numbers, load
 from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
 # Beside the linear probe they need no interval and no table by module of their own.
@@ -40,7 +40,7 @@ class SuiteLike(Protocol):
     @property
     def protocol(self) -> str: ...
     @property
-    def published(self) -> str | None: ...
+    def published(self) -> Sequence[str]: ...
     @property
     def methods(self) -> Sequence[str]: ...
 
@@ -52,7 +52,7 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     """
     rows = _rows(newest_done(records), suite.methods)
     done = [record for row in rows for record in row.records]
-    published = load(suite.published) if suite.published else {}
+    published = load(suite.published)
     chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published)
     sections = [
         *(section for section in chosen if section.blocks),
@@ -76,7 +76,7 @@ def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
 
 def _results(rows: Sequence[Row], published: PublishedNumbers) -> list[Section]:
     accuracies = [m.name for m in METRICS.values() if m.unit == PERCENT and _any(rows, m.name)]
-    headline = [name for name in accuracies if name not in SECONDARY]
+    headline = [name for name in accuracies if target_of(name)[1] not in SECONDARY]
     memory = [m.name for m in METRICS.values() if m.unit == BYTES and _any(rows, m.name)]
     costs = [
         m.name
@@ -106,7 +106,7 @@ def _accuracy(
     for name in accuracies:
         columns.append(metric_column(rows, name))
         if name in headline:
-            columns += interval_column(rows, name) + paper_column(rows, name, published)
+            columns += interval_column(rows, name) + paper_columns(rows, name, published)
     return Section(
         title="Accuracy: % of all test examples, features of the top module",
         blocks=[
@@ -120,6 +120,9 @@ def _accuracy(
 def _by_module(rows: Sequence[Row], name: str) -> Section:
     found = {n for row in rows for n in row.summaries if n.startswith(f"{name}/module_")}
     modules = sorted(found, key=lambda n: int(n.rpartition("_")[2]))
+    # Features that are no stack of modules would pass for the first one's.
+    stacks = [row for row in rows if sum(module in row.summaries for module in modules) > 1]
+    rows = stacks or rows
     columns = [method_column(rows)]
     for module in modules:
         title = module.rpartition("/")[2].replace("_", " ")
@@ -135,7 +138,7 @@ def _cost(
 ) -> Section:
     columns = [method_column(rows)]
     for name in names:
-        columns += [metric_column(rows, name), *paper_column(rows, name, published)]
+        columns += [metric_column(rows, name), *paper_columns(rows, name, published)]
     blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
     return Section(title=title, blocks=blocks)
 
@@ -146,7 +149,7 @@ def _chosen(rows: Sequence[Row], names: Sequence[str], published: PublishedNumbe
         columns += [
             metric_column(rows, name, title=f"{name}, {style_of(name).unit}"),
             *interval_column(rows, name),
-            *paper_column(rows, name, published),
+            *paper_columns(rows, name, published),
         ]
     notes = [*_about_spread(rows), *_about_paper(rows, published, names)]
     return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
@@ -250,24 +253,32 @@ def _about_spread(rows: Sequence[Row]) -> list[Block]:
 def _about_paper(
     rows: Sequence[Row], published: PublishedNumbers, names: Sequence[str]
 ) -> list[Block]:
-    """Where the paper's numbers stand, what it adds to them, and those of methods not run here."""
+    """Where each paper's numbers stand, what it adds, and its numbers of methods not run here."""
     methods = {row.method for row in rows}
-    shown = {cell: p for cell, p in published.items() if cell[1] in names}
-    if not shown:
-        return []
-    places = dict.fromkeys(f"{p.source}, {p.table}, page {p.page}" for p in shown.values())
-    remarks = [f"{method}: {p.note}" for (method, _), p in shown.items() if p.note]
-    others = [
-        f"{method} {show(p.value, p.std, style_of(name))}"
-        for (method, name), p in shown.items()
-        if method not in methods
-    ]
-    lines = [
-        f"paper: {'; '.join(places)}",
-        *([f"in the paper, not here: {', '.join(others)}"] if others else []),
-        *dict.fromkeys(remarks),
-    ]
-    return [Bullets(lines)]
+    lines = []
+    for paper, numbers in published.items():
+        shown = {cell: p for cell, p in numbers.items() if cell[1] in names}
+        if not shown:
+            continue
+        places = dict.fromkeys(f"{p.source}, {p.table}, page {p.page}" for p in shown.values())
+        lines.append(f"paper: {'; '.join(places)}")
+        called = "the paper" if len(published) == 1 else paper
+        others = {cell: p for cell, p in shown.items() if cell[0] not in methods}
+        if others:
+            lines.append(f"in {called}, not here: {_listed(others)}")
+        lines += dict.fromkeys(f"{cell[0]}: {p.note}" for cell, p in shown.items() if p.note)
+    return [Bullets(lines)] if lines else []
+
+
+def _listed(numbers: Numbers) -> str:
+    """Methods and their numbers, metric by metric where there are several."""
+    by_metric: dict[str, list[str]] = {}
+    for (method, name), p in numbers.items():
+        shown = f"{method} {show(p.value, p.std, style_of(name))}"
+        by_metric.setdefault(heading_of(name), []).append(shown)
+    if len(by_metric) == 1:
+        return ", ".join(*by_metric.values())
+    return "; ".join(f"{heading}: {', '.join(found)}" for heading, found in by_metric.items())
 
 
 def _reason(record: Record) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gim_bench.contract import Record
-from gim_bench.metrics import describe
+from gim_bench.metrics import describe, target_of
 from gim_bench.report.document import Column, Table
-from gim_bench.report.published import Published
+from gim_bench.report.published import Numbers
 from gim_bench.statistics import Summary
 
 NONE = "–"
@@ -20,9 +20,9 @@ HEADINGS = {
     "ridge_accuracy": "ridge",
     "knn_accuracy": "kNN",
     "train/seconds": "train s",
-    "train/samples_per_second": "images/s",
+    "train/samples_per_second": "examples/s",
     "train/steps": "steps",
-    "train/samples": "images seen",
+    "train/samples": "examples seen",
     "train/parameters": "parameters",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",
@@ -50,7 +50,7 @@ STYLES = {
     "1/s": Style("1/s", 1, 1),
     BYTES: Style("GB", 1e-9, 2, spread=False),
     "steps": Style("steps", 1, 0, spread=False),
-    "images": Style("images", 1, 0, spread=False),
+    "examples": Style("examples", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),
 }
 
@@ -63,7 +63,7 @@ class Row(NamedTuple):
     summaries: Mapping[str, Summary]
 
 
-PublishedNumbers = Mapping[tuple[str, str], Published]
+PublishedNumbers = Mapping[str, Numbers]  # by paper
 
 
 class Filled(NamedTuple):
@@ -114,20 +114,27 @@ def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:
     return [Filled(Column(heading="95% CI"), cells)]
 
 
-def paper_column(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
-    numbers = [published.get((row.method, name)) for row in rows]
-    if not any(numbers):
-        return []
+def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
+    """A column for each paper that has any of these numbers."""
     style = style_of(name)
-    cells = [show(p.value, p.std, style) if p else NONE for p in numbers]
-    return [Filled(Column(heading="paper"), cells)]
+    columns = []
+    for paper, numbers in published.items():
+        found = [numbers.get((row.method, name)) for row in rows]
+        if any(found):
+            cells = [show(p.value, p.std, style) if p else NONE for p in found]
+            columns.append(Filled(Column(heading="paper" if len(published) == 1 else paper), cells))
+    return columns
 
 
 # -- numbers ---------------------------------------------------------------------------------------
 
 
 def heading_of(name: str) -> str:
-    return HEADINGS.get(name) or f"{name}, {style_of(name).unit}"
+    target, metric = target_of(name)
+    short = HEADINGS.get(metric)
+    if short is None:
+        return f"{name}, {style_of(name).unit}"
+    return f"{target}, {short}" if target else short
 
 
 def style_of(name: str) -> Style:

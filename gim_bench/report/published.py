@@ -1,7 +1,7 @@
 """Numbers printed in papers, read from `results/published`."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,20 +26,30 @@ class Published:
     note: str
 
 
-def load(reference: str) -> dict[tuple[str, str], Published]:
-    """The numbers of a published table, "loewe2019/table1", by (method, metric).
+# The numbers of one paper, by (method, metric).
+Numbers = Mapping[tuple[str, str], Published]
 
-    Raises: ConfigError for a paper or a table that is not there.
+
+def load(references: Sequence[str]) -> dict[str, Numbers]:
+    """The numbers of published tables, as in "loewe2019/table1", by the paper's short name.
+
+    Where tables of a paper repeat a number, it is taken from the first of them. Raises:
+    ConfigError for a paper or a table that is not there.
     """
-    paper, _, table = reference.partition("/")
     papers = {path.stem: path for path in sorted(_folder().glob("*.toml"))}
-    content = tomllib.loads(papers[paper].read_text(encoding="utf-8")) if paper in papers else {}
-    if not isinstance(content.get(table), dict):
-        raise ConfigError(unknown_name("published table", reference, known=_known(papers)))
-    return {
-        (row["method"], row["metric"]): _published(row, content[table], source=content["short"])
-        for row in content[table]["results"]
-    }
+    found: dict[str, dict[tuple[str, str], Published]] = {}
+    for reference in references:
+        paper, _, table = reference.partition("/")
+        content = (
+            tomllib.loads(papers[paper].read_text(encoding="utf-8")) if paper in papers else {}
+        )
+        if not isinstance(content.get(table), dict):
+            raise ConfigError(unknown_name("published table", reference, known=_known(papers)))
+        numbers = found.setdefault(content["short"], {})
+        for row in content[table]["results"]:
+            number = _published(row, content[table], source=content["short"])
+            numbers.setdefault((row["method"], row["metric"]), number)
+    return dict(found)
 
 
 def _folder() -> Path:

@@ -1,132 +1,105 @@
-"""Batches: what PIL would cut image by image, and the same for every method."""
+"""What batches of images and of speech have in common: the same for every method."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gim_bench.config import AugmentationSettings
-from gim_bench.contract import Batch, Examples
-from gim_bench.datasets.batches import ImageBatches, crop, normalise
-from gim_bench.errors import DataError
-from tests.oracles.augmentation import slow_augment
+from gim_bench.config import CropSettings, WindowSettings
+from gim_bench.contract import Batch, Images, Recordings, label_frames
+from gim_bench.datasets.batches import Batches, resident, shared
+from gim_bench.datasets.crops import ImageBatches
+from gim_bench.datasets.windows import WindowBatches
 
 CPU = torch.device("cpu")
-GRAY = {"grayscale": True, "mean": (0.412,), "std": (0.257,)}
-COLOUR = {"grayscale": False, "mean": (0.43, 0.42, 0.37), "std": (0.27, 0.26, 0.28)}
+ITEMS = 12
+Build = Callable[..., Batches]
 
 
-def photographs(*, number: int = 12, channels: int = 3, height: int = 20, width: int = 23):
+def photographs() -> Images:
+    """Each labelled by its own number."""
+    pixels = np.random.default_rng(0).integers(256, size=(ITEMS, 3, 20, 23), dtype=np.uint8)
+    return Images(images=pixels, labels={"class": np.arange(ITEMS, dtype=np.int64)})
+
+
+def speech() -> Recordings:
+    """Twelve recordings of 1 to 3 windows; they and their frames are labelled by their numbers."""
+    lengths = 1_700 + 250 * np.arange(ITEMS)
+    frames = sum(map(label_frames, lengths.tolist()))
     draw = np.random.default_rng(0)
-    images = draw.integers(256, size=(number, channels, height, width), dtype=np.uint8)
-    return Examples(images=images, labels=np.arange(number, dtype=np.int64))
+    return Recordings(
+        samples=draw.integers(-(2**15), 2**15, lengths.sum(), dtype=np.int16),
+        starts=lengths.cumsum() - lengths,
+        lengths=lengths,
+        labels={"speaker": np.arange(ITEMS, dtype=np.int64)},
+        frames={"phone": np.arange(frames, dtype=np.int16)},
+    )
 
 
-def batches(
-    examples: Examples | None = None,
-    *,
-    size: int = 9,
-    batch_size: int = 4,
-    stream: tuple[str, int] = ("photos", 0),
-    **augmentation,
-) -> ImageBatches:
+def of_images(
+    *, batch_size: int = 4, stream: tuple[str, int] = ("photos", 0), examples: Images | None = None
+) -> Batches:
+    crops = CropSettings(kind="crop", crop=9, mean=(0.4,), std=(0.25,))
     return ImageBatches(
-        photographs() if examples is None else examples,
-        augmentation=AugmentationSettings(crop=size, **(GRAY | augmentation)),
+        examples or photographs(),
+        augmentation=crops,
         batch_size=batch_size,
         stream=stream,
         device=CPU,
     )
 
 
+def of_speech(
+    *,
+    batch_size: int = 4,
+    stream: tuple[str, int] = ("photos", 0),
+    examples: Recordings | None = None,
+) -> Batches:
+    windows = WindowSettings(kind="window", samples=1_600)
+    return WindowBatches(
+        examples or speech(),
+        augmentation=windows,
+        batch_size=batch_size,
+        stream=stream,
+        device=CPU,
+    )
+
+
+@pytest.fixture(params=[of_images, of_speech], ids=["images", "speech"])
+def batches(request) -> Build:
+    """Builds batches of either kind."""
+    return request.param
+
+
 def digest(of: list[Batch]) -> str:
-    return hashlib.sha256(
-        b"".join(b.inputs.numpy().tobytes() + b.labels.numpy().tobytes() for b in of)
-    ).hexdigest()
+    parts = [values.numpy() for b in of for values in (b.inputs, *b.labels.values())]
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-# -- pixels --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("settings_", [GRAY, COLOUR], ids=["gray", "colour"])
-def test_a_batch_is_what_pil_makes_of_each_image(channels, settings_):
-    """To within the rounding of PIL's gray to whole numbers."""
-    images = torch.from_numpy(photographs(channels=channels).images)
-    chosen = torch.tensor([3, 0, 7, 3])
-    top, left = torch.tensor([0, 11, 4, 2]), torch.tensor([14, 0, 5, 3])
-    flip = torch.tensor([True, False, True, False])
-    augmentation = AugmentationSettings(crop=9, **settings_)
-    pixels = crop(images, chosen, top=top, left=left, flip=flip, size=9)
-    ours = normalise(pixels, augmentation=augmentation).double().numpy()
-    rounding = 0.5 / 255 / 0.257 if settings_ is GRAY and channels == 3 else 0.0
-    for b, image in enumerate(chosen.tolist()):
-        slow = slow_augment(
-            images[image].numpy(),
-            top=int(top[b]),
-            left=int(left[b]),
-            flip=bool(flip[b]),
-            size=9,
-            **settings_,
-        )
-        np.testing.assert_allclose(ours[b], slow, rtol=0, atol=rounding + 2e-4)
-
-
-@given(top=st.integers(0, 11), left=st.integers(0, 14), size=st.integers(1, 9), flip=st.booleans())
-@settings(deadline=None, max_examples=30)
-def test_a_crop_is_the_slice_of_the_image(top, left, size, flip):
-    images = torch.from_numpy(photographs().images)
-    found = crop(
-        images,
-        torch.tensor([5]),
-        top=torch.tensor([top]),
-        left=torch.tensor([left]),
-        flip=torch.tensor([flip]),
-        size=size,
-    )
-    square = images[5, :, top : top + size, left : left + size]
-    assert torch.equal(found[0], square.flip(-1) if flip else square)
-
-
-def test_gray_is_the_luma_of_the_three_colours():
-    pure = torch.zeros(3, 3, 1, 1, dtype=torch.uint8)
-    for colour in range(3):
-        pure[colour, colour] = 255
-    augmentation = AugmentationSettings(crop=1, grayscale=True, mean=(0.0,), std=(1.0,))
-    gray = normalise(pure, augmentation=augmentation).flatten()
-    torch.testing.assert_close(gray, torch.tensor([0.299, 0.587, 0.114]))
-
-
-def test_normalised_images_have_mean_0_and_deviation_1_where_the_statistics_are_theirs():
-    examples = photographs(channels=1)
-    values = examples.images / 255
-    whole = batches(
-        examples, size=20, batch_size=12, mean=(float(values.mean()),), std=(float(values.std()),)
-    )
-    (batch,) = whole.in_order()
-    assert batch.inputs.mean().item() == pytest.approx(0, abs=0.05)
-    assert batch.inputs.std().item() == pytest.approx(1, abs=0.05)
+def numbers(of: list[Batch]) -> list[int]:
+    """Which items these batches hold, by the labels that say so."""
+    return [int(n) for b in of for n in b.labels["class" if "class" in b.labels else "speaker"]]
 
 
 # -- what is drawn -------------------------------------------------------------------------------
 
 
-def test_every_method_sees_the_same_batches():
+def test_every_method_sees_the_same_batches(batches: Build):
     """Two loaders of one stream agree byte for byte, epoch by epoch."""
     for number in (1, 2):
-        assert digest(list(batches().epoch(number))) == digest(list(batches().epoch(number)))
+        first, second = (digest(list(batches().epoch(number))) for _ in range(2))
+        assert first == second
 
 
-def test_an_epoch_can_be_drawn_without_the_ones_before_it():
+def test_an_epoch_can_be_drawn_without_the_ones_before_it(batches: Build):
     loader = batches()
     list(loader.epoch(1))
     assert digest(list(loader.epoch(2))) == digest(list(batches().epoch(2)))
 
 
-def test_batches_do_not_depend_on_the_global_generator_nor_move_it():
+def test_batches_do_not_depend_on_the_global_generator_nor_move_it(batches: Build):
     torch.manual_seed(1)
     first = digest(list(batches().epoch(1)))
     torch.manual_seed(2)
@@ -135,7 +108,7 @@ def test_batches_do_not_depend_on_the_global_generator_nor_move_it():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeds_data_sets_and_epochs_all_differ():
+def test_seeds_data_sets_and_epochs_all_differ(batches: Build):
     digests = {
         digest(list(batches(stream=stream).epoch(number)))
         for stream in [("photos", 0), ("photos", 1), ("stl10", 0)]
@@ -144,95 +117,36 @@ def test_seeds_data_sets_and_epochs_all_differ():
     assert len(digests) == 9
 
 
-def test_crops_and_flips_differ_within_a_batch():
-    """The same image many times over: each copy is cropped on its own."""
-    image = photographs(number=1).images
-    examples = Examples(images=np.repeat(image, 64, axis=0), labels=None)
-    (batch,) = batches(examples, batch_size=64).epoch(1)
-    assert len({inputs.numpy().tobytes() for inputs in batch.inputs}) > 40
+def test_an_epoch_visits_every_item_once_in_a_random_order(batches: Build):
+    visited = numbers(list(batches().epoch(1)))
+    assert sorted(visited) == list(range(ITEMS))
+    assert visited != sorted(visited)
 
 
-def test_all_places_and_both_directions_are_drawn_alike():
-    """Images whose pixels say where they are: column first, then row."""
-    columns = np.broadcast_to(np.arange(6, dtype=np.uint8), (5, 6))
-    rows = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None], (5, 6))
-    places = np.stack([rows, columns, columns])
-    examples = Examples(images=np.repeat(places[None], 4000, axis=0), labels=None)
-    (batch,) = batches(
-        examples, size=3, batch_size=4000, grayscale=False, mean=(0.0,) * 3, std=(1 / 255,) * 3
-    ).epoch(1)
-    pixels = batch.inputs.round().long()
-    tops = pixels[:, 0, 0, 0].bincount()
-    lefts = pixels[:, 1].amin(dim=(1, 2)).bincount()
-    flips = (pixels[:, 1, 0, 0] > pixels[:, 1, 0, 2]).long().bincount()
-    for counts, outcomes in ((tops, 3), (lefts, 4), (flips, 2)):
-        assert len(counts) == outcomes
-        assert counts.double().numpy() == pytest.approx(4000 / outcomes, rel=0.1)
-
-
-def test_turning_flips_off_moves_no_crop():
-    with_flips = torch.cat([b.inputs for b in batches().epoch(1)])
-    without = torch.cat([b.inputs for b in batches(flip=False).epoch(1)])
-    same = [torch.equal(a, b) for a, b in zip(with_flips, without, strict=True)]
-    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(with_flips, without, strict=True)]
-    assert all(s or m for s, m in zip(same, mirrored, strict=True))
-    assert any(same)
-    assert not all(same)
-
-
-def test_an_epoch_shows_every_image_once_in_a_random_order():
-    labels = torch.cat([batch.labels for batch in batches().epoch(1)]).tolist()
-    assert sorted(labels) == list(range(12))
-    assert labels != sorted(labels)
-
-
-def test_the_incomplete_last_batch_of_an_epoch_is_left_out():
+def test_the_incomplete_last_batch_of_an_epoch_is_left_out(batches: Build):
     loader = batches(batch_size=5)
-    sizes = [len(batch.inputs) for batch in loader.epoch(1)]
-    assert sizes == [5, 5]
+    assert [len(batch.inputs) for batch in loader.epoch(1)] == [5, 5]
     assert len(loader) == 2
 
 
-def test_labels_follow_their_images():
-    """The image's own number is painted on it."""
-    number = np.arange(12, dtype=np.uint8)
-    images = np.broadcast_to(number[:, None, None, None], (12, 1, 20, 20)).copy()
-    examples = Examples(images=images, labels=number.astype(np.int64))
-    for batch in batches(examples, mean=(0.0,), std=(1 / 255,)).epoch(3):
-        assert batch.inputs[:, 0, 0, 0].round().long().tolist() == batch.labels.tolist()
-
-
-def test_unlabelled_images_come_without_labels():
-    examples = Examples(images=photographs().images, labels=None)
-    assert all(batch.labels is None for batch in batches(examples).epoch(1))
+def test_fewer_items_than_a_batch_make_no_step(batches: Build):
+    loader = batches(batch_size=13)
+    assert len(loader) == 0
+    assert list(loader.epoch(1)) == []
 
 
 # -- in order ------------------------------------------------------------------------------------
 
 
-def test_in_order_covers_every_image_once_the_last_incomplete_batch_included():
-    found = list(batches(batch_size=5).in_order())
-    assert [len(batch.inputs) for batch in found] == [5, 5, 2]
-    assert torch.cat([batch.labels for batch in found]).tolist() == list(range(12))
+def test_in_order_goes_through_the_items_the_last_incomplete_batch_included(batches: Build):
+    loader = batches(batch_size=5)
+    found = list(loader.in_order())
+    assert all(len(batch.inputs) == 5 for batch in found[:-1])
+    assert numbers(found) == loader.groups.tolist() == sorted(loader.groups.tolist())
+    assert set(numbers(found)) == set(range(ITEMS)) == set(range(loader.items))
 
 
-@pytest.mark.parametrize("size", [8, 9, 20])
-def test_in_order_shows_the_centre_crop_unflipped(size):
-    examples = photographs()
-    inputs = torch.cat([batch.inputs for batch in batches(size=size, batch_size=5).in_order()])
-    for image in range(12):
-        slow = slow_augment(
-            examples.images[image],
-            top=(20 - size) // 2,
-            left=(23 - size) // 2,
-            flip=False,
-            size=size,
-            **GRAY,
-        )
-        np.testing.assert_allclose(inputs[image].numpy(), slow, rtol=0, atol=0.01)
-
-
-def test_in_order_is_the_same_every_time_and_for_every_seed():
+def test_in_order_is_the_same_every_time_and_for_every_seed(batches: Build):
     loader = batches()
     first = digest(list(loader.in_order()))
     list(loader.epoch(1))
@@ -240,39 +154,53 @@ def test_in_order_is_the_same_every_time_and_for_every_seed():
     assert digest(list(batches(stream=("photos", 9)).in_order())) == first
 
 
-# -- limits --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_the_labels_of_a_split_are_those_of_its_batches_in_order(batches: Build, batch_size):
+    loader = batches(batch_size=batch_size)
+    found = list(loader.in_order())
+    assert found[0].labels.keys() == loader.labels.keys()
+    for name, labels in loader.labels.items():
+        assert torch.equal(torch.cat([batch.labels[name] for batch in found]), labels)
 
 
-def test_a_crop_as_large_as_the_image_is_the_image():
-    (batch,) = batches(photographs(height=20, width=20), size=20, batch_size=12).in_order()
-    assert batch.inputs.shape == (12, 1, 20, 20)
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_batch_size_moves_nothing_in_order(batches: Build, batch_size):
+    whole, cut = (
+        torch.cat([batch.inputs for batch in batches(batch_size=size).in_order()])
+        for size in (100, batch_size)
+    )
+    torch.testing.assert_close(cut, whole, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("size", [21, 500])
-def test_a_crop_larger_than_the_images_is_one_line(size):
-    with pytest.raises(DataError) as caught:
-        batches(size=size)
-    message = str(caught.value)
-    assert message.startswith(f"a crop of {size} pixels does not fit into images of 20×23")
-    assert "augmentation.crop" in message
-    assert len(message.splitlines()) == 1
+# -- the data set's arrays -----------------------------------------------------------------------
 
 
-def test_fewer_images_than_a_batch_make_no_step():
-    loader = batches(batch_size=13)
-    assert len(loader) == 0
-    assert list(loader.epoch(1)) == []
+def arrays_of(examples: Images | Recordings) -> list[np.ndarray]:
+    if isinstance(examples, Images):
+        return [examples.images, *examples.labels.values()]
+    labels = [*examples.labels.values(), *examples.frames.values()]
+    return [examples.samples, examples.starts, examples.lengths, *labels]
 
 
-def test_the_images_of_the_data_set_are_left_as_they_are():
-    examples = photographs()
-    before = examples.images.copy()
-    list(batches(examples).epoch(1))
-    assert np.array_equal(examples.images, before)
-
-
-def test_read_only_images_are_read_without_a_warning():
+@pytest.mark.parametrize(
+    ("build", "make"), [(of_images, photographs), (of_speech, speech)], ids=["images", "speech"]
+)
+def test_the_arrays_are_left_as_they_are_and_may_be_read_only(build: Build, make):
     """Memory-mapped files may be opened read-only, which torch.from_numpy would warn about."""
-    examples = photographs()
-    examples.images.setflags(write=False)
-    assert len(list(batches(examples).epoch(1))) == 3
+    examples = make()
+    before = [array.copy() for array in arrays_of(examples)]
+    for array in arrays_of(examples):
+        array.setflags(write=False)
+    loader = build(examples=examples)
+    assert len(list(loader.epoch(1))) == 3
+    assert list(loader.in_order())
+    for array, old in zip(arrays_of(examples), before, strict=True):
+        assert np.array_equal(array, old)
+
+
+def test_a_shared_array_and_a_resident_one_on_the_cpu_are_no_copies():
+    array = np.arange(5)
+    tensor = shared(array)
+    assert resident(tensor, device=CPU) is tensor
+    array[2] = 9
+    assert tensor.tolist() == [0, 1, 9, 3, 4]

@@ -156,6 +156,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(file):
 # -- downloads -----------------------------------------------------------------------------------
 
 CONTENT = bytes(range(256)) * 8_000  # 2 MB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
@@ -194,9 +195,9 @@ def server(monkeypatch):
         thread.join()
 
 
-def fetch(server, to: Path, *, file="file.bin", md5=MD5, progress=None):
-    url = f"http://127.0.0.1:{server.server_port}/{file}"
-    download(url, to=to, md5=md5, advice="plug it in", progress=progress or Silence())
+def fetch(server, to: Path, *, file="file.bin", progress=None, **expected):
+    url, expected = f"http://127.0.0.1:{server.server_port}/{file}", expected or {"md5": MD5}
+    download(url, to=to, advice="plug it in", progress=progress or Silence(), **expected)
 
 
 def test_a_download_ends_as_the_whole_file_alone(server, tmp_path):
@@ -231,10 +232,24 @@ def test_a_part_that_is_whole_already_is_used(server, tmp_path):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
-def test_a_download_with_another_md5_is_thrown_away(server, tmp_path):
-    with pytest.raises(DataError, match=f"came with md5 {MD5} where 0000 is expected"):
-        fetch(server, tmp_path / "file.bin", md5="0000")
+@pytest.mark.parametrize(("kind", "found"), [("md5", MD5), ("sha256", SHA256)])
+def test_a_download_with_another_checksum_is_thrown_away(server, tmp_path, kind, found):
+    with pytest.raises(DataError, match=f"came with {kind} {found} where 0000 is expected"):
+        fetch(server, tmp_path / "file.bin", **{kind: "0000"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_with_the_right_sha256_is_kept(server, tmp_path):
+    fetch(server, tmp_path / "file.bin", sha256=SHA256)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_resumed_download_is_checked_as_a_whole(server, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(b"from another file")
+    with pytest.raises(DataError, match="came with sha256"):
+        fetch(server, tmp_path / "file.bin", sha256=SHA256)
+    fetch(server, tmp_path / "file.bin", sha256=SHA256)  # nothing of it is left
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 def test_a_file_that_the_server_lacks_ends_in_the_advice(server, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gim_bench.contract import Split
+from gim_bench.contract import Split, Target
 from gim_bench.datasets import image_folder
 from gim_bench.datasets.image_folder import ImageFolder
 from gim_bench.errors import DataError
@@ -83,16 +83,16 @@ def test_splits_come_from_their_folders_at_any_depth(root, data):
 
 
 def test_labels_number_the_sorted_classes(root, data):
-    assert data().classes() == ["cat", "dog"]
-    train = data().split(Split.TRAIN)
-    assert train.labels.tolist() == [0, 0, 1, 1]
-    assert train.labels.dtype == np.int64
-    assert data().split(Split.UNLABELLED).labels is None
+    assert data().targets() == [Target(name="class", classes=["cat", "dog"])]
+    labels = data().split(Split.TRAIN).labels["class"]
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert labels.dtype == np.int64
+    assert data().split(Split.UNLABELLED).labels == {}
 
 
 def test_a_class_without_test_images_keeps_the_others_numbers(root, data):
     shutil.rmtree(root / "test" / "cat")
-    assert data().split(Split.TEST).labels.tolist() == [1]
+    assert data().split(Split.TEST).labels["class"].tolist() == [1]
 
 
 def test_the_british_spelling_is_read_too(root, data):
@@ -116,7 +116,7 @@ def test_without_unlabelled_images_the_train_images_serve_and_it_is_said_once(ro
     mine.progress = listener
     mine.prepare()
     assert reds(mine, Split.UNLABELLED) == reds(mine, Split.TRAIN) == [10, 20, 30, 40]
-    assert mine.split(Split.UNLABELLED).labels is None
+    assert mine.split(Split.UNLABELLED).labels == {}
     (line,) = listener.lines
     assert "train images serve" in line
 
@@ -268,7 +268,7 @@ def test_a_moved_folder_keeps_its_fingerprint(root, data):
 def test_a_damaged_cache_is_redone(root, data, tmp_path, decodings, damage):
     data().prepare()
     decodings.clear()
-    (array,) = (tmp_path / "cache").rglob("*.npy")
+    (array,) = (tmp_path / "cache").rglob("*.bin")
     match damage:
         case "cut":
             os.truncate(array, 500)
@@ -277,7 +277,7 @@ def test_a_damaged_cache_is_redone(root, data, tmp_path, decodings, damage):
         case "gone":
             array.unlink()
         case "unsigned":
-            array.with_suffix(".sha256").unlink()
+            array.with_name(f"{array.name}.json").unlink()
         case "nonsense":
             array.write_bytes(b"nonsense")
     assert reds(data(), Split.TEST) == [50, 60]
@@ -287,7 +287,7 @@ def test_a_damaged_cache_is_redone(root, data, tmp_path, decodings, damage):
 def test_a_cache_that_was_only_copied_is_kept(root, data, tmp_path, decodings):
     data().prepare()
     decodings.clear()
-    (array,) = (tmp_path / "cache").rglob("*.npy")
+    (array,) = (tmp_path / "cache").rglob("*.bin")
     os.utime(array, ns=(1, 1))
     assert reds(data(), Split.TEST) == [50, 60]
     assert decodings == []
@@ -442,7 +442,7 @@ def test_a_real_folder_of_photographs_is_read_once(data):
     sizes = [len(mine.split(split)) for split in Split]
     assert listener.tasks == []  # neither checksums nor pixels are computed again
     assert sizes == [8_000, 2_000, 1_000]
-    assert mine.classes()[0] == "airplane"
+    assert mine.targets()[0].classes[0] == "airplane"
     first = min((CIFAR / "train" / "airplane").iterdir())
     expected = np.asarray(Image.open(first).convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(mine.split(Split.TRAIN).images[0], expected)

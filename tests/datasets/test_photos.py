@@ -68,13 +68,13 @@ def test_splits_hold_as_many_crops_of_each_photograph_as_asked(tmp_path, split, 
     examples = photos(tmp_path).split(Split(split))
     assert examples.images.shape == (16 * crops, 3, 36, 36)
     assert examples.images.dtype == np.uint8
-    if examples.labels is not None:
-        assert np.bincount(examples.labels).tolist() == [crops] * 16
+    if examples.labels:
+        assert np.bincount(examples.labels["class"]).tolist() == [crops] * 16
 
 
 def test_only_the_unlabelled_split_lacks_labels(tmp_path):
     data = photos(tmp_path)
-    without = [split for split in Split if data.split(split).labels is None]
+    without = [split for split in Split if not data.split(split).labels]
     assert without == [Split.UNLABELLED]
 
 
@@ -82,8 +82,9 @@ def test_labels_number_the_classes(tmp_path):
     data = photos(tmp_path)
     train = data.split(Split.TRAIN)
     gray = [name for name in PHOTOGRAPHS if name in {"camera", "moon", "coins", "text"}]
+    (target,) = data.targets()
     for name in gray:  # photographs without colour are told by equal channels
-        images = train.images[train.labels == data.classes().index(name)]
+        images = train.images[train.labels["class"] == target.classes.index(name)]
         assert (images[:, 0] == images[:, 1]).all()
 
 

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,9 @@ import pytest
 import torch
 from torchvision import datasets as official
 
-from gim_bench.contract import Split
-from gim_bench.datasets import stl10
-from gim_bench.datasets.files import Megabytes
+from gim_bench.atomic import atomically
+from gim_bench.contract import Split, Target
+from gim_bench.datasets import files, stl10
 from gim_bench.datasets.stl10 import STL10
 from gim_bench.errors import DataError
 
@@ -141,17 +142,17 @@ def test_images_go_to_torch_and_writing_there_never_reaches_the_file(folder, dat
 
 
 def test_labels_count_from_zero(folder, data):
-    labels = data().split(Split.TRAIN).labels
+    labels = data().split(Split.TRAIN).labels["class"]
     assert labels.tolist() == [0, 9, 2]
     assert labels.dtype == np.int64
 
 
 def test_unlabelled_images_have_no_labels(folder, data):
-    assert data().split(Split.UNLABELLED).labels is None
+    assert data().split(Split.UNLABELLED).labels == {}
 
 
 def test_classes_are_those_of_the_file(folder, data):
-    assert data().classes() == NAMES
+    assert data().targets() == [Target(name="class", classes=NAMES)]
 
 
 def test_the_folder_of_binaries_itself_may_be_given(folder, data):
@@ -172,7 +173,7 @@ def test_without_a_data_folder_the_cache_is_looked_into(folder, data, tmp_path):
 # -- what is wrong with files --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", [STL10.fingerprint, STL10.classes, lambda d: d.split(Split.TEST)])
+@pytest.mark.parametrize("use", [STL10.fingerprint, STL10.targets, lambda d: d.split(Split.TEST)])
 def test_missing_files_say_where_they_go_and_what_fetches_them(data, tmp_path, use):
     with pytest.raises(DataError) as caught:
         use(data())
@@ -241,7 +242,7 @@ def test_a_label_out_of_range_is_named(folder, data, label):
 def test_too_few_class_names_are_an_error(folder, data):
     (folder / "class_names.txt").write_text("cat\ndog\n")
     with pytest.raises(DataError, match=r"class_names\.txt holds 2 class names where 10"):
-        data().classes()
+        data().targets()
 
 
 def test_other_class_names_make_another_fingerprint(folder, data):
@@ -306,7 +307,7 @@ def test_prepare_adds_only_what_is_missing(folder, data, serve):
     (folder / "test_y.bin").unlink()
     before = (folder / "train_X.bin").stat().st_mtime_ns
     data().prepare()
-    assert data().split(Split.TEST).labels.tolist() == [1, 1]
+    assert data().split(Split.TEST).labels["class"].tolist() == [1, 1]
     assert (folder / "train_X.bin").stat().st_mtime_ns == before
 
 
@@ -379,13 +380,15 @@ def test_a_broken_archive_is_named(data, serve):
 
 
 def test_an_interrupted_unpacking_leaves_no_half_file(data, serve, tmp_path, monkeypatch):
-    class Interrupted(Megabytes):
-        def add(self, count):
+    @contextmanager
+    def interrupted(path):
+        with atomically(path) as file:
+            yield file
             raise KeyboardInterrupt
 
     serve(archive(binaries()))
     with monkeypatch.context() as patch:
-        patch.setattr(stl10, "Megabytes", Interrupted)
+        patch.setattr(files, "atomically", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data().prepare()
     assert list((tmp_path / "data" / "stl10_binary").iterdir()) == []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gim_bench.contract import GradientFlow
+from gim_bench.contract import GradientFlow, Modality
 from gim_bench.methods.stack import Unit, module_name, partition
 
 
@@ -22,6 +22,17 @@ def test_without_training_there_are_no_units():
 def test_modules_are_counted_from_one_and_units_named_after_their_top_module():
     assert module_name(0) == "module_1"
     assert Unit(0, 2).name == "module_3"
+
+
+def test_an_autoregressor_s_targets_have_the_channels_of_the_module_below(tiny):
+    learner = tiny("gim", modality=Modality.SPEECH).learner
+    assert list(learner.encoder.dims) == [4, 4, 4, 4, 4, 3]
+    assert [learner.target_dim(module) for module in range(6)] == [4] * 6
+
+
+def test_without_an_autoregressor_every_module_predicts_its_own_channels(tiny):
+    learner = tiny("gim").learner
+    assert [learner.target_dim(module) for module in range(3)] == list(learner.encoder.dims)
 
 
 def test_a_module_s_forward_runs_only_when_its_loss_is_asked_for(tiny, tiny_batch):
@@ -45,8 +56,15 @@ def test_a_module_s_activations_are_freed_before_the_next_one_s_exist(tiny, tiny
     next(losses)[1].backward()
 
 
-def test_what_a_module_computes_does_not_depend_on_the_flow(tiny, tiny_batch):
+@pytest.mark.parametrize("modality", Modality)
+def test_what_a_module_computes_does_not_depend_on_the_flow(
+    modality, tiny, tiny_batch, tiny_speech
+):
     """Stopping gradients changes no value of the forward pass."""
-    isolated, end_to_end = tiny("greedy_supervised").learner, tiny("supervised").learner
-    for m, feature in isolated.features(tiny_batch.inputs).items():
-        assert torch.equal(feature, end_to_end.features(tiny_batch.inputs)[m])
+    inputs = (tiny_batch if modality is Modality.IMAGE else tiny_speech).inputs
+    isolated, end_to_end = (
+        tiny(name, modality=modality).learner.features(inputs)
+        for name in ("greedy_supervised", "supervised")
+    )
+    for module, feature in isolated.items():
+        assert torch.equal(feature, end_to_end[module])

@@ -75,7 +75,9 @@ def test_the_released_model_s_134_million_are_ours_the_masked_third_and_the_loss
     with torch.device("meta"):
         ours = PixelCNN(1024)
         textbook = TextbookPixelCNN(1024)
-        head = InfoNCEHead(1024, settings=InfoNCESettings(), generator=torch.Generator())
+        head = InfoNCEHead(
+            z_dim=1024, c_dim=1024, settings=InfoNCESettings(), generator=torch.Generator()
+        )
     masked = 4 * 3 * 2 * 1024 * 1024  # four layers, the bottom three of nine weights, 2d × d
     assert parameters(ours) == 103_844_864
     assert parameters(textbook) == parameters(ours) + masked == 129_010_688

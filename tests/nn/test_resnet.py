@@ -7,11 +7,11 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench import seeding
-from gim_bench.config import EncoderSettings, patch_grid
+from gim_bench.config import CropSettings, ResNetSettings, grid_rows
 from gim_bench.nn.resnet import Bottleneck, ResNetEncoder
 from tests.conftest import TINY_ENCODER
 
-PAPER = EncoderSettings()
+PAPER = ResNetSettings(kind="resnet")
 
 
 def paper_encoder(*, in_channels: int = 1) -> ResNetEncoder:
@@ -23,6 +23,13 @@ def paper_encoder(*, in_channels: int = 1) -> ResNetEncoder:
 def tiny_encoder() -> ResNetEncoder:
     with seeding.weights_from("tests", "encoder"):
         return ResNetEncoder(TINY_ENCODER, in_channels=1)
+
+
+def side_of(settings: ResNetSettings, *, pixels: int) -> int:
+    """Rows of the grid of patches, the same in every module."""
+    crop = CropSettings(kind="crop", crop=pixels, mean=(0.5,), std=(0.5,))
+    (side,) = set(grid_rows(settings, crop))
+    return side
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -74,7 +81,7 @@ def test_encodings_are_a_grid_of_seven_by_seven():
     encoder = paper_encoder()
     z = encoder.pool(torch.empty(3 * 49, 1024, 4, 4, device="meta"), batch_size=3)
     assert z.shape == (3, 7, 7, 1024)
-    assert patch_grid(64, PAPER) == 7
+    assert side_of(PAPER, pixels=64) == 7
 
 
 def test_width_and_blocks_make_the_encoder_smaller():
@@ -95,7 +102,7 @@ def test_the_encoding_at_row_and_column_is_of_the_patch_there(settings, pixels):
     size, stride = settings.patch_size, settings.patch_size - settings.patch_overlap
     images = normal(3, 2, pixels, pixels)
     z = encoder.pool(encoder.prepare(images), batch_size=3)
-    side = patch_grid(pixels, settings)
+    side = side_of(settings, pixels=pixels)
     assert z.shape == (3, side, side, 2)
     for row in range(side):
         for column in range(side):
@@ -137,6 +144,12 @@ def test_a_pixel_reaches_the_patches_that_contain_it_and_no_other(row, column):
 def test_skipping_one_row_skips_all_that_the_patch_overlaps():
     """Patches two rows apart share no pixel: the reason for skip_rows = 1 in the paper."""
     assert PAPER.patch_size <= 2 * (PAPER.patch_size - PAPER.patch_overlap)
+
+
+def test_an_image_has_one_step_the_mean_over_its_grid():
+    z = normal(3, 7, 7, 16)
+    steps = tiny_encoder().steps(z, module=0)
+    torch.testing.assert_close(steps, z.sum(dim=(1, 2)).div(49).unsqueeze(1))
 
 
 # -- blocks ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ TRAITS = {
 class Suite:
     name: str = "quickstart"
     protocol: str = "linear probe on frozen features; test set read once"
-    published: str | None = None
+    published: tuple[str, ...] = ()
     methods: tuple[str, ...] = tuple(TRAITS)
 
 

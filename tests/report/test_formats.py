@@ -75,6 +75,23 @@ def test_csv_has_a_line_for_each_cell_and_metric_with_unit_and_direction():
     )  # fmt: skip
 
 
+def test_metrics_of_targets_are_in_every_format():
+    values = {"phone_accuracy": 60.25, "speaker_accuracy/module_6": 98.5, "speaker_loss": 0.75}
+    record = cell(metrics=values)
+    (found,) = json.loads(render([record], suite=Suite(), fmt="json"))
+    assert found["metrics"] == values
+    assert [
+        (row["metric"], row["value"], row["unit"], row["better"]) for row in rows([record])
+    ] == [
+        ("phone_accuracy", "60.25", "%", "higher"),
+        ("speaker_accuracy/module_6", "98.5", "%", "higher"),
+        ("speaker_loss", "0.75", "nats", "lower"),
+    ]
+    page = render([record], suite=Suite(), fmt="html")
+    assert "<td class=number>60.2</td>" in page
+    assert "phone, linear probe" in page
+
+
 def test_csv_keeps_a_failed_cell_in_sight():
     (row,) = rows([cell(metrics={}, status=Status.FAILED, error="x")])
     assert (row["status"], row["metric"], row["value"]) == ("failed", "", "")

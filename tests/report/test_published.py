@@ -10,10 +10,42 @@ from gim_bench.report import published
 from gim_bench.report.published import load
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
+TWO_TABLES = """
+short = "{short}"
+[table1]
+place = "Table 1"
+page = 2
+results = [
+    {{ method = "gim", metric = "accuracy", value = {value}, unit = "%" }},
+    {{ method = "cpc", metric = "accuracy", value = 50.0, unit = "%" }},
+]
+[table2]
+place = "Table 2"
+page = 3
+results = [
+    {{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }},
+    {{ method = "gim", metric = "phone_accuracy", value = 2.0, unit = "%" }},
+]
+"""
+
+
+def numbers(reference):
+    """Those of a single table."""
+    (found,) = load([reference]).values()
+    return found
+
+
+@pytest.fixture
+def two_papers(tmp_path, monkeypatch):
+    """A folder of two papers, "one" and "two"."""
+    for name, value in (("one", 61.0), ("two", 62.0)):
+        text = TWO_TABLES.format(short=f"{name.title()} et al.", value=value)
+        (tmp_path / f"{name}.toml").write_text(text)
+    monkeypatch.setattr(published, "_folder", lambda: tmp_path)
 
 
 def test_table_1_holds_the_papers_accuracies():
-    table = {method: (p.value, p.std) for (method, _), p in load("loewe2019/table1").items()}
+    table = {method: (p.value, p.std) for (method, _), p in numbers("loewe2019/table1").items()}
     assert table == {
         "deep_infomax": (78.2, None),
         "predsim": (80.8, None),
@@ -27,7 +59,7 @@ def test_table_1_holds_the_papers_accuracies():
 
 
 def test_table_2_is_converted_to_the_metrics_bytes():
-    table = {method: p.value for (method, _), p in load("loewe2019/table2").items()}
+    table = {method: p.value for (method, _), p in numbers("loewe2019/table2").items()}
     assert table == pytest.approx(
         {"supervised": 6.3e9, "cpc": 7.7e9, "gim": 7.0e9, "gim_module_1": 2.5e9}
     )
@@ -35,19 +67,19 @@ def test_table_2_is_converted_to_the_metrics_bytes():
 
 def test_table_3_puts_phones_first_and_speakers_second():
     """A swap of the columns would give GIM 99.4 % of the phones."""
-    table = load("loewe2019/table3")
+    table = numbers("loewe2019/table3")
     assert [table["gim", f"{task}_accuracy"].value for task in ("phone", "speaker")] == [62.5, 99.4]
     assert [table["cpc", f"{task}_accuracy"].value for task in ("phone", "speaker")] == [64.9, 99.6]
 
 
 def test_table_4_repeats_table_3_for_gim():
-    third, fourth = load("loewe2019/table3"), load("loewe2019/table4")
+    third, fourth = numbers("loewe2019/table3"), numbers("loewe2019/table4")
     for task in ("phone_accuracy", "speaker_accuracy"):
         assert third["gim", task].value == fourth["gim", task].value
 
 
 def test_a_number_says_where_it_stands():
-    table = load("loewe2019/table1")
+    table = numbers("loewe2019/table1")
     gim, iterative = table["gim", "accuracy"], table["gim_iterative", "accuracy"]
     assert (gim.source, gim.table, gim.page, gim.runs) == ("Löwe et al. 2019", "Table 1", 5, 4)
     assert (iterative.table, iterative.page) == ("section 4.1, text", 6)
@@ -57,18 +89,49 @@ def test_no_method_has_two_numbers_for_one_metric_in_a_table():
     for path in FOLDER.glob("*.toml"):
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
             if isinstance(table, dict):
-                assert len(load(f"{path.stem}/{name}")) == len(table["results"])
+                assert len(numbers(f"{path.stem}/{name}")) == len(table["results"])
+
+
+def test_no_reference_gives_no_paper():
+    assert load(()) == {}
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_numbers_of_several_papers_stand_beside_each_other_by_short_name():
+    found = load(["two/table1", "one/table1"])
+    assert list(found) == ["Two et al.", "One et al."]
+    assert found["One et al."]["gim", "accuracy"].value == 61.0
+    assert found["Two et al."]["gim", "accuracy"].value == 62.0
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_tables_of_one_paper_are_merged_and_a_repeated_number_is_the_first_ones():
+    (merged,) = load(["one/table1", "one/table2"]).values()
+    assert {cell: p.value for cell, p in merged.items()} == {
+        ("gim", "accuracy"): 61.0,
+        ("cpc", "accuracy"): 50.0,
+        ("gim", "phone_accuracy"): 2.0,
+    }
+    assert merged["gim", "accuracy"].table == "Table 1"
+    (other_way,) = load(["one/table2", "one/table1"]).values()
+    assert other_way["gim", "accuracy"].table == "Table 2"
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_one_unknown_table_among_known_ones_is_answered():
+    with pytest.raises(ConfigError, match=r"no published table 'two/table3'.*two/table2"):
+        load(["one/table1", "two/table3"])
 
 
 @pytest.mark.parametrize("reference", ["loewe2019/table9", "loewe2020/table1", "x", "", "a/b/c"])
 def test_an_unknown_table_is_answered_with_the_known_ones(reference):
     with pytest.raises(ConfigError, match=r"no published table .*loewe2019/table1"):
-        load(reference)
+        load([reference])
 
 
 def test_a_papers_heading_is_not_a_table():
     with pytest.raises(ConfigError, match="no published table 'loewe2019/short'"):
-        load("loewe2019/short")
+        load(["loewe2019/short"])
 
 
 def test_an_installed_package_reads_its_own_copy(tmp_path, monkeypatch):
@@ -80,4 +143,4 @@ def test_an_installed_package_reads_its_own_copy(tmp_path, monkeypatch):
         'results = [{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }]\n'
     )
     monkeypatch.setattr(published.resources, "files", lambda _: tmp_path / "gim_bench")
-    assert load("mine/table1")["gim", "accuracy"].page == 2
+    assert numbers("mine/table1")["gim", "accuracy"].page == 2

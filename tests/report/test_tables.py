@@ -31,11 +31,9 @@ chance.
 
 ## Accuracy by module: linear probe, %
 
-| method      |   module 1 |   module 2 |
-|-------------|-----------:|-----------:|
-| gim         | 56.0 ± 0.0 | 64.0 ± 1.4 |
-| supervised  |          – |          – |
-| random_init |          – |          – |
+| method |   module 1 |   module 2 |
+|--------|-----------:|-----------:|
+| gim    | 56.0 ± 0.0 | 64.0 ± 1.4 |
 
 ## Cost of training
 
@@ -125,7 +123,7 @@ def test_the_quickstart_fits_a_terminal():
 
 
 def test_the_papers_number_and_its_place_stand_beside_ours():
-    page = markdown([cell("gim", metrics={"accuracy": 80.0})], published="loewe2019/table1")
+    page = markdown([cell("gim", metrics={"accuracy": 80.0})], published=("loewe2019/table1",))
     (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
     assert row.split() == [
         "|",
@@ -146,9 +144,139 @@ def test_the_papers_number_and_its_place_stand_beside_ours():
     assert "in the paper, not here: deep_infomax 78.2" in page
 
 
+PAPER = """
+short = "{short}"
+[table1]
+place = "Table 1"
+page = 2
+results = [
+    {{ method = "gim", metric = "speaker_accuracy", value = {speaker}, unit = "%" }},
+    {{ method = "cpc", metric = "speaker_accuracy", value = 97.4, unit = "%" }},
+    {{ method = "{other}", metric = "phone_accuracy", value = 64.6, unit = "%" }},
+]
+"""
+
+
+@pytest.fixture
+def two_papers(tmp_path, monkeypatch):
+    """Both have a speaker accuracy of GIM; of phones, one knows GIM's and the other CPC's."""
+    for name, speaker, other in (("one", 99.4, "gim"), ("two", 98.7, "cpc")):
+        text = PAPER.format(short=f"{name.title()} et al.", speaker=speaker, other=other)
+        (tmp_path / f"{name}.toml").write_text(text)
+    monkeypatch.setattr("gim_bench.report.published._folder", lambda: tmp_path)
+
+
+SPOKEN = {
+    "speaker_accuracy": 98.1,
+    "speaker_accuracy/module_1": 90.0,
+    "speaker_accuracy/module_2": 98.1,
+    "speaker_ridge_accuracy": 95.0,
+    "speaker_knn_accuracy": 94.0,
+    "phone_accuracy": 60.1,
+    "phone_accuracy/module_1": 40.0,
+    "phone_accuracy/module_2": 60.1,
+    "phone_accuracy/own_head": 59.0,
+}
+
+
+def table(page, title):
+    """Heading and rows of the first table of a section, as lists of cells."""
+    lines = page.partition(f"## {title}")[2].strip().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return [rows[0], *rows[2:]]
+
+
+def test_targets_have_columns_of_their_own_and_a_table_by_module_each():
+    page = markdown([cell("gim", metrics=SPOKEN), cell("cpc", metrics={"phone_accuracy": 1.0})])
+    heading, gim, cpc = table(page, "Accuracy: %")
+    assert heading == [
+        "method", "trained on", "seeds", "phone, linear probe", "phone, own head",
+        "speaker, linear probe", "speaker, ridge", "speaker, kNN",
+    ]  # fmt: skip
+    assert gim == ["gim", "unlabelled", "1", "60.1", "59.0", "98.1", "95.0", "94.0"]
+    assert cpc == ["cpc", "unlabelled", "1", "1.0", "–", "–", "–", "–"]
+    assert table(page, "Accuracy by module: phone, linear probe, %") == [
+        ["method", "module 1", "module 2"],
+        ["gim", "40.0", "60.1"],
+    ]
+    assert table(page, "Accuracy by module: speaker, linear probe, %")[1] == ["gim", "90.0", "98.1"]
+    assert page.count("## Accuracy by module") == 2
+
+
+def test_features_that_are_no_stack_of_modules_are_not_compared_with_the_first_one():
+    """Cepstral coefficients are a single "module"; they stand in the first table alone."""
+    mfcc = {"phone_accuracy": 39.7, "phone_accuracy/module_1": 39.7}
+    page = markdown([cell("gim", metrics=SPOKEN), cell("random_init", metrics=mfcc)])
+    assert table(page, "Accuracy: %")[2][3] == "39.7"
+    by_module = table(page, "Accuracy by module: phone, linear probe, %")
+    assert [row[0] for row in by_module] == ["method", "gim"]
+
+
+def test_modules_stand_in_their_order_even_where_there_are_ten():
+    metrics = {f"phone_accuracy/module_{m}": float(m) for m in (10, 2, 1)} | {"phone_accuracy": 10}
+    heading, row = table(markdown([cell(metrics=metrics)]), "Accuracy by module")
+    assert heading == ["method", "module 1", "module 2", "module 10"]
+    assert row == ["gim", "1.0", "2.0", "10.0"]
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_one_paper_is_a_column_of_that_name():
+    page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1",))
+    heading, gim = table(page, "Accuracy: %")
+    assert heading[3:7] == [
+        "phone, linear probe",
+        "paper",
+        "phone, own head",
+        "speaker, linear probe",
+    ]
+    assert heading[7] == "paper"
+    assert (gim[4], gim[7]) == ("64.6", "99.4")
+    assert "- in the paper, not here: cpc 97.4\n" in page
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_two_papers_are_a_column_each_headed_by_their_short_names():
+    """Of a metric that a paper has for none of the methods here, it has no column."""
+    page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1", "two/table1"))
+    heading, gim = table(page, "Accuracy: %")
+    assert heading[3:9] == [
+        "phone, linear probe", "One et al.", "phone, own head",
+        "speaker, linear probe", "One et al.", "Two et al.",
+    ]  # fmt: skip
+    assert gim[3:9] == ["60.1", "64.6", "59.0", "98.1", "99.4", "98.7"]
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_numbers_of_methods_not_run_here_say_of_which_paper_and_target_they_are():
+    page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1", "two/table1"))
+    assert "- paper: One et al., Table 1, page 2\n" in page
+    assert "- in One et al., not here: cpc 97.4\n" in page
+    assert "- paper: Two et al., Table 1, page 2\n" in page
+    both = "speaker, linear probe: cpc 97.4; phone, linear probe: cpc 64.6"
+    assert f"- in Two et al., not here: {both}\n" in page
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_a_chosen_metric_of_a_target_stands_beside_both_papers():
+    page = markdown(
+        [cell("gim", metrics=SPOKEN)],
+        metrics=["speaker_accuracy"],
+        published=("one/table1", "two/table1"),
+    )
+    assert table(page, "Metrics") == [
+        ["method", "seeds", "speaker_accuracy, %", "One et al.", "Two et al."],
+        ["gim", "1", "98.1", "99.4", "98.7"],
+    ]
+
+
 def test_published_memory_is_shown_in_the_unit_of_the_column():
     values = {"memory/gpu_allocated_peak_bytes": 6.5e9}
-    page = markdown([cell("gim", metrics=values)], published="loewe2019/table2")
+    page = markdown([cell("gim", metrics=values)], published=("loewe2019/table2",))
     (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
     assert row.split() == ["|", "gim", "|", "6.50", "|", "7.00", "|"]
 

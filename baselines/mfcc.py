@@ -1,0 +1,90 @@
+"""Mel-frequency cepstral coefficients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from gim_bench.config import FRAME_SAMPLES, Settings
+from gim_bench.contract import (
+    FRAME_WINDOW_SAMPLES,
+    SAMPLE_RATE_HZ,
+    Batch,
+    GradientFlow,
+    Ingredients,
+    Learner,
+    Modality,
+    Traits,
+)
+
+
+class MFCC(Learner):
+    """Nothing is learnt: cepstral coefficients of 25 ms every 10 ms, with their deltas.
+
+    Frame t covers the very samples that label t is about. How the CPC paper, whose numbers the
+    GIM paper quotes, computed its MFCC features is not published; 13 coefficients with first and
+    second differences (39 in all) are what speech recognition has used since the 1980s.
+
+    Source: van den Oord et al. 2018, section 3.1; Löwe et al. 2019, Table 3.
+    """
+
+    traits = Traits(
+        objective="none",
+        gradient_flow=GradientFlow.NONE,
+        trains_on=None,
+        modalities=frozenset({Modality.SPEECH}),
+        ablation="fixed features in place of the encoder",
+    )
+
+    class Options(Settings):
+        """How many coefficients, and whether their differences over time are added."""
+
+        coefficients: Annotated[int, Field(gt=0, le=40)] = 13
+        deltas: bool = True
+
+    def __init__(self, ingredients: Ingredients) -> None:
+        super().__init__()
+        from torchaudio import transforms  # takes a second to import
+
+        options = ingredients.options
+        assert isinstance(options, self.Options)
+        self.encoder = nn.Identity()  # has no weights to keep
+        self.deltas = options.deltas
+        self.transform = transforms.MFCC(
+            sample_rate=SAMPLE_RATE_HZ,
+            n_mfcc=options.coefficients,
+            # Decibels would be cut off below the loudest example of the batch.
+            log_mels=True,
+            melkwargs={
+                "n_fft": FRAME_WINDOW_SAMPLES,
+                "hop_length": FRAME_SAMPLES,
+                "n_mels": 40,
+                "center": False,
+            },
+        )
+
+    def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        return iter(())
+
+    def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        return {}
+
+    @torch.no_grad()
+    def features(
+        self, inputs: Float[Tensor, "example sample"]
+    ) -> Mapping[str, Float[Tensor, "example step d"]]:
+        from torchaudio.functional import compute_deltas
+
+        # A window's step 0 has the label before its first sample, and its last step one that
+        # reaches beyond its last: silence on either side.
+        with torch.autocast(inputs.device.type, enabled=False):  # the spectrum needs fp32
+            after = FRAME_WINDOW_SAMPLES - 2 * FRAME_SAMPLES
+            parts = [self.transform(F.pad(inputs, (FRAME_SAMPLES, after)))]
+            if self.deltas:
+                parts.append(compute_deltas(parts[-1]))
+                parts.append(compute_deltas(parts[-1]))
+        return {"module_1": torch.cat(parts, dim=1).transpose(1, 2)}

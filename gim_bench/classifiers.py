@@ -1,0 +1,240 @@
+"""Classifiers on frozen features: linear, ridge and nearest neighbours.
+
+The linear one trains every learning rate in one batched pass, chooses on validation and refits on
+everything. Ridge and nearest neighbours need no learning rate.
+
+Letters: n = labels, d = feature dimensions, c = classes, r = learning rates.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gim_bench import seeding
+from gim_bench.config import ProbeSettings
+
+# Adam's constants (Kingma and Ba 2014), which the paper leaves at their defaults.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+# Temperature of the neighbours' votes (Wu et al. 2018, instance discrimination).
+VOTE_TEMPERATURE = 0.07
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A fitted probe."""
+
+    def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        """The class of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """One module's features with their labels, and which of them serve what."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int[Tensor, "n"]
+    fitting: Int[Tensor, "fit"]
+    validating: Int[Tensor, "validation"]
+    classes: int
+
+
+# -- linear probe --------------------------------------------------------------------------------
+
+
+def fit_linear(
+    task: Labelled, *, settings: ProbeSettings, stream: tuple[str, int]
+) -> tuple["LinearProbe", list[list[float]]]:
+    """The probe at the rate that validates best, refitted on all, and the validation curve.
+
+    Among rates of equal accuracy the one with the lower validation loss wins.
+
+    Source: Löwe et al. 2019, section 4.1 and appendices A.1 and A.2. Unlike the released code,
+    without augmentation, and counted over all examples.
+    """
+    train = partial(
+        train_linear,
+        classes=task.classes,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        standardised=settings.standardise,
+        stream=stream,
+    )
+    rates = settings.learning_rates
+    fitted = train(task.features[task.fitting], task.labels[task.fitting], learning_rates=rates)
+    labels = task.labels[task.validating]
+    scores = fitted.scores(task.features[task.validating])
+    accuracies = [percent_correct(scores[:, r].argmax(1), labels) for r in range(len(rates))]
+    losses = [float(F.cross_entropy(scores[:, r], labels)) for r in range(len(rates))]
+    best = max(range(len(rates)), key=lambda r: (accuracies[r], -losses[r]))
+    refitted = train(task.features, task.labels, learning_rates=[rates[best]])
+    return refitted, [list(pair) for pair in zip(rates, accuracies, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearProbe:
+    """A linear classifier for each learning rate; of one rate, a fitted probe."""
+
+    mean: Float[Tensor, "d"]
+    std: Float[Tensor, "d"]
+    weights: Float[Tensor, "d r c"]
+    biases: Float[Tensor, "r c"]
+
+    def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n r c"]:
+        values = (features - self.mean) / self.std
+        return (values @ self.weights.flatten(1)).view(-1, *self.biases.shape) + self.biases
+
+    def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        return self.scores(features)[:, 0].argmax(dim=1)
+
+
+def train_linear(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    learning_rates: Sequence[float],
+    classes: int,
+    steps: int,
+    batch_size: int,
+    standardised: bool,
+    stream: tuple[str, int],
+) -> LinearProbe:
+    """Softmax regression by Adam from zero weights, for all learning rates in one pass.
+
+    The rates share batches and matrix products; nothing else couples them, so each result is that
+    of its rate alone. The gradient is written out: softmax minus one-hot, the mean over a batch.
+    """
+    mean, std = _statistics(features) if standardised else _identity(features)
+    values = (features - mean) / std
+    rates = torch.tensor(learning_rates, device=values.device).view(1, -1, 1)
+    # A last row of weights for a constant input is the bias.
+    inputs = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+    weights = inputs.new_zeros(inputs.shape[1], len(learning_rates), classes)
+    first, second = torch.zeros_like(weights), torch.zeros_like(weights)
+    targets = F.one_hot(labels, classes).to(inputs.dtype).unsqueeze(1)
+    draw = seeding.generator("probe", *stream)
+    for step, drawn in enumerate(islice(_batches(len(inputs), batch_size, draw), steps), start=1):
+        chosen = drawn.to(inputs.device)
+        x = inputs[chosen]
+        scores = (x @ weights.flatten(1)).view(len(x), len(learning_rates), classes)
+        errors = (scores.softmax(dim=2) - targets[chosen]) / len(x)
+        gradient = (x.T @ errors.flatten(1)).view_as(weights)
+        first.lerp_(gradient, 1 - BETA1)
+        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        scale = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
+        weights -= rates * (first / (1 - BETA1**step)) / scale
+    return LinearProbe(mean=mean, std=std, weights=weights[:-1], biases=weights[-1])
+
+
+def _batches(labels: int, batch_size: int, draw: torch.Generator) -> Iterator[Int[Tensor, "b"]]:
+    """Batches of indices without end, in a new random order at every pass."""
+    while True:
+        yield from torch.randperm(labels, generator=draw).split(batch_size)
+
+
+# -- probes without a learning rate --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ridge:
+    """One-hot ridge regression on standardised features, as an affine map in float64."""
+
+    mean: Float[Tensor, "d"]
+    std: Float[Tensor, "d"]
+    weights: Float[Tensor, "d c"]
+    offset: Float[Tensor, "c"]
+
+    def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        return ((features - self.mean) / self.std).double() @ self.weights + self.offset
+
+    def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
+        return self.scores(features).argmax(dim=1)
+
+
+def fit_ridge(task: Labelled, *, penalties: Sequence[float]) -> Ridge:
+    """Fitted on all; the penalty, in units of the features' variance, is chosen on validation."""
+    fitting, validating = task.fitting, task.validating
+    candidates = ridge(
+        task.features[fitting], task.labels[fitting], penalties=penalties, classes=task.classes
+    )
+    accuracies = [
+        percent_correct(found.predict(task.features[validating]), task.labels[validating])
+        for found in candidates
+    ]
+    best = penalties[accuracies.index(max(accuracies))]
+    (chosen,) = ridge(task.features, task.labels, penalties=[best], classes=task.classes)
+    return chosen
+
+
+def ridge(
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, "n"],
+    *,
+    penalties: Sequence[float],
+    classes: int,
+) -> list[Ridge]:
+    """The regression for each penalty, all from one eigendecomposition."""
+    mean, std = _statistics(features)
+    x = ((features - mean) / std).double()
+    y = F.one_hot(labels, classes).double()
+    offset = y.mean(dim=0)
+    eigenvalues, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    projected = vectors.T @ (x.T @ (y - offset)) / len(x)
+    return [
+        Ridge(
+            mean=mean,
+            std=std,
+            weights=vectors @ (projected / (eigenvalues.clamp(min=0) + penalty).unsqueeze(1)),
+            offset=offset,
+        )
+        for penalty in penalties
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Nearest neighbours by cosine of standardised features; each votes with exp(cosine / 0.07).
+
+    Source: Wu et al. 2018 (instance discrimination), section 3.4.
+    """
+
+    mean: Float[Tensor, "d"]
+    std: Float[Tensor, "d"]
+    known: Float[Tensor, "n d"]  # of length 1
+    votes: Float[Tensor, "n c"]  # one-hot
+    neighbours: int
+
+    def predict(self, features: Float[Tensor, "m d"]) -> Int[Tensor, "m"]:
+        similarities = F.normalize((features - self.mean) / self.std, dim=1) @ self.known.T
+        nearest = similarities.topk(min(self.neighbours, len(self.known)), dim=1)
+        weights = (nearest.values / VOTE_TEMPERATURE).exp()
+        return (weights.unsqueeze(2) * self.votes[nearest.indices]).sum(dim=1).argmax(dim=1)
+
+
+def fit_neighbours(task: Labelled, *, neighbours: int) -> Neighbours:
+    """All labelled examples vote."""
+    mean, std = _statistics(task.features)
+    known = F.normalize((task.features - mean) / std, dim=1)
+    votes = F.one_hot(task.labels, task.classes).to(known.dtype)
+    return Neighbours(mean=mean, std=std, known=known, votes=votes, neighbours=neighbours)
+
+
+def percent_correct(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
+    """Correct over all examples, in percent."""
+    return 100 * int((predictions == labels).sum()) / len(labels)
+
+
+def _statistics(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every dimension; a constant dimension counts as 1 wide."""
+    std = features.std(dim=0)
+    return features.mean(dim=0), torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, 1.0)
+
+
+def _identity(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(features[0]), torch.ones_like(features[0])

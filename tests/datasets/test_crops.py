@@ -1,0 +1,193 @@
+"""Batches of images: what PIL would cut image by image."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gim_bench.config import CropSettings
+from gim_bench.contract import Images
+from gim_bench.datasets.crops import ImageBatches, crop, normalise
+from gim_bench.errors import DataError
+from tests.oracles.augmentation import slow_augment
+
+CPU = torch.device("cpu")
+GRAY = {"grayscale": True, "mean": (0.412,), "std": (0.257,)}
+COLOUR = {"grayscale": False, "mean": (0.43, 0.42, 0.37), "std": (0.27, 0.26, 0.28)}
+
+
+def photographs(*, number: int = 12, channels: int = 3, height: int = 20, width: int = 23):
+    draw = np.random.default_rng(0)
+    images = draw.integers(256, size=(number, channels, height, width), dtype=np.uint8)
+    return Images(images=images, labels={"class": np.arange(number, dtype=np.int64)})
+
+
+def batches(
+    examples: Images | None = None,
+    *,
+    size: int = 9,
+    batch_size: int = 4,
+    stream: tuple[str, int] = ("photos", 0),
+    **augmentation,
+) -> ImageBatches:
+    return ImageBatches(
+        photographs() if examples is None else examples,
+        augmentation=CropSettings(kind="crop", crop=size, **(GRAY | augmentation)),
+        batch_size=batch_size,
+        stream=stream,
+        device=CPU,
+    )
+
+
+# -- pixels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings_", [GRAY, COLOUR], ids=["gray", "colour"])
+def test_a_batch_is_what_pil_makes_of_each_image(channels, settings_):
+    """To within the rounding of PIL's gray to whole numbers."""
+    images = torch.from_numpy(photographs(channels=channels).images)
+    chosen = torch.tensor([3, 0, 7, 3])
+    top, left = torch.tensor([0, 11, 4, 2]), torch.tensor([14, 0, 5, 3])
+    flip = torch.tensor([True, False, True, False])
+    augmentation = CropSettings(kind="crop", crop=9, **settings_)
+    pixels = crop(images, chosen, top=top, left=left, flip=flip, size=9)
+    ours = normalise(pixels, augmentation=augmentation).double().numpy()
+    rounding = 0.5 / 255 / 0.257 if settings_ is GRAY and channels == 3 else 0.0
+    for b, image in enumerate(chosen.tolist()):
+        slow = slow_augment(
+            images[image].numpy(),
+            top=int(top[b]),
+            left=int(left[b]),
+            flip=bool(flip[b]),
+            size=9,
+            **settings_,
+        )
+        np.testing.assert_allclose(ours[b], slow, rtol=0, atol=rounding + 2e-4)
+
+
+@given(top=st.integers(0, 11), left=st.integers(0, 14), size=st.integers(1, 9), flip=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_a_crop_is_the_slice_of_the_image(top, left, size, flip):
+    images = torch.from_numpy(photographs().images)
+    found = crop(
+        images,
+        torch.tensor([5]),
+        top=torch.tensor([top]),
+        left=torch.tensor([left]),
+        flip=torch.tensor([flip]),
+        size=size,
+    )
+    square = images[5, :, top : top + size, left : left + size]
+    assert torch.equal(found[0], square.flip(-1) if flip else square)
+
+
+def test_gray_is_the_luma_of_the_three_colours():
+    pure = torch.zeros(3, 3, 1, 1, dtype=torch.uint8)
+    for colour in range(3):
+        pure[colour, colour] = 255
+    augmentation = CropSettings(kind="crop", crop=1, grayscale=True, mean=(0.0,), std=(1.0,))
+    gray = normalise(pure, augmentation=augmentation).flatten()
+    torch.testing.assert_close(gray, torch.tensor([0.299, 0.587, 0.114]))
+
+
+def test_normalised_images_have_mean_0_and_deviation_1_where_the_statistics_are_theirs():
+    examples = photographs(channels=1)
+    values = examples.images / 255
+    whole = batches(
+        examples, size=20, batch_size=12, mean=(float(values.mean()),), std=(float(values.std()),)
+    )
+    (batch,) = whole.in_order()
+    assert batch.inputs.mean().item() == pytest.approx(0, abs=0.05)
+    assert batch.inputs.std().item() == pytest.approx(1, abs=0.05)
+
+
+# -- what is drawn -------------------------------------------------------------------------------
+
+
+def test_crops_and_flips_differ_within_a_batch():
+    """The same image many times over: each copy is cropped on its own."""
+    image = photographs(number=1).images
+    examples = Images(images=np.repeat(image, 64, axis=0), labels={})
+    (batch,) = batches(examples, batch_size=64).epoch(1)
+    assert len({inputs.numpy().tobytes() for inputs in batch.inputs}) > 40
+
+
+def test_all_places_and_both_directions_are_drawn_alike():
+    """Images whose pixels say where they are: column first, then row."""
+    columns = np.broadcast_to(np.arange(6, dtype=np.uint8), (5, 6))
+    rows = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None], (5, 6))
+    places = np.stack([rows, columns, columns])
+    examples = Images(images=np.repeat(places[None], 4000, axis=0), labels={})
+    (batch,) = batches(
+        examples, size=3, batch_size=4000, grayscale=False, mean=(0.0,) * 3, std=(1 / 255,) * 3
+    ).epoch(1)
+    pixels = batch.inputs.round().long()
+    tops = pixels[:, 0, 0, 0].bincount()
+    lefts = pixels[:, 1].amin(dim=(1, 2)).bincount()
+    flips = (pixels[:, 1, 0, 0] > pixels[:, 1, 0, 2]).long().bincount()
+    for counts, outcomes in ((tops, 3), (lefts, 4), (flips, 2)):
+        assert len(counts) == outcomes
+        assert counts.double().numpy() == pytest.approx(4000 / outcomes, rel=0.1)
+
+
+def test_turning_flips_off_moves_no_crop():
+    with_flips = torch.cat([b.inputs for b in batches().epoch(1)])
+    without = torch.cat([b.inputs for b in batches(flip=False).epoch(1)])
+    same = [torch.equal(a, b) for a, b in zip(with_flips, without, strict=True)]
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(with_flips, without, strict=True)]
+    assert all(s or m for s, m in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert not all(same)
+
+
+def test_labels_follow_their_images():
+    """The image's own number is painted on it."""
+    number = np.arange(12, dtype=np.uint8)
+    images = np.broadcast_to(number[:, None, None, None], (12, 1, 20, 20)).copy()
+    examples = Images(images=images, labels={"class": number.astype(np.int64)})
+    for batch in batches(examples, mean=(0.0,), std=(1 / 255,)).epoch(3):
+        assert batch.inputs[:, 0, 0, 0].round().long().tolist() == batch.labels["class"].tolist()
+
+
+def test_unlabelled_images_come_without_labels():
+    examples = Images(images=photographs().images, labels={})
+    assert all(batch.labels == {} for batch in batches(examples).epoch(1))
+
+
+# -- in order ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [8, 9, 20])
+def test_in_order_shows_the_centre_crop_unflipped(size):
+    examples = photographs()
+    inputs = torch.cat([batch.inputs for batch in batches(size=size, batch_size=5).in_order()])
+    for image in range(12):
+        slow = slow_augment(
+            examples.images[image],
+            top=(20 - size) // 2,
+            left=(23 - size) // 2,
+            flip=False,
+            size=size,
+            **GRAY,
+        )
+        np.testing.assert_allclose(inputs[image].numpy(), slow, rtol=0, atol=0.01)
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_a_crop_as_large_as_the_image_is_the_image():
+    (batch,) = batches(photographs(height=20, width=20), size=20, batch_size=12).in_order()
+    assert batch.inputs.shape == (12, 1, 20, 20)
+
+
+@pytest.mark.parametrize("size", [21, 500])
+def test_a_crop_larger_than_the_images_is_one_line(size):
+    with pytest.raises(DataError) as caught:
+        batches(size=size)
+    message = str(caught.value)
+    assert message.startswith(f"a crop of {size} pixels does not fit into images of 20×23")
+    assert "augmentation.crop" in message
+    assert len(message.splitlines()) == 1
