@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gim_bench.config import Settings
 from gim_bench.contract import Batch, GradientFlow, Ingredients, Split, Traits
+from gim_bench.errors import ConfigError
 from gim_bench.methods.info_nce import InfoNCEStack
 from gim_bench.methods.stack import Encodings
 from gim_bench.nn.pixelcnn import PixelCNN
@@ -30,15 +31,23 @@ class ContrastivePredictiveCoding(InfoNCEStack):
     )
 
     class Options(Settings):
-        """The autoregressor on top of images; "none" predicts from z itself, as GIM does there."""
+        """The autoregressor: "auto" is a PixelCNN on images, and on speech the encoder's own GRU.
 
-        autoregressor: Literal["pixelcnn", "none"] = "pixelcnn"
+        On images, "none" predicts from z itself, as GIM does there.
+        """
+
+        autoregressor: Literal["auto", "pixelcnn", "none"] = "auto"
         autoregressor_layers: Annotated[int, Field(gt=0)] = 4
 
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         options = ingredients.options
         assert isinstance(options, self.Options)
-        needed = options.autoregressor == "pixelcnn" and not self.encoder.autoregressive
+        if self.encoder.autoregressive and options.autoregressor != "auto":
+            raise ConfigError(
+                f"method.cpc.autoregressor is {options.autoregressor!r}, which is for images: this "
+                f"encoder has a GRU of its own, leave the setting out"
+            )
+        needed = options.autoregressor != "none" and not self.encoder.autoregressive
         dim = self.encoder.dims[module]
         return nn.ModuleDict(
             {
