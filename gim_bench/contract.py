@@ -75,7 +75,7 @@ class Split(StrEnum):
 class Modality(StrEnum):
     """What examples are made of; encoders and methods are made for one, or for both."""
 
-    IMAGE = "image"
+    IMAGE = "images"
     SPEECH = "speech"
 
 

@@ -78,6 +78,7 @@ class _Clock:
         self.title = title
         self.total = total
         self.unit = unit
+        self.units = unit if unit.isupper() else f"{unit}s"  # MB has no plural
         self.done = 0
         self.started = time.monotonic()
 
@@ -91,12 +92,12 @@ class _Clock:
     def state(self) -> str:
         left = self.seconds / max(self.done, 1) * (self.total - self.done)
         return (
-            f"{self.title}: {self.done:,}/{self.total:,} {self.unit}s, {self.rate()}, "
+            f"{self.title}: {self.done:,}/{self.total:,} {self.units}, {self.rate()}, "
             f"{duration(left)} left"
         )
 
     def ending(self) -> str:
-        return f"{self.title}: {self.done:,} {self.unit}s in {duration(self.seconds)}"
+        return f"{self.title}: {self.done:,} {self.units} in {duration(self.seconds)}"
 
 
 class _Shown:

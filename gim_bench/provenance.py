@@ -11,7 +11,10 @@ from typing import Any
 
 import gim_bench
 
-PACKAGES = ("gim-bench", "torch", "torchvision", "numpy", "scikit-image", "mlflow")
+PACKAGES = (
+    "gim-bench", "torch", "torchvision", "torchaudio", "numpy", "scikit-image", "espeakng-loader",
+    "soundfile", "mlflow",
+)  # fmt: skip
 
 
 def now() -> str:

@@ -320,11 +320,11 @@ WRONG = {
     "too few rows": ((*PLAIN, "--set", "info_nce.prediction_steps=9"), "gives 5 rows of patches"),
     "a method for speech on images": (
         (*PLAIN, "--method", "gim_no_ar"),
-        "the method 'gim_no_ar' (--method) is made for speech, and suite 'tiny' is one of image",
+        "the method 'gim_no_ar' (--method) is made for speech, and suite 'tiny' is one of images",
     ),
     "speech for an encoder of images": (
         (*PLAIN, "--set", 'dataset={name="espeak"}'),
-        "the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes image",
+        "the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes images",
     ),
     "an unknown kind of encoder": (
         (*PLAIN, "--set", "encoder.kind=vgg"),

@@ -101,6 +101,13 @@ def test_a_task_that_fails_does_not_say_that_it_ended(capsys):
     assert "training" not in capsys.readouterr().err
 
 
+def test_megabytes_have_no_plural(clock, capsys):
+    with Lines().task("downloading", total=2, unit="MB") as task:
+        clock.now += 60
+        task.advance(2)
+    assert "2/2 MB, " in capsys.readouterr().err
+
+
 def test_a_task_without_steps_can_be_shown(clock, capsys):
     with Lines().task("features", total=0, unit="image") as task:
         clock.now += 60

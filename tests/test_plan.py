@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 
 from gim_bench import plan, registry
-from gim_bench.config import Precision
+from gim_bench.config import Precision, load_suite, shipped_suites
 from gim_bench.contract import Modality, Split
 from gim_bench.datasets.windows import tiles
 from gim_bench.errors import ConfigError
@@ -68,7 +68,7 @@ def test_methods_share_everything_but_what_they_declare(suite):
 
 def test_defaults_are_spelled_out(suite):
     cpc = resolved(suite, "cpc")["cpc"]
-    assert cpc.method.options == {"autoregressor": "pixelcnn", "autoregressor_layers": 4}
+    assert cpc.method.options == {"autoregressor": "auto", "autoregressor_layers": 4}
     assert cpc.dataset.options["stripes"] == 4
     assert cpc.training.schedule == "interleaved"
     assert cpc.device == "cpu"
@@ -164,7 +164,7 @@ def test_a_method_made_for_speech_is_refused_on_images(method, suite):
     with pytest.raises(ConfigError) as error:
         resolved(suite, "gim", method)
     assert one_line(error) == (
-        f"the method {method!r} (--method) is made for speech, and suite 'tiny' is one of image: "
+        f"the method {method!r} (--method) is made for speech, and suite 'tiny' is one of images: "
         f"leave it out"
     )
 
@@ -182,7 +182,7 @@ def test_speech_for_an_encoder_of_images_is_refused(tmp_path):
         resolved(suite)
     assert one_line(error) == (
         "suite tiny: the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes "
-        "image: use another encoder.kind and augmentation.kind, or another dataset.name"
+        "images: use another encoder.kind and augmentation.kind, or another dataset.name"
     )
 
 
@@ -191,7 +191,7 @@ def test_images_for_an_encoder_of_speech_are_refused(tmp_path):
     with pytest.raises(ConfigError) as error:
         resolved(suite)
     message = one_line(error)
-    assert "the data set 'photos' holds image, but an encoder of kind 'conv_gru'" in message
+    assert "the data set 'photos' holds images, but an encoder of kind 'conv_gru'" in message
 
 
 # -- cells and keys --------------------------------------------------------------------------------
@@ -296,6 +296,12 @@ def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
     steps = speech_suite.probe.steps
     probes = 2 * steps * (0.1 + 0.2)
     assert found.probe_seconds == pytest.approx(0.5 * (train + test) / 4 + probes)
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_every_shipped_suite_names_data_and_methods_that_fit_together(name):
+    suite = load_suite(name)
+    assert list(configs(suite, methods=[], device=CPU)) == list(suite.methods)
 
 
 def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch):

@@ -166,7 +166,7 @@ class ImageFolder(FileDataset):
         """Each image's pixels, in the order of the folder's contents."""
         paths = self._contents.paths
         title = f"decoding {self._root.name}"
-        with self.progress.task(title, total=len(paths), unit="images") as task:
+        with self.progress.task(title, total=len(paths), unit="image") as task:
             for pixels in _decoded(paths, size=self.options.size):
                 yield pixels
                 task.advance()

@@ -275,7 +275,7 @@ class SpeechFiles(FileDataset):
         """Each file's samples; none of a file that is skipped."""
         title = f"decoding {self.root.name}"
         paths = [file.path for file in self.files]
-        with self.progress.task(title, total=len(paths), unit="recordings") as task:
+        with self.progress.task(title, total=len(paths), unit="recording") as task:
             for found in in_threads(self._attempt, paths):
                 if isinstance(found, UnusableError):
                     self.refuse_or(lambda _: None, found)  # said when the array is looked at

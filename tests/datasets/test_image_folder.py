@@ -213,7 +213,7 @@ def test_prepare_shows_how_fast_it_decodes(root, data):
     mine = data()
     mine.progress = listener
     mine.prepare()
-    assert ("decoding mine", 9, "images") in listener.tasks
+    assert ("decoding mine", 9, "image") in listener.tasks
     assert listener.steps == 9
 
 

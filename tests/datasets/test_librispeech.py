@@ -306,7 +306,7 @@ def test_hidden_and_other_files_are_ignored(root, data):
 def test_recordings_are_decoded_once(root, data, decodings, listener):
     first = samples_of(data().split(Split.TRAIN))
     assert len(decodings) == 15
-    assert ("decoding train-clean-100", 15, "recordings") in listener.tasks
+    assert ("decoding train-clean-100", 15, "recording") in listener.tasks
     listener.tasks.clear()
     assert samples_of(data().split(Split.TRAIN)) == first
     assert len(decodings) == 15

@@ -8,6 +8,7 @@ from torch import nn
 
 from gim_bench import registry
 from gim_bench.contract import Batch, GradientFlow, Learner, Modality, Split
+from gim_bench.errors import ConfigError
 from gim_bench.nn.pixelcnn import PixelCNN
 from gim_bench.objectives.info_nce import InfoNCEHead
 from tests.conftest import (
@@ -190,11 +191,16 @@ def test_the_number_of_the_autoregressor_s_layers_is_an_option():
     assert len(cpc.heads["module_3"]["autoregressor"].layers) == 2
 
 
-@pytest.mark.parametrize("autoregressor", ["pixelcnn", "none"])
-def test_cpc_on_speech_takes_the_encoder_s_gru_and_no_autoregressor_of_its_own(autoregressor):
-    cpc = cpc_with(modality=SPEECH, autoregressor=autoregressor)
+def test_cpc_on_speech_takes_the_encoder_s_gru_and_no_autoregressor_of_its_own():
+    cpc = cpc_with(modality=SPEECH)
     assert list(cpc.units()) == [GRU]
     assert isinstance(cpc.heads[GRU]["autoregressor"], nn.Identity)
+
+
+@pytest.mark.parametrize("autoregressor", ["pixelcnn", "none"])
+def test_cpc_on_speech_refuses_an_autoregressor_for_images(autoregressor):
+    with pytest.raises(ConfigError, match=f"{autoregressor}.*is for images"):
+        cpc_with(modality=SPEECH, autoregressor=autoregressor)
 
 
 def test_cpc_on_speech_predicts_the_fifth_convolution_from_the_gru(tiny_speech):
