@@ -67,7 +67,9 @@ class MFCC(Learner):
             },
         )
 
-    def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+    def losses(
+        self, batch: Batch, *, only: str | None = None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         return iter(())
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:

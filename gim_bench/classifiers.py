@@ -117,13 +117,13 @@ def train_linear(
     inputs = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
     weights = inputs.new_zeros(inputs.shape[1], len(learning_rates), classes)
     first, second = torch.zeros_like(weights), torch.zeros_like(weights)
-    targets = F.one_hot(labels, classes).to(inputs.dtype).unsqueeze(1)
     draw = seeding.generator("probe", *stream)
     for step, drawn in enumerate(islice(_batches(len(inputs), batch_size, draw), steps), start=1):
         chosen = drawn.to(inputs.device)
         x = inputs[chosen]
         scores = (x @ weights.flatten(1)).view(len(x), len(learning_rates), classes)
-        errors = (scores.softmax(dim=2) - targets[chosen]) / len(x)
+        errors = scores.softmax(dim=2) / len(x)
+        errors[torch.arange(len(x), device=x.device), :, labels[chosen]] -= 1 / len(x)
         gradient = (x.T @ errors.flatten(1)).view_as(weights)
         first.lerp_(gradient, 1 - BETA1)
         second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)

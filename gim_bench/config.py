@@ -38,10 +38,19 @@ Model = TypeVar("Model", bound=Settings)
 
 
 class Schedule(StrEnum):
-    """When the trainer goes backward; the gradients are the same."""
+    """When the trainer goes backward; joint and interleaved have the same gradients."""
 
     JOINT = "joint"  # sum the losses, one backward: what the paper measured
     INTERLEAVED = "interleaved"  # backward and step as soon as a loss is there
+    SEQUENTIAL = "sequential"  # one module after the other, those below frozen: "iterative"
+
+
+class Recompute(StrEnum):
+    """What is not kept for the backward pass but computed again; the gradients are the same."""
+
+    NOTHING = "nothing"
+    LAYERS = "layers"  # each layer's activations, from its input: activation checkpointing
+    PIECES = "pieces"  # a unit's activations, for an eighth of the batch at a time
 
 
 class Precision(StrEnum):
@@ -171,6 +180,7 @@ class TrainingSettings(Settings):
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     schedule: Schedule = Schedule.INTERLEAVED
+    recompute: Recompute = Recompute.NOTHING
     precision: Precision = Precision.FP32
     budget: Budget = Budget.EPOCHS
 
@@ -262,6 +272,7 @@ class MethodSettings(Settings):
     trains_on: str  # a split's name, or "none"
     uses_labels: bool
     ablation: str | None = None  # what it leaves out of the shared encoder
+    schedule: Schedule | None = None  # its own, in place of the suite's
     options: dict[str, Any]
 
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.config import FRAME_SAMPLES, InfoNCESettings, Settings
+from gim_bench.config import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule, Settings
 
 # -- progress ------------------------------------------------------------------------------------
 
@@ -215,6 +215,7 @@ class Traits:
     trains_on: Split | None
     modalities: frozenset[Modality] = frozenset(Modality)
     ablation: str | None = None  # what it leaves out of the shared encoder, or has in its place
+    schedule: Schedule | None = None  # its own, in place of the suite's
 
     @property
     def uses_labels(self) -> bool:
@@ -255,6 +256,7 @@ class Ingredients:
     info_nce: InfoNCESettings
     options: Settings
     negatives: torch.Generator
+    recompute: Recompute = Recompute.NOTHING
 
 
 class Learner(nn.Module, ABC):
@@ -268,8 +270,14 @@ class Learner(nn.Module, ABC):
     encoder: nn.Module  # whose weights are kept with the record
 
     @abstractmethod
-    def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        """(unit, loss) in forward order; each unit's forward runs when its loss is asked for."""
+    def losses(
+        self, batch: Batch, *, only: str | None = None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """(unit, loss) in forward order; each unit's forward runs when its loss is asked for.
+
+        With `only`, that unit's alone: what it stands on is run without autograd, and what stands
+        on it is not run.
+        """
 
     @abstractmethod
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:

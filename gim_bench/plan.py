@@ -114,6 +114,7 @@ def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
         trains_on="none" if traits.trains_on is None else traits.trains_on.value,
         uses_labels=traits.uses_labels,
         ablation=traits.ablation,
+        schedule=traits.schedule,
         options=options.model_dump(mode="json"),
     )
 

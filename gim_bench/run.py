@@ -39,7 +39,7 @@ from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.probe import Probed, metric_name, probe
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
-from gim_bench.training import Trained, Trainer, fit
+from gim_bench.training import Trained, Trainer, fit, joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +233,7 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                 negatives=seeding.generator(
                     "negatives", config.method.name, cell.seed, device=bench.device
                 ),
+                recompute=config.training.recompute,
             )
         )
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
@@ -254,7 +255,7 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
     return Trainer(
         learner,
         learning_rate=training.learning_rate,
-        schedule=training.schedule,
+        schedule=cell.config.method.schedule or training.schedule,
         precision=training.precision,
         device=device,
     )
@@ -365,7 +366,7 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
         record,
         status=Status.DONE,
         metrics=metrics,
-        losses=_joined([_prefixed(found) for found in finished]),
+        losses=joined([_prefixed(found) for found in finished]),
         probe_curves={
             name: curve for found in finished for name, curve in found.probed.curves.items()
         },
@@ -391,14 +392,6 @@ def _prefixed(found: Finished) -> list[dict[str, float]]:
     return [
         {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
         for row in found.trained.losses
-    ]
-
-
-def _joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
-    """The models' losses, epoch by epoch: all train for as many."""
-    return [
-        {unit: loss for row in rows for unit, loss in row.items()}
-        for rows in zip(*histories, strict=True)
     ]
 
 

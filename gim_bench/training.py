@@ -39,17 +39,22 @@ class Trainer:
             for unit, parameters in learner.units().items()
         }
 
-    def step(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """One optimiser step of every unit; their losses, detached.
+    def stages(self) -> list[str | None]:
+        """What is trained in turn: one unit after the other, or (None) all of them together."""
+        one_by_one = self.schedule is Schedule.SEQUENTIAL
+        return list(self.optimisers) if one_by_one else [None]
 
-        Both schedules compute the same gradients. `interleaved` goes backward and steps as soon as
-        a unit's loss is there, so that the unit's activations and gradients are freed before the
-        next unit's exist; `joint` holds all of them, as the paper's measurement did.
+    def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:
+        """One optimiser step of every unit, or of one alone; their losses, detached.
+
+        `joint` and `interleaved` compute the same gradients. `interleaved` goes backward and steps
+        as soon as a unit's loss is there, so that the unit's activations and gradients are freed
+        before the next unit's exist; `joint` holds all of them, as the paper's measurement did.
         """
         losses = {}
-        for unit, loss in self._forward(batch):
+        for unit, loss in self._forward(batch, only):
             losses[unit] = loss
-            if self.schedule is Schedule.INTERLEAVED:
+            if self.schedule is not Schedule.JOINT:
                 loss.backward()
                 self._update(unit)
                 losses[unit] = loss.detach()
@@ -59,9 +64,14 @@ class Trainer:
                 self._update(unit)
         return {unit: loss.detach() for unit, loss in losses.items()}
 
-    def _forward(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+    def freeze(self, unit: str) -> None:
+        """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
+        self.optimisers[unit].state.clear()
+
+    def _forward(self, batch: Batch, only: str | None) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         """The learner's losses; autocast covers each forward, never what happens in between."""
-        losses = iter(self.learner.losses(batch))
+        wanted = {} if only is None else {"only": only}
+        losses = iter(self.learner.losses(batch, **wanted))
         while True:
             with devices.autocast(self.device, self.precision):
                 unit_and_loss = next(losses, None)
@@ -87,29 +97,60 @@ class Trained:
 def fit(
     trainer: Trainer, batches: Batches, *, steps: int, title: str, progress: Progress
 ) -> Trained:
-    """Train for `steps` optimiser steps, epoch after epoch.
+    """Train every unit for `steps` optimiser steps, epoch after epoch.
 
-    Raises: TrainingError where a loss is no longer finite, naming unit and step.
+    In sequence each unit sees the same epochs, one unit after the other. Raises: TrainingError
+    where a loss is no longer finite, naming unit and step.
     """
     started = time.perf_counter()
+    histories: list[list[dict[str, float]]] = []
+    for unit in trainer.stages():
+        named = title if unit is None else f"{title} {unit}"
+        histories.append(
+            _fit_stage(trainer, batches, unit, steps=steps, title=named, progress=progress)
+        )
+        if unit is not None:
+            trainer.freeze(unit)
+    taken = steps * len(histories)
+    return Trained(
+        losses=joined(histories),
+        seconds=time.perf_counter() - started,
+        steps=taken,
+        samples=taken * batches.batch_size,
+    )
+
+
+def _fit_stage(
+    trainer: Trainer,
+    batches: Batches,
+    unit: str | None,
+    *,
+    steps: int,
+    title: str,
+    progress: Progress,
+) -> list[dict[str, float]]:
+    """The losses of every epoch."""
     history: list[dict[str, float]] = []
     done = 0
     with progress.task(title, total=steps, unit="step") as task:
         while done < steps:
             epoch = _Epoch(number=len(history) + 1, first_step=done + 1)
             for batch in batches.epoch(epoch.number):
-                epoch.add(trainer.step(batch))
+                epoch.add(trainer.step(batch, only=unit))
                 done += 1
                 task.advance(1, **epoch.facts())
                 if done == steps:
                     break
             history.append(epoch.close())
-    return Trained(
-        losses=history,
-        seconds=time.perf_counter() - started,
-        steps=done,
-        samples=done * batches.batch_size,
-    )
+    return history
+
+
+def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Losses that were recorded apart, epoch by epoch; all are of as many epochs."""
+    return [
+        {unit: loss for row in rows for unit, loss in row.items()}
+        for rows in zip(*histories, strict=True)
+    ]
 
 
 class _Epoch:

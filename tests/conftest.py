@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from gim_bench import registry, seeding
-from gim_bench.config import FRAME_SAMPLES, ConvGRUSettings, InfoNCESettings, ResNetSettings
+from gim_bench.config import (
+    FRAME_SAMPLES,
+    ConvGRUSettings,
+    InfoNCESettings,
+    Recompute,
+    ResNetSettings,
+)
 from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
@@ -52,8 +58,14 @@ class Case(NamedTuple):
     modality: Modality
     target: Target
 
-    def build(self, *, seed: int = 0) -> Tiny:
-        return build_tiny(self.method, seed=seed, modality=self.modality, target=self.target)
+    def build(self, *, seed: int = 0, recompute: Recompute = Recompute.NOTHING) -> Tiny:
+        return build_tiny(
+            self.method,
+            seed=seed,
+            modality=self.modality,
+            target=self.target,
+            recompute=recompute,
+        )
 
     def batch(self) -> Batch:
         return image_batch() if self.modality is Modality.IMAGE else speech_batch()
@@ -117,6 +129,7 @@ def build_tiny(
     modality: Modality = Modality.IMAGE,
     target: Target | None = None,
     info_nce: InfoNCESettings | None = None,
+    recompute: Recompute = Recompute.NOTHING,
     **options,
 ) -> Tiny:
     """The learner of a method as a cell would build it, on a tiny encoder."""
@@ -130,6 +143,7 @@ def build_tiny(
         info_nce=info_nce or INFO_NCE[modality],
         options=method.Options(**options),
         negatives=negatives,
+        recompute=recompute,
     )
     with seeding.weights_from("heads", name, seed):
         return Tiny(method(ingredients), negatives)

@@ -436,6 +436,7 @@ OTHER = {  # another valid value for each setting that is a choice
     "gradient_flow": "isolated",
     "trains_on": "train",
     "schedule": "joint",
+    "recompute": "layers",
     "precision": "bf16",
     "budget": "steps",
     "device": "cuda",

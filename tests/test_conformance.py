@@ -6,7 +6,7 @@ A `case` is a method on a modality that it declares, and for methods that use la
 import pytest
 import torch
 
-from gim_bench.config import Precision, Schedule
+from gim_bench.config import Precision, Recompute, Schedule
 from gim_bench.contract import Batch, Encoder, GradientFlow, Modality, Split
 from gim_bench.methods.stack import module_name
 from gim_bench.training import Trainer
@@ -148,6 +148,57 @@ def test_both_schedules_train_the_same_weights(case):
         assert torch.equal(weights, joint.learner.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("recompute", [Recompute.LAYERS, Recompute.PIECES], ids=str)
+def test_what_is_computed_again_gives_the_same_losses_and_gradients(case, recompute):
+    """To the last digits: sums over a batch are taken in another order."""
+    kept, again = case.build(), case.build(recompute=recompute)
+    skip_untrained(kept)
+    for built in (kept, again):
+        for _, loss in built.learner.losses(case.batch()):
+            loss.backward()
+    for name, gradient in gradients(again).items():
+        torch.testing.assert_close(gradient, gradients(kept)[name], rtol=1e-3, atol=1e-6)
+    kept, again = case.build(), case.build(recompute=recompute)
+    expected, found = loss_values(kept, case.batch()), loss_values(again, case.batch())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("recompute", Recompute, ids=str)
+def test_a_unit_trained_alone_has_the_loss_and_the_gradients_that_it_has_among_the_others(
+    case, recompute
+):
+    """And gives no other unit a gradient."""
+    skip_untrained(case.build())
+    among = case.build()
+    for unit, loss in _with_the_same_negatives(among, case.batch()):
+        loss.backward()
+        alone = case.build(recompute=recompute)
+        ((name, its_own),) = alone.learner.losses(case.batch(), only=unit)
+        assert name == unit
+        assert its_own.item() == pytest.approx(loss.item(), rel=1e-5)
+        its_own.backward()
+        owned = {id(p) for p in alone.learner.units()[unit]}
+        for parameter, p in alone.learner.named_parameters():
+            if id(p) in owned:
+                torch.testing.assert_close(
+                    p.grad, gradients(among)[parameter], rtol=1e-3, atol=1e-6
+                )
+            else:
+                assert p.grad is None, f"{unit} alone trains {parameter}"
+
+
+def _with_the_same_negatives(built: Tiny, batch: Batch):
+    """The losses of all units, for each of which the negatives are drawn from the same state."""
+    state = built.negatives.get_state()
+    losses = built.learner.losses(batch)
+    while True:
+        built.negatives.set_state(state)
+        found = next(losses, None)
+        if found is None:
+            return
+        yield found
+
+
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(case):
     """Whatever state the global generator is in; and another seed gives others."""
 
@@ -269,7 +320,7 @@ def test_both_modalities_are_covered_and_have_random_init_to_compare_with(modali
 def test_methods_that_use_labels_are_tested_on_every_target():
     supervised = [str(case) for case in cases() if case.method == "supervised"]
     assert supervised == [
-        "supervised-image-class",
+        "supervised-images-class",
         "supervised-speech-speaker",
         "supervised-speech-phone",
     ]

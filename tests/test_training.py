@@ -60,7 +60,7 @@ class Listener(Silence):
 @pytest.mark.parametrize("method", ["gim", "greedy_supervised", "cpc", "supervised"])
 def test_joint_and_interleaved_leave_the_same_weights_after_three_steps(method, tiny, tiny_batch):
     weights = []
-    for schedule in Schedule:
+    for schedule in (Schedule.JOINT, Schedule.INTERLEAVED):
         learner = tiny(method).learner
         trainer = trainer_of(learner, schedule=schedule)
         for _ in range(3):
@@ -190,7 +190,7 @@ def test_an_epochs_loss_is_the_mean_over_its_steps(read_every, batches, tiny, mo
     trainer = trainer_of(tiny("gim").learner)
     by_step = []
     step = trainer.step
-    trainer.step = lambda batch: by_step.append(step(batch)) or by_step[-1]
+    trainer.step = lambda batch, only: by_step.append(step(batch)) or by_step[-1]
     trained = fitted(trainer, batches, steps=7)
     for row, steps in zip(trained.losses, (by_step[:3], by_step[3:6], by_step[6:]), strict=True):
         for unit in ("module_1", "module_2", "module_3"):
@@ -246,3 +246,74 @@ def test_progress_hears_of_every_step_and_of_the_losses(batches):
     assert [steps for steps, _ in listener.advances] == [1, 1, 1, 1]
     assert [facts["epoch"] for _, facts in listener.advances] == [1, 1, 1, 2]
     assert listener.advances[0][1].keys() >= {"module_1", "module_2"}
+
+
+# -- one module after the other --------------------------------------------------------------------
+
+
+def test_in_sequence_every_unit_takes_as_many_steps_on_the_same_epochs(batches, tiny):
+    learner = tiny("gim").learner
+    trainer = trainer_of(learner, schedule=Schedule.SEQUENTIAL)
+    seen = []
+    step = trainer.step
+    trainer.step = lambda batch, only: (
+        seen.append((only, batch.inputs.sum().item())) or step(batch, only=only)
+    )
+    trained = fitted(trainer, batches, steps=4)
+    assert [unit for unit, _ in seen] == ["module_1"] * 4 + ["module_2"] * 4 + ["module_3"] * 4
+    inputs = [total for _, total in seen]
+    assert inputs[:4] == inputs[4:8] == inputs[8:]
+    assert (trained.steps, trained.samples) == (12, 12 * BATCH_SIZE)
+    assert [sorted(row) for row in trained.losses] == [
+        ["epoch", "module_1", "module_2", "module_3"]
+    ] * 2
+
+
+def test_in_sequence_a_module_is_never_touched_again_once_it_is_finished(batches, tiny):
+    learner = tiny("gim").learner
+    trainer = trainer_of(learner, schedule=Schedule.SEQUENTIAL)
+    weights = {}
+    freeze = trainer.freeze
+    trainer.freeze = lambda unit: (
+        weights.update({unit: [p.clone() for p in learner.units()[unit]]}),
+        freeze(unit),
+    )
+    fitted(trainer, batches, steps=3)
+    assert list(weights) == ["module_1", "module_2", "module_3"]
+    for unit, finished in weights.items():
+        assert all(
+            torch.equal(p, then) for p, then in zip(learner.units()[unit], finished, strict=True)
+        )
+
+
+def test_a_frozen_unit_s_optimiser_holds_nothing(batches, tiny):
+    trainer = trainer_of(tiny("gim").learner, schedule=Schedule.SEQUENTIAL)
+    fitted(trainer, batches, steps=2)
+    assert not any(optimiser.state for optimiser in trainer.optimisers.values())
+
+
+def test_in_sequence_nothing_of_the_modules_below_is_kept_for_the_backward_pass(tiny, tiny_batch):
+    """What sequential training saves, and what the released code's "train one module" does not."""
+    learner = tiny("gim").learner
+    parameters = {p.untyped_storage().data_ptr() for p in learner.parameters()}
+    kept = {}
+    for unit in ("module_1", "module_2", "module_3"):
+        sizes = {}
+
+        def keep(tensor, sizes=sizes):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            held = list(learner.losses(tiny_batch, only=unit))
+        kept[unit] = sum(sizes.values())
+        del held
+    sizes = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t,
+        lambda tensor: tensor,
+    ):
+        list(learner.losses(tiny_batch))
+    assert max(kept.values()) < sum(sizes.values()) / 2

@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -73,6 +74,10 @@ def shared(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+# What is on a GPU at the moment, by where it came from, so that splits of one array share a copy.
+_residents: WeakValueDictionary[tuple[int, int, str], Tensor] = WeakValueDictionary()
+
+
 def resident(values: Tensor, *, device: torch.device) -> Tensor:
     """`values` moved to the GPU whole where they fill less than a third of its free memory.
 
@@ -80,5 +85,13 @@ def resident(values: Tensor, *, device: torch.device) -> Tensor:
     """
     if device.type != "cuda":
         return values
+    place = (values.data_ptr(), values.nbytes, str(device))
+    if (there := _residents.get(place)) is not None:
+        return there
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return values.to(device) if values.nbytes < free_bytes / 3 else values
+    if values.nbytes >= free_bytes / 3:
+        return values
+    moved = values.to(device)
+    setattr(moved, "source", values)  # noqa: B010 - its address is not used again meanwhile
+    _residents[place] = moved
+    return moved

@@ -5,6 +5,7 @@ To add a method: write its file, add a line here.
 
 METHODS = {
     "gim": "gim_bench.methods.gim:GreedyInfoMax",
+    "gim_iterative": "gim_bench.methods.gim:IterativeGreedyInfoMax",
     "gim_no_bptt": "gim_bench.methods.ablations:GreedyInfoMaxWithoutBPTT",
     "gim_no_ar": "gim_bench.methods.ablations:GreedyInfoMaxWithoutAutoregressor",
 }

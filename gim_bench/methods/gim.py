@@ -1,5 +1,8 @@
 """Greedy InfoMax."""
 
+from dataclasses import replace
+
+from gim_bench.config import Schedule
 from gim_bench.contract import GradientFlow, Split, Traits
 from gim_bench.methods.info_nce import InfoNCEStack
 
@@ -15,3 +18,12 @@ class GreedyInfoMax(InfoNCEStack):
         gradient_flow=GradientFlow.ISOLATED,
         trains_on=Split.UNLABELLED,
     )
+
+
+class IterativeGreedyInfoMax(GreedyInfoMax):
+    """GIM whose modules are trained one after the other, each on top of finished, frozen ones.
+
+    Source: Löwe et al. 2019, section 4.1 and Figure 3 ("iteratively").
+    """
+
+    traits = replace(GreedyInfoMax.traits, schedule=Schedule.SEQUENTIAL)

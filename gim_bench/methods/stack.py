@@ -12,8 +12,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from gim_bench.config import Recompute
 from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner
+
+# In how many pieces a batch goes through modules whose activations are not kept.
+PIECES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class StackLearner(Learner):
         super().__init__()
         self.encoder = self.adapted(ingredients.encoder)
         self.target = ingredients.target
+        self.recompute = ingredients.recompute
         self.partition = partition(len(self.encoder.stages), self.traits.gradient_flow)
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
@@ -86,12 +92,34 @@ class StackLearner(Learner):
         """Channels of the encodings z that `module` predicts."""
         return self.encoder.dims[module - 1 if self._predicts_below(module) else module]
 
-    def losses(self, batch: Batch) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+    def losses(
+        self, batch: Batch, *, only: str | None = None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         activations = self.encoder.prepare(batch.inputs)
         for unit in self.partition:
+            if only not in (None, unit.name):
+                continue
+            if only is not None:
+                activations = self._frozen_below(unit, activations)
             # The GradientBlock of the paper's section 3.
-            encodings, activations = self._through(unit, activations.detach(), len(batch.inputs))
-            yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
+            activations, below = activations.detach(), None
+            if self.recompute is Recompute.PIECES:
+                # Kept whole only where there is a unit above that is trained, too.
+                pieces = self._in_pieces(unit, activations, len(batch.inputs), keep=only is None)
+                z, c, activations = pieces
+            else:
+                for layer in self._layers(unit.first, unit.last):
+                    # Rebound at every layer: what it was given is held no longer than it needs.
+                    below = activations if self._predicts_below(unit.last) else None
+                    activations = self._run(layer, activations)
+                c = self.encoder.pool(activations, batch_size=len(batch.inputs))
+                z = c if below is None else self.encoder.pool(below, batch_size=len(batch.inputs))
+            if only is not None:
+                del activations, below
+            yield (
+                unit.name,
+                self.loss(self.heads[unit.name], Encodings(z, c, module=unit.last), batch),
+            )
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {
@@ -114,20 +142,48 @@ class StackLearner(Learner):
             found[module_name(m)] = self.encoder.steps(z, module=m)
         return found
 
-    def _through(
-        self, unit: Unit, activations: Tensor, batch_size: int
-    ) -> tuple[Encodings, Tensor]:
-        """The unit's encodings, and its activations for the unit above."""
-        below = activations
-        for stage in self.encoder.stages[unit.first : unit.last + 1]:
-            below, activations = activations, stage(activations)
-        c = self.encoder.pool(activations, batch_size=batch_size)
-        z = (
-            self.encoder.pool(below, batch_size=batch_size)
-            if self._predicts_below(unit.last)
-            else c
-        )
-        return Encodings(z, c, module=unit.last), activations
+    def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
+        """Of the modules from `first` to `last`, in forward order."""
+        for stage in self.encoder.stages[first : last + 1]:
+            yield from stage if isinstance(stage, nn.Sequential) else [stage]
+
+    def _run(self, layer: nn.Module, activations: Tensor) -> Tensor:
+        if self.recompute is Recompute.LAYERS:
+            return checkpoint(layer, activations, use_reentrant=False, preserve_rng_state=False)
+        return layer(activations)
+
+    def _in_pieces(
+        self, unit: Unit, activations: Tensor, batch_size: int, *, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(z, c, activations) of a unit of which nothing else is kept for the way back."""
+
+        def piece_of(given: Tensor, examples: int) -> tuple[Tensor, Tensor, Tensor]:
+            below = given
+            for layer in self._layers(unit.first, unit.last):
+                below, given = given, layer(given)
+            c = self.encoder.pool(given, batch_size=examples)
+            predicts_below = self._predicts_below(unit.last)
+            z = self.encoder.pool(below, batch_size=examples) if predicts_below else c
+            return z, c, given.detach() if keep else given.new_empty(0)
+
+        of_an_example = len(activations) // batch_size
+        size = -(-batch_size // PIECES) * of_an_example
+        found = [
+            checkpoint(
+                piece_of, piece, len(piece) // of_an_example,
+                use_reentrant=False, preserve_rng_state=False,
+            )
+            for piece in activations.split(size)
+        ]  # fmt: skip
+        z, c, activations = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return z, c, activations
+
+    @torch.no_grad()
+    def _frozen_below(self, unit: Unit, activations: Tensor) -> Tensor:
+        """What the unit stands on, in pieces of the batch: only the result is held whole."""
+        frozen = nn.Sequential(*self._layers(0, unit.first - 1))
+        size = -(-len(activations) // PIECES)
+        return torch.cat([frozen(piece) for piece in activations.split(size)])
 
     def _predicts_below(self, module: int) -> bool:
         return self.encoder.autoregressive and module == len(self.encoder.stages) - 1

@@ -31,6 +31,9 @@ class Convolution(nn.Module):
 class GRU(nn.Module):
     """A single-layer GRU over time: c_t = g_ar(z_t, h_{t-1}).
 
+    It computes in fp32 under autocast, too: on GPUs PyTorch would run it in fp16, whatever format
+    is asked for, and lose most of its gradients, which are small, to underflow.
+
     Without backpropagation through time, gradients stop at every h_{t-1}. Its values are then
     computed once without autograd, and one step of the GRU's cell is applied to all time steps
     together: the values and gradients of the loop over time, without the loop.
@@ -44,8 +47,9 @@ class GRU(nn.Module):
         self.through_time = True
 
     def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b e t"]:
-        z = rearrange(x, "b d t -> b t d")
-        c = self.gru(z)[0] if self.through_time else self._step_by_step(z)
+        with torch.autocast(x.device.type, enabled=False):
+            z = rearrange(x, "b d t -> b t d").to(next(self.gru.parameters()).dtype)
+            c = self.gru(z)[0] if self.through_time else self._step_by_step(z)
         return rearrange(c, "b t e -> b e t")
 
     def _step_by_step(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
@@ -80,7 +84,9 @@ class ConvGRUEncoder(Encoder):
         self.dims: Sequence[int] = [*channels[1:], settings.context]
         self.autoregressive = True
         for m, owner in enumerate(owners(settings, samples=samples)):
+            counts = torch.bincount(owner, minlength=self.window_steps).clamp(min=1)
             self.register_buffer(f"owner_{m}", owner, persistent=False)
+            self.register_buffer(f"counts_{m}", counts.unsqueeze(1), persistent=False)
 
     def prepare(self, inputs: Float[Tensor, "b sample"]) -> Float[Tensor, "b 1 sample"]:
         return inputs.unsqueeze(1)
@@ -94,8 +100,7 @@ class ConvGRUEncoder(Encoder):
         owner = self.get_buffer(f"owner_{module}")
         inside = z.squeeze(2)[:, : len(owner)].float()
         sums = inside.new_zeros(len(z), self.window_steps, z.shape[3])
-        counts = torch.bincount(owner, minlength=self.window_steps)
-        return sums.index_add_(1, owner, inside) / counts.clamp(min=1).unsqueeze(1)
+        return sums.index_add_(1, owner, inside) / self.get_buffer(f"counts_{module}")
 
     def without_autoregressor(self) -> "ConvGRUEncoder":
         """This encoder, its GRU taken away."""

@@ -32,7 +32,7 @@ class InfoNCEHead(nn.Module):
     """Predicts z in the rows below from c with one matrix W_k for each step k.
 
     The loss is the mean over k, where Eq. 4 sums: a constant factor that keeps ln(1 + negatives)
-    as the chance level for every k, and that Adam's steps do not depend on. Negatives are drawn
+    as the chance level for every k, and that Adam's steps hardly depend on. Negatives are drawn
     uniformly, with replacement, from all encodings of the batch (section 4.1) and may include the
     positive (appendix A.1). An anchor's negatives serve all of its k predictions: each term of the
     sum has the expectation that draws of its own would give it, and a twelfth of the encodings are

@@ -40,7 +40,7 @@ def test_a_module_s_forward_runs_only_when_its_loss_is_asked_for(tiny, tiny_batc
     learner = tiny("gim").learner
     ran = []
     for m, stage in enumerate(learner.encoder.stages):
-        stage.register_forward_hook(lambda *_, m=m: ran.append(m))
+        stage[-1].register_forward_hook(lambda *_, m=m: ran.append(m))
     for m, _ in enumerate(learner.losses(tiny_batch)):
         assert ran == list(range(m + 1))
 

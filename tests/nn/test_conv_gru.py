@@ -23,7 +23,7 @@ OTHER = ConvGRUSettings(
 
 def paper_encoder() -> ConvGRUEncoder:
     """The paper's encoder; its values do not matter, so they need not be computed."""
-    return ConvGRUEncoder(PAPER, samples=WINDOW).to("meta")
+    return ConvGRUEncoder(PAPER, samples=WINDOW)
 
 
 def tiny_encoder(settings: ConvGRUSettings = TINY_CONV_GRU, *, samples: int = SAMPLES):
@@ -52,7 +52,7 @@ def test_modules_have_the_parameters_of_the_released_code():
 
 def test_modules_have_the_sequence_lengths_of_the_paper():
     encoder = paper_encoder()
-    found = activations_of(encoder, torch.empty(2, WINDOW, device="meta"))
+    found = activations_of(encoder, torch.zeros(2, WINDOW))
     assert [tuple(x.shape) for x in found] == [
         (2, dim, length) for dim, length in zip(encoder.dims, LENGTHS, strict=True)
     ]
@@ -282,3 +282,15 @@ def test_without_bptt_the_encoder_computes_the_same_contexts():
     whole = activations_of(tiny_encoder(), inputs)[-1]
     cut = activations_of(tiny_encoder().without_bptt(), inputs)[-1]
     torch.testing.assert_close(cut, whole)
+
+
+@pytest.mark.parametrize("through_time", [True, False])
+def test_the_gru_computes_in_fp32_under_autocast_too(through_time):
+    """On GPUs autocast would run it in fp16, whatever it is asked for."""
+    gru = GRU(4, 3)
+    gru.through_time = through_time
+    x = torch.randn(2, 4, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gru(x.bfloat16())
+    assert found.dtype is torch.float32
+    assert torch.equal(found, gru(x.bfloat16().float()))
