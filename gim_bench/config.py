@@ -341,7 +341,10 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     for override in overrides:
         _lay_over(table, override)
     origin = path.name + (" with --set" if overrides else "")
-    return parse(Suite, table, origin=origin)
+    suite = parse(Suite, table, origin=origin)
+    # A suite that was changed is another experiment than the paper's.
+    changed = any(not override.startswith("published") for override in overrides)
+    return suite.model_copy(update={"published": ()}) if changed else suite
 
 
 def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model:

@@ -568,3 +568,9 @@ def test_the_key_is_the_same_in_another_process():
         for salt in ("1", "2")
     }
     assert found == {key(cell())}
+
+
+def test_a_changed_suite_is_not_set_beside_published_numbers():
+    """It is another experiment than the paper's."""
+    assert load_suite("stl10").published
+    assert load_suite("stl10", overrides=["training.epochs=3"]).published == ()

@@ -109,9 +109,10 @@ class AudioFolder(SpeechFiles):
     def labelled_by(self, label_id: str) -> AudioFile | None:
         files = self._by_label_id.get(label_id, [])
         if len(files) > 1:
+            twins = files[0].path.with_suffix("") == files[1].path.with_suffix("")
+            remedy = "remove one of the two" if twins else "label them by their paths"
             raise UnusableError(
-                f"{label_id!r} is the name of {files[0].name} and of {files[1].name}: label them "
-                f"by their paths"
+                f"{label_id!r} is the name of {files[0].name} and of {files[1].name}: {remedy}"
             )
         return files[0] if files else None
 

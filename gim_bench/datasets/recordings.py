@@ -406,8 +406,8 @@ class SpeechFiles(FileDataset):
         labelled = f"labels {lines[0].id!r}" if lines else "labels nothing"
         raise DataError(
             f"{self.name}: {path} {labelled} and none of the recordings, which are such as "
-            f"{self._recordings[0].file.id!r}: is it the labels of another data set? Replace or "
-            f"remove it"
+            f"{self._recordings[0].file.id.removesuffix(self._recordings[0].file.path.suffix)!r} "
+            f"(without suffix): is it the labels of another data set? Replace or remove it"
         )
 
     def _say_how_many(self, by_id: Mapping[str, np.ndarray]) -> None:

@@ -112,6 +112,7 @@ def _accuracy(
         blocks=[
             table_of(columns),
             *_about_spread(rows),
+            *_about_rates(rows),
             *_about_paper(rows, published, accuracies),
         ],
     )
@@ -248,6 +249,30 @@ def _about_spread(rows: Sequence[Row]) -> list[Block]:
             f"One seed only ({who}): no interval can be given, and small differences may be chance."
         )
     return notes
+
+
+def _about_rates(rows: Sequence[Row]) -> list[Block]:
+    """Which linear probes might have chosen a rate outside of the grid."""
+    edged = [
+        row.method
+        for row in rows
+        if any(_at_the_edge(curve) for r in row.records for curve in r.probe_curves.values())
+    ]
+    if not edged:
+        return []
+    return [
+        (
+            f"The probe's learning rate that validated best is the first or the last of its grid "
+            f"for a module of {', '.join(edged)}: other rates might do better there."
+        )
+    ]
+
+
+def _at_the_edge(curve: Sequence[Sequence[float]]) -> bool:
+    """Whether either end of the curve is better than all that lies between."""
+    accuracies = [accuracy for _, accuracy in curve]
+    inner = accuracies[1:-1]
+    return bool(inner) and max(accuracies[0], accuracies[-1]) > max(inner)
 
 
 def _about_paper(

@@ -389,3 +389,23 @@ def test_text_that_markdown_would_take_for_structure_is_escaped():
     error = "<class 'X'>\nsecond | line"
     page = markdown([cell("gim", metrics={}, status=Status.FAILED, error=error)])
     assert r"- gim, seed 0 failed: \<class 'X'> second | line" in page
+
+
+EDGES = {
+    "last": ([[1e-3, 40.0], [1e-2, 50.0], [1e-1, 60.0]], True),
+    "first": ([[1e-3, 60.0], [1e-2, 50.0], [1e-1, 40.0]], True),
+    "inside": ([[1e-3, 40.0], [1e-2, 60.0], [1e-1, 50.0]], False),
+    "as good inside": ([[1e-3, 40.0], [1e-2, 60.0], [1e-1, 60.0]], False),
+    "no inside": ([[1e-3, 40.0], [1e-2, 60.0]], False),
+}
+
+
+@pytest.mark.parametrize(("curve", "edged"), EDGES.values(), ids=EDGES)
+def test_a_rate_chosen_at_the_edge_of_its_grid_is_pointed_out(curve, edged):
+    inside = [[1e-3, 40.0], [1e-2, 60.0], [1e-1, 50.0]]
+    records = [
+        cell("gim", metrics={"accuracy": 60.0}, probe_curves={"module_1": inside, "m_2": curve}),
+        cell("cpc", metrics={"accuracy": 60.0}, probe_curves={"module_1": inside}),
+    ]
+    text = render(records, suite=Suite(), fmt="md")
+    assert ("for a module of gim: other rates" in text) == edged
