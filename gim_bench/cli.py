@@ -119,7 +119,14 @@ def run(
         progress.say(
             f"{len(finished)} of {len(table)} cells are done already (--rerun runs them again)"
         )
-    records = _run_all(table, finished, bench, runs=runs, tracker=tracker)
+    records = _run_all(
+        table,
+        finished,
+        bench,
+        runs=runs,
+        tracker=tracker,
+        fresh_process=loaded.fresh_process,
+    )
     tracked_to = None if tracker is None else tracker.uri
     _conclude(loaded, records, runs=runs, tracked_to=tracked_to, as_json=json)
 
@@ -192,14 +199,17 @@ def _run_all(
     *,
     runs: "RunsFolder",
     tracker: "Tracker | None",
+    fresh_process: bool,
 ) -> "list[Record]":
     """Every cell's record, each mirrored as soon as it is there."""
+    from gim_bench.apart import run_apart
     from gim_bench.run import run_cell
 
+    run = run_apart if fresh_process else run_cell
     records: list[Record] = []
     try:
         for cell in table:
-            record = finished.get(cell.key) or run_cell(cell, bench, runs=runs)
+            record = finished.get(cell.key) or run(cell, bench, runs=runs)
             if record.error:
                 bench.progress.say(f"{cell.name} failed: {record.error}")
             records.append(record)

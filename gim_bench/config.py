@@ -173,6 +173,22 @@ class InfoNCESettings(Settings):
     anchor_rows: PositiveInt | None = None  # how many, from a random one on, predict; None: all
 
 
+class Procedure(Settings):
+    """How a row of the table is trained, where it differs from the suite's way.
+
+    Stands in `[method.<name>]`, beside the method's options. With `like`, the row is another
+    method under a name of its own, so that a table can hold it more than once.
+    """
+
+    like: str | None = None
+    schedule: Schedule | None = None
+    recompute: Recompute | None = None
+    only: str | None = None  # the one unit that is trained, such as "module_2"
+
+
+PROCEDURE = tuple(Procedure.model_fields)
+
+
 class TrainingSettings(Settings):
     """Adam at a constant rate, one optimiser for each isolated module."""
 
@@ -217,7 +233,8 @@ class Suite(Settings):
     augmentation: AugmentationSettings
     info_nce: InfoNCESettings = InfoNCESettings()
     training: TrainingSettings
-    probe: ProbeSettings
+    probe: ProbeSettings | None = None  # None: nothing is probed
+    fresh_process: bool = False  # every cell in a process of its own
     method: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
@@ -254,8 +271,9 @@ class Suite(Settings):
         ours = self.model_dump(mode="json", include=shared)
         if self.training.precision is Precision.AUTO:
             ours["training"]["precision"] = config.get("training", {}).get("precision")
-        options = config.get("method", {}).get("options", {})
-        set_here = self.method.get(config.get("method", {}).get("name", ""), {})
+        method = config.get("method", {})
+        options = {**method.get("options", {}), **{name: method.get(name) for name in PROCEDURE}}
+        set_here = self.method.get(method.get("name", ""), {})
         return (
             all(config.get(section) == settings for section, settings in ours.items())
             and self.dataset.model_dump(mode="json").items() <= config.get("dataset", {}).items()
@@ -272,7 +290,10 @@ class MethodSettings(Settings):
     trains_on: str  # a split's name, or "none"
     uses_labels: bool
     ablation: str | None = None  # what it leaves out of the shared encoder
-    schedule: Schedule | None = None  # its own, in place of the suite's
+    like: str  # the method that it is: its own name, or another's whose variant it is
+    schedule: Schedule
+    recompute: Recompute
+    only: str | None = None  # the one unit that is trained
     options: dict[str, Any]
 
 
@@ -285,7 +306,7 @@ class CellConfig(Settings):
     augmentation: AugmentationSettings
     info_nce: InfoNCESettings
     training: TrainingSettings
-    probe: ProbeSettings
+    probe: ProbeSettings | None
     device: Literal["cpu", "cuda"]
 
     def as_dict(self) -> dict[str, Any]:

@@ -33,8 +33,10 @@ def measure(device: torch.device) -> Iterator[Peaks]:
     gpu = _GpuPeak(device) if device.type == "cuda" else None
     with _sampling([sampler for sampler in (host, gpu) if sampler is not None]):
         yield peaks
-    peaks.metrics["memory/host_peak_bytes"] = host.peak_bytes()
-    peaks.notes["host"] = host.method
+    peak = host.peak_bytes()
+    peaks.metrics["memory/host_peak_bytes"] = peak
+    peaks.metrics["memory/host_over_baseline_bytes"] = max(0, peak - host.baseline)
+    peaks.notes["host"] = f"{host.method}; baseline {host.baseline} bytes before it"
     if gpu is None:
         peaks.notes["gpu"] = "not measured: the cell ran on the CPU"
     else:
@@ -68,7 +70,7 @@ class _HostPeak:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self._sampled = self._process.memory_info().rss
+        self.baseline = self._sampled = self._process.memory_info().rss
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (man 5 proc)
             self._status = Path("/proc/self/status")

@@ -55,6 +55,12 @@ METRICS = {
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),
         Metric(
+            "memory/host_over_baseline_bytes",
+            "bytes",
+            Better.LOWER,
+            "peak resident memory, less what the process held before training",
+        ),
+        Metric(
             "memory/gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"
         ),
         Metric("memory/gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),

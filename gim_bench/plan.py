@@ -11,9 +11,11 @@ import torch
 from gim_bench import memory, registry
 from gim_bench.classifiers import train_linear
 from gim_bench.config import (
+    PROCEDURE,
     CellConfig,
     DatasetSettings,
     MethodSettings,
+    Procedure,
     ResNetSettings,
     Settings,
     Suite,
@@ -40,8 +42,8 @@ def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> di
 
     Raises: ConfigError for an unknown method or option.
     """
-    for name in suite.method:
-        if name not in registry.methods():
+    for name, table in suite.method.items():
+        if "like" not in table and name not in registry.methods():
             known = registry.methods()
             where = f"suite {suite.name}, [method.{name}]"
             raise ConfigError(unknown_name("method", name, known=known, where=where))
@@ -98,9 +100,14 @@ def _modality(suite: Suite) -> Modality:
 
 
 def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
-    kind = registry.method(name, where=where)
     origin = f"suite {suite.name}, [method.{name}]"
-    options = parse(kind.Options, suite.method.get(name, {}), origin=origin)
+    table = suite.method.get(name, {})
+    given = {key: value for key, value in table.items() if key in PROCEDURE}
+    procedure = parse(Procedure, given, origin=origin)
+    like = procedure.like or name
+    kind = registry.method(like, where=f"{origin}, like" if procedure.like else where)
+    chosen = {key: value for key, value in table.items() if key not in PROCEDURE}
+    options = parse(kind.Options, chosen, origin=origin)
     traits = kind.traits
     if _modality(suite) not in traits.modalities:
         raise ConfigError(
@@ -114,7 +121,10 @@ def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
         trains_on="none" if traits.trains_on is None else traits.trains_on.value,
         uses_labels=traits.uses_labels,
         ablation=traits.ablation,
-        schedule=traits.schedule,
+        like=like,
+        schedule=procedure.schedule or traits.schedule or suite.training.schedule,
+        recompute=procedure.recompute or suite.training.recompute,
+        only=procedure.only,
         options=options.model_dump(mode="json"),
     )
 
@@ -179,6 +189,8 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
         features = learner.features(next(train.in_order()).inputs)
     examples = len(train.groups) + len(test.groups)
     settings = cell.config.probe
+    if settings is None:
+        return 0.0
     seconds = extraction[0] * examples / train.batch_size
     for target in model.probed:
         with _timed(bench.device) as training:

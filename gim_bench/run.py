@@ -164,7 +164,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     Whatever goes wrong inside is a record of status "failed" with the reason, never an exception;
     an interruption passes through.
     """
-    record = _begun(cell, bench)
+    record = begun(cell, bench)
     runs.save(record)
     try:
         finished = []
@@ -181,7 +181,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                     peaks=peaks,
                     probed=probed,
                     probe_seconds=probe_seconds,
-                    parameters=_parameters(learner),
+                    parameters=_parameters(learner, only=cell.config.method.only),
                 )
             )
         record = _done(record, finished)
@@ -222,8 +222,8 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
     config = cell.config
     with seeding.weights_from("encoder", cell.seed):
         encoder = _encoder(config)
-    kind = method_class(config.method.name)
-    with seeding.weights_from("heads", config.method.name, cell.seed):
+    kind = method_class(config.method.like)
+    with seeding.weights_from("heads", config.method.like, cell.seed):
         learner = kind(
             Ingredients(
                 encoder=encoder,
@@ -231,9 +231,9 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                 info_nce=config.info_nce,
                 options=kind.Options(**config.method.options),
                 negatives=seeding.generator(
-                    "negatives", config.method.name, cell.seed, device=bench.device
+                    "negatives", config.method.like, cell.seed, device=bench.device
                 ),
-                recompute=config.training.recompute,
+                recompute=config.method.recompute,
             )
         )
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
@@ -255,7 +255,8 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
     return Trainer(
         learner,
         learning_rate=training.learning_rate,
-        schedule=cell.config.method.schedule or training.schedule,
+        schedule=cell.config.method.schedule,
+        only=cell.config.method.only,
         precision=training.precision,
         device=device,
     )
@@ -286,13 +287,17 @@ def _train(
     return trained, peaks
 
 
-def _parameters(learner: Learner) -> int:
+def _parameters(learner: Learner, *, only: str | None) -> int:
     """How many its losses train."""
-    return sum(p.numel() for parameters in learner.units().values() for p in parameters)
+    units = learner.units()
+    trained = units.values() if only is None else [units[only]]
+    return sum(p.numel() for parameters in trained for p in parameters)
 
 
 def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Probed, float]:
     """What the probes measured, and the wall seconds of feature extraction and probes."""
+    if cell.config.probe is None:
+        return Probed(metrics={}, curves={}), 0.0
     started = time.perf_counter()
     learner.eval()
     probed = probe(
@@ -311,7 +316,8 @@ def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Pr
 # -- the record ----------------------------------------------------------------------------------
 
 
-def _begun(cell: Cell, bench: Bench) -> Record:
+def begun(cell: Cell, bench: Bench) -> Record:
+    """The record of a cell that has not ended."""
     return Record(
         suite=cell.suite,
         method=cell.config.method.name,
@@ -348,7 +354,8 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
     metrics: dict[str, float] = {}
     for found in finished:
         metrics |= dict(found.probed.metrics) | _last_losses(found)
-    metrics["probe/seconds"] = sum(found.probe_seconds for found in finished)
+    if probe_seconds := sum(found.probe_seconds for found in finished):
+        metrics["probe/seconds"] = probe_seconds
     steps = sum(found.trained.steps for found in finished)
     if steps:
         seconds = sum(found.trained.seconds for found in finished)
@@ -384,7 +391,7 @@ def _last_losses(found: Finished) -> dict[str, float]:
         return {}
     prefix, losses = found.model.prefix, found.trained.losses[-1]
     named = {f"{prefix}loss/{unit}": x for unit, x in losses.items() if unit != "epoch"}
-    return named | {f"{prefix}loss": losses[unit] for unit in found.top}
+    return named | {f"{prefix}loss": losses[unit] for unit in found.top if unit in losses}
 
 
 def _prefixed(found: Finished) -> list[dict[str, float]]:
@@ -397,7 +404,9 @@ def _prefixed(found: Finished) -> list[dict[str, float]]:
 
 def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     reason = str(error).strip() or "no message"
-    if not isinstance(error, BenchError):
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+        reason = f"does not fit: {reason.splitlines()[0]}"
+    elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
         reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"
     finished = {"finished_at": provenance.now()}

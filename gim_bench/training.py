@@ -12,7 +12,7 @@ from gim_bench import devices
 from gim_bench.config import Precision, Schedule
 from gim_bench.contract import Batch, Learner, Progress
 from gim_bench.datasets.batches import Batches
-from gim_bench.errors import TrainingError
+from gim_bench.errors import ConfigError, TrainingError, unknown_name
 
 # Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
 READ_EVERY_SECONDS = 0.5
@@ -29,19 +29,27 @@ class Trainer:
         schedule: Schedule,
         precision: Precision,
         device: torch.device,
+        only: str | None = None,
     ) -> None:
+        """With `only`, that unit alone is trained. Raises: ConfigError where there is none such."""
+        units = learner.units()
+        if only is not None and only not in units:
+            where = "the setting `only` of the method"
+            raise ConfigError(unknown_name("unit", only, known=units, where=where))
         self.learner = learner
+        self.only = only
         self.schedule = schedule
         self.precision = precision
         self.device = device
         self.optimisers = {
             unit: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-            for unit, parameters in learner.units().items()
+            for unit, parameters in units.items()
+            if only in (None, unit)
         }
 
     def stages(self) -> list[str | None]:
         """What is trained in turn: one unit after the other, or (None) all of them together."""
-        one_by_one = self.schedule is Schedule.SEQUENTIAL
+        one_by_one = self.schedule is Schedule.SEQUENTIAL or self.only is not None
         return list(self.optimisers) if one_by_one else [None]
 
     def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:

@@ -60,6 +60,14 @@ def test_memory_freed_within_the_block_counts_in_the_peak():
     assert 150 * MEGABYTE < over < 350 * MEGABYTE
 
 
+def test_what_the_process_held_before_the_block_is_no_part_of_what_the_block_took():
+    held = np.ones(200 * MEGABYTE, dtype=np.uint8)
+    with measure(CPU) as peaks:
+        touch(100)
+    assert len(held)
+    assert 90 * MEGABYTE < peaks.metrics["memory/host_over_baseline_bytes"] < 190 * MEGABYTE
+
+
 @pytest.mark.usefixtures("_way")
 def test_memory_freed_before_the_block_does_not_count():
     before = resident()
@@ -80,7 +88,7 @@ def test_how_the_host_was_measured_is_noted(request):
 def test_on_the_cpu_there_is_no_gpu_metric_but_a_reason():
     with measure(CPU) as peaks:
         pass
-    assert set(peaks.metrics) == {"memory/host_peak_bytes"}
+    assert set(peaks.metrics) == {"memory/host_peak_bytes", "memory/host_over_baseline_bytes"}
     assert peaks.notes["gpu"] == "not measured: the cell ran on the CPU"
 
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 
 from gim_bench import plan, registry
-from gim_bench.config import Precision, load_suite, shipped_suites
+from gim_bench.config import Precision, Recompute, Schedule, load_suite, shipped_suites
 from gim_bench.contract import Modality, Split
 from gim_bench.datasets.windows import tiles
 from gim_bench.errors import ConfigError
@@ -14,6 +14,7 @@ from gim_bench.seeding import derive
 from tests.tiny_suite import (
     CPU,
     SPEECH_TOML,
+    TOML,
     noise_registered,
     tiny_bench,
     tiny_cell,
@@ -323,3 +324,59 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
     found = estimate(cell, bench)
     assert found.steps == 50 * 4
     assert found.train_seconds == 200 * 2.0
+
+
+# -- rows that are variants ------------------------------------------------------------------------
+
+
+def variant(tmp_path, *lines):
+    """`wanted` is the last method of the tiny suite, as these lines say."""
+    toml = TOML.replace('"random_init"]', '"wanted"]')
+    return tiny_suite(tmp_path, toml="\n".join([toml, "[method.wanted]", *lines, ""]))
+
+
+def test_a_variant_is_another_method_under_a_name_of_its_own(tmp_path):
+    suite = variant(tmp_path, 'like = "gim"', 'schedule = "joint"', 'recompute = "layers"')
+    found = configs(suite, methods=[], device=CPU)["wanted"].method
+    assert (found.name, found.like, found.objective) == ("wanted", "gim", "info_nce")
+    assert (found.schedule, found.recompute) == (Schedule.JOINT, Recompute.LAYERS)
+
+
+def test_a_variant_keeps_the_method_s_own_options(tmp_path):
+    suite = variant(tmp_path, 'like = "cpc"', "autoregressor_layers = 2", 'recompute = "pieces"')
+    found = configs(suite, methods=[], device=CPU)["wanted"].method
+    assert found.options == {"autoregressor": "auto", "autoregressor_layers": 2}
+
+
+def test_without_a_word_a_row_is_trained_as_the_suite_says(suite):
+    found = resolved(suite, "gim")["gim"].method
+    assert (found.like, found.schedule) == ("gim", suite.training.schedule)
+    assert (found.recompute, found.only) == (suite.training.recompute, None)
+
+
+def test_gim_iterative_is_trained_in_sequence_whatever_the_suite_says(suite):
+    assert resolved(suite, "gim_iterative")["gim_iterative"].method.schedule == "sequential"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('like = "gmi"', ["no method 'gmi'", "[method.wanted], like", "Did you mean 'gim'?"]),
+        ('schedule = "sideways"', ["schedule = 'sideways'", "[method.wanted]"]),
+        ("only = 2", ["only = 2"]),
+    ],
+)
+def test_a_faulty_variant_is_one_line(line, words, tmp_path):
+    lines = [line] if line.startswith("like") else ['like = "gim"', line]
+    with pytest.raises(ConfigError) as caught:
+        configs(variant(tmp_path, *lines), methods=[], device=CPU)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_suite_without_a_probe_costs_no_probe(tmp_path):
+    toml = TOML[: TOML.index("[probe]")]
+    suite = tiny_suite(tmp_path, toml=toml)
+    assert suite.probe is None
+    assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).probe_seconds == 0

@@ -34,6 +34,7 @@ from tests.tiny_suite import (
     CPU,
     MISBEHAVING,
     SPEECH_TOML,
+    TOML,
     noise_registered,
     tiny_bench,
     tiny_cell,
@@ -110,6 +111,7 @@ TRAINING = {
     "train/samples_per_second",
     "train/parameters",
     "memory/host_peak_bytes",
+    "memory/host_over_baseline_bytes",
 }
 
 
@@ -771,3 +773,75 @@ def test_speech_that_just_suffices_is_accepted(speech_suite, speech_bench):
     enough = Mumbled(unlabelled=4, train=4, test=1)
     other = Bench(enough, device=CPU, progress=speech_bench.progress)
     other.check(tiny_cell(speech_suite, "gim").config)
+
+
+# -- procedures ------------------------------------------------------------------------------------
+
+
+def test_a_unit_trained_alone_leaves_the_others_as_they_were(tmp_path):
+    suite = tiny_suite(tmp_path, "method.gim.only=module_2")
+    cell, bench, runs = tiny_cell(suite, "gim"), tiny_bench(suite), RunsFolder(tmp_path / "runs")
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert [set(row) for row in record.losses] == [{"epoch", "module_2"}]
+    trained = load_file(runs.folder_of(record) / "encoder.safetensors")
+    untrained = build(cell, bench, target=bench.targets[0]).encoder.state_dict()
+    moved = {
+        name.split(".")[1] for name in trained if not torch.equal(trained[name], untrained[name])
+    }
+    assert moved == {"1"}
+    assert record.metrics["loss"] == record.metrics["loss/module_2"]
+    whole = run_cell(tiny_cell(tiny_suite(tmp_path), "gim"), bench, runs=runs)
+    assert record.metrics["train/parameters"] < whole.metrics["train/parameters"]
+
+
+def test_a_unit_that_is_not_there_is_one_line(tmp_path):
+    suite = tiny_suite(tmp_path, "method.gim.only=module_9")
+    record = run_cell(
+        tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
+    )
+    assert record.status is Status.FAILED
+    assert "no unit 'module_9'" in str(record.error)
+    assert "Available: module_1, module_2" in str(record.error)
+
+
+def test_a_variant_starts_from_the_weights_and_sees_the_negatives_of_its_method(tmp_path):
+    """So that what differs between two rows of one method is the procedure alone."""
+    overrides = ("method.other.like=gim", "method.other.schedule=joint")
+    suite = tiny_suite(tmp_path, *overrides)
+    bench, runs = tiny_bench(suite), RunsFolder(tmp_path / "runs")
+    gim, other = (run_cell(tiny_cell(suite, name), bench, runs=runs) for name in ("gim", "other"))
+    assert other.status is Status.DONE, other.error
+    assert gim.losses == other.losses
+
+
+def test_without_a_probe_nothing_is_extracted_or_measured(tmp_path):
+    suite = tiny_suite(tmp_path, toml=TOML[: TOML.index("[probe]")])
+    record = run_cell(
+        tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
+    )
+    assert record.status is Status.DONE, record.error
+    assert not [name for name in record.metrics if "accuracy" in name or "probe" in name]
+    assert "loss" in record.metrics
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_what_does_not_fit_is_a_result(error, tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path)
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(run, "build", refuse)
+    record = run_cell(
+        tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
+    )
+    assert record.status is Status.FAILED
+    assert str(record.error).startswith("does not fit: ")

@@ -17,6 +17,7 @@ from gim_bench.report.columns import (
     method_column,
     metric_column,
     paper_columns,
+    ratio_column,
     seeds_column,
     show,
     style_of,
@@ -139,7 +140,8 @@ def _cost(
 ) -> Section:
     columns = [method_column(rows)]
     for name in names:
-        columns += [metric_column(rows, name), *paper_columns(rows, name, published)]
+        columns += [metric_column(rows, name), *ratio_column(rows, name)]
+        columns += paper_columns(rows, name, published)
     blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
     return Section(title=title, blocks=blocks)
 

@@ -26,10 +26,18 @@ HEADINGS = {
     "train/parameters": "parameters",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",
+    "memory/host_over_baseline_bytes": "host, over its baseline",
     "memory/gpu_allocated_peak_bytes": "GPU allocated",
     "memory/gpu_reserved_peak_bytes": "GPU reserved",
     "memory/gpu_process_peak_bytes": "GPU process",
-    "memory/gpu_process_over_baseline_bytes": "over its baseline",
+    "memory/gpu_process_over_baseline_bytes": "GPU process, over its baseline",
+}
+# What is set against CPC's figure.
+YARDSTICK = "cpc"
+RATIOS = {
+    "memory/host_over_baseline_bytes",
+    "memory/gpu_allocated_peak_bytes",
+    "memory/gpu_process_over_baseline_bytes",
 }
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}
 
@@ -124,6 +132,18 @@ def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -
             cells = [show(p.value, p.std, style) if p else NONE for p in found]
             columns.append(Filled(Column(heading="paper" if len(published) == 1 else paper), cells))
     return columns
+
+
+def ratio_column(rows: Sequence[Row], name: str) -> list[Filled]:
+    """How much of CPC's a method needs, for what is the method's own: not the process's."""
+    means = {row.method: row.summaries[name].mean for row in rows if name in row.summaries}
+    yardstick = means.get(YARDSTICK)
+    if name not in RATIOS or not yardstick or len(means) < 2:
+        return []
+    cells = [
+        f"{means[row.method] / yardstick:.2f}" if row.method in means else NONE for row in rows
+    ]
+    return [Filled(Column(heading=f"of {YARDSTICK}"), cells)]
 
 
 # -- numbers ---------------------------------------------------------------------------------------

@@ -276,9 +276,9 @@ def test_a_chosen_metric_of_a_target_stands_beside_both_papers():
 
 def test_published_memory_is_shown_in_the_unit_of_the_column():
     values = {"memory/gpu_allocated_peak_bytes": 6.5e9}
-    page = markdown([cell("gim", metrics=values)], published=("loewe2019/table2",))
-    (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
-    assert row.split() == ["|", "gim", "|", "6.50", "|", "7.00", "|"]
+    page = markdown([cell("cpc", metrics=values)], published=("loewe2019/table2",))
+    (row,) = (line for line in page.splitlines() if line.startswith("| cpc"))
+    assert row.split() == ["|", "cpc", "|", "6.50", "|", "7.70", "|"]
 
 
 def test_an_undeclared_difference_is_named_at_the_top_and_in_the_table():
@@ -409,3 +409,20 @@ def test_a_rate_chosen_at_the_edge_of_its_grid_is_pointed_out(curve, edged):
     ]
     text = render(records, suite=Suite(), fmt="md")
     assert ("for a module of gim: other rates" in text) == edged
+
+
+def test_memory_of_the_methods_own_is_set_against_cpc():
+    name = "memory/host_over_baseline_bytes"
+    records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
+    text = render(records, suite=Suite(), fmt="md")
+    assert "| method | host, over its baseline | of cpc |" in text
+    assert "| gim    |                    0.50 |   0.25 |" in text
+    alone = render(records[:1], suite=Suite(), fmt="md")
+    assert "| of cpc" not in alone
+
+
+def test_the_peak_of_a_whole_process_is_not_set_against_cpc():
+    """Imports and data are in it, which every method has."""
+    name = "memory/host_peak_bytes"
+    records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
+    assert "| of cpc" not in render(records, suite=Suite(), fmt="md")

@@ -1,0 +1,70 @@
+"""Cells in processes of their own."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from gim_bench import apart
+from gim_bench.apart import run_apart
+from gim_bench.contract import Status
+from gim_bench.run import run_cell
+from gim_bench.store import RunsFolder
+from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return tiny_suite(tmp_path)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return RunsFolder(tmp_path / "runs")
+
+
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def broken_off(*_, **__):
+    sys.exit(3)
+
+
+@pytest.mark.slow
+def test_a_cell_apart_has_the_accuracies_and_losses_of_a_cell_here(suite, runs, tmp_path):
+    cell = tiny_cell(suite, "gim")
+    there = run_apart(cell, tiny_bench(suite), runs=runs)
+    here = run_cell(cell, tiny_bench(suite), runs=RunsFolder(tmp_path / "here"))
+    assert there.status is Status.DONE, there.error
+    assert there.losses == here.losses
+    accuracies = {name: x for name, x in here.metrics.items() if "accuracy" in name}
+    assert {name: there.metrics[name] for name in accuracies} == accuracies
+
+
+@pytest.mark.slow
+def test_what_this_process_holds_is_no_part_of_a_cell_s_peak(suite, runs):
+    """A gigabyte is held here, and the cell apart takes less than that in all."""
+    held = bytearray(10**9)
+    record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+    assert len(held) == 10**9
+    assert 0 < record.metrics["memory/host_peak_bytes"] < 10**9
+    assert record.metrics["memory/host_over_baseline_bytes"] < 0.5e9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("life", "reason"),
+    [(killed, "does not fit: the process was killed"), (broken_off, "exit code 3")],
+    ids=["killed", "broken off"],
+)
+def test_a_process_that_ends_without_a_result_is_a_failed_cell(
+    life, reason, suite, runs, monkeypatch
+):
+    monkeypatch.setattr(apart, "_run", life)
+    record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+    assert record.status is Status.FAILED
+    assert reason in str(record.error)
+    (kept,) = runs.records("tiny")
+    assert (kept.status, kept.error) == (record.status, record.error)
