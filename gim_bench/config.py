@@ -197,6 +197,8 @@ class TrainingSettings(Settings):
     learning_rate: PositiveFloat
     schedule: Schedule = Schedule.INTERLEAVED
     recompute: Recompute = Recompute.NOTHING
+    # Of the images or recordings trained on, held out: their loss is measured after every epoch.
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Precision.FP32
     budget: Budget = Budget.EPOCHS
 

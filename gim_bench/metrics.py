@@ -44,6 +44,7 @@ METRICS = {
             Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
             Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
             Metric("loss", "nats", Better.LOWER, "training loss, mean of the last epoch"),
+            Metric("validation_loss", "nats", Better.LOWER, "loss of what is held out, at the end"),
         ),
         Metric("train/seconds", "s", Better.LOWER, "wall time of training"),
         Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),

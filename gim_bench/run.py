@@ -30,7 +30,7 @@ from gim_bench.contract import (
     Target,
     label_frames,
 )
-from gim_bench.datasets.batches import Batches
+from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches
 from gim_bench.datasets.windows import WindowBatches
 from gim_bench.errors import BenchError, DataError
@@ -39,7 +39,7 @@ from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.probe import Probed, metric_name, probe
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
-from gim_bench.training import Trained, Trainer, fit, joined
+from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +84,13 @@ class Bench:
             self._splits[split] = self.dataset.split(split)
         return self._splits[split]
 
-    def batches(self, cell: Cell, split: Split) -> Batches:
+    def batches(self, cell: Cell, split: Split, *, held_out: float = 0.0) -> Batches:
         examples, augmentation = self.split(split), cell.config.augmentation
         shared: dict[str, Any] = {
             "batch_size": cell.config.training.batch_size,
             "stream": cell.stream,
             "device": self.device,
+            "held_out": held_out,
         }
         if isinstance(augmentation, CropSettings):
             assert isinstance(examples, Images)
@@ -109,10 +110,13 @@ class Bench:
                 )
         for split in (Split.UNLABELLED, Split.TRAIN):
             found, needed = len(self.split(split)), config.training.batch_size
-            if found < needed:
+            held_out = config.training.held_out
+            if not whole_batches(found, batch_size=needed, held_out=held_out):
+                left = found - round(found * held_out)
+                less = f" of which {left} are not held out," if held_out else ""
                 raise DataError(
-                    f"{name} has {found} {split} {noun}s, fewer than one batch of {needed}: add "
-                    f"{noun}s, or lower it with --set training.batch_size={found}"
+                    f"{name} has {found} {split} {noun}s,{less} fewer than one batch of {needed}: "
+                    f"add {noun}s, or lower it with --set training.batch_size={left}"
                 )
         if not len(self.split(Split.TEST)):
             raise DataError(f"{name} has no test {noun}s: add some")
@@ -268,7 +272,11 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
     if trains_on == "none":
         return 0
     counted = trains_on if training.budget is Budget.EPOCHS else Split.UNLABELLED
-    return training.epochs * (len(bench.split(Split(counted))) // training.batch_size)
+    return training.epochs * whole_batches(
+        len(bench.split(Split(counted))),
+        batch_size=training.batch_size,
+        held_out=training.held_out,
+    )
 
 
 def _train(
@@ -277,7 +285,8 @@ def _train(
     steps = planned_steps(cell, bench)
     if not steps:
         return Trained(losses=[], seconds=0.0, steps=0, samples=0), memory.Peaks()
-    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    held_out = cell.config.training.held_out
+    batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
     _free_memory(bench.device)
     with memory.measure(bench.device) as peaks:
@@ -390,8 +399,18 @@ def _last_losses(found: Finished) -> dict[str, float]:
     if not found.trained.losses:
         return {}
     prefix, losses = found.model.prefix, found.trained.losses[-1]
-    named = {f"{prefix}loss/{unit}": x for unit, x in losses.items() if unit != "epoch"}
-    return named | {f"{prefix}loss": losses[unit] for unit in found.top if unit in losses}
+    named = {_loss_name(prefix, unit): x for unit, x in losses.items() if unit != "epoch"}
+    for top in found.top:
+        for unit in (top, f"{VALIDATION}{top}"):
+            if unit in losses:
+                named[_loss_name(prefix, unit).rpartition("/")[0]] = losses[unit]
+    return named
+
+
+def _loss_name(prefix: str, unit: str) -> str:
+    """Of a unit's training or, where the history says so, validation loss."""
+    bare = unit.removeprefix(VALIDATION)
+    return f"{prefix}loss/{unit}" if bare == unit else f"{prefix}validation_loss/{bare}"
 
 
 def _prefixed(found: Finished) -> list[dict[str, float]]:

@@ -1,7 +1,7 @@
 """Training: a learner yields its losses in forward order, the trainer decides when to go back."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from gim_bench.errors import ConfigError, TrainingError, unknown_name
 
 # Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
 READ_EVERY_SECONDS = 0.5
+# Before the name of a unit whose validation loss stands beside the training losses.
+VALIDATION = "validation_"
 
 
 class Trainer:
@@ -71,6 +73,17 @@ class Trainer:
             for unit in losses:
                 self._update(unit)
         return {unit: loss.detach() for unit, loss in losses.items()}
+
+    def evaluate(self, batches: Iterable[Batch], *, only: str | None = None) -> dict[str, float]:
+        """Mean losses over batches that are not learnt from; none where there are no batches."""
+        totals: dict[str, Tensor] = {}
+        count = 0
+        with torch.no_grad():
+            for batch in batches:
+                count += 1
+                for unit, loss in self._forward(batch, only):
+                    totals[unit] = totals[unit] + loss if unit in totals else loss
+        return {unit: float(total) / count for unit, total in totals.items()}
 
     def freeze(self, unit: str) -> None:
         """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
@@ -149,7 +162,10 @@ def _fit_stage(
                 task.advance(1, **epoch.facts())
                 if done == steps:
                     break
-            history.append(epoch.close())
+            validated = trainer.evaluate(batches.validation(), only=unit)
+            history.append(
+                epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
+            )
     return history
 
 

@@ -483,6 +483,8 @@ def changed(table: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
     match path:
         case ("augmentation", "grayscale"):
             copy["augmentation"] |= {"mean": [0.4] * 3, "std": [0.25] * 3}
+        case ("training", "held_out"):
+            copy["training"]["held_out"] = 0.1
         case ("augmentation", "samples"):
             copy["augmentation"]["samples"] = value + 160
         case ("encoder", "strides", index):  # 5, 4, 2, 2, 2: twice the one, half of another

@@ -845,3 +845,25 @@ def test_what_does_not_fit_is_a_result(error, tmp_path, monkeypatch):
     )
     assert record.status is Status.FAILED
     assert str(record.error).startswith("does not fit: ")
+
+
+def test_the_validation_loss_of_every_module_is_recorded(tmp_path):
+    suite = tiny_suite(tmp_path, "training.held_out=0.5")
+    record = run_cell(
+        tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
+    )
+    assert record.status is Status.DONE, record.error
+    found = {name: x for name, x in record.metrics.items() if "validation" in name}
+    assert set(found) == {
+        "validation_loss", "validation_loss/module_1", "validation_loss/module_2",
+    }  # fmt: skip
+    assert found["validation_loss"] == found["validation_loss/module_2"]
+    assert record.metrics["train/steps"] == 1  # 48 images, 24 held out, a batch of 20
+    for name in found:
+        assert metrics.describe(name).unit == "nats"
+
+
+def test_too_much_held_out_is_one_line(tmp_path):
+    suite = tiny_suite(tmp_path, "training.held_out=0.9")
+    with pytest.raises(DataError, match="48 unlabelled images, of which 5 are not held out"):
+        tiny_bench(suite).check(tiny_cell(suite, "gim").config)

@@ -317,3 +317,42 @@ def test_in_sequence_nothing_of_the_modules_below_is_kept_for_the_backward_pass(
     ):
         list(learner.losses(tiny_batch))
     assert max(kept.values()) < sum(sizes.values()) / 2
+
+
+# -- what is held out ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", Schedule)
+def test_the_loss_of_what_is_held_out_stands_beside_every_epoch(schedule, tiny):
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 1, CROP, CROP), dtype=np.uint8)
+    loader = ImageBatches(
+        Images(images=pixels, labels={}),
+        augmentation=CropSettings(kind="crop", crop=CROP, mean=(0.5,), std=(0.3,)),
+        batch_size=BATCH_SIZE,
+        stream=("random", 0),
+        device=CPU,
+        held_out=5 / 13,
+    )
+    trainer = trainer_of(tiny("gim").learner, schedule=schedule)
+    trained = fitted(trainer, loader, steps=4)
+    units = ["module_1", "module_2", "module_3"]
+    for row in trained.losses:
+        assert set(row) == {"epoch", *units, *(f"validation_{unit}" for unit in units)}
+
+
+def test_evaluating_teaches_nothing_and_keeps_no_graph(tiny, tiny_batch):
+    learner = tiny("gim").learner
+    before = [p.clone() for p in learner.parameters()]
+    trainer = trainer_of(learner)
+    found = trainer.evaluate([tiny_batch, tiny_batch])
+    assert all(isinstance(loss, float) for loss in found.values())
+    assert list(found) == ["module_1", "module_2", "module_3"]
+    assert all(torch.equal(p, then) for p, then in zip(learner.parameters(), before, strict=True))
+    assert not any(optimiser.state for optimiser in trainer.optimisers.values())
+    assert trainer.evaluate([]) == {}
+
+
+def test_an_evaluated_loss_is_the_mean_over_its_batches(tiny_batch):
+    learner = Scripted(lambda unit, step: float(step))
+    found = trainer_of(learner).evaluate([tiny_batch] * 3)
+    assert found == {"module_1": 2.0, "module_2": 2.0}

@@ -7,6 +7,7 @@ on every device sees the same examples, crops and windows at the same step.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -25,9 +26,19 @@ class Batches(ABC):
     noun: ClassVar[str]  # what an example is called
     noun_of_items: ClassVar[str]  # what the examples are cut from
 
-    def __init__(self, *, batch_size: int, stream: tuple[str, int], device: torch.device) -> None:
-        """`stream` is (dataset, seed), which alone decides order and augmentation."""
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        stream: tuple[str, int],
+        device: torch.device,
+        held_out: float = 0.0,
+    ) -> None:
+        """`stream` is (dataset, seed), which alone decides order, augmentation and what is held out
+        of the epochs, a share of the items.
+        """
         self.batch_size = batch_size
+        self.held_out = held_out
         self.stream = stream
         self.device = device
 
@@ -52,19 +63,42 @@ class Batches(ABC):
 
     def __len__(self) -> int:
         """Batches in an epoch; the last, incomplete one is left out in training."""
-        return self.items // self.batch_size
+        return whole_batches(self.items, batch_size=self.batch_size, held_out=self.held_out)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number` in their random order, augmented at random."""
         draw = seeding.generator("data", *self.stream, number)
-        order = torch.randperm(self.items, generator=draw)
+        trained, _ = self._parts
+        order = trained[torch.randperm(len(trained), generator=draw)]
         for step in range(len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._augmented(chosen, draw)
 
+    def validation(self) -> Iterator[Batch]:
+        """Whole batches of what is held out, augmented at random but always alike."""
+        draw = seeding.generator("held out, augmented", *self.stream)
+        _, held = self._parts
+        for chosen in held.split(self.batch_size):
+            if len(chosen) == self.batch_size:
+                yield self._augmented(chosen, draw)
+
+    @cached_property
+    def _parts(self) -> tuple[Int[Tensor, "trained"], Int[Tensor, "held"]]:
+        """The items that epochs visit, and those that they do not."""
+        held = round(self.items * self.held_out)
+        if not held:
+            return torch.arange(self.items), torch.arange(0)
+        order = torch.randperm(self.items, generator=seeding.generator("held out", *self.stream))
+        return order[held:], order[:held]
+
     @abstractmethod
     def _augmented(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Batch:
         """The chosen items as a batch, augmented by what is drawn from `draw`."""
+
+
+def whole_batches(items: int, *, batch_size: int, held_out: float) -> int:
+    """Batches in an epoch over `items`, of which the share `held_out` is never visited."""
+    return (items - round(items * held_out)) // batch_size
 
 
 def shared(array: np.ndarray) -> Tensor:

@@ -32,8 +32,9 @@ class ImageBatches(Batches):
         batch_size: int,
         stream: tuple[str, int],
         device: torch.device,
+        held_out: float = 0.0,
     ) -> None:
-        super().__init__(batch_size=batch_size, stream=stream, device=device)
+        super().__init__(batch_size=batch_size, stream=stream, device=device, held_out=held_out)
         self.images = resident(shared(images.images), device=device)
         self._labels = {name: shared(labels) for name, labels in images.labels.items()}
         self.augmentation = augmentation

@@ -47,8 +47,9 @@ class WindowBatches(Batches):
         batch_size: int,
         stream: tuple[str, int],
         device: torch.device,
+        held_out: float = 0.0,
     ) -> None:
-        super().__init__(batch_size=batch_size, stream=stream, device=device)
+        super().__init__(batch_size=batch_size, stream=stream, device=device, held_out=held_out)
         self.augmentation = augmentation
         self.steps = augmentation.samples // FRAME_SAMPLES
         self._samples = resident(shared(recordings.samples), device=device)

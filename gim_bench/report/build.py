@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from gim_bench.contract import Record, Status
-from gim_bench.metrics import METRICS, target_of
+from gim_bench.metrics import METRICS, describe, target_of
 from gim_bench.report.columns import (
     BYTES,
     NATS,
@@ -44,6 +44,8 @@ class SuiteLike(Protocol):
     def published(self) -> Sequence[str]: ...
     @property
     def methods(self) -> Sequence[str]: ...
+    @property
+    def fresh_process(self) -> bool: ...
 
 
 def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str] = ()) -> Document:
@@ -54,7 +56,7 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     rows = _rows(newest_done(records), suite.methods)
     done = [record for row in rows for record in row.records]
     published = load(suite.published)
-    chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published)
+    chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published, suite)
     sections = [
         *(section for section in chosen if section.blocks),
         _unfinished(records, suite.methods),
@@ -75,7 +77,7 @@ def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
     return [Row(m, cells, summarise_metrics(cells)) for m, cells in by_method.items() if cells]
 
 
-def _results(rows: Sequence[Row], published: PublishedNumbers) -> list[Section]:
+def _results(rows: Sequence[Row], published: PublishedNumbers, suite: SuiteLike) -> list[Section]:
     accuracies = [m.name for m in METRICS.values() if m.unit == PERCENT and _any(rows, m.name)]
     headline = [name for name in accuracies if target_of(name)[1] not in SECONDARY]
     memory = [m.name for m in METRICS.values() if m.unit == BYTES and _any(rows, m.name)]
@@ -87,8 +89,16 @@ def _results(rows: Sequence[Row], published: PublishedNumbers) -> list[Section]:
     return [
         _accuracy(rows, accuracies, headline, published),
         *(_by_module(rows, name) for name in headline),
+        *_losses(rows),
         _cost("Cost of training", rows, costs, published),
-        _cost("Peak memory in training, GB (10⁹ bytes)", rows, memory, published),
+        # In a process that other cells have used, memory is no matter of the method alone.
+        _cost(
+            "Peak memory in training, GB (10⁹ bytes)",
+            rows,
+            memory,
+            published,
+            ratios=suite.fresh_process,
+        ),
     ]
 
 
@@ -119,7 +129,18 @@ def _accuracy(
     )
 
 
-def _by_module(rows: Sequence[Row], name: str) -> Section:
+def _losses(rows: Sequence[Row]) -> list[Section]:
+    """Training beside validation, module by module, where anything was held out."""
+    losses = [m.name for m in METRICS.values() if m.unit == NATS]
+    validated = [name for name in losses if "validation" in name and _any(rows, name)]
+    names = [n for name in validated for n in (name.replace("validation_", ""), name)]
+    return [
+        _by_module(rows, name, title=f"By module: {describe(name).meaning}, nats, {name}")
+        for name in names
+    ]
+
+
+def _by_module(rows: Sequence[Row], name: str, *, title: str = "") -> Section:
     found = {n for row in rows for n in row.summaries if n.startswith(f"{name}/module_")}
     modules = sorted(found, key=lambda n: int(n.rpartition("_")[2]))
     # Features that are no stack of modules would pass for the first one's.
@@ -127,20 +148,25 @@ def _by_module(rows: Sequence[Row], name: str) -> Section:
     rows = stacks or rows
     columns = [method_column(rows)]
     for module in modules:
-        title = module.rpartition("/")[2].replace("_", " ")
-        columns.append(metric_column(rows, module, title=title))
+        heading = module.rpartition("/")[2].replace("_", " ")
+        columns.append(metric_column(rows, module, title=heading))
     return Section(
-        title=f"Accuracy by module: {heading_of(name)}, %",
+        title=title or f"Accuracy by module: {heading_of(name)}, %",
         blocks=[table_of(columns)] if modules else [],
     )
 
 
 def _cost(
-    title: str, rows: Sequence[Row], names: Sequence[str], published: PublishedNumbers
+    title: str,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    published: PublishedNumbers,
+    *,
+    ratios: bool = False,
 ) -> Section:
     columns = [method_column(rows)]
     for name in names:
-        columns += [metric_column(rows, name), *ratio_column(rows, name)]
+        columns += [metric_column(rows, name), *(ratio_column(rows, name) if ratios else [])]
         columns += paper_columns(rows, name, published)
     blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
     return Section(title=title, blocks=blocks)

@@ -39,7 +39,11 @@ def speech() -> Recordings:
 
 
 def of_images(
-    *, batch_size: int = 4, stream: tuple[str, int] = ("photos", 0), examples: Images | None = None
+    *,
+    batch_size: int = 4,
+    stream: tuple[str, int] = ("photos", 0),
+    examples: Images | None = None,
+    held_out: float = 0.0,
 ) -> Batches:
     crops = CropSettings(kind="crop", crop=9, mean=(0.4,), std=(0.25,))
     return ImageBatches(
@@ -48,6 +52,7 @@ def of_images(
         batch_size=batch_size,
         stream=stream,
         device=CPU,
+        held_out=held_out,
     )
 
 
@@ -56,6 +61,7 @@ def of_speech(
     batch_size: int = 4,
     stream: tuple[str, int] = ("photos", 0),
     examples: Recordings | None = None,
+    held_out: float = 0.0,
 ) -> Batches:
     windows = WindowSettings(kind="window", samples=1_600)
     return WindowBatches(
@@ -64,6 +70,7 @@ def of_speech(
         batch_size=batch_size,
         stream=stream,
         device=CPU,
+        held_out=held_out,
     )
 
 
@@ -204,3 +211,35 @@ def test_a_shared_array_and_a_resident_one_on_the_cpu_are_no_copies():
     assert resident(tensor, device=CPU) is tensor
     array[2] = 9
     assert tensor.tolist() == [0, 1, 9, 3, 4]
+
+
+# -- held out --------------------------------------------------------------------------------------
+
+
+def test_what_is_held_out_is_in_no_epoch(batches: Build):
+    """A third of the twelve items, alike in every epoch and every loader of the stream."""
+    loader = batches(held_out=1 / 3)
+    assert len(loader) == 2
+    visited = {n for number in range(1, 6) for n in numbers(list(loader.epoch(number)))}
+    held = numbers(list(batches(held_out=1 / 3).validation()))
+    assert len(held) == 4
+    assert visited.isdisjoint(held)
+    assert visited | set(held) == set(range(ITEMS))
+
+
+def test_validation_batches_are_always_alike(batches: Build):
+    first, second = (list(batches(held_out=0.5).validation()) for _ in range(2))
+    assert len(first) == 1  # two left over make no whole batch
+    assert digest(first) == digest(second)
+
+
+def test_without_anything_held_out_there_is_no_validation(batches: Build):
+    assert list(batches().validation()) == []
+
+
+def test_what_is_held_out_is_another_for_another_seed(batches: Build):
+    held = [
+        numbers(list(batches(held_out=0.5, stream=("photos", seed)).validation()))
+        for seed in range(4)
+    ]
+    assert len({tuple(h) for h in held}) > 1

@@ -20,6 +20,7 @@ class Suite:
     protocol: str = "linear probe on frozen features; test set read once"
     published: tuple[str, ...] = ()
     methods: tuple[str, ...] = tuple(TRAITS)
+    fresh_process: bool = False
 
 
 def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):

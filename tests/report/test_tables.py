@@ -411,18 +411,31 @@ def test_a_rate_chosen_at_the_edge_of_its_grid_is_pointed_out(curve, edged):
     assert ("for a module of gim: other rates" in text) == edged
 
 
-def test_memory_of_the_methods_own_is_set_against_cpc():
+def test_memory_of_the_methods_own_is_set_against_cpc_where_every_cell_had_a_process():
+    """In a process that earlier cells have used, later ones seem to need less."""
     name = "memory/host_over_baseline_bytes"
     records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
-    text = render(records, suite=Suite(), fmt="md")
+    text = render(records, suite=Suite(fresh_process=True), fmt="md")
     assert "| method | host, over its baseline | of cpc |" in text
     assert "| gim    |                    0.50 |   0.25 |" in text
-    alone = render(records[:1], suite=Suite(), fmt="md")
+    alone = render(records[:1], suite=Suite(fresh_process=True), fmt="md")
     assert "| of cpc" not in alone
+    assert "| of cpc" not in render(records, suite=Suite(), fmt="md")
 
 
 def test_the_peak_of_a_whole_process_is_not_set_against_cpc():
     """Imports and data are in it, which every method has."""
     name = "memory/host_peak_bytes"
     records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
-    assert "| of cpc" not in render(records, suite=Suite(), fmt="md")
+    assert "| of cpc" not in render(records, suite=Suite(fresh_process=True), fmt="md")
+
+
+def test_training_and_validation_losses_stand_module_by_module_where_there_are_both():
+    values = {
+        f"{name}/module_{m}": 2.0 + m / 10 for name in ("loss", "validation_loss") for m in (1, 2)
+    }
+    values |= {"loss": 2.2, "validation_loss": 2.2}
+    text = markdown([cell("gim", metrics=values), cell("cpc", metrics={"loss/module_2": 1.0})])
+    assert "By module: training loss, mean of the last epoch, nats, loss" in text
+    assert "By module: loss of what is held out, at the end, nats, validation_loss" in text
+    assert "validation" not in markdown([cell("gim", metrics={"loss/module_1": 1.0})])
