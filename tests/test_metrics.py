@@ -31,7 +31,14 @@ def test_accuracies_and_speeds_are_better_higher_and_costs_lower(name):
     assert METRICS[name].better is (Better.HIGHER if gains else Better.LOWER)
 
 
-OF_A_TARGET = ["accuracy", "accuracy/own_head", "ridge_accuracy", "knn_accuracy", "loss"]
+OF_A_TARGET = [
+    "accuracy",
+    "accuracy/own_head",
+    "ridge_accuracy",
+    "knn_accuracy",
+    "loss",
+    "validation_loss",
+]
 
 
 @pytest.mark.parametrize("metric", OF_A_TARGET)
