@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gim_bench.config import Settings
-from gim_bench.contract import Batch, GradientFlow, Ingredients, Split, Traits
+from gim_bench.contract import Batch, GradientFlow, Ingredients, Modality, Split, Traits
 from gim_bench.errors import ConfigError
 from gim_bench.methods.info_nce import InfoNCEStack
 from gim_bench.methods.stack import Encodings
@@ -39,14 +39,19 @@ class ContrastivePredictiveCoding(InfoNCEStack):
         autoregressor: Literal["auto", "pixelcnn", "none"] = "auto"
         autoregressor_layers: Annotated[int, Field(gt=0)] = 4
 
+    @classmethod
+    def check(cls, options: Settings, *, modality: Modality) -> None:
+        """An encoder of speech has a GRU of its own."""
+        assert isinstance(options, cls.Options)
+        if modality is Modality.SPEECH and options.autoregressor != "auto":
+            raise ConfigError(
+                f"method.cpc.autoregressor is {options.autoregressor!r}, which is for images: an "
+                f"encoder of speech has a GRU of its own, leave the setting out"
+            )
+
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         options = ingredients.options
         assert isinstance(options, self.Options)
-        if self.encoder.autoregressive and options.autoregressor != "auto":
-            raise ConfigError(
-                f"method.cpc.autoregressor is {options.autoregressor!r}, which is for images: this "
-                f"encoder has a GRU of its own, leave the setting out"
-            )
         needed = options.autoregressor != "none" and not self.encoder.autoregressive
         dim = self.encoder.dims[module]
         return nn.ModuleDict(

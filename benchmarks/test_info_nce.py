@@ -59,7 +59,9 @@ def forward_and_backward(loss_of: nn.Module, z: Tensor, *, precision: Precision)
     return loss
 
 
-def measure_textbook(benchmark, task: Task) -> None:
+@pytest.mark.parametrize("task", [VISION, AUDIO], ids=["vision", "audio"])
+def test_textbook(benchmark, task):
+    benchmark.group = task.group
     z = rearrange(encodings(task), f"example row column d -> {task.layout}").detach().contiguous()
     channels = (task.grid[-1],) * (1 if task is VISION else 2)
     benchmark.pedantic(
@@ -71,8 +73,11 @@ def measure_textbook(benchmark, task: Task) -> None:
     )
 
 
-def measure_ours(benchmark, task: Task, precision: Precision) -> None:
+@pytest.mark.parametrize("task", [VISION, AUDIO], ids=["vision", "audio"])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
+def test_ours(benchmark, task, precision):
     """In fp32, and in what "auto" resolves to on this CPU."""
+    benchmark.group = task.group
     resolved = devices.resolve_precision(precision, CPU)
     benchmark.extra_info["precision"] = str(resolved)
     head = InfoNCEHead(
@@ -88,25 +93,3 @@ def measure_ours(benchmark, task: Task, precision: Precision) -> None:
         rounds=10,
         warmup_rounds=2,
     )
-
-
-@pytest.mark.benchmark(group=VISION.group)
-def test_vision_textbook(benchmark):
-    measure_textbook(benchmark, VISION)
-
-
-@pytest.mark.benchmark(group=VISION.group)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
-def test_vision_ours(benchmark, precision):
-    measure_ours(benchmark, VISION, precision)
-
-
-@pytest.mark.benchmark(group=AUDIO.group)
-def test_audio_textbook(benchmark):
-    measure_textbook(benchmark, AUDIO)
-
-
-@pytest.mark.benchmark(group=AUDIO.group)
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
-def test_audio_ours(benchmark, precision):
-    measure_ours(benchmark, AUDIO, precision)

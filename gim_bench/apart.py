@@ -2,6 +2,8 @@
 
 import multiprocessing
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,21 +23,33 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.cache_dir),
         kwargs={"device": str(bench.device), "runs": runs.root},
     )
+    started = begun(cell, bench)
+    runs.save(started)  # so that no earlier record passes for this one's
     title = f"{cell.name}: in a process of its own"
     with bench.progress.task(title, total=1, unit="cell") as task:
-        process.start()
+        with _deaf_to_interrupts():
+            process.start()
         try:
             process.join()
         finally:
             process.terminate()
         task.advance()
-    record = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
-    if record is None or record.status is Status.RUNNING:
-        record = replace(
-            record or begun(cell, bench), status=Status.FAILED, error=_why(process.exitcode)
-        )
-        runs.save(record)
-    return record
+    found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+    if found is not None and found.status is not Status.RUNNING:
+        return found
+    failed = replace(started, status=Status.FAILED, error=_why(process.exitcode))
+    runs.save(failed)
+    return failed
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started within inherits it: Ctrl-C is for this process, which then ends the other."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(

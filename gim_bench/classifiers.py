@@ -34,6 +34,28 @@ class Classifier(Protocol):
         """The class of each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Takes features to mean 0 and standard deviation 1, or leaves them as they are."""
+
+    mean: Float[Tensor, "d"]
+    std: Float[Tensor, "d"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "n d"]) -> "Scale":
+        """That of these features; a constant dimension counts as 1 wide."""
+        std = features.std(dim=0)
+        wide = std > 1e-6 * std.max().clamp(min=1e-30)
+        return cls(features.mean(dim=0), torch.where(wide, std, 1.0))
+
+    @classmethod
+    def unchanged(cls, features: Float[Tensor, "n d"]) -> "Scale":
+        return cls(torch.zeros_like(features[0]), torch.ones_like(features[0]))
+
+    def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return (features - self.mean) / self.std
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
     """One module's features with their labels, and which of them serve what."""
@@ -81,14 +103,14 @@ def fit_linear(
 class LinearProbe:
     """A linear classifier for each learning rate; of one rate, a fitted probe."""
 
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
+    scale: Scale
     weights: Float[Tensor, "d r c"]
     biases: Float[Tensor, "r c"]
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n r c"]:
-        values = (features - self.mean) / self.std
-        return (values @ self.weights.flatten(1)).view(-1, *self.biases.shape) + self.biases
+        return (self.scale(features) @ self.weights.flatten(1)).view(
+            -1, *self.biases.shape
+        ) + self.biases
 
     def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
         return self.scores(features)[:, 0].argmax(dim=1)
@@ -110,8 +132,8 @@ def train_linear(
     The rates share batches and matrix products; nothing else couples them, so each result is that
     of its rate alone. The gradient is written out: softmax minus one-hot, the mean over a batch.
     """
-    mean, std = _statistics(features) if standardised else _identity(features)
-    values = (features - mean) / std
+    scale = (Scale.of if standardised else Scale.unchanged)(features)
+    values = scale(features)
     rates = torch.tensor(learning_rates, device=values.device).view(1, -1, 1)
     # A last row of weights for a constant input is the bias.
     inputs = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
@@ -127,9 +149,9 @@ def train_linear(
         gradient = (x.T @ errors.flatten(1)).view_as(weights)
         first.lerp_(gradient, 1 - BETA1)
         second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        scale = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-        weights -= rates * (first / (1 - BETA1**step)) / scale
-    return LinearProbe(mean=mean, std=std, weights=weights[:-1], biases=weights[-1])
+        size = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
+        weights -= rates * (first / (1 - BETA1**step)) / size
+    return LinearProbe(scale=scale, weights=weights[:-1], biases=weights[-1])
 
 
 def _batches(labels: int, batch_size: int, draw: torch.Generator) -> Iterator[Int[Tensor, "b"]]:
@@ -145,13 +167,12 @@ def _batches(labels: int, batch_size: int, draw: torch.Generator) -> Iterator[In
 class Ridge:
     """One-hot ridge regression on standardised features, as an affine map in float64."""
 
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
+    scale: Scale
     weights: Float[Tensor, "d c"]
     offset: Float[Tensor, "c"]
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        return ((features - self.mean) / self.std).double() @ self.weights + self.offset
+        return self.scale(features).double() @ self.weights + self.offset
 
     def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
         return self.scores(features).argmax(dim=1)
@@ -180,16 +201,15 @@ def ridge(
     classes: int,
 ) -> list[Ridge]:
     """The regression for each penalty, all from one eigendecomposition."""
-    mean, std = _statistics(features)
-    x = ((features - mean) / std).double()
+    scale = Scale.of(features)
+    x = scale(features).double()
     y = F.one_hot(labels, classes).double()
     offset = y.mean(dim=0)
     eigenvalues, vectors = torch.linalg.eigh(x.T @ x / len(x))
     projected = vectors.T @ (x.T @ (y - offset)) / len(x)
     return [
         Ridge(
-            mean=mean,
-            std=std,
+            scale=scale,
             weights=vectors @ (projected / (eigenvalues.clamp(min=0) + penalty).unsqueeze(1)),
             offset=offset,
         )
@@ -204,14 +224,13 @@ class Neighbours:
     Source: Wu et al. 2018 (instance discrimination), section 3.4.
     """
 
-    mean: Float[Tensor, "d"]
-    std: Float[Tensor, "d"]
+    scale: Scale
     known: Float[Tensor, "n d"]  # of length 1
     votes: Float[Tensor, "n c"]  # one-hot
     neighbours: int
 
     def predict(self, features: Float[Tensor, "m d"]) -> Int[Tensor, "m"]:
-        similarities = F.normalize((features - self.mean) / self.std, dim=1) @ self.known.T
+        similarities = F.normalize(self.scale(features), dim=1) @ self.known.T
         nearest = similarities.topk(min(self.neighbours, len(self.known)), dim=1)
         weights = (nearest.values / VOTE_TEMPERATURE).exp()
         return (weights.unsqueeze(2) * self.votes[nearest.indices]).sum(dim=1).argmax(dim=1)
@@ -219,22 +238,12 @@ class Neighbours:
 
 def fit_neighbours(task: Labelled, *, neighbours: int) -> Neighbours:
     """All labelled examples vote."""
-    mean, std = _statistics(task.features)
-    known = F.normalize((task.features - mean) / std, dim=1)
+    scale = Scale.of(task.features)
+    known = F.normalize(scale(task.features), dim=1)
     votes = F.one_hot(task.labels, task.classes).to(known.dtype)
-    return Neighbours(mean=mean, std=std, known=known, votes=votes, neighbours=neighbours)
+    return Neighbours(scale=scale, known=known, votes=votes, neighbours=neighbours)
 
 
 def percent_correct(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
     """Correct over all examples, in percent."""
     return 100 * int((predictions == labels).sum()) / len(labels)
-
-
-def _statistics(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every dimension; a constant dimension counts as 1 wide."""
-    std = features.std(dim=0)
-    return features.mean(dim=0), torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, 1.0)
-
-
-def _identity(features: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(features[0]), torch.ones_like(features[0])

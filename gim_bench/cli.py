@@ -412,12 +412,9 @@ def prepare(
     skip_bad_files: SkipOption = False,
 ) -> None:
     """Download or decode the data of a suite."""
-    from gim_bench.config import load_suite
-    from gim_bench.display import progress_for
-
-    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
-    _dataset(loaded, data_dir=data_dir, progress=progress_for()).prepare()
-    print(f"the data of suite {loaded.name!r} is ready")
+    overrides = _overrides(set_, skip_bad_files=skip_bad_files)
+    _data_of(suite, overrides=overrides, data_dir=data_dir).prepare()
+    print(f"the data of suite {suite!r} is ready")
 
 
 @data_app.command()
@@ -428,9 +425,14 @@ def verify(
     skip_bad_files: SkipOption = False,
 ) -> None:
     """Check every file of a suite's data."""
+    overrides = _overrides(set_, skip_bad_files=skip_bad_files)
+    _data_of(suite, overrides=overrides, data_dir=data_dir).verify()
+    print(f"the data of suite {suite!r} is intact")
+
+
+def _data_of(suite: str, *, overrides: "Sequence[str]", data_dir: Path | None) -> "Dataset":
     from gim_bench.config import load_suite
     from gim_bench.display import progress_for
 
-    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
-    _dataset(loaded, data_dir=data_dir, progress=progress_for()).verify()
-    print(f"the data of suite {loaded.name!r} is intact")
+    loaded = load_suite(suite, overrides=overrides)
+    return _dataset(loaded, data_dir=data_dir, progress=progress_for())

@@ -269,6 +269,10 @@ class Learner(nn.Module, ABC):
 
     encoder: nn.Module  # whose weights are kept with the record
 
+    @classmethod
+    def check(cls, options: Settings, *, modality: Modality) -> None:
+        """Raises: ConfigError where these options make no sense for what is to be encoded."""
+
     @abstractmethod
     def losses(
         self, batch: Batch, *, only: str | None = None
@@ -290,9 +294,12 @@ class Learner(nn.Module, ABC):
         """Frozen features for the probe, by module, lowest first; the last is the top one."""
 
     def predict(
-        self, inputs: Float[Tensor, "example *shape"]
-    ) -> Float[Tensor, "example step class"] | None:
-        """Class scores of the learner's own head; None where it has none."""
+        self, features: Mapping[str, Float[Tensor, "example step d"]]
+    ) -> Float[Tensor, "example i class"] | None:
+        """Class scores of the learner's own head, for every step or one for the whole example.
+
+        From its features; None where it has no head.
+        """
         return None
 
 

@@ -114,6 +114,7 @@ def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
             f"the method {name!r} ({where}) is made for {', '.join(sorted(traits.modalities))}, "
             f"and suite {suite.name!r} is one of {_modality(suite)}: leave it out"
         )
+    kind.check(options, modality=_modality(suite))
     return MethodSettings(
         name=name,
         objective=traits.objective,

@@ -120,14 +120,18 @@ class _Reader:
                 count = counts.setdefault(f"{named}/{found.module}", Count())
                 count.add(found.classifier.predict(values), labels[known])
                 counts[named] = count  # the last module, the top one, stays
-            self._count_own_head(batch, targets, counts)
+            self._count_own_head(batch, features, targets, counts)
         return {name: count.percent for name, count in counts.items()}
 
     def _count_own_head(
-        self, batch: Batch, targets: Sequence[Target], counts: dict[str, "Count"]
+        self,
+        batch: Batch,
+        features: Mapping[str, Tensor],
+        targets: Sequence[Target],
+        counts: dict[str, "Count"],
     ) -> None:
         with devices.autocast(batch.inputs.device, self.precision):
-            scores = self.learner.predict(batch.inputs)
+            scores = self.learner.predict(features)
         if scores is None:
             return
         (target,) = targets  # a learner with a head of its own has learnt one target

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from gim_bench import apart
@@ -46,7 +47,7 @@ def test_a_cell_apart_has_the_accuracies_and_losses_of_a_cell_here(suite, runs, 
 @pytest.mark.slow
 def test_what_this_process_holds_is_no_part_of_a_cell_s_peak(suite, runs):
     """A gigabyte is held here, and the cell apart takes less than that in all."""
-    held = bytearray(10**9)
+    held = np.ones(10**9, dtype=np.uint8)
     record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
     assert len(held) == 10**9
     assert 0 < record.metrics["memory/host_peak_bytes"] < 10**9
@@ -68,3 +69,14 @@ def test_a_process_that_ends_without_a_result_is_a_failed_cell(
     assert reason in str(record.error)
     (kept,) = runs.records("tiny")
     assert (kept.status, kept.error) == (record.status, record.error)
+
+
+@pytest.mark.slow
+def test_a_finished_record_of_before_does_not_pass_for_a_process_that_was_killed(
+    suite, runs, monkeypatch
+):
+    """As with --rerun."""
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    assert run_cell(cell, bench, runs=runs).status is Status.DONE
+    monkeypatch.setattr(apart, "_run", killed)
+    assert run_apart(cell, bench, runs=runs).status is Status.FAILED

@@ -9,7 +9,7 @@ from gim_bench import seeding
 from gim_bench.classifiers import (
     VOTE_TEMPERATURE,
     Labelled,
-    _statistics,
+    Scale,
     fit_linear,
     fit_neighbours,
     fit_ridge,
@@ -128,7 +128,8 @@ def test_standardised_features_may_be_scaled_and_shifted_without_effect():
 def test_statistics_are_mean_0_and_deviation_1_and_leave_constant_dimensions_alone():
     features, _ = clouds(50, apart=2.0)
     features[:, 3] = 7.0
-    mean, std = _statistics(features)
+    scale = Scale.of(features)
+    mean, std = scale.mean, scale.std
     values = (features - mean) / std
     torch.testing.assert_close(values.mean(dim=0), torch.zeros(5), rtol=0, atol=1e-5)
     torch.testing.assert_close(

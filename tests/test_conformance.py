@@ -302,7 +302,8 @@ def test_what_has_no_encoder_of_modules_declares_an_ablation(case):
 def test_predictions_are_scores_for_every_class_or_none(case):
     """Of each step, where the learnt target has labels for steps; else of the whole example."""
     batch = case.batch()
-    scores = case.build().learner.predict(batch.inputs)
+    learner = case.build().learner
+    scores = learner.predict(learner.features(batch.inputs))
     if scores is not None:
         places = steps_of(case) if case.target.per_step else 1
         assert scores.shape == (len(batch.inputs), places, len(case.target.classes))

@@ -380,3 +380,9 @@ def test_a_suite_without_a_probe_costs_no_probe(tmp_path):
     suite = tiny_suite(tmp_path, toml=toml)
     assert suite.probe is None
     assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).probe_seconds == 0
+
+
+def test_an_option_that_makes_no_sense_for_speech_is_found_before_anything_runs(tmp_path):
+    suite = load_suite("quickstart-audio", overrides=["method.cpc.autoregressor=none"])
+    with pytest.raises(ConfigError, match="which is for images"):
+        configs(suite, methods=["cpc"], device=CPU)

@@ -65,8 +65,8 @@ class Reads(Scripted):
         noise = torch.sin(1e4 * inputs)
         return {"module_1": noise, "module_2": inputs}
 
-    def predict(self, inputs):
-        return self.head(inputs)
+    def predict(self, features):
+        return self.head(features["module_2"])
 
 
 def speech(recordings=30, *, windows=2, apart=20.0, seed=0, phones=None, **options):

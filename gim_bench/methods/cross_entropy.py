@@ -1,5 +1,7 @@
 """Stacks trained by cross-entropy: supervised end to end, greedy supervised with isolated flow."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,9 +24,9 @@ class CrossEntropyStack(StackLearner):
 
     @torch.no_grad()
     def predict(
-        self, inputs: Float[Tensor, "example *shape"]
-    ) -> Float[Tensor, "example step class"]:
+        self, features: Mapping[str, Float[Tensor, "example step d"]]
+    ) -> Float[Tensor, "example i class"]:
         top = module_name(len(self.encoder.stages) - 1)
         head = self.heads[top]
         assert isinstance(head, CrossEntropyHead)
-        return head.logits(self.features(inputs)[top])
+        return head.logits(features[top])

@@ -99,7 +99,7 @@ class StackLearner(Learner):
         for unit in self.partition:
             if only not in (None, unit.name):
                 continue
-            if only is not None:
+            if only is not None and unit.first:
                 activations = self._frozen_below(unit, activations)
             # The GradientBlock of the paper's section 3.
             activations, below = activations.detach(), None

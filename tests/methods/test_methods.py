@@ -199,8 +199,11 @@ def test_cpc_on_speech_takes_the_encoder_s_gru_and_no_autoregressor_of_its_own()
 
 @pytest.mark.parametrize("autoregressor", ["pixelcnn", "none"])
 def test_cpc_on_speech_refuses_an_autoregressor_for_images(autoregressor):
+    cpc = registry.method("cpc")
+    options = cpc.Options(autoregressor=autoregressor)
     with pytest.raises(ConfigError, match=f"{autoregressor}.*is for images"):
-        cpc_with(modality=SPEECH, autoregressor=autoregressor)
+        cpc.check(options, modality=SPEECH)
+    cpc.check(options, modality=Modality.IMAGE)
 
 
 def test_cpc_on_speech_predicts_the_fifth_convolution_from_the_gru(tiny_speech):
@@ -240,9 +243,10 @@ def test_a_supervised_method_predicts_a_whole_example_from_the_mean_of_its_top_f
 ):
     inputs = (tiny_batch if modality is Modality.IMAGE else tiny_speech).inputs
     learner = tiny(name, modality=modality, target=TARGETS[modality][0]).learner
-    top, features = list(learner.features(inputs).items())[-1]
-    expected = learner.heads[top].classifier(features.mean(dim=1, keepdim=True))
-    torch.testing.assert_close(learner.predict(inputs), expected.detach())
+    features = learner.features(inputs)
+    top = list(features)[-1]
+    expected = learner.heads[top].classifier(features[top].mean(dim=1, keepdim=True))
+    torch.testing.assert_close(learner.predict(features), expected.detach())
 
 
 @pytest.mark.parametrize("name", ["supervised", "greedy_supervised"])
@@ -250,8 +254,9 @@ def test_a_supervised_method_predicts_phones_from_the_top_features_of_every_step
     name, tiny, tiny_speech
 ):
     learner = tiny(name, modality=SPEECH, target=PHONE).learner
-    expected = learner.heads[GRU].classifier(learner.features(tiny_speech.inputs)[GRU])
-    torch.testing.assert_close(learner.predict(tiny_speech.inputs), expected.detach())
+    features = learner.features(tiny_speech.inputs)
+    expected = learner.heads[GRU].classifier(features[GRU])
+    torch.testing.assert_close(learner.predict(features), expected.detach())
 
 
 @pytest.mark.parametrize("name", ["supervised", "greedy_supervised"])
@@ -272,7 +277,8 @@ def test_a_supervised_loss_is_the_cross_entropy_of_the_features_that_the_probe_r
 
 @pytest.mark.parametrize("name", ["gim", "cpc", "random_init"])
 def test_methods_without_a_classifier_predict_nothing(name, tiny, tiny_batch):
-    assert tiny(name).learner.predict(tiny_batch.inputs) is None
+    learner = tiny(name).learner
+    assert learner.predict(learner.features(tiny_batch.inputs)) is None
 
 
 @pytest.mark.parametrize("name", ["supervised", "greedy_supervised"])
