@@ -14,6 +14,7 @@ from gim_bench.errors import BenchError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from gim_bench.base import Base
     from gim_bench.config import CellConfig, Suite
     from gim_bench.contract import Dataset, Progress, Record
     from gim_bench.run import Bench, Cell
@@ -82,6 +83,10 @@ def run(
         str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
     ] = "sqlite:///mlflow.db",
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Without MLflow.")] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", help="A finished cell's folder: train more modules on top of it."),
+    ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished cells, too.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what would run, how long, how large.")
@@ -89,27 +94,39 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="The records instead of tables.")] = False,
 ) -> None:
     """Run the cells of a suite that are not done yet, and print its table."""
+    from gim_bench.base import read_base
     from gim_bench.config import load_suite
     from gim_bench.display import progress_for
     from gim_bench.store import RunsFolder
 
     loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
     runs = RunsFolder(runs_dir)
+    base = None if from_ is None else read_base(from_)
+    if base is not None and seeds is not None:
+        raise ConfigError(f"--from {from_} is of seed {base.record.seed}: leave out --seeds")
     tracker = None if no_tracking or plan else _tracker(tracking_uri)
     progress = progress_for()
     bench, configs = _bench(
-        loaded, methods=method or (), device=device, data_dir=data_dir, progress=progress
+        loaded,
+        methods=method or ([] if base is None else [base.method]),
+        device=device,
+        data_dir=data_dir,
+        progress=progress,
+        base=base,
     )
     from gim_bench.plan import cells
 
     table = cells(
         loaded,
         configs,
-        seeds=seeds or loaded.seeds,
+        seeds=range(seeds or loaded.seeds) if base is None else [base.record.seed],
         data_sha256=bench.dataset.fingerprint(),
+        base=base,
     )
     finished = {} if rerun else _finished(table, runs)
     for config in configs.values():
+        if base is not None:
+            base.check(config, data_sha256=table[0].data_sha256)
         bench.check(config)
     if plan:
         _say_plan(table, finished, bench)
@@ -142,6 +159,7 @@ def _bench(
     device: str,
     data_dir: Path | None,
     progress: "Progress",
+    base: "Base | None",
 ) -> "tuple[Bench, dict[str, CellConfig]]":
     """The suite's data on its device, and the configurations of its methods; all checked."""
     from gim_bench.devices import resolve_device
@@ -149,7 +167,7 @@ def _bench(
     from gim_bench.run import Bench
 
     resolved = resolve_device(device)
-    configured = configs(suite, methods=methods, device=resolved)
+    configured = configs(suite, methods=methods, device=resolved, base=base)
     dataset = _dataset(suite, data_dir=data_dir, progress=progress)
     return Bench(dataset, device=resolved, progress=progress), configured
 

@@ -189,6 +189,13 @@ class Procedure(Settings):
 PROCEDURE = tuple(Procedure.model_fields)
 
 
+class KeptOutputsSettings(Settings):
+    """Of modules trained in sequence: the outputs of the frozen ones below are kept on disk."""
+
+    views: PositiveInt = 1  # random crops of every image, or windows of every recording, kept
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+
 class TrainingSettings(Settings):
     """Adam at a constant rate, one optimiser for each isolated module."""
 
@@ -197,6 +204,9 @@ class TrainingSettings(Settings):
     learning_rate: PositiveFloat
     schedule: Schedule = Schedule.INTERLEAVED
     recompute: Recompute = Recompute.NOTHING
+    # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
+    kept_outputs: KeptOutputsSettings | None = None
+    compile: bool = False  # the encoder's layers, by torch.compile
     # Of the images or recordings trained on, held out: their loss is measured after every epoch.
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Precision.FP32
@@ -296,6 +306,7 @@ class MethodSettings(Settings):
     schedule: Schedule
     recompute: Recompute
     only: str | None = None  # the one unit that is trained
+    base: str | None = None  # sha256 of the frozen encoder that it adds modules to
     options: dict[str, Any]
 
 

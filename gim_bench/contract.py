@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gim_bench.config import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule, Settings
+from gim_bench.errors import ConfigError
 
 # -- progress ------------------------------------------------------------------------------------
 
@@ -193,6 +194,8 @@ class Batch:
 
     inputs: Float[Tensor, "example *shape"]  # images [channel height width], or speech [sample]
     labels: Mapping[str, Int[Tensor, "example *step"]]
+    # The unit whose outputs the inputs are, where a frozen one's were kept.
+    encoded_by: str | None = None
 
 
 # -- methods -------------------------------------------------------------------------------------
@@ -257,6 +260,7 @@ class Ingredients:
     options: Settings
     negatives: torch.Generator
     recompute: Recompute = Recompute.NOTHING
+    compiled: bool = False  # its layers, by torch.compile
 
 
 class Learner(nn.Module, ABC):
@@ -286,6 +290,17 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """The parameters that each loss trains, by the name it is yielded under."""
+
+    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
+        """What `unit` hands to the one above it, without autograd.
+
+        As inputs of a batch that is `encoded_by` the unit, they train the units above as the
+        batch itself would. Raises: ConfigError where the method has nothing of the kind.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} hands nothing from unit to unit: leave out "
+            f"training.kept_outputs"
+        )
 
     @abstractmethod
     def features(

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 
 from gim_bench import memory, registry
+from gim_bench.base import Base
 from gim_bench.classifiers import train_linear
 from gim_bench.config import (
     PROCEDURE,
@@ -17,6 +18,7 @@ from gim_bench.config import (
     MethodSettings,
     Procedure,
     ResNetSettings,
+    Schedule,
     Settings,
     Suite,
     parse,
@@ -37,8 +39,12 @@ def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
     return kind, parse(kind.Options, suite.dataset.options, origin=origin)
 
 
-def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> dict[str, CellConfig]:
+def configs(
+    suite: Suite, *, methods: Sequence[str], device: torch.device, base: Base | None = None
+) -> dict[str, CellConfig]:
     """The resolved configuration of every method asked for; all of the suite's by default.
+
+    With a base they are rows of their own, whose added modules are trained in sequence.
 
     Raises: ConfigError for an unknown method or option.
     """
@@ -53,9 +59,12 @@ def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> di
     kind, dataset_options = dataset_of(suite)
     _check_modality(suite, kind)
     precision = resolve_precision(suite.training.precision, device)
+    resolved = [_method_settings(suite, name, where=where) for name, where in named]
+    if base is not None:
+        resolved = [_on_top(settings, base) for settings in resolved]
     return {
-        name: CellConfig(
-            method=_method_settings(suite, name, where=where),
+        settings.name: CellConfig(
+            method=settings,
             dataset=DatasetSettings(name=suite.dataset.name, **dataset_options.model_dump()),
             encoder=suite.encoder,
             augmentation=suite.augmentation,
@@ -64,12 +73,27 @@ def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> di
             probe=suite.probe,
             device="cuda" if device.type == "cuda" else "cpu",
         )
-        for name, where in named
+        for settings in resolved
     }
 
 
+def _on_top(settings: MethodSettings, base: Base) -> MethodSettings:
+    return settings.model_copy(
+        update={
+            "name": f"{settings.name}_on_{base.record.method}_{base.record.key[:8]}",
+            "schedule": Schedule.SEQUENTIAL,
+            "base": base.sha256,
+        }
+    )
+
+
 def cells(
-    suite: Suite, configured: dict[str, CellConfig], *, seeds: int, data_sha256: str
+    suite: Suite,
+    configured: dict[str, CellConfig],
+    *,
+    seeds: Sequence[int],
+    data_sha256: str,
+    base: Base | None = None,
 ) -> list[Cell]:
     """Seed by seed, so that a table of all methods is there as early as possible."""
     return [
@@ -79,8 +103,9 @@ def cells(
             config=config,
             seed=seed,
             data_sha256=data_sha256,
+            base=base,
         )
-        for seed in range(seeds)
+        for seed in seeds
         for config in configured.values()
     ]
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from gim_bench import memory, provenance, seeding
+from gim_bench.base import Base
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
     Dataset,
@@ -34,6 +36,7 @@ from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches
 from gim_bench.datasets.windows import WindowBatches
 from gim_bench.errors import BenchError, DataError
+from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.probe import Probed, metric_name, probe
@@ -51,6 +54,7 @@ class Cell:
     config: CellConfig
     seed: int
     data_sha256: str
+    base: Base | None = None  # whose modules stay as they are, below those that are trained
 
     @property
     def key(self) -> str:
@@ -174,7 +178,8 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         finished = []
         for model in models_of(cell, bench):
             learner = build(cell, bench, target=model.target)
-            trained, peaks = _train(cell, model, learner, bench)
+            folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
+            trained, peaks = _train(cell, model, learner, bench, kept_in=folder)
             probed, probe_seconds = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
@@ -185,7 +190,6 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                     peaks=peaks,
                     probed=probed,
                     probe_seconds=probe_seconds,
-                    parameters=_parameters(learner, only=cell.config.method.only),
                 )
             )
         record = _done(record, finished)
@@ -238,8 +242,11 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                     "negatives", config.method.like, cell.seed, device=bench.device
                 ),
                 recompute=config.method.recompute,
+                compiled=config.training.compile,
             )
         )
+    if cell.base is not None:
+        cell.base.load_into(learner.encoder)
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
     return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -261,6 +268,7 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
         learning_rate=training.learning_rate,
         schedule=cell.config.method.schedule,
         only=cell.config.method.only,
+        frozen=None if cell.base is None else cell.base.top,
         precision=training.precision,
         device=device,
     )
@@ -280,27 +288,34 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
 
 
 def _train(
-    cell: Cell, model: Model, learner: Learner, bench: Bench
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, kept_in: Path
 ) -> tuple[Trained, memory.Peaks]:
+    """`kept_in` is where outputs of frozen units are kept, if they are."""
     steps = planned_steps(cell, bench)
     if not steps:
-        return Trained(losses=[], seconds=0.0, steps=0, samples=0), memory.Peaks()
+        return Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0), memory.Peaks()
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
+    keeper = None
+    if (kept := cell.config.training.kept_outputs) is not None:
+        keeper = Keeper(
+            folder=kept_in,
+            views=min(kept.views, -(-steps // len(batches))),
+            dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
+            progress=bench.progress,
+        )
     _free_memory(bench.device)
     with memory.measure(bench.device) as peaks:
         trained = fit(
-            trainer, batches, steps=steps, title=f"{model.name}: training", progress=bench.progress
+            trainer,
+            batches,
+            steps=steps,
+            title=f"{model.name}: training",
+            progress=bench.progress,
+            keeper=keeper,
         )
     return trained, peaks
-
-
-def _parameters(learner: Learner, *, only: str | None) -> int:
-    """How many its losses train."""
-    units = learner.units()
-    trained = units.values() if only is None else [units[only]]
-    return sum(p.numel() for parameters in trained for p in parameters)
 
 
 def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Probed, float]:
@@ -355,7 +370,6 @@ class Finished:
     peaks: memory.Peaks
     probed: Probed
     probe_seconds: float
-    parameters: int
 
 
 def _done(record: Record, finished: Sequence[Finished]) -> Record:
@@ -374,7 +388,7 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
             "train/steps": steps,
             "train/samples": samples,
             "train/samples_per_second": samples / seconds,
-            "train/parameters": sum(found.parameters for found in finished),
+            "train/parameters": sum(found.trained.parameters for found in finished),
         }
         for name in {name for found in finished for name in found.peaks.metrics}:
             metrics[name] = max(found.peaks.metrics.get(name, 0) for found in finished)

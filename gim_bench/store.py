@@ -54,12 +54,12 @@ class RunsFolder:
 
     def find(self, suite: str, method: str, *, seed: int, key: str) -> Record | None:
         """The record of that very cell; None where there is none, or none that can be read."""
-        record = _read(self.folder(suite, method, seed=seed, key=key) / RECORD)
+        record = read_record(self.folder(suite, method, seed=seed, key=key) / RECORD)
         return record if record is not None and record.key == key else None
 
     def records(self, suite: str) -> list[Record]:
         """Every readable record of the suite, in a stable order."""
-        found = (_read(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
+        found = (read_record(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
         return [record for record in found if record is not None]
 
     def save(self, record: Record) -> None:
@@ -108,7 +108,7 @@ def _identities(records: Sequence[Record]) -> list[list[str]]:
     return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
 
 
-def _read(path: Path) -> Record | None:
+def read_record(path: Path) -> Record | None:
     """A record that is whole and of known fields; anything else does not count as one."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))

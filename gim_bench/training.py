@@ -1,18 +1,19 @@
 """Training: a learner yields its losses in forward order, the trainer decides when to go back."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from gim_bench import devices
 from gim_bench.config import Precision, Schedule
 from gim_bench.contract import Batch, Learner, Progress
-from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError, TrainingError, unknown_name
+from gim_bench.kept_outputs import Encode, Keeper, Source, identity_of
 
 # Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
 READ_EVERY_SECONDS = 0.5
@@ -32,27 +33,54 @@ class Trainer:
         precision: Precision,
         device: torch.device,
         only: str | None = None,
+        frozen: str | None = None,
     ) -> None:
-        """With `only`, that unit alone is trained. Raises: ConfigError where there is none such."""
+        """With `only`, that unit alone is trained; with `frozen`, those above that unit.
+
+        Raises: ConfigError where there is none such.
+        """
         units = learner.units()
-        if only is not None and only not in units:
-            where = "the setting `only` of the method"
-            raise ConfigError(unknown_name("unit", only, known=units, where=where))
+        for wanted, where in ((only, "the setting `only` of the method"), (frozen, "--from")):
+            if wanted is not None and wanted not in units:
+                raise ConfigError(unknown_name("unit", wanted, known=units, where=where))
         self.learner = learner
-        self.only = only
+        self.one_by_one = schedule is Schedule.SEQUENTIAL or only is not None or frozen is not None
         self.schedule = schedule
         self.precision = precision
         self.device = device
         self.optimisers = {
             unit: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
-            for unit, parameters in units.items()
+            for unit, parameters in _above(frozen, units).items()
             if only in (None, unit)
         }
+        if units and not self.optimisers:
+            raise ConfigError(f"--from: with {frozen} frozen, no module is left to train: add one")
 
     def stages(self) -> list[str | None]:
         """What is trained in turn: one unit after the other, or (None) all of them together."""
-        one_by_one = self.schedule is Schedule.SEQUENTIAL or self.only is not None
-        return list(self.optimisers) if one_by_one else [None]
+        return list(self.optimisers) if self.one_by_one else [None]
+
+    def below(self, unit: str | None) -> str | None:
+        """The unit whose outputs that one is given; None for the lowest, and for all together."""
+        names = [None, *self.learner.units()]
+        return None if unit is None else names[names.index(unit) - 1]
+
+    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
+        """What that unit hands to the next, in the number format that training computes it in."""
+        with devices.autocast(self.device, self.precision):
+            return self.learner.outputs(batch, unit=unit)
+
+    def weights_up_to(self, unit: str) -> list[nn.Parameter]:
+        """Those of that unit and of all below it."""
+        units = self.learner.units()
+        names = list(units)[: list(units).index(unit) + 1]
+        return [parameter for name in names for parameter in units[name]]
+
+    @property
+    def parameters(self) -> int:
+        """How many are trained."""
+        groups = (group for adam in self.optimisers.values() for group in adam.param_groups)
+        return sum(p.numel() for group in groups for p in group["params"])
 
     def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:
         """One optimiser step of every unit, or of one alone; their losses, detached.
@@ -105,6 +133,15 @@ class Trainer:
         self.optimisers[unit].zero_grad(set_to_none=True)
 
 
+def _above(
+    frozen: str | None, units: Mapping[str, Sequence[nn.Parameter]]
+) -> dict[str, Sequence[nn.Parameter]]:
+    """The units above `frozen`; all where nothing is."""
+    names = list(units)
+    first = 0 if frozen is None else names.index(frozen) + 1
+    return {name: units[name] for name in names[first:]}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """What training leaves behind besides the learner's weights."""
@@ -113,37 +150,68 @@ class Trained:
     seconds: float
     steps: int
     samples: int
+    parameters: int  # that were trained
 
 
 def fit(
-    trainer: Trainer, batches: Batches, *, steps: int, title: str, progress: Progress
+    trainer: Trainer,
+    batches: Source,
+    *,
+    steps: int,
+    title: str,
+    progress: Progress,
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
-    In sequence each unit sees the same epochs, one unit after the other. Raises: TrainingError
-    where a loss is no longer finite, naming unit and step.
+    In sequence each unit sees the same epochs, one unit after the other; with a `keeper`, a frozen
+    unit's outputs are computed once and read by the unit above. Raises: TrainingError where a loss
+    is no longer finite, naming unit and step, or where there is no room for the outputs.
     """
     started = time.perf_counter()
+    source = batches
     histories: list[list[dict[str, float]]] = []
+    if keeper is not None:
+        keeper.make_room(batches, _handing_on(trainer))
     for unit in trainer.stages():
+        if keeper is not None:
+            source = _kept_below(trainer, unit, source, keeper)
         named = title if unit is None else f"{title} {unit}"
         histories.append(
-            _fit_stage(trainer, batches, unit, steps=steps, title=named, progress=progress)
+            _fit_stage(trainer, source, unit, steps=steps, title=named, progress=progress)
         )
         if unit is not None:
             trainer.freeze(unit)
+    if keeper is not None:
+        keeper.clear()
     taken = steps * len(histories)
     return Trained(
         losses=joined(histories),
         seconds=time.perf_counter() - started,
         steps=taken,
         samples=taken * batches.batch_size,
+        parameters=trainer.parameters,
     )
+
+
+def _handing_on(trainer: Trainer) -> dict[str, Encode]:
+    """What computes the outputs of every frozen unit that another is trained on."""
+    below = (trainer.below(unit) for unit in trainer.stages())
+    return {unit: partial(trainer.outputs, unit=unit) for unit in below if unit is not None}
+
+
+def _kept_below(trainer: Trainer, unit: str | None, source: Source, keeper: Keeper) -> Source:
+    """The outputs, kept, of the unit below; `source` itself for the lowest."""
+    below = trainer.below(unit)
+    if below is None:
+        return source
+    identity = identity_of(trainer.weights_up_to(below))
+    return keeper.keep(source, partial(trainer.outputs, unit=below), unit=below, identity=identity)
 
 
 def _fit_stage(
     trainer: Trainer,
-    batches: Batches,
+    batches: Source,
     unit: str | None,
     *,
     steps: int,

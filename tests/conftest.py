@@ -130,6 +130,7 @@ def build_tiny(
     target: Target | None = None,
     info_nce: InfoNCESettings | None = None,
     recompute: Recompute = Recompute.NOTHING,
+    compiled: bool = False,
     **options,
 ) -> Tiny:
     """The learner of a method as a cell would build it, on a tiny encoder."""
@@ -144,6 +145,7 @@ def build_tiny(
         options=method.Options(**options),
         negatives=negatives,
         recompute=recompute,
+        compiled=compiled,
     )
     with seeding.weights_from("heads", name, seed):
         return Tiny(method(ingredients), negatives)

@@ -566,3 +566,32 @@ def test_a_failed_cell_is_mirrored_too(gim_bench, mirror):
 def test_the_tracking_store_can_come_from_mlflows_own_variable(gim_bench, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://elsewhere")
     assert "cannot track to 'ftp://elsewhere'" in gim_bench(*RUN).err
+
+
+# -- on top of a finished cell ---------------------------------------------------------------------
+
+
+def test_a_module_is_added_to_a_finished_cell_by_its_folder(finished, gim_bench, tmp_path):
+    (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
+    answer = gim_bench(*PLAIN, "--set", "encoder.blocks=[1,1,1]", "--from", str(folder), "--json")
+    (record,) = json.loads(answer.out)
+    assert (answer.code, record["method"]) == (0, f"gim_on_gim_{folder.name.rpartition('-')[2]}")
+    assert "accuracy/module_3" in record["metrics"]
+
+
+def test_a_base_without_a_module_to_add_is_refused_before_anything_runs(
+    finished, gim_bench, tmp_path
+):
+    (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
+    answer = gim_bench(*PLAIN, "--from", str(folder))
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1].startswith(f"error: --from {folder}: it has all 2 modules")
+
+
+def test_seeds_cannot_be_chosen_on_top_of_a_finished_cell(finished, gim_bench, tmp_path):
+    (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
+    answer = gim_bench(*PLAIN, "--from", str(folder), "--seeds", "2")
+    assert (answer.code, answer.err) == (
+        2,
+        f"error: --from {folder} is of seed 0: leave out --seeds\n",
+    )

@@ -444,6 +444,7 @@ OTHER = {  # another valid value for each setting that is a choice
     "budget": "steps",
     "device": "cuda",
     "anchor_rows": 64,
+    "kept_outputs": {"views": 2},
     "fitted_steps": 500,
 }
 

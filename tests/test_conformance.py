@@ -199,6 +199,22 @@ def _with_the_same_negatives(built: Tiny, batch: Batch):
         yield found
 
 
+def test_the_outputs_of_a_unit_train_those_above_it_as_the_batch_itself_does(case):
+    """What is kept of a frozen module stands in for it, for every unit above."""
+    units = list(case.build().learner.units())
+    for m, below in enumerate(units):
+        for unit in units[m + 1 :]:
+            plain, kept = case.build(), case.build()
+            batch = case.batch()
+            outputs = kept.learner.outputs(batch, unit=below)
+            assert len(outputs) == len(batch.inputs)
+            assert not outputs.requires_grad
+            encoded = Batch(inputs=outputs, labels=batch.labels, encoded_by=below)
+            ((_, loss),) = plain.learner.losses(batch, only=unit)
+            ((_, same),) = kept.learner.losses(encoded, only=unit)
+            torch.testing.assert_close(same, loss, rtol=1e-5, atol=1e-6)
+
+
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(case):
     """Whatever state the global generator is in; and another seed gives others."""
 

@@ -288,6 +288,7 @@ def finished(model, *, seconds, peak):
             seconds=seconds,
             steps=10,
             samples=40,
+            parameters=100,
         ),
         peaks=Peaks(metrics={"memory/host_peak_bytes": peak}, notes={}),
         probed=Probed(
@@ -295,7 +296,6 @@ def finished(model, *, seconds, peak):
             curves={f"{model.target.name}/module_1": [[0.1, seconds]]},
         ),
         probe_seconds=2 * seconds,
-        parameters=100,
     )
 
 

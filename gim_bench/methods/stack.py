@@ -75,6 +75,10 @@ class StackLearner(Learner):
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )
+        if ingredients.compiled:
+            # Layer by layer: equal ones share the work, and schedules and recomputing see layers.
+            for layer in self._layers(0, len(self.encoder.stages) - 1):
+                layer.compile()
 
     def adapted(self, encoder: Encoder) -> Encoder:
         """The suite's encoder as this method uses it; an ablation changes it, and declares that."""
@@ -95,12 +99,12 @@ class StackLearner(Learner):
     def losses(
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        activations = self.encoder.prepare(batch.inputs)
+        activations = self.encoder.prepare(batch.inputs) if only is None else None
         for unit in self.partition:
             if only not in (None, unit.name):
                 continue
-            if only is not None and unit.first:
-                activations = self._frozen_below(unit, activations)
+            if activations is None:
+                activations = self._frozen(batch, modules=unit.first)
             # The GradientBlock of the paper's section 3.
             activations, below = activations.detach(), None
             if self.recompute is Recompute.PIECES:
@@ -129,6 +133,10 @@ class StackLearner(Learner):
             ]
             for unit in self.partition
         }
+
+    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
+        activations = self._frozen(batch, modules=self._modules_up_to(unit))
+        return activations.unflatten(0, (len(batch.inputs), -1))
 
     @torch.no_grad()
     def features(
@@ -179,11 +187,28 @@ class StackLearner(Learner):
         return z, c, activations
 
     @torch.no_grad()
-    def _frozen_below(self, unit: Unit, activations: Tensor) -> Tensor:
-        """What the unit stands on, in pieces of the batch: only the result is held whole."""
-        frozen = nn.Sequential(*self._layers(0, unit.first - 1))
+    def _frozen(self, batch: Batch, *, modules: int) -> Tensor:
+        """What the lowest `modules` make of a batch, in pieces: only the result is held whole."""
+        if batch.encoded_by is None:
+            there, activations = 0, self.encoder.prepare(batch.inputs)
+        else:
+            there = self._modules_up_to(batch.encoded_by)
+            activations = _channels_last(batch.inputs.flatten(0, 1))
+        if there == modules:
+            return activations
+        frozen = nn.Sequential(*self._layers(there, modules - 1))
         size = -(-len(activations) // PIECES)
         return torch.cat([frozen(piece) for piece in activations.split(size)])
 
+    def _modules_up_to(self, name: str) -> int:
+        """How many modules there are up to the top of that unit."""
+        return next(unit.last for unit in self.partition if unit.name == name) + 1
+
     def _predicts_below(self, module: int) -> bool:
         return self.encoder.autoregressive and module == len(self.encoder.stages) - 1
+
+
+def _channels_last(activations: Tensor) -> Tensor:
+    """Images' activations as the convolutions above laid them out before they were kept."""
+    images = activations.dim() == 4
+    return activations.contiguous(memory_format=torch.channels_last) if images else activations

@@ -68,3 +68,16 @@ def test_what_a_module_computes_does_not_depend_on_the_flow(
     )
     for module, feature in isolated.items():
         assert torch.equal(feature, end_to_end[module])
+
+
+# -- compiled --------------------------------------------------------------------------------------
+
+
+def test_compiling_goes_layer_by_layer_and_leaves_names_alone(tiny, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__)
+    )
+    plain, other = (tiny("gim", compiled=wanted).learner for wanted in (False, True))
+    assert compiled == ["Conv2d", "Bottleneck", "Bottleneck", "Bottleneck"]
+    assert list(plain.state_dict()) == list(other.state_dict())
