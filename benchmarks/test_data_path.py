@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from gim_bench.config import CropSettings
 from gim_bench.contract import Batch, Images
-from gim_bench.datasets.crops import ImageBatches
+from gim_bench.datasets.crops import ImageBatches, in_gray
 
 BATCH_SIZE, IMAGES = 128, 1024
 MEAN, STD = 0.412, 0.257
@@ -55,6 +55,7 @@ def test_image_by_image_with_pil(benchmark, images):
 
 @pytest.mark.benchmark(group=GROUP)
 def test_ours(benchmark, images):
+    """Out of images in gray, which are made once, before the first batch: timed below."""
     batches = ImageBatches(
         Images(images=images, labels={}),
         augmentation=CropSettings(kind="crop", crop=64, mean=(MEAN,), std=(STD,)),
@@ -71,3 +72,12 @@ def test_ours(benchmark, images):
 
     stream = endless()
     measure(benchmark, lambda: next(stream).inputs)
+
+
+@pytest.mark.benchmark(group=f"{IMAGES} images to gray, once for all batches")
+def test_to_gray(benchmark, images):
+    colour = Images(images=images, labels={})
+    gray = benchmark.pedantic(in_gray, args=[colour], rounds=10, warmup_rounds=2)
+    assert gray.images.shape == (IMAGES, 1, 96, 96)
+    if benchmark.stats is not None:
+        benchmark.extra_info["images_per_second"] = round(IMAGES / benchmark.stats["median"])

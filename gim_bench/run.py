@@ -33,7 +33,7 @@ from gim_bench.contract import (
     label_frames,
 )
 from gim_bench.datasets.batches import Batches, whole_batches
-from gim_bench.datasets.crops import ImageBatches
+from gim_bench.datasets.crops import ImageBatches, in_gray
 from gim_bench.datasets.windows import WindowBatches
 from gim_bench.errors import BenchError, DataError
 from gim_bench.kept_outputs import Keeper
@@ -78,6 +78,7 @@ class Bench:
         self.device = device
         self.progress = progress
         self._splits: dict[Split, Examples] = {}
+        self._gray: dict[Split, Images] = {}
 
     @cached_property
     def targets(self) -> Sequence[Target]:
@@ -88,8 +89,18 @@ class Bench:
             self._splits[split] = self.dataset.split(split)
         return self._splits[split]
 
+    def images(self, split: Split, *, gray: bool) -> Images:
+        """The images of one split; the gray ones are made once, for all cells."""
+        examples = self.split(split)
+        assert isinstance(examples, Images)
+        if not gray:
+            return examples
+        if split not in self._gray:
+            self._gray[split] = in_gray(examples)
+        return self._gray[split]
+
     def batches(self, cell: Cell, split: Split, *, held_out: float = 0.0) -> Batches:
-        examples, augmentation = self.split(split), cell.config.augmentation
+        augmentation = cell.config.augmentation
         shared: dict[str, Any] = {
             "batch_size": cell.config.training.batch_size,
             "stream": cell.stream,
@@ -97,8 +108,9 @@ class Bench:
             "held_out": held_out,
         }
         if isinstance(augmentation, CropSettings):
-            assert isinstance(examples, Images)
-            return ImageBatches(examples, augmentation=augmentation, **shared)
+            images = self.images(split, gray=augmentation.grayscale)
+            return ImageBatches(images, augmentation=augmentation, **shared)
+        examples = self.split(split)
         assert isinstance(examples, Recordings)
         return WindowBatches(examples, augmentation=augmentation, **shared)
 

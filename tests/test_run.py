@@ -21,6 +21,7 @@ from gim_bench.contract import (
     Target,
     label_frames,
 )
+from gim_bench.datasets.crops import in_gray
 from gim_bench.datasets.windows import tiles
 from gim_bench.errors import DataError
 from gim_bench.memory import Peaks
@@ -573,6 +574,36 @@ def test_every_method_sees_the_same_batches(split, suite, bench):
     )
     assert len(first) == len(second) > 0
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(first, second, strict=True))
+
+
+def test_an_image_split_is_converted_to_gray_once_for_all_cells_and_uses(suite, monkeypatch):
+    """Not by the check, which answers at once; training and the probe share one array."""
+    converted = []
+    monkeypatch.setattr(run, "in_gray", lambda images: converted.append(images) or in_gray(images))
+    bench = tiny_bench(suite)
+    for name in ("supervised", "gim"):
+        bench.check(tiny_cell(suite, name).config)
+    assert converted == []
+    gray = [
+        bench.batches(tiny_cell(suite, name), Split.TRAIN, held_out=held_out).images
+        for name, held_out in (("supervised", 0.2), ("supervised", 0.0), ("gim", 0.0))
+    ]
+    assert len(converted) == 1
+    assert gray[0].shape == (32, 1, 26, 26)
+    assert len({images.data_ptr() for images in gray}) == 1
+
+
+def test_every_split_has_gray_images_of_its_own(suite, bench):
+    cell = tiny_cell(suite, "gim")
+    assert [len(bench.batches(cell, split).images) for split in Split] == [48, 32, 16]
+
+
+def test_colour_images_are_the_data_sets_own(bench, tmp_path):
+    statistics = ("augmentation.mean=[0.4,0.4,0.4]", "augmentation.std=[0.2,0.2,0.2]")
+    suite = tiny_suite(tmp_path, "augmentation.grayscale=false", *statistics)
+    images = bench.batches(tiny_cell(suite, "gim"), Split.TRAIN).images
+    assert images.shape[1] == 3
+    assert np.shares_memory(images.numpy(), bench.split(Split.TRAIN).images)
 
 
 # -- budget ----------------------------------------------------------------------------------------

@@ -5,16 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from gim_bench.config import CropSettings
 from gim_bench.contract import Images
-from gim_bench.datasets.crops import ImageBatches, crop, normalise
+from gim_bench.datasets import crops
+from gim_bench.datasets.crops import ImageBatches, crop, in_gray, normalise
 from gim_bench.errors import DataError
 from tests.oracles.augmentation import slow_augment
 
 CPU = torch.device("cpu")
 GRAY = {"grayscale": True, "mean": (0.412,), "std": (0.257,)}
 COLOUR = {"grayscale": False, "mean": (0.43, 0.42, 0.37), "std": (0.27, 0.26, 0.28)}
+PLAIN = {"grayscale": False, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # leaves 0..255
 
 
 def photographs(*, number: int = 12, channels: int = 3, height: int = 20, width: int = 23):
@@ -46,50 +49,100 @@ def batches(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("settings_", [GRAY, COLOUR], ids=["gray", "colour"])
 def test_a_batch_is_what_pil_makes_of_each_image(channels, settings_):
-    """To within the rounding of PIL's gray to whole numbers."""
-    images = torch.from_numpy(photographs(channels=channels).images)
+    images = photographs(channels=channels)
+    ours = batches(images, **settings_).images
     chosen = torch.tensor([3, 0, 7, 3])
     top, left = torch.tensor([0, 11, 4, 2]), torch.tensor([14, 0, 5, 3])
     flip = torch.tensor([True, False, True, False])
     augmentation = CropSettings(kind="crop", crop=9, **settings_)
-    pixels = crop(images, chosen, top=top, left=left, flip=flip, size=9)
-    ours = normalise(pixels, augmentation=augmentation).double().numpy()
-    rounding = 0.5 / 255 / 0.257 if settings_ is GRAY and channels == 3 else 0.0
+    pixels = crop(ours, chosen, top=top, left=left, flip=flip, size=9)
+    normalised = normalise(pixels, augmentation=augmentation).double().numpy()
     for b, image in enumerate(chosen.tolist()):
         slow = slow_augment(
-            images[image].numpy(),
+            images.images[image],
             top=int(top[b]),
             left=int(left[b]),
             flip=bool(flip[b]),
             size=9,
             **settings_,
         )
-        np.testing.assert_allclose(ours[b], slow, rtol=0, atol=rounding + 2e-4)
+        np.testing.assert_allclose(normalised[b], slow, rtol=0, atol=1e-6)
 
 
-@given(top=st.integers(0, 11), left=st.integers(0, 14), size=st.integers(1, 9), flip=st.booleans())
-@settings(deadline=None, max_examples=30)
-def test_a_crop_is_the_slice_of_the_image(top, left, size, flip):
-    images = torch.from_numpy(photographs().images)
+def by_columns(images: np.ndarray) -> np.ndarray:
+    """The same images, in memory column by column, as STL-10's are."""
+    return np.ascontiguousarray(images.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+
+
+def with_channels_last(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
+def second_halves(images: np.ndarray) -> np.ndarray:
+    """The same images, each preceded in memory by another."""
+    return np.stack([255 - images, images], axis=1)[:, 1]
+
+
+LAYOUTS = [np.ascontiguousarray, by_columns, with_channels_last, second_halves]
+
+
+@given(
+    place=st.tuples(st.integers(0, 11), st.integers(0, 14)),
+    size=st.integers(1, 9),
+    flip=st.booleans(),
+    image=st.integers(0, 11),
+    layout=st.sampled_from(LAYOUTS),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_crop_is_the_slice_of_the_image(place, size, flip, image, layout):
+    """However the images lie in memory."""
+    (top, left), images = place, torch.from_numpy(layout(photographs().images))
     found = crop(
         images,
-        torch.tensor([5]),
+        torch.tensor([image]),
         top=torch.tensor([top]),
         left=torch.tensor([left]),
         flip=torch.tensor([flip]),
         size=size,
     )
-    square = images[5, :, top : top + size, left : left + size]
+    square = images[image, :, top : top + size, left : left + size]
     assert torch.equal(found[0], square.flip(-1) if flip else square)
 
 
-def test_gray_is_the_luma_of_the_three_colours():
-    pure = torch.zeros(3, 3, 1, 1, dtype=torch.uint8)
-    for colour in range(3):
-        pure[colour, colour] = 255
-    augmentation = CropSettings(kind="crop", crop=1, grayscale=True, mean=(0.0,), std=(1.0,))
-    gray = normalise(pure, augmentation=augmentation).flatten()
-    torch.testing.assert_close(gray, torch.tensor([0.299, 0.587, 0.114]))
+def test_every_colour_has_the_gray_of_pil():
+    """All 2^24 of them: an image for each red, with a row for each green."""
+    colours = np.empty((256, 3, 256, 256), dtype=np.uint8)
+    for channel, axes in enumerate([(1, 2), (0, 2), (0, 1)]):
+        colours[:, channel] = np.expand_dims(np.arange(256), axes)
+    gray = in_gray(Images(images=colours, labels={})).images
+    for found, colour in zip(gray, colours, strict=True):
+        expected = Image.fromarray(colour.transpose(1, 2, 0)).convert("L")
+        assert np.array_equal(found[0], np.asarray(expected))
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, 100])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_slices_and_layout_move_no_gray_pixel(layout, at_a_time, monkeypatch):
+    """And no more images are converted at a time than a slice has pixels for."""
+    sizes, whole = [], in_gray(photographs()).images
+    luma = crops.luma
+    monkeypatch.setattr(crops, "SLICE_PIXELS", at_a_time * 20 * 23 + 1)
+    monkeypatch.setattr(crops, "luma", lambda pixels: sizes.append(len(pixels)) or luma(pixels))
+    images = Images(images=layout(photographs().images), labels={})
+    assert np.array_equal(in_gray(images).images, whole)
+    assert max(sizes) == min(at_a_time, 12)
+    assert sum(sizes) == 12
+
+
+def test_an_image_larger_than_a_slice_is_converted_nevertheless(monkeypatch):
+    monkeypatch.setattr(crops, "SLICE_PIXELS", 20 * 23 - 1)
+    assert in_gray(photographs()).images.shape == (12, 1, 20, 23)
+
+
+def test_in_gray_keeps_labels_and_gray_images_as_they_are():
+    gray = in_gray(photographs())
+    assert gray.labels["class"].tolist() == list(range(12))
+    assert in_gray(gray) is gray
 
 
 def test_normalised_images_have_mean_0_and_deviation_1_where_the_statistics_are_theirs():
@@ -120,9 +173,7 @@ def test_all_places_and_both_directions_are_drawn_alike():
     rows = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None], (5, 6))
     places = np.stack([rows, columns, columns])
     examples = Images(images=np.repeat(places[None], 4000, axis=0), labels={})
-    (batch,) = batches(
-        examples, size=3, batch_size=4000, grayscale=False, mean=(0.0,) * 3, std=(1 / 255,) * 3
-    ).epoch(1)
+    (batch,) = batches(examples, size=3, batch_size=4000, **PLAIN).epoch(1)
     pixels = batch.inputs.round().long()
     tops = pixels[:, 0, 0, 0].bincount()
     lefts = pixels[:, 1].amin(dim=(1, 2)).bincount()
@@ -130,6 +181,17 @@ def test_all_places_and_both_directions_are_drawn_alike():
     for counts, outcomes in ((tops, 3), (lefts, 4), (flips, 2)):
         assert len(counts) == outcomes
         assert counts.double().numpy() == pytest.approx(4000 / outcomes, rel=0.1)
+
+
+def test_the_first_places_and_flips_of_a_stream_are_golden():
+    """A change here moves every number that was ever measured: raise RESULTS_VERSION with it."""
+    image, row, column = np.indices((12, 20, 23), dtype=np.uint8)
+    examples = Images(images=np.stack([image, row, column], axis=1), labels={})
+    batch = next(batches(examples, **PLAIN).epoch(1))
+    pixels = batch.inputs.round().long()
+    first = pixels[:, :, 0, 0].tolist()
+    assert first == [[9, 11, 1], [11, 11, 19], [0, 4, 7], [1, 3, 12]]  # image, row, column
+    assert (pixels[:, 2, 0, 0] > pixels[:, 2, 0, 8]).tolist() == [False, True, False, True]
 
 
 def test_turning_flips_off_moves_no_crop():
@@ -172,7 +234,7 @@ def test_in_order_shows_the_centre_crop_unflipped(size):
             size=size,
             **GRAY,
         )
-        np.testing.assert_allclose(inputs[image].numpy(), slow, rtol=0, atol=0.01)
+        np.testing.assert_allclose(inputs[image].numpy(), slow, rtol=0, atol=1e-6)
 
 
 # -- limits --------------------------------------------------------------------------------------

@@ -17,10 +17,7 @@ def slow_augment(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> np.ndarray:
-    """uint8 [channel row column] as normalised float64 [channel row column] of that crop.
-
-    PIL rounds gray to whole numbers of 255, so exact gray values are within 0.5 / 255 / std of it.
-    """
+    """uint8 [channel row column] as normalised float64 [channel row column] of that crop."""
     pixels = Image.fromarray(image.transpose(1, 2, 0).squeeze())
     pixels = pixels.crop((left, top, left + size, top + size))
     if flip:
