@@ -1,4 +1,12 @@
-"""The linear probe of quickstart's top module: all learning rates in one pass, and one by one."""
+"""The probe: training the linear one at one and at 32 rates, and the whole phase that a user pays.
+
+The linear probe alone is timed at the sizes of stl10's and of quickstart's top module, on features
+drawn at random, all rates in one pass beside one rate after the other. The phase is quickstart's,
+with all three modules: features, linear probes, refit, ridge, neighbours and the test set.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -6,47 +14,111 @@ import torch.nn.functional as F
 
 from gim_bench import seeding
 from gim_bench.classifiers import train_linear
+from gim_bench.config import load_suite
+from gim_bench.contract import Silence, Split
+from gim_bench.plan import cells, configs, dataset_of
+from gim_bench.probe import Probed, probe
+from gim_bench.run import Bench, build
 
-LABELS, DIM, CLASSES, BATCH_SIZE, STEPS = 5000, 1024, 10, 128, 100
+CPU = torch.device("cpu")
+BATCH_SIZE = 128
 RATES = [10 ** (-4 + 3 * r / 31) for r in range(32)]
-GROUP = f"{STEPS} steps of a linear probe, {DIM} features"
 
 
-@pytest.fixture(scope="module")
-def labelled() -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and labels."""
-    draw = seeding.generator("benchmarks", "features")
-    features = torch.randn(LABELS, DIM, generator=draw)
-    return features, torch.randint(CLASSES, (LABELS,), generator=draw)
+class Task(NamedTuple):
+    """Sizes of a linear probe that is fitted on 80 % of the labels, and how long it is trained."""
+
+    suite: str
+    labels: int
+    dim: int
+    classes: int
+    steps: int
+
+    @property
+    def group(self) -> str:
+        return f"{self.steps} steps of a linear probe, {self.dim} features ({self.suite})"
 
 
-def ours(features: torch.Tensor, labels: torch.Tensor, rates: list[float]) -> torch.Tensor:
+STL10 = Task("stl10", labels=4000, dim=1024, classes=10, steps=300)
+QUICKSTART = Task("quickstart", labels=1280, dim=128, classes=16, steps=650)
+
+
+# -- the linear probe alone ----------------------------------------------------------------------
+
+
+def ours(
+    task: Task, features: torch.Tensor, labels: torch.Tensor, rates: list[float]
+) -> torch.Tensor:
     """The weights of all rates."""
     return train_linear(
-        features, labels, learning_rates=rates, classes=CLASSES, steps=STEPS,
+        features, labels, learning_rates=rates, classes=task.classes, steps=task.steps,
         batch_size=BATCH_SIZE, standardised=True, stream=("benchmarks", 0),
     ).weights  # fmt: skip
 
 
-def textbook(features: torch.Tensor, labels: torch.Tensor, rates: list[float]) -> torch.Tensor:
+def textbook(
+    task: Task, features: torch.Tensor, labels: torch.Tensor, rates: list[float]
+) -> torch.Tensor:
     """A linear layer, cross-entropy and Adam for each rate in turn."""
     weights = []
     features = (features - features.mean(dim=0)) / features.std(dim=0)
     for rate in rates:
-        linear = torch.nn.Linear(DIM, CLASSES)
+        linear = torch.nn.Linear(task.dim, task.classes)
         adam = torch.optim.Adam(linear.parameters(), lr=rate)
-        order = torch.cat([torch.randperm(LABELS) for _ in range(3)])
-        for chosen in order.split(BATCH_SIZE)[:STEPS]:
-            adam.zero_grad()
-            F.cross_entropy(linear(features[chosen]), labels[chosen]).backward()
-            adam.step()
+        step = 0
+        while step < task.steps:
+            for chosen in torch.randperm(task.labels).split(BATCH_SIZE)[: task.steps - step]:
+                adam.zero_grad()
+                F.cross_entropy(linear(features[chosen]), labels[chosen]).backward()
+                adam.step()
+                step += 1
         weights.append(linear.weight.detach())
     return torch.stack(weights)
 
 
-@pytest.mark.benchmark(group=GROUP)
+@pytest.mark.parametrize("task", [STL10, QUICKSTART], ids=lambda task: task.suite)
 @pytest.mark.parametrize("rates", [1, 32])
 @pytest.mark.parametrize("way", [ours, textbook], ids=lambda way: way.__name__)
-def test_probe(benchmark, labelled, way, rates):
-    found = benchmark.pedantic(way, args=(*labelled, RATES[:rates]), rounds=3, warmup_rounds=1)
-    assert found.isfinite().all()
+def test_linear_probe(benchmark, task, way, rates):
+    benchmark.group = task.group
+    draw = seeding.generator("benchmarks", "features")
+    features = torch.randn(task.labels, task.dim, generator=draw)
+    labels = torch.randint(task.classes, (task.labels,), generator=draw)
+    weights = benchmark.pedantic(
+        way, args=(task, features, labels, RATES[:rates]), rounds=3, warmup_rounds=1
+    )
+    assert weights.shape == (rates, task.classes, task.dim)
+    assert weights.isfinite().all()
+
+
+# -- the whole phase -----------------------------------------------------------------------------
+
+
+@pytest.mark.benchmark(group="the probe phase of quickstart, all modules, untrained encoder")
+@pytest.mark.parametrize("rates", [1, 32])
+def test_phase(benchmark, rates):
+    suite = load_suite("quickstart", overrides=[f"probe.learning_rates={RATES[-rates:]}"])
+    kind, options = dataset_of(suite)
+    dataset = kind(options=options, data_dir=None, cache_dir=Path("unused"))
+    bench = Bench(dataset, device=CPU, progress=Silence())
+    configured = configs(suite, methods=["random_init"], device=CPU)
+    (cell,) = cells(suite, configured, seeds=1, data_sha256="")
+    (target,) = bench.targets
+    learner = build(cell, bench, target=target).eval()
+    benchmark.extra_info["precision"] = str(cell.config.training.precision)
+
+    def phase() -> Probed:
+        return probe(
+            learner,
+            train=bench.batches(cell, Split.TRAIN),
+            test=bench.batches(cell, Split.TEST),
+            targets=bench.targets,
+            settings=cell.config.probe,
+            precision=cell.config.training.precision,
+            title=cell.name,
+            progress=Silence(),
+        )
+
+    probed = benchmark.pedantic(phase, rounds=3, warmup_rounds=1)
+    assert [len(curve) for curve in probed.curves.values()] == [rates] * 3
+    assert probed.metrics["accuracy"] > 100 / len(target.classes)

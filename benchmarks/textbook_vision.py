@@ -60,6 +60,13 @@ class Block(nn.Module):
         return out + shortcut
 
 
+def patches_of(images: Tensor) -> tuple[Tensor, int]:
+    """Patches of 16×16 pixels that overlap by 8, as one batch, and how many lie in a row."""
+    patches = images.unfold(2, 16, 8).unfold(3, 16, 8)
+    x = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1], 16, 16)
+    return x, patches.shape[2]
+
+
 class Module(nn.Module):
     """A gradient-isolated module: its blocks and its loss."""
 
@@ -93,14 +100,23 @@ class GreedyInfoMax(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The losses of all modules, of images as [image channel row column]."""
-        patches = images.unfold(2, 16, 8).unfold(3, 16, 8)
-        side = patches.shape[2]
-        x = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1], 16, 16)
+        x, side = patches_of(images)
         losses = []
         for unit in self.units:
             x, loss = unit(x.detach(), side=side)
             losses.append(loss)
         return losses
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """[image channel] for every module: its encodings, averaged over pixels and patches."""
+        x, _ = patches_of(images)
+        found = []
+        for unit in self.units:
+            x = unit.layers(x)
+            z = F.adaptive_avg_pool2d(x, 1).view(len(images), -1, x.shape[1])
+            found.append(z.mean(dim=1))
+        return found
 
 
 class Trainer:

@@ -3,7 +3,7 @@
 The linear one trains every learning rate in one batched pass, chooses on validation and refits on
 everything. Ridge and nearest neighbours need no learning rate.
 
-Letters: n = labels, d = feature dimensions, c = classes, r = learning rates.
+Letters: n = labels, b = labels of a batch, d = feature dimensions, c = classes, r = learning rates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.optim.adam import adam
 
 from gim_bench import seeding
 from gim_bench.config import ProbeSettings
@@ -104,13 +105,12 @@ class LinearProbe:
     """A linear classifier for each learning rate; of one rate, a fitted probe."""
 
     scale: Scale
-    weights: Float[Tensor, "d r c"]
+    weights: Float[Tensor, "r c d"]
     biases: Float[Tensor, "r c"]
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n r c"]:
-        return (self.scale(features) @ self.weights.flatten(1)).view(
-            -1, *self.biases.shape
-        ) + self.biases
+        weights, biases = self.weights.flatten(0, 1), self.biases.flatten()
+        return F.linear(self.scale(features), weights, biases).view(-1, *self.biases.shape)
 
     def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
         return self.scores(features)[:, 0].argmax(dim=1)
@@ -130,34 +130,51 @@ def train_linear(
     """Softmax regression by Adam from zero weights, for all learning rates in one pass.
 
     The rates share batches and matrix products; nothing else couples them, so each result is that
-    of its rate alone. The gradient is written out: softmax minus one-hot, the mean over a batch.
+    of its rate alone.
     """
     scale = (Scale.of if standardised else Scale.unchanged)(features)
-    values = scale(features)
-    rates = torch.tensor(learning_rates, device=values.device).view(1, -1, 1)
-    # A last row of weights for a constant input is the bias.
-    inputs = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    weights = inputs.new_zeros(inputs.shape[1], len(learning_rates), classes)
-    first, second = torch.zeros_like(weights), torch.zeros_like(weights)
+    # A last column of ones, whose weights are the biases.
+    inputs = F.pad(scale(features), (0, 1), value=1.0)
+    one_hot = F.one_hot(labels, classes).to(inputs.dtype)
+    rates = inputs.new_tensor(learning_rates).view(-1, 1, 1)
+    # Adam's step is proportional to its rate: at rate 1 it trains u, and the weights are rate · u.
+    u = inputs.new_zeros(len(learning_rates) * classes, inputs.shape[1])
+    first, second = torch.zeros_like(u), torch.zeros_like(u)
+    taken = torch.zeros((), device=u.device)
     draw = seeding.generator("probe", *stream)
-    for step, drawn in enumerate(islice(_batches(len(inputs), batch_size, draw), steps), start=1):
-        chosen = drawn.to(inputs.device)
-        x = inputs[chosen]
-        scores = (x @ weights.flatten(1)).view(len(x), len(learning_rates), classes)
-        errors = scores.softmax(dim=2) / len(x)
-        errors[torch.arange(len(x), device=x.device), :, labels[chosen]] -= 1 / len(x)
-        gradient = (x.T @ errors.flatten(1)).view_as(weights)
-        first.lerp_(gradient, 1 - BETA1)
-        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        size = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-        weights -= rates * (first / (1 - BETA1**step)) / size
-    return LinearProbe(scale=scale, weights=weights[:-1], biases=weights[-1])
+    for chosen in islice(_batches(len(inputs), batch_size, draw, device=u.device), steps):
+        x, y = inputs.index_select(0, chosen), one_hot.index_select(0, chosen)
+        # The function, because the first torch.optim.Adam of a process imports for a second.
+        adam(
+            [u], [_gradient(u, x, y, rates=rates)], [first], [second], [], [taken], fused=True,
+            lr=1.0, beta1=BETA1, beta2=BETA2, eps=EPSILON, weight_decay=0.0, amsgrad=False,
+            maximize=False,
+        )  # fmt: skip
+    weights = rates * u.view(len(rates), classes, -1)
+    return LinearProbe(scale=scale, weights=weights[:, :, :-1], biases=weights[:, :, -1])
 
 
-def _batches(labels: int, batch_size: int, draw: torch.Generator) -> Iterator[Int[Tensor, "b"]]:
+def _gradient(
+    u: Float[Tensor, "rc d"],
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "b c"],
+    *,
+    rates: Float[Tensor, "r 1 1"],
+) -> Float[Tensor, "rc d"]:
+    """That of the mean cross-entropy with respect to the weights, rate · u; y is one-hot."""
+    # The batch is the last dimension: along it softmax runs over many examples, not few classes.
+    scores = rates * (u @ x.T).view(len(rates), -1, len(x))
+    errors = (scores.softmax(dim=1) - y.T) / len(x)
+    return errors.flatten(0, 1) @ x
+
+
+def _batches(
+    labels: int, batch_size: int, draw: torch.Generator, *, device: torch.device
+) -> Iterator[Int[Tensor, "b"]]:
     """Batches of indices without end, in a new random order at every pass."""
     while True:
-        yield from torch.randperm(labels, generator=draw).split(batch_size)
+        # Moved once a pass: at every step it would make the CPU wait for a GPU.
+        yield from torch.randperm(labels, generator=draw).to(device).split(batch_size)
 
 
 # -- probes without a learning rate --------------------------------------------------------------
