@@ -374,14 +374,14 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
 def _chain(path: Path) -> dict[Path, dict[str, Any]]:
     """What the file says, what the one that it `extends` says, and so on down."""
     files: dict[Path, dict[str, Any]] = {}
-    while path not in files:
-        files[path] = _read(path)
-        base = files[path].pop("extends", None)
+    while (file := path.resolve()) not in files:
+        files[file] = _read(path)
+        base = files[file].pop("extends", None)
         if base is None:
             _check_own(files)
             return files
         path = _extended(base, by=path)
-    cycle = " over ".join(file.name for file in [*files, path])
+    cycle = " over ".join(each.name for each in [*files, file])
     raise ConfigError(f"suites extend each other in a circle ({cycle}): one must stand by itself")
 
 
@@ -440,7 +440,7 @@ def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model
 def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
     """The suite's file; paths are relative to the folder `beside`."""
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = (beside / Path(name_or_path).expanduser()).resolve()
+        path = beside / Path(name_or_path).expanduser()
         if not path.is_file():
             raise ConfigError(
                 f"no suite file {name_or_path!r} ({where}): write one, or name a shipped suite"
