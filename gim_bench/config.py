@@ -9,7 +9,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import reduce
 from importlib import resources
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -367,18 +369,74 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
 
     Raises: ConfigError for an unknown suite, an unreadable file, an unknown key or a wrong type.
     """
-    path = _suite_path(name_or_path)
-    try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the suite {path}: {error}") from None
+    files = _chain(_suite_path(name_or_path))
+    table: dict[str, Any] = reduce(_merged, reversed(files.values()))
+    if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
+        table["published"] = next(iter(files.values())).get("published", [])
     for override in overrides:
         _lay_over(table, override)
-    origin = path.name + (" with --set" if overrides else "")
+    origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
     suite = parse(Suite, table, origin=origin)
     # A suite that was changed is another experiment than the paper's.
     changed = any(not override.startswith("published") for override in overrides)
     return suite.model_copy(update={"published": ()}) if changed else suite
+
+
+def _chain(path: Path) -> dict[Path, dict[str, Any]]:
+    """What the file says, what the one that it `extends` says, and so on down."""
+    files: dict[Path, dict[str, Any]] = {}
+    while (file := path.resolve()) not in files:
+        files[file] = _read(path)
+        base = files[file].pop("extends", None)
+        if base is None:
+            _check_own(files)
+            return files
+        path = _extended(base, by=path)
+    cycle = " over ".join(each.name for each in [*files, file])
+    raise ConfigError(f"suites extend each other in a circle ({cycle}): one must stand by itself")
+
+
+def _extended(base: Any, *, by: Path) -> Path:
+    if not isinstance(base, str):
+        raise ConfigError(f"{by.name}: extends = {base!r}: name one suite or TOML file")
+    return _suite_path(base, beside=by.parent, where=f"{by.name}: extends")
+
+
+def _check_own(files: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Names and summaries are not handed down: records of two suites lie apart by name."""
+    names: list[str] = []
+    for (above, table), (below, base) in pairwise(files.items()):
+        for setting in ("name", "summary"):
+            if setting not in table:
+                raise ConfigError(
+                    f"{above.name} extends {below.name}: it needs a {setting} of its own"
+                )
+        names.append(table["name"])
+        if base.get("name") in names:
+            raise ConfigError(
+                f"{below.name} is extended under its own name {base['name']!r}, which would "
+                f"mix the records of both: give the suite above it another name"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the suite {path}: {error}") from None
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged; all else, lists too, is `above`'s where it says anything.
+
+    >>> _merged({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
+    {'a': {'x': 1, 'y': 3}, 'b': [4]}
+    """
+    return {**below, **above} | {
+        name: _merged(below[name], table)
+        for name, table in above.items()
+        if isinstance(table, dict) and isinstance(below.get(name), dict)
+    }
 
 
 def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model:
@@ -390,15 +448,18 @@ def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model
         raise ConfigError(_first_complaint(error, model, origin=origin)) from None
 
 
-def _suite_path(name_or_path: str) -> Path:
+def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
+    """The suite's file; paths are relative to the folder `beside`."""
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path).expanduser()
+        path = beside / Path(name_or_path).expanduser()
         if not path.is_file():
-            raise ConfigError(f"no suite file {name_or_path!r}: write one, or name a shipped suite")
+            raise ConfigError(
+                f"no suite file {name_or_path!r} ({where}): write one, or name a shipped suite"
+            )
         return path
     suites = shipped_suites()
     if name_or_path not in suites:
-        raise ConfigError(unknown_name("suite", name_or_path, known=suites, where="--suite"))
+        raise ConfigError(unknown_name("suite", name_or_path, known=suites, where=where))
     return suites[name_or_path]
 
 

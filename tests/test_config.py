@@ -206,6 +206,111 @@ def test_any_whole_number_survives_the_way_through_set(value, tmp_path_factory):
     assert suite.training.epochs == value
 
 
+# -- suites upon suites --------------------------------------------------------------------------
+
+UPON = {"name": "upon", "summary": "a suite upon another"}
+
+
+def upon(folder, *, name="upon", extends="mine.toml", **tables):
+    """The path of a suite file that extends another, which is SUITE in "mine.toml"."""
+    write(folder)
+    path = folder / f"{name}.toml"
+    path.write_text(tomli_w.dumps({"extends": extends} | UPON | {"name": name} | tables))
+    return str(path)
+
+
+def refused(path: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_suite(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1, message
+    return message
+
+
+def test_a_suite_that_extends_another_differs_in_what_it_says_alone(tmp_path):
+    path = upon(tmp_path, training={"epochs": 9}, methods=["cpc"], method={"cpc": {"x": 1}})
+    below, found = load(tmp_path).model_dump(), load_suite(path).model_dump()
+    assert {name for name in below if below[name] != found[name]} == {
+        "name", "summary", "methods", "training", "method",
+    }  # fmt: skip
+    assert found["training"] == below["training"] | {"epochs": 9}
+    assert (found["name"], found["methods"]) == ("upon", ("cpc",))
+
+
+def test_a_chain_of_suites_is_laid_over_each_other_from_below(tmp_path):
+    upon(tmp_path, name="first", training={"epochs": 9, "batch_size": 7}, seeds=2)
+    path = upon(tmp_path, name="second", extends="first.toml", training={"epochs": 11})
+    found = load_suite(path, overrides=["seeds=3"])
+    assert (found.training.epochs, found.training.batch_size, found.seeds) == (11, 7, 3)
+
+
+def test_what_a_suite_extends_is_looked_for_beside_it_or_among_the_shipped(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = upon(tmp_path / "folder", extends="../mine.toml")
+    assert load_suite(path).dataset == load(tmp_path).dataset
+    shipped = load_suite(upon(tmp_path, extends="memory"))
+    assert shipped.method == load_suite("memory").method
+
+
+def test_published_numbers_are_no_matter_of_a_suite_upon_theirs_unless_it_says_so(tmp_path):
+    assert load_suite(upon(tmp_path, extends="memory")).published == ()
+    claimed = upon(tmp_path, name="claimed", extends="memory", published=["loewe2019/table2"])
+    assert load_suite(claimed).published == ("loewe2019/table2",)
+    assert load_suite(upon(tmp_path, extends="claimed.toml")).published == ()
+
+
+@pytest.mark.parametrize("left_out", ["name", "summary"])
+def test_a_suite_upon_another_has_a_name_and_a_summary_of_its_own(left_out, tmp_path):
+    write(tmp_path)
+    own = {key: value for key, value in UPON.items() if key != left_out}
+    path = tmp_path / "upon.toml"
+    path.write_text(tomli_w.dumps({"extends": "mine.toml"} | own))
+    message = refused(str(path))
+    assert message == f"upon.toml extends mine.toml: it needs a {left_out} of its own"
+
+
+def test_two_suites_of_a_chain_do_not_share_a_name(tmp_path):
+    """Their records would lie in one folder."""
+    upon(tmp_path, name="between")
+    path = tmp_path / "top.toml"
+    own = {"extends": "between.toml", "name": SUITE["name"], "summary": "the third"}
+    path.write_text(tomli_w.dumps(own))
+    assert refused(str(path)).startswith("mine.toml is extended under its own name 'mine'")
+
+
+def test_a_circle_of_suites_is_named(tmp_path):
+    upon(tmp_path, name="b", extends="a.toml")
+    assert "(a.toml over b.toml over a.toml)" in refused(upon(tmp_path, name="a", extends="b.toml"))
+    roundabout = f"../{tmp_path.name}/c.toml"
+    assert "(c.toml over c.toml)" in refused(upon(tmp_path, name="c", extends=roundabout))
+
+
+def test_what_a_suite_cannot_extend_is_named(tmp_path):
+    missing = refused(upon(tmp_path, extends="nowhere.toml"))
+    assert missing.startswith("no suite file 'nowhere.toml' (upon.toml: extends)")
+    unknown = refused(upon(tmp_path, extends="memry"))
+    assert unknown.startswith("no suite 'memry' (upon.toml: extends). Did you mean 'memory'?")
+    assert refused(upon(tmp_path, extends=["memory"])).startswith("upon.toml: extends = ['memory']")
+
+
+def test_a_mistake_in_a_chain_is_blamed_on_all_of_its_files(tmp_path):
+    assert refused(upon(tmp_path, training={"epochs": -1})).startswith(
+        "upon.toml over mine.toml: training.epochs = -1"
+    )
+
+
+def test_memory_128_is_the_memory_suite_with_as_many_steps_of_more_images():
+    below, found = (load_suite(name).model_dump() for name in ("memory", "memory-128"))
+    assert found["training"] == below["training"] | {"batch_size": 128}
+    steps = [s["dataset"]["images"] / s["training"]["batch_size"] for s in (below, found)]
+    assert steps == [4, 4]
+    shared = set(below) - {"name", "summary", "protocol", "published", "dataset", "training"}
+    assert all(found[name] == below[name] for name in shared)
+
+
 # -- what cannot ---------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from gim_bench.report.columns import (
     table_of,
 )
 from gim_bench.report.comparison import count_settings, differences, mixtures
+from gim_bench.report.curves import loss_figures, rate_figures
 from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
 from gim_bench.report.published import Numbers, load
 from gim_bench.statistics import finished_at, newest_done, summarise_metrics
@@ -99,6 +100,7 @@ def _results(rows: Sequence[Row], published: PublishedNumbers, suite: SuiteLike)
             published,
             ratios=suite.fresh_process,
         ),
+        Section(title="Curves", blocks=[*loss_figures(rows), *rate_figures(rows)]),
     ]
 
 

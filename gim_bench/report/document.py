@@ -1,7 +1,10 @@
-"""A report before it has a format: sections of plain paragraphs, lists and tables."""
+"""A report before it has a format: sections of plain paragraphs, lists, tables and figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+Points = Sequence[tuple[float, float]]  # (x, y), in the order of x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +24,43 @@ class Bullets:
     items: Sequence[str]
 
 
-Block = str | Bullets | Table  # a plain string is a paragraph
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What one method does in a panel, seed by seed."""
+
+    method: str
+    seeds: Sequence[Points]
+    validation: bool = False  # of what is held out, beside the curve of what is learnt from
+
+    def mean(self) -> Points:
+        """At every x, the mean over the seeds that have it."""
+        values: dict[float, list[float]] = {}
+        for points in self.seeds:
+            for x, y in points:
+                values.setdefault(x, []).append(y)
+        return [(x, fmean(values[x])) for x in sorted(values)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    title: str
+    curves: Sequence[Curve]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Panels side by side with the same axes and one legend."""
+
+    title: str
+    panels: Sequence[Panel]
+    methods: Sequence[str]  # of the whole report, so that each looks the same in every figure
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by what they mean
+
+
+Block = str | Bullets | Table | Figure  # a plain string is a paragraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from gim_bench.report.document import Block, Bullets, Column, Document, Table
+from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Table
 
 
 def as_markdown(document: Document) -> str:
@@ -17,6 +17,8 @@ def _block(block: Block) -> str:
     match block:
         case Table():
             return _table(block)
+        case Figure():
+            return _plain(f"Figure (drawn by --format html): {block.title}")
         case Bullets():
             return "\n".join(f"- {_plain(item)}" for item in block.items)
         case str():

@@ -2,7 +2,8 @@
 
 from html import escape
 
-from gim_bench.report.document import Block, Bullets, Column, Document, Table
+from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Table
+from gim_bench.report.figures import as_svg
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -15,6 +16,9 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; }
 th { border-bottom-width: 2px; vertical-align: bottom; }
 tbody tr:hover { background: var(--soft); }
+figure { margin: 1.5rem 0; }
+figcaption { font-weight: 600; margin-bottom: .5rem; }
+figure svg { max-width: 100%; height: auto; }
 .number { text-align: right; white-space: nowrap; }
 """
 
@@ -44,6 +48,8 @@ def _block(block: Block) -> str:
     match block:
         case Table():
             return _table(block)
+        case Figure():
+            return _figure(block)
         case Bullets():
             items = "\n".join(f"<li>{escape(item)}</li>" for item in block.items)
             return f"<ul>\n{items}\n</ul>"
@@ -62,6 +68,11 @@ def _table(table: Table) -> str:
         f'<div class="scroll"><table>\n<thead><tr>{heading}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _figure(figure: Figure) -> str:
+    caption = f"<figcaption>{escape(figure.title)}</figcaption>"
+    return f"<figure>{caption}\n{as_svg(figure)}</figure>"
 
 
 def _cell(tag: str, text: str, column: Column) -> str:

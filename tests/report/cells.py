@@ -24,7 +24,7 @@ class Suite:
 
 
 def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):
-    objective, flow, split = TRAITS[method]
+    objective, flow, split = TRAITS.get(method, TRAITS["gim"])
     return {
         "method": {
             "name": method,

@@ -1,0 +1,311 @@
+"""Which curves a report draws from its records, and how they look in the page."""
+
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import matplotlib as mpl
+import pytest
+
+from gim_bench.report import render
+from gim_bench.report.build import build
+from gim_bench.report.document import Curve, Figure, Panel
+from gim_bench.report.figures import as_svg, draw
+from tests.report.cells import Suite, cell
+from tests.report.test_formats import TagBalance
+
+OBJECTIVES = {"supervised": "cross_entropy", "greedy_supervised": "cross_entropy"}
+
+
+def trained(method="gim", *, losses, seed=0, negatives=16):
+    """A cell with the loss of its units in every epoch, {unit: [nats, …]}."""
+    settings = {
+        "method": {"name": method, "objective": OBJECTIVES.get(method, "info_nce")},
+        "info_nce": {"negatives": negatives},
+    }
+    epochs = [dict(zip(losses, row, strict=True)) for row in zip(*losses.values(), strict=True)]
+    numbered = [{"epoch": n, **row} for n, row in enumerate(epochs, start=1)]
+    return cell(method, seed=seed, metrics={}, losses=numbered, config=settings)
+
+
+def probed(method="gim", *, curves, seed=0):
+    return cell(method, seed=seed, metrics={}, probe_curves=curves)
+
+
+def figures(*records, methods=()):
+    document = build(records, suite=Suite(methods=methods))
+    return [b for s in document.sections for b in s.blocks if isinstance(b, Figure)]
+
+
+def shown(figure):
+    """{panel: {(method, validation): mean curve}}."""
+    return {
+        panel.title: {(c.method, c.validation): c.mean() for c in panel.curves}
+        for panel in figure.panels
+    }
+
+
+# -- losses over epochs ----------------------------------------------------------------------------
+
+
+def test_a_panel_for_each_module_holds_training_and_validation_of_every_method():
+    together = {"module_1": [2.5, 2.0], "module_2": [2.75, 2.5], "validation_module_1": [2.25, 1.5]}
+    in_turn = {"module_1": [2.5, 2.25], "module_2": [2.0, 1.5]}
+    (figure,) = figures(
+        trained("gim", losses=together), trained("gim_iterative", losses=in_turn), methods=["gim"]
+    )
+    assert shown(figure) == {
+        "module 1": {
+            ("gim", False): [(1, 2.5), (2, 2.0)],
+            ("gim", True): [(1, 2.25), (2, 1.5)],
+            ("gim_iterative", False): [(1, 2.5), (2, 2.25)],
+        },
+        "module 2": {
+            ("gim", False): [(1, 2.75), (2, 2.5)],
+            ("gim_iterative", False): [(1, 2.0), (2, 1.5)],
+        },
+    }
+    assert (figure.x_label, figure.y_label) == ("epochs", "InfoNCE, nats")
+    assert not figure.log_x
+
+
+def test_the_curve_is_the_mean_over_seeds_which_are_kept():
+    records = [trained(losses={"module_1": [3.0, y]}, seed=seed) for seed, y in enumerate((1, 2))]
+    (curve,) = figures(*records)[0].panels[0].curves
+    assert curve.mean() == [(1, 3.0), (2, 1.5)]
+    assert curve.seeds == [[(1, 3.0), (2, 1.0)], [(1, 3.0), (2, 2.0)]]
+
+
+def test_a_mean_is_in_the_order_of_x_and_over_the_seeds_that_go_so_far():
+    curve = Curve(method="gim", seeds=[[(2.0, 4.0)], [(1.0, 3.0), (2.0, 2.0)]])
+    assert curve.mean() == [(1.0, 3.0), (2.0, 3.0)]
+
+
+def test_a_seed_without_validation_does_not_count_in_its_mean():
+    first = trained(losses={"module_1": [3.0, 2.0], "validation_module_1": [2.0, 1.0]})
+    second = trained(losses={"module_1": [4.0, 3.0]}, seed=1)
+    (figure,) = figures(first, second)
+    assert shown(figure)["module 1"] == {
+        ("gim", False): [(1, 3.5), (2, 2.5)],
+        ("gim", True): [(1, 2.0), (2, 1.0)],
+    }
+
+
+def test_modules_are_in_order_beyond_nine():
+    (figure,) = figures(trained(losses={f"module_{n}": [2.0, 1.0] for n in (10, 2, 1)}))
+    assert [panel.title for panel in figure.panels] == ["module 1", "module 2", "module 10"]
+
+
+def test_an_uninformed_predictor_scores_the_chance_line():
+    (figure,) = figures(trained(losses={"module_1": [2.5, 2.0]}, negatives=16))
+    assert figure.levels == {"chance, ln(1 + 16)": pytest.approx(math.log(17))}
+
+
+def test_objectives_and_targets_have_figures_of_their_own():
+    """A supervised method trains a model for each target; its loss is no InfoNCE."""
+    words = {
+        "speaker_module_6": [3.0, 2.0],
+        "phone_module_6": [4.0, 3.5],
+        "phone_validation_module_6": [4.0, 3.75],
+    }
+    found = figures(
+        trained("gim", losses={"module_1": [2.5, 2.0]}), trained("supervised", losses=words)
+    )
+    assert [figure.title for figure in found] == [
+        "InfoNCE of every module over epochs",
+        "Cross-entropy of every module over epochs: speaker",
+        "Cross-entropy of every module over epochs: phone",
+    ]
+    assert shown(found[1]) == {"module 6": {("supervised", False): [(1, 3.0), (2, 2.0)]}}
+    assert shown(found[2])["module 6"][("supervised", True)] == [(1, 4.0), (2, 3.75)]
+    assert [bool(figure.levels) for figure in found] == [True, False, False]
+
+
+def test_a_single_epoch_is_no_curve():
+    assert figures(trained(losses={"module_1": [2.5]})) == []
+    assert figures(cell(metrics={"accuracy": 60.0})) == []
+
+
+# -- the probe's learning rates --------------------------------------------------------------------
+
+
+def test_the_probe_has_a_figure_for_each_target_over_a_logarithmic_axis():
+    curves = {
+        "speaker/module_1": [[1e-3, 50.0], [1e-2, 60.0]],
+        "speaker/module_2": [[1e-3, 70.0], [1e-2, 80.0]],
+        "phone/module_1": [[1e-3, 20.0], [1e-2, 30.0]],
+    }
+    speaker, phone = figures(probed(curves=curves))
+    assert shown(speaker) == {
+        "module 1": {("gim", False): [(1e-3, 50.0), (1e-2, 60.0)]},
+        "module 2": {("gim", False): [(1e-3, 70.0), (1e-2, 80.0)]},
+    }
+    assert list(shown(phone)) == ["module 1"]
+    assert speaker.title == "Linear probe of every module over learning rates: speaker"
+    assert speaker.log_x
+    assert (speaker.x_label, speaker.y_label) == ("learning rate", "validation accuracy, %")
+
+
+def test_features_that_are_no_stack_do_not_pass_for_the_first_module():
+    one = {"module_1": [[1e-3, 50.0]]}
+    two = one | {"module_2": [[1e-3, 60.0]]}
+    (figure,) = figures(probed("gim", curves=two), probed("mfcc", curves=one))
+    assert [curve.method for curve in figure.panels[0].curves] == ["gim"]
+    (alone,) = figures(probed("mfcc", curves=one))
+    assert [curve.method for curve in alone.panels[0].curves] == ["mfcc"]
+
+
+# -- in the formats --------------------------------------------------------------------------------
+
+
+def test_markdown_points_to_the_page_in_one_line():
+    text = render([trained(losses={"module_1": [2.5, 2.0]})], suite=Suite(), fmt="md")
+    assert "Figure (drawn by --format html): InfoNCE of every module over epochs\n" in text
+    assert "<svg" not in text
+
+
+def test_chosen_metrics_are_not_followed_by_figures():
+    record = trained(losses={"module_1": [2.5, 2.0]})
+    assert "<svg" in render([record], suite=Suite(), fmt="html")
+    assert "<svg" not in render([record], suite=Suite(), fmt="html", metrics=["accuracy"])
+
+
+def page(*records):
+    return render(records, suite=Suite(), fmt="html")
+
+
+def full_page():
+    losses = {"module_1": [2.5, 2.0], "module_2": [2.75, 2.5], "validation_module_1": [2.25, 1.5]}
+    rates = {"module_1": [[1e-3, 50.0], [1e-2, 60.0]]}
+    return page(trained("cpc", losses=losses), probed("gim", curves=rates))
+
+
+def test_the_same_records_give_the_same_bytes_whatever_the_reader_has_set():
+    first = full_page()
+    with mpl.rc_context({"axes.facecolor": "red", "svg.hashsalt": "mine", "font.size": 30}):
+        assert full_page() == first
+
+
+def test_figures_need_nothing_from_elsewhere_and_close_their_tags():
+    text = full_page()
+    assert text.count("<svg") == 2
+    namespaces = {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
+    assert set(re.findall(r'https?:[^"]*', text)) == namespaces
+    assert set(re.findall(r'href="(.)', text)) == {"#"}
+    assert "<script" not in text
+    assert "<metadata" not in text
+    assert Tags().check(text) == []
+
+
+class Tags(TagBalance):
+    """Elements of SVG may close themselves."""
+
+    def handle_startendtag(self, tag, attrs): ...
+
+
+def test_whatever_is_referred_to_in_the_page_is_there_once():
+    text = full_page()
+    names = Counter(re.findall(r' id="([^"]*)"', text))
+    referred = {*re.findall(r'href="#([^"]*)"', text), *re.findall(r"url\(#([^)]*)\)", text)}
+    assert referred
+    assert all(names[name] == 1 for name in referred)
+    assert max(names.values()) == 1
+
+
+def test_text_in_a_figure_is_escaped_and_no_formula():
+    (drawn,) = figures(trained("a$b$<i>", losses={"module_1": [2.5, 2.0]}))
+    assert ">a$b$&lt;i&gt;</text>" in as_svg(drawn)
+
+
+def test_a_report_without_figures_does_not_import_matplotlib():
+    """It is not needed for tables, and takes a moment."""
+    program = "import sys, gim_bench.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# -- drawn -----------------------------------------------------------------------------------------
+
+RISING = [(1.0, 1.0), (2.0, 3.0)]
+FALLING = [(1.0, 3.0), (2.0, 1.0)]
+
+
+def figure(*curves, methods=("gim",), **changes):
+    panels = [Panel(title="module 1", curves=curves)]
+    labels = {"x_label": "epochs", "y_label": "nats"}
+    return Figure(**{"title": "t", "panels": panels, "methods": methods} | labels | changes)
+
+
+def lines(drawn):
+    return drawn.axes[0].get_lines()
+
+
+def legend(drawn):
+    return [text.get_text() for text in drawn.legends[0].get_texts()]
+
+
+def test_training_is_solid_and_validation_dashed():
+    drawn = draw(
+        figure(
+            Curve(method="gim", seeds=[RISING]),
+            Curve(method="gim", seeds=[FALLING], validation=True),
+        )
+    )
+    assert [line.get_linestyle() for line in lines(drawn)] == ["-", "--"]
+    assert [list(line.get_ydata()) for line in lines(drawn)] == [[1, 3], [3, 1]]
+    assert legend(drawn) == ["gim", "training", "validation"]
+
+
+def test_several_seeds_are_thin_lines_beside_their_mean():
+    drawn = draw(figure(Curve(method="gim", seeds=[RISING, FALLING])))
+    first, second, mean = lines(drawn)
+    assert list(mean.get_ydata()) == [2, 2]
+    assert [list(line.get_ydata()) for line in (first, second)] == [[1, 3], [3, 1]]
+    assert max(first.get_linewidth(), second.get_linewidth()) < mean.get_linewidth()
+    assert {line.get_color() for line in (first, second)} == {mean.get_color()}
+    assert legend(drawn) == ["gim", "one seed"]
+
+
+def test_levels_are_dotted_lines_that_the_legend_explains():
+    drawn = draw(figure(Curve(method="gim", seeds=[RISING]), levels={"chance": 2.5}))
+    level = lines(drawn)[0]
+    assert (set(level.get_ydata()), level.get_linestyle()) == ({2.5}, ":")
+    assert legend(drawn) == ["gim", "chance"]
+
+
+def test_panels_have_titles_units_and_the_same_scale():
+    panels = [
+        Panel(title=f"module {n}", curves=[Curve(method="gim", seeds=[[(1.0, n), (2.0, 2 * n)]])])
+        for n in range(1, 6)
+    ]
+    drawn = draw(figure(panels=panels))
+    assert [axes.get_title() for axes in drawn.axes] == [f"module {n}" for n in range(1, 6)]
+    assert {axes.get_xlabel() for axes in drawn.axes} == {"epochs"}
+    assert drawn.get_supylabel() == "nats"
+    assert len({axes.get_ylim() for axes in drawn.axes}) == 1
+    assert all(tick == int(tick) for tick in drawn.axes[0].get_xticks())
+
+
+def test_the_axis_of_learning_rates_is_logarithmic():
+    assert (
+        draw(figure(Curve(method="gim", seeds=[RISING]), log_x=True)).axes[0].get_xscale() == "log"
+    )
+    assert draw(figure(Curve(method="gim", seeds=[RISING]))).axes[0].get_xscale() == "linear"
+
+
+def test_a_method_looks_the_same_in_every_figure_and_like_no_other():
+    methods = [f"method {n}" for n in range(30)]
+    everyone = [Curve(method=method, seeds=[RISING]) for method in methods]
+    looks = {
+        line.get_label(): (line.get_color(), line.get_marker())
+        for line in draw(figure(*everyone, methods=methods)).legends[0].get_lines()
+    }
+    assert len(set(looks.values())) == 30
+    (alone,) = lines(draw(figure(everyone[20], methods=methods)))
+    assert (alone.get_color(), alone.get_marker()) == looks["method 20"]
+
+
+def test_drawing_twice_gives_the_same_bytes():
+    drawn = figure(Curve(method="gim", seeds=[RISING]))
+    assert as_svg(drawn) == as_svg(drawn)
