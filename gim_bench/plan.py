@@ -62,6 +62,7 @@ def configs(suite: Suite, *, methods: Sequence[str], device: torch.device) -> di
             info_nce=suite.info_nce,
             training=suite.training.model_copy(update={"precision": precision}),
             probe=suite.probe,
+            capacity=suite.capacity,
             device="cuda" if device.type == "cuda" else "cpu",
         )
         for name, where in named
