@@ -37,7 +37,8 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
     if found is not None and found.status is not Status.RUNNING:
         return found
-    failed = replace(started, status=Status.FAILED, error=_why(process.exitcode))
+    killed = process.exitcode == -signal.SIGKILL
+    failed = replace(started, status=Status.FAILED, error=_why(process.exitcode), fits=not killed)
     runs.save(failed)
     return failed
 

@@ -233,6 +233,12 @@ class ProbeSettings(Settings):
     neighbours: PositiveInt = 20
 
 
+class CapacitySettings(Settings):
+    """To find the largest training batch that fits into a GPU's memory; see capacity.py."""
+
+    up_to: PositiveInt = 4096  # images or windows; larger batches are not tried
+
+
 class Suite(Settings):
     """A table: methods × seeds on one data set, everything else shared."""
 
@@ -248,6 +254,7 @@ class Suite(Settings):
     info_nce: InfoNCESettings = InfoNCESettings()
     training: TrainingSettings
     probe: ProbeSettings | None = None  # None: nothing is probed
+    capacity: CapacitySettings | None = None  # None: the largest batch is not looked for
     fresh_process: bool = False  # every cell in a process of its own
     method: dict[str, dict[str, Any]] = {}
 
@@ -281,7 +288,7 @@ class Suite(Settings):
 
         What only a run resolves (defaults of options, precision "auto", the device) may be any.
         """
-        shared = {"encoder", "augmentation", "info_nce", "training", "probe"}
+        shared = {"encoder", "augmentation", "info_nce", "training", "probe", "capacity"}
         ours = self.model_dump(mode="json", include=shared)
         if self.training.precision is Precision.AUTO:
             ours["training"]["precision"] = config.get("training", {}).get("precision")
@@ -322,6 +329,7 @@ class CellConfig(Settings):
     info_nce: InfoNCESettings
     training: TrainingSettings
     probe: ProbeSettings | None
+    capacity: CapacitySettings | None = None
     device: Literal["cpu", "cuda"]
 
     def as_dict(self) -> dict[str, Any]:

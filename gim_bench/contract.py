@@ -338,6 +338,7 @@ class Record:
     key: str
     status: Status
     error: str | None = None
+    fits: bool = True  # False: it failed because memory did not suffice
     metrics: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 A figure that cannot be measured is absent, with the reason beside it, and never 0.
 """
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import psutil
 import torch
 
 SAMPLING_SECONDS = 0.01
+NOT_AVAILABLE = 2**64 - 1  # what NVML gives in place of a number of bytes that it cannot tell
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,21 +28,40 @@ class Peaks:
 
 
 @contextmanager
-def measure(device: torch.device) -> Iterator[Peaks]:
-    """Peaks of all that happens within the block."""
+def measure(device: torch.device, *, prefix: str = "memory/") -> Iterator[Peaks]:
+    """Peaks of all that happens within the block; `prefix` begins the names of its metrics."""
     peaks = Peaks()
     host = _HostPeak()
     gpu = _GpuPeak(device) if device.type == "cuda" else None
     with _sampling([sampler for sampler in (host, gpu) if sampler is not None]):
         yield peaks
-    peak = host.peak_bytes()
-    peaks.metrics["memory/host_peak_bytes"] = peak
-    peaks.metrics["memory/host_over_baseline_bytes"] = max(0, peak - host.baseline)
-    peaks.notes["host"] = f"{host.method}; baseline {host.baseline} bytes before it"
+    found = host.read()
     if gpu is None:
-        peaks.notes["gpu"] = "not measured: the cell ran on the CPU"
+        found.notes["gpu"] = "not measured: the cell ran on the CPU"
     else:
-        gpu.read_into(peaks)
+        on_gpu = gpu.read()
+        found.metrics |= on_gpu.metrics
+        found.notes |= on_gpu.notes
+    peaks.metrics |= {f"{prefix}{name}": value for name, value in found.metrics.items()}
+    peaks.notes |= found.notes
+
+
+def free(device: torch.device) -> None:
+    """Gives back what nothing refers to, or the next peak would hold it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether it says that memory did not suffice, the GPU's or the host's.
+
+    cuBLAS and cuDNN say so in words of their own, as does PyTorch's allocator for the CPU.
+    """
+    words = ("ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 @contextmanager
@@ -70,22 +91,35 @@ class _HostPeak:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self.baseline = self._sampled = self._process.memory_info().rss
+        self._baseline = self._sampled = self._process.memory_info().rss
+        self._samples = 0
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (man 5 proc)
             self._status = Path("/proc/self/status")
-            self.method = "VmHWM of /proc/self/status, reset before the phase"
             self.needs_sampling = False
         except OSError:
-            self.method = f"resident size sampled every {SAMPLING_SECONDS * 1000:.0f} ms"
             self.needs_sampling = True
 
     def sample(self) -> None:
+        self._samples += 1
         self._sampled = max(self._sampled, self._process.memory_info().rss)
 
-    def peak_bytes(self) -> int:
-        if self.needs_sampling:
-            return self._sampled
+    def read(self) -> Peaks:
+        how = (
+            f"resident size {_sampled(self._samples)}"
+            if self.needs_sampling
+            else "VmHWM of /proc/self/status, reset before the phase"
+        )
+        peak = self._sampled if self.needs_sampling else self._high_water_mark()
+        return Peaks(
+            metrics={
+                "host_peak_bytes": peak,
+                "host_over_baseline_bytes": max(0, peak - self._baseline),
+            },
+            notes={"host": f"{how}; baseline {self._baseline} bytes before it"},
+        )
+
+    def _high_water_mark(self) -> int:
         lines = self._status.read_text().splitlines()
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
@@ -98,64 +132,144 @@ class _GpuPeak:
         self._device = device
         torch.cuda.synchronize(device)  # creates the context, which belongs to the baseline
         torch.cuda.reset_peak_memory_stats(device)
-        self._sampled = 0
-        self._baseline = 0
+        self._reserved = torch.cuda.memory_reserved(device)
+        self._baseline = self._sampled = self._samples = 0
         self._why_not = ""
         try:
-            self._nvml, self._handle = _nvml_handle(device)
-            self._baseline = self._process_bytes()
+            self._process = _ProcessOnGpu(device)
+            self._baseline = self._sampled = self._process.used_bytes()
+            self._check_that_it_is_ours()
         except _UnmeasurableError as error:
             self._why_not = str(error)
         self.needs_sampling = not self._why_not
 
     def sample(self) -> None:
+        self._samples += 1
         try:
-            self._sampled = max(self._sampled, self._process_bytes())
+            self._sampled = max(self._sampled, self._process.used_bytes())
         except _UnmeasurableError as error:
             self._why_not = str(error)
 
-    def read_into(self, peaks: Peaks) -> None:
+    def read(self) -> Peaks:
         torch.cuda.synchronize(self._device)
-        stats = {
-            "memory/gpu_allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device),
-            "memory/gpu_reserved_peak_bytes": torch.cuda.max_memory_reserved(self._device),
-        }
-        if self._why_not:
-            peaks.notes["gpu"] = f"NVML: not measured: {self._why_not}"
-        else:
-            stats["memory/gpu_process_peak_bytes"] = self._sampled
-            stats["memory/gpu_process_over_baseline_bytes"] = self._sampled - self._baseline
-            peaks.notes["gpu"] = (
-                f"NVML: this process, by device UUID, every {SAMPLING_SECONDS * 1000:.0f} ms; "
-                f"baseline {self._baseline} bytes before the phase"
-            )
-        peaks.metrics |= stats
-
-    def _process_bytes(self) -> int:
+        peaks = Peaks(
+            metrics={
+                "gpu_allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device),
+                "gpu_reserved_peak_bytes": torch.cuda.max_memory_reserved(self._device),
+            },
+            notes={"gpu": "PyTorch's max_memory_allocated and max_memory_reserved, reset before"},
+        )
         try:
-            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-        except self._nvml.NVMLError as error:
-            raise _UnmeasurableError(str(error)) from None
-        for process in processes:
-            if process.pid == os.getpid() and process.usedGpuMemory is not None:
-                return int(process.usedGpuMemory)
-        raise _UnmeasurableError("the driver does not list this process (a container, or WSL)")
+            self._read_process_into(peaks)
+        except _UnmeasurableError as error:
+            peaks.notes["gpu_process"] = f"NVML: not measured: {error}"
+        return peaks
+
+    def _read_process_into(self, peaks: Peaks) -> None:
+        """Raises: _UnmeasurableError."""
+        if self._why_not:
+            raise _UnmeasurableError(self._why_not)
+        self._check_that_it_is_ours()
+        peaks.metrics |= {
+            "gpu_process_peak_bytes": self._sampled,
+            "gpu_process_over_baseline_bytes": self._sampled - self._baseline,
+            "gpu_context_bytes": self._baseline - self._reserved,
+        }
+        peaks.notes["gpu_process"] = (
+            f"NVML: this process on {self._process.uuid}, {_sampled(self._samples)}; baseline "
+            f"{self._baseline} bytes before it, of which PyTorch had reserved {self._reserved}"
+        )
+
+    def _check_that_it_is_ours(self) -> None:
+        """In a container, our process id may be that of another process to the driver."""
+        if self._sampled < torch.cuda.memory_reserved(self._device):
+            raise _UnmeasurableError(
+                f"to the driver, process {os.getpid()} is another one (a container): it holds less "
+                f"than PyTorch does here"
+            )
+
+
+def _sampled(times: int) -> str:
+    return f"sampled every {SAMPLING_SECONDS * 1000:.0f} ms, {times} times"
+
+
+# -- NVML ------------------------------------------------------------------------------------------
 
 
 class _UnmeasurableError(Exception):
     """Why NVML cannot tell."""
 
 
-def _nvml_handle(device: torch.device) -> tuple[Any, Any]:
-    """(pynvml, handle), found by UUID: NVML's index is not that of CUDA_VISIBLE_DEVICES."""
-    try:
-        import pynvml
-    except ImportError:
-        raise _UnmeasurableError("nvidia-ml-py is not installed") from None
-    try:
-        pynvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        prefixed = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(prefixed)
-    except pynvml.NVMLError as error:
-        raise _UnmeasurableError(str(error)) from None
+class _ProcessOnGpu:
+    """This process as the driver sees it, on the GPU or MIG instance that CUDA really uses.
+
+    Found by UUID: NVML's index is not that of CUDA_VISIBLE_DEVICES.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Raises: _UnmeasurableError."""
+        try:
+            import pynvml
+        except ImportError:
+            raise _UnmeasurableError("nvidia-ml-py is not installed") from None
+        self._nvml = pynvml
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise _UnmeasurableError(str(error)) from None
+        self.uuid, handle = self._found(_uuids(device))
+        # Where to look, and for which (GPU instance, compute instance); (): for any.
+        self._places: list[tuple[Any, tuple[int, ...]]] = [(handle, ())]
+        if self.uuid.startswith("MIG-"):
+            self._places += self._on_parent(handle)
+
+    def used_bytes(self) -> int:
+        """What it holds at the moment, its CUDA context included. Raises: _UnmeasurableError."""
+        reasons = []
+        for handle, instance in self._places:
+            try:
+                return self._used_bytes(handle, instance)
+            except _UnmeasurableError as error:
+                reasons.append(str(error))
+        raise _UnmeasurableError("; ".join(dict.fromkeys(reasons)))
+
+    def _found(self, uuids: list[str]) -> tuple[str, Any]:
+        """The first of these that NVML knows, and its handle."""
+        for uuid in uuids:
+            try:
+                return uuid, self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+            except self._nvml.NVMLError as error:
+                reason = str(error)
+        raise _UnmeasurableError(f"no device {' or '.join(uuids)}: {reason}")
+
+    def _on_parent(self, handle: Any) -> list[tuple[Any, tuple[int, ...]]]:
+        """The GPU of a MIG instance: some drivers list processes there alone."""
+        try:
+            instance = (
+                self._nvml.nvmlDeviceGetGpuInstanceId(handle),
+                self._nvml.nvmlDeviceGetComputeInstanceId(handle),
+            )
+            return [(self._nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), instance)]
+        except self._nvml.NVMLError:
+            return []
+
+    def _used_bytes(self, handle: Any, instance: tuple[int, ...]) -> int:
+        try:
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except self._nvml.NVMLError as error:
+            raise _UnmeasurableError(str(error)) from None
+        for process in processes:
+            if process.pid != os.getpid():
+                continue
+            if instance and (process.gpuInstanceId, process.computeInstanceId) != instance:
+                continue
+            if process.usedGpuMemory in (None, 0, NOT_AVAILABLE):
+                raise _UnmeasurableError("the driver does not tell the memory of a process")
+            return int(process.usedGpuMemory)
+        raise _UnmeasurableError("the driver does not list this process (a container, or WSL)")
+
+
+def _uuids(device: torch.device) -> list[str]:
+    """What NVML may call the device: PyTorch does not say whether it is a GPU or a MIG instance."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]

@@ -35,6 +35,15 @@ def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
             yield replace(metric, name=f"{prefix}{metric.name}")
 
 
+def _of_every_phase(*metrics: Metric) -> Iterator[Metric]:
+    """Each measure of memory in training, then the same of feature extraction and probes."""
+    for prefix, phase in (("memory/", "training"), ("memory/probe_", "probes")):
+        for metric in metrics:
+            yield replace(
+                metric, name=f"{prefix}{metric.name}", meaning=f"{metric.meaning}; {phase}"
+            )
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -54,23 +63,35 @@ METRICS = {
         ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
-        Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),
-        Metric(
-            "memory/host_over_baseline_bytes",
-            "bytes",
-            Better.LOWER,
-            "peak resident memory, less what the process held before training",
+        *_of_every_phase(
+            Metric("host_peak_bytes", "bytes", Better.LOWER, "peak resident memory"),
+            Metric(
+                "host_over_baseline_bytes",
+                "bytes",
+                Better.LOWER,
+                "peak resident memory, less what the process held before",
+            ),
+            Metric("gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
+            Metric("gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
+            Metric("gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
+            Metric(
+                "gpu_process_over_baseline_bytes",
+                "bytes",
+                Better.LOWER,
+                "NVML's peak of this process, less what it held before",
+            ),
+            Metric(
+                "gpu_context_bytes",
+                "bytes",
+                Better.LOWER,
+                "what NVML saw before of this process, less what PyTorch had reserved then",
+            ),
         ),
         Metric(
-            "memory/gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"
-        ),
-        Metric("memory/gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
-        Metric("memory/gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
-        Metric(
-            "memory/gpu_process_over_baseline_bytes",
-            "bytes",
-            Better.LOWER,
-            "NVML's peak of this process, less its context before training",
+            "memory/largest_batch",
+            "images or windows per batch",
+            Better.HIGHER,
+            "largest training batch that fits into the GPU's memory",
         ),
     )
 }

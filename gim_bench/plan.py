@@ -71,6 +71,7 @@ def configs(
             info_nce=suite.info_nce,
             training=suite.training.model_copy(update={"precision": precision}),
             probe=suite.probe,
+            capacity=suite.capacity,
             device="cuda" if device.type == "cuda" else "cpu",
         )
         for settings in resolved

@@ -1,6 +1,5 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
-import gc
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gim_bench import memory, provenance, seeding
+from gim_bench import capacity, memory, provenance, seeding
 from gim_bench.base import Base
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
@@ -192,7 +191,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             learner = build(cell, bench, target=model.target)
             folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
             trained, peaks = _train(cell, model, learner, bench, kept_in=folder)
-            probed, probe_seconds = _probe(cell, model, learner, bench)
+            probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
                 Finished(
@@ -202,9 +201,11 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                     peaks=peaks,
                     probed=probed,
                     probe_seconds=probe_seconds,
+                    probe_peaks=probe_peaks,
                 )
             )
-        record = _done(record, finished)
+        del learner  # its weights would leave less room to the batches that are tried
+        record = _done(record, finished, largest=_largest_batch(cell, bench))
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
     runs.save(record)
@@ -317,7 +318,7 @@ def _train(
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
-    _free_memory(bench.device)
+    memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
         trained = fit(
             trainer,
@@ -330,23 +331,50 @@ def _train(
     return trained, peaks
 
 
-def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Probed, float]:
-    """What the probes measured, and the wall seconds of feature extraction and probes."""
+def _probe(
+    cell: Cell, model: Model, learner: Learner, bench: Bench
+) -> tuple[Probed, float, memory.Peaks]:
+    """What the probes measured; wall seconds and peaks of feature extraction and probes."""
     if cell.config.probe is None:
-        return Probed(metrics={}, curves={}), 0.0
+        return Probed(metrics={}, curves={}), 0.0, memory.Peaks()
+    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
+    memory.free(bench.device)
     started = time.perf_counter()
     learner.eval()
-    probed = probe(
-        learner,
-        train=bench.batches(cell, Split.TRAIN),
-        test=bench.batches(cell, Split.TEST),
-        targets=model.probed,
-        settings=cell.config.probe,
-        precision=cell.config.training.precision,
-        title=model.name,
-        progress=bench.progress,
+    with memory.measure(bench.device, prefix="memory/probe_") as peaks:
+        probed = probe(
+            learner,
+            train=train,
+            test=test,
+            targets=model.probed,
+            settings=cell.config.probe,
+            precision=cell.config.training.precision,
+            title=model.name,
+            progress=bench.progress,
+        )
+    return probed, time.perf_counter() - started, peaks
+
+
+def _largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:
+    """The largest batch that all models of the cell can be trained on; None: nobody asked."""
+    settings = cell.config.capacity
+    if settings is None:
+        return None
+    if not planned_steps(cell, bench):
+        return capacity.Capacity(None, "not measured: nothing is trained")
+    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    batch = next(batches.epoch(1))
+
+    def attempt(size: int) -> None:
+        for model in models_of(cell, bench):
+            learner = build(cell, bench, target=model.target)
+            trainer = trainer_of(cell, learner, device=bench.device)
+            capacity.take_steps(trainer, capacity.repeated(batch, size))
+            del learner, trainer  # before the next model's
+
+    return capacity.largest_batch(
+        attempt, start=batches.batch_size, up_to=settings.up_to, device=bench.device
     )
-    return probed, time.perf_counter() - started
 
 
 # -- the record ----------------------------------------------------------------------------------
@@ -382,9 +410,12 @@ class Finished:
     peaks: memory.Peaks
     probed: Probed
     probe_seconds: float
+    probe_peaks: memory.Peaks
 
 
-def _done(record: Record, finished: Sequence[Finished]) -> Record:
+def _done(
+    record: Record, finished: Sequence[Finished], *, largest: capacity.Capacity | None = None
+) -> Record:
     """Costs of a cell's models add up; their peaks do not."""
     metrics: dict[str, float] = {}
     for found in finished:
@@ -402,8 +433,13 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
             "train/samples_per_second": samples / seconds,
             "train/parameters": sum(found.trained.parameters for found in finished),
         }
-        for name in {name for found in finished for name in found.peaks.metrics}:
-            metrics[name] = max(found.peaks.metrics.get(name, 0) for found in finished)
+    training = [found.peaks for found in finished]
+    probing = [found.probe_peaks for found in finished]
+    metrics |= _highest(training) | _highest(probing)
+    notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
+    if largest is not None:
+        notes["largest_batch"] = largest.note
+        metrics |= {} if largest.batch is None else {"memory/largest_batch": largest.batch}
     return replace(
         record,
         status=Status.DONE,
@@ -414,10 +450,24 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
         },
         provenance={
             **record.provenance,
-            "memory": finished[0].peaks.notes,
+            "memory": notes,
             "finished_at": provenance.now(),
         },
     )
+
+
+def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
+    """Of every peak that is known of all models, the highest."""
+    return {
+        name: max(found.metrics[name] for found in peaks)
+        for name in peaks[0].metrics
+        if all(name in found.metrics for found in peaks)
+    }
+
+
+def _notes(peaks: Sequence[memory.Peaks]) -> dict[str, str]:
+    """Of the model of which least is known, for they say why."""
+    return min(peaks, key=lambda found: len(found.metrics)).notes
 
 
 def _last_losses(found: Finished) -> dict[str, float]:
@@ -449,7 +499,8 @@ def _prefixed(found: Finished) -> list[dict[str, float]]:
 
 def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     reason = str(error).strip() or "no message"
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+    fits = not memory.is_exhausted(error)
+    if not fits:
         reason = f"does not fit: {reason.splitlines()[0]}"
     elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
@@ -459,12 +510,6 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
         record,
         status=Status.FAILED,
         error=reason,
+        fits=fits,
         provenance={**record.provenance, **finished},
     )
-
-
-def _free_memory(device: torch.device) -> None:
-    """So that one cell's peak does not hold what another left behind."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

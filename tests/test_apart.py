@@ -67,6 +67,7 @@ def test_a_process_that_ends_without_a_result_is_a_failed_cell(
     record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
     assert record.status is Status.FAILED
     assert reason in str(record.error)
+    assert record.fits is (life is broken_off)
     (kept,) = runs.records("tiny")
     assert (kept.status, kept.error) == (record.status, record.error)
 

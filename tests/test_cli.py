@@ -10,11 +10,13 @@ from contextlib import closing
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from gim_bench import registry
 from gim_bench.cli import main
 from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
+from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
 from gim_bench.tracking import Tracker
 from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
@@ -160,11 +162,11 @@ def test_json_is_the_list_that_was_promised_and_nothing_else(gim_bench):
     assert [cell["method"] for cell in cells] == ["gim", "random_init"]
     for cell in cells:
         assert set(cell) == {
-            "suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
-            "provenance",
+            "suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
+            "config", "provenance",
         }  # fmt: skip
         assert (cell["suite"], cell["dataset"], cell["seed"]) == ("tiny", "photos", 0)
-        assert (cell["status"], cell["error"]) == ("done", None)
+        assert (cell["status"], cell["error"], cell["fits"]) == ("done", None, True)
         assert all(isinstance(value, (int, float)) for value in cell["metrics"].values())
         assert {"accuracy", "accuracy/module_1"} <= set(cell["metrics"])
         assert len(cell["provenance"]["data_sha256"]) == 64
@@ -418,6 +420,29 @@ def test_a_cell_that_fails_is_exit_code_1_and_the_others_are_done(gim_bench, tmp
     )
     assert "Traceback" not in answer.err
     assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("measures_memory", "code"), [("true", 0), ("false", 1)])
+def test_not_to_fit_is_a_result_where_memory_is_measured_and_a_failure_elsewhere(
+    measures_memory, code, gim_bench, monkeypatch
+):
+    def refuse(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr("gim_bench.run.build", refuse)
+    monkeypatch.setattr("gim_bench.apart.run_apart", run_cell)
+    answer = gim_bench(*PLAIN, "--set", f"fresh_process={measures_memory}", "--json")
+    assert answer.code == code
+    for cell in json.loads(answer.out):
+        assert (cell["status"], cell["fits"]) == ("failed", False)
+        assert cell["error"] == "does not fit: CUDA out of memory. Tried to allocate 9 GiB"
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_what_fails_otherwise_is_exit_code_1_where_memory_is_measured_too(gim_bench, monkeypatch):
+    monkeypatch.setattr("gim_bench.apart.run_apart", run_cell)
+    answer = gim_bench(*PLAIN, "--method", "broken", "--set", "fresh_process=true")
+    assert answer.code == 1
 
 
 def test_a_disk_that_fails_is_one_line_and_exit_code_1(gim_bench, monkeypatch):

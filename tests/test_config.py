@@ -537,9 +537,10 @@ CELL: dict[str, Any] = {
     },
     **{name: SUITE[name] for name in ("dataset", "encoder", "augmentation", "training", "probe")},
     "info_nce": {},
+    "capacity": {"up_to": 64},
     "device": "cpu",
 }
-SPEECH_CELL = CELL | {name: SPEECH[name] for name in SPEECH if name in CELL}
+SPEECH_CELL = CELL | {name: SPEECH[name] for name in SPEECH if name in CELL} | {"capacity": None}
 OTHER = {  # another valid value for each setting that is a choice
     "gradient_flow": "isolated",
     "trains_on": "train",
@@ -551,6 +552,7 @@ OTHER = {  # another valid value for each setting that is a choice
     "anchor_rows": 64,
     "kept_outputs": {"views": 2},
     "fitted_steps": 500,
+    "capacity": {"up_to": 8},
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gim_bench import memory
-from gim_bench.memory import measure
+from gim_bench.memory import is_exhausted, measure
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MEGABYTE = 10**6
@@ -20,6 +20,7 @@ GPU_NAMES = {
     "memory/gpu_reserved_peak_bytes",
     "memory/gpu_process_peak_bytes",
     "memory/gpu_process_over_baseline_bytes",
+    "memory/gpu_context_bytes",
 }
 
 
@@ -103,20 +104,60 @@ def test_the_sampler_stops_when_the_block_fails():
     assert "memory sampler" not in names()
 
 
+@pytest.mark.usefixtures("_way")
+def test_each_phase_has_peaks_of_its_own_under_its_own_names():
+    with measure(CPU) as training:
+        touch(200)
+    with measure(CPU, prefix="memory/probe_") as probes:
+        touch(50)
+    assert set(probes.metrics) == {
+        "memory/probe_host_peak_bytes",
+        "memory/probe_host_over_baseline_bytes",
+    }
+    assert training.metrics["memory/host_over_baseline_bytes"] > 150 * MEGABYTE
+    assert probes.metrics["memory/probe_host_over_baseline_bytes"] < 100 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError("Unable to allocate 9 GiB for an array"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("can't allocate memory to this seed"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_memory_that_does_not_suffice_is_told_from_other_errors(error, exhausted):
+    assert is_exhausted(error) is exhausted
+
+
 # -- GPU, with a driver that is made up ------------------------------------------------------------
 
 
 class Driver(ModuleType):
-    """A pynvml whose answers a test decides."""
+    """A pynvml whose answers a test decides: one GPU, and where `mig` is set an instance of it."""
 
     class NVMLError(Exception):
         pass
 
     def __init__(self):
         super().__init__("pynvml")
-        self.by_pid = {os.getpid(): 500 * MEGABYTE}
+        self.uuids = {"GPU-0123-abcd"}
+        self.processes = {"GPU-0123-abcd": {os.getpid(): 500 * MEGABYTE}}
+        self.instances = {}  # {pid: (GPU instance, compute instance)}
         self.asked_for = []
         self.broken = False
+
+    @property
+    def by_pid(self):
+        return self.processes["GPU-0123-abcd"]
+
+    @by_pid.setter
+    def by_pid(self, processes):
+        self.processes["GPU-0123-abcd"] = processes
 
     def nvmlInit(self):  # noqa: N802
         if self.broken:
@@ -124,32 +165,59 @@ class Driver(ModuleType):
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
         self.asked_for.append(uuid)
-        return f"handle of {uuid}"
+        if uuid not in self.uuids:
+            raise self.NVMLError("Not Found")
+        return uuid
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
-        assert handle == f"handle of {self.asked_for[-1]}"
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.by_pid.items()]
+        if handle not in self.processes:
+            raise self.NVMLError("Not Supported")
+        return [
+            SimpleNamespace(
+                pid=pid,
+                usedGpuMemory=used,
+                gpuInstanceId=self.instances.get(pid, (2**32 - 1,))[0],
+                computeInstanceId=self.instances.get(pid, (2**32 - 1,))[-1],
+            )
+            for pid, used in self.processes[handle].items()
+        ]
+
+    def nvmlDeviceGetGpuInstanceId(self, handle):  # noqa: N802
+        assert handle.startswith("MIG-")
+        return 3
+
+    def nvmlDeviceGetComputeInstanceId(self, handle):  # noqa: N802
+        assert handle.startswith("MIG-")
+        return 1
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle):  # noqa: N802
+        if self.broken_parent:
+            raise self.NVMLError("Insufficient Permissions")
+        return "GPU-0123-abcd"
+
+    broken_parent = False
 
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A GPU whose PyTorch peaks are 111 MB and 222 MB, and its driver."""
+    """A GPU whose PyTorch peaks are 111 MB and 222 MB, 100 MB of it reserved; and its driver."""
     made_up = Driver()
     monkeypatch.setitem(sys.modules, "pynvml", made_up)
-    resets = []
+    made_up.resets = []
+    made_up.reserved = 100 * MEGABYTE
     for name, stand_in in {
         "synchronize": lambda _: None,
-        "reset_peak_memory_stats": resets.append,
+        "reset_peak_memory_stats": made_up.resets.append,
+        "memory_reserved": lambda _: made_up.reserved,
         "max_memory_allocated": lambda _: 111 * MEGABYTE,
         "max_memory_reserved": lambda _: 222 * MEGABYTE,
         "get_device_properties": lambda _: SimpleNamespace(uuid="0123-abcd"),
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    made_up.resets = resets
     return made_up
 
 
-def test_the_three_gpu_peaks_and_the_one_over_the_baseline(driver):
+def test_the_gpu_s_peaks_the_one_over_the_baseline_and_the_context(driver):
     with measure(GPU) as peaks:
         driver.by_pid[os.getpid()] = 900 * MEGABYTE
         time.sleep(0.08)
@@ -159,9 +227,26 @@ def test_the_three_gpu_peaks_and_the_one_over_the_baseline(driver):
         "memory/gpu_reserved_peak_bytes": 222 * MEGABYTE,
         "memory/gpu_process_peak_bytes": 900 * MEGABYTE,
         "memory/gpu_process_over_baseline_bytes": 400 * MEGABYTE,
+        "memory/gpu_context_bytes": 400 * MEGABYTE,  # 500 before, 100 of it PyTorch's
     }
-    assert "baseline 500000000 bytes" in peaks.notes["gpu"]
-    assert "every 10 ms" in peaks.notes["gpu"]
+
+
+def test_how_the_gpu_was_measured_is_noted(driver):
+    with measure(GPU) as peaks:
+        time.sleep(0.08)
+    assert "max_memory_allocated" in peaks.notes["gpu"]
+    found = peaks.notes["gpu_process"]
+    assert found.startswith("NVML: this process on GPU-0123-abcd, sampled every 10 ms, ")
+    times = int(found.partition("10 ms, ")[2].partition(" times")[0])
+    assert 2 <= times <= 9
+    assert "baseline 500000000 bytes before it, of which PyTorch had reserved 100000000" in found
+
+
+def test_memory_that_is_only_given_back_makes_no_peak_below_the_baseline(driver):
+    with measure(GPU) as peaks:
+        driver.by_pid[os.getpid()] = 300 * MEGABYTE
+    assert peaks.metrics["memory/gpu_process_peak_bytes"] == 500 * MEGABYTE
+    assert peaks.metrics["memory/gpu_process_over_baseline_bytes"] == 0
 
 
 def test_pytorchs_peaks_are_reset_before_the_block(driver):
@@ -177,40 +262,99 @@ def test_other_processes_on_the_gpu_do_not_count(driver):
 
 
 @pytest.mark.parametrize(
-    ("uuid", "asked"),
-    [("0123-abcd", "GPU-0123-abcd"), ("GPU-0123", "GPU-0123"), ("MIG-0123", "MIG-0123")],
+    ("uuid", "there", "asked"),
+    [
+        ("0123-abcd", "GPU-0123-abcd", ["GPU-0123-abcd"]),
+        ("GPU-0123", "GPU-0123", ["GPU-0123"]),
+        ("MIG-0123", "MIG-0123", ["MIG-0123"]),
+        ("0123", "MIG-0123", ["GPU-0123", "MIG-0123"]),
+    ],
 )
-def test_the_device_is_found_by_its_uuid(uuid, asked, driver, monkeypatch):
+def test_the_device_is_found_by_its_uuid(uuid, there, asked, driver, monkeypatch):
     """NVML numbers all devices; PyTorch those that CUDA_VISIBLE_DEVICES leaves."""
     properties = SimpleNamespace(uuid=uuid)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    with measure(GPU):
+    driver.uuids = {there}
+    driver.processes = {there: {os.getpid(): 700 * MEGABYTE}}
+    with measure(GPU) as peaks:
         pass
-    assert driver.asked_for == [asked]
+    assert driver.asked_for == asked
+    assert peaks.metrics["memory/gpu_process_peak_bytes"] == 700 * MEGABYTE
+
+
+@pytest.fixture
+def mig(driver, monkeypatch):
+    """The same, where CUDA runs on a MIG instance, which lists no processes itself."""
+    properties = SimpleNamespace(uuid="4567")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    driver.uuids = {"GPU-0123-abcd", "MIG-4567"}
+    driver.instances = {os.getpid(): (3, 1)}
+    return driver
+
+
+def test_a_process_on_a_mig_instance_is_found_on_its_gpu_where_the_driver_lists_it_there(mig):
+    with measure(GPU) as peaks:
+        pass
+    assert peaks.metrics["memory/gpu_process_peak_bytes"] == 500 * MEGABYTE
+
+
+def test_what_a_mig_instance_lists_itself_comes_first(mig):
+    mig.processes["MIG-4567"] = {os.getpid(): 300 * MEGABYTE}
+    with measure(GPU) as peaks:
+        pass
+    assert peaks.metrics["memory/gpu_process_peak_bytes"] == 300 * MEGABYTE
+
+
+@pytest.mark.parametrize("instance", [(2, 1), (3, 0)])
+def test_on_its_gpu_a_process_of_another_instance_does_not_count(mig, instance):
+    mig.instances = {os.getpid(): instance}
+    with measure(GPU) as peaks:
+        pass
+    assert "memory/gpu_process_peak_bytes" not in peaks.metrics
+    assert "Not Supported; the driver does not list" in peaks.notes["gpu_process"]
+
+
+def test_without_leave_to_look_at_the_gpu_a_mig_instance_has_to_tell(mig):
+    mig.broken_parent = True
+    with measure(GPU) as peaks:
+        pass
+    assert peaks.notes["gpu_process"] == "NVML: not measured: Not Supported"
 
 
 def _hidden(driver):
     driver.by_pid = {1: 5 * MEGABYTE}
 
 
-def _unknown(driver):
-    driver.by_pid = {os.getpid(): None}
+def _telling(used):
+    def spoil(driver):
+        driver.by_pid = {os.getpid(): used}
+
+    return spoil
 
 
 def _broken(driver):
     driver.broken = True
 
 
+def _elsewhere(driver):
+    driver.uuids = {"GPU-other"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
         (_hidden, "the driver does not list this process"),
-        (_unknown, "the driver does not list this process"),
+        (_telling(None), "the driver does not tell the memory"),
+        (_telling(0), "the driver does not tell the memory"),
+        (_telling(0xFFFFFFFFFFFFFFFF), "the driver does not tell the memory"),
+        (_telling(99 * MEGABYTE), "is another one (a container)"),
         (_broken, "Driver Not Loaded"),
+        (_elsewhere, "no device GPU-0123-abcd or MIG-0123-abcd: Not Found"),
         (lambda _: sys.modules.__setitem__("pynvml", None), "nvidia-ml-py is not installed"),
     ],
-    ids=["process not listed", "memory not told", "no driver", "no nvidia-ml-py"],
-)
+    ids=["not listed", "memory None", "memory 0", "memory not available", "less than reserved",
+         "no driver", "no such device", "no nvidia-ml-py"],
+)  # fmt: skip
 def test_what_nvml_cannot_tell_is_absent_with_the_reason(spoil, reason, driver):
     spoil(driver)
     with measure(GPU) as peaks:
@@ -219,8 +363,15 @@ def test_what_nvml_cannot_tell_is_absent_with_the_reason(spoil, reason, driver):
         "memory/gpu_allocated_peak_bytes",
         "memory/gpu_reserved_peak_bytes",
     }
-    assert peaks.notes["gpu"].startswith("NVML: not measured: ")
-    assert reason in peaks.notes["gpu"]
+    assert peaks.notes["gpu_process"].startswith("NVML: not measured: ")
+    assert reason in peaks.notes["gpu_process"]
+
+
+def test_a_peak_below_what_pytorch_holds_at_the_end_is_another_process_s(driver):
+    with measure(GPU) as peaks:
+        driver.reserved = 501 * MEGABYTE
+    assert "memory/gpu_process_peak_bytes" not in peaks.metrics
+    assert "is another one (a container)" in peaks.notes["gpu_process"]
 
 
 def test_a_process_that_vanishes_from_the_list_makes_the_peak_unknown(driver):
@@ -229,4 +380,16 @@ def test_a_process_that_vanishes_from_the_list_makes_the_peak_unknown(driver):
         time.sleep(0.05)
         driver.by_pid[os.getpid()] = 900 * MEGABYTE
     assert "memory/gpu_process_peak_bytes" not in peaks.metrics
-    assert "does not list this process" in peaks.notes["gpu"]
+    assert "does not list this process" in peaks.notes["gpu_process"]
+
+
+def test_the_names_that_are_asked_of_nvml_are_those_of_nvidia_ml_py():
+    """Which a made-up driver would not notice."""
+    import pynvml
+
+    names = {name for name in vars(Driver) if name.startswith("nvml")}
+    assert len(names) == 6
+    assert all(callable(getattr(pynvml, name)) for name in names)
+    fields = {name for name, _ in pynvml.c_nvmlProcessInfo_v3_t._fields_}
+    assert {"pid", "usedGpuMemory", "gpuInstanceId", "computeInstanceId"} <= fields
+    assert pynvml.NVML_VALUE_NOT_AVAILABLE_ulonglong.value == memory.NOT_AVAILABLE

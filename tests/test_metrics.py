@@ -27,7 +27,7 @@ def test_every_metric_declares_unit_direction_and_meaning(name):
 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_accuracies_and_speeds_are_better_higher_and_costs_lower(name):
-    gains = name.endswith(("accuracy", "own_head", "per_second"))
+    gains = name.endswith(("accuracy", "own_head", "per_second", "largest_batch"))
     assert METRICS[name].better is (Better.HIGHER if gains else Better.LOWER)
 
 
@@ -53,6 +53,17 @@ def test_every_target_has_the_metrics_that_the_class_of_an_image_has(target, met
 def test_costs_are_those_of_a_cell_whatever_its_targets():
     assert "speaker_train/seconds" not in METRICS
     assert sum(name.startswith("speaker") for name in METRICS) == len(OF_A_TARGET)
+
+
+def test_the_probes_have_every_measure_of_memory_that_training_has():
+    probes = {name for name in METRICS if name.startswith("memory/probe_")}
+    training = {name.replace("memory/", "memory/probe_") for name in METRICS if "memory/" in name}
+    assert len(probes) == 7
+    assert probes == {name for name in training if "probe_probe" not in name} - {
+        "memory/probe_largest_batch"
+    }
+    assert describe("memory/host_peak_bytes").meaning == "peak resident memory; training"
+    assert describe("memory/probe_host_peak_bytes").meaning == "peak resident memory; probes"
 
 
 @pytest.mark.parametrize(

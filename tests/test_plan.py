@@ -88,10 +88,17 @@ def test_precision_auto_is_decided(tmp_path):
 
 
 def test_a_suite_describes_the_configurations_it_resolves_to(tmp_path):
-    suite = tiny_suite(tmp_path, "training.precision=auto", "method.cpc.autoregressor=none")
+    overrides = ("training.precision=auto", "method.cpc.autoregressor=none")
+    suite = tiny_suite(tmp_path, *overrides)
     for config in resolved(suite, "gim", "cpc").values():
         assert suite.describes(config.as_dict())
-        assert not tiny_suite(tmp_path, "training.epochs=9").describes(config.as_dict())
+        for other in ("training.epochs=9", "capacity.up_to=9"):
+            assert not tiny_suite(tmp_path, *overrides, other).describes(config.as_dict())
+
+
+def test_the_suite_of_memory_looks_for_the_largest_batch_of_every_row():
+    found = configs(load_suite("memory"), methods=[], device=CPU)
+    assert {config.capacity.up_to for config in found.values()} == {16384}
 
 
 def test_an_unknown_method_on_the_command_line_is_answered_with_the_nearest(suite):

@@ -4,13 +4,15 @@ import csv
 import json
 import tomllib
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gim_bench import metrics, registry, run, seeding
+from gim_bench import capacity, metrics, registry, run, seeding
+from gim_bench.capacity import Capacity
 from gim_bench.contract import (
     Dataset,
     Images,
@@ -25,6 +27,7 @@ from gim_bench.datasets.crops import in_gray
 from gim_bench.datasets.windows import tiles
 from gim_bench.errors import DataError
 from gim_bench.memory import Peaks
+from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.probe import Probed, probe
@@ -36,6 +39,7 @@ from tests.tiny_suite import (
     MISBEHAVING,
     SPEECH_TOML,
     TOML,
+    Observed,
     noise_registered,
     tiny_bench,
     tiny_cell,
@@ -102,7 +106,11 @@ def misbehaving(monkeypatch):
 
 def probe_names(modules=2, *, of=PROBES):
     places = ["", *(f"/module_{m + 1}" for m in range(modules))]
-    return {f"{name}{place}" for name in of for place in places} | {"probe/seconds"}
+    return {f"{name}{place}" for name in of for place in places} | {
+        "probe/seconds",
+        "memory/probe_host_peak_bytes",
+        "memory/probe_host_over_baseline_bytes",
+    }
 
 
 TRAINING = {
@@ -179,7 +187,10 @@ def test_a_record_says_where_it_comes_from(done):
     assert found["data_sha256"] == "0" * 64
     assert found["precision"] == "fp32"
     assert found["started_at"] <= found["finished_at"]
-    assert found["memory"]["gpu"] == "not measured: the cell ran on the CPU"
+    assert set(found["memory"]) == {"training", "probe"}
+    for phase in found["memory"].values():
+        assert "; baseline " in phase["host"]
+        assert phase["gpu"] == "not measured: the cell ran on the CPU"
     assert done["gim"].protocol == "for the tests alone"
     assert done["gim"].config["training"]["schedule"] == "interleaved"
 
@@ -279,7 +290,7 @@ def test_costs_of_a_cells_models_add_up_and_peaks_do_not(speech_suite, speech_be
     )
 
 
-def finished(model, *, seconds, peak):
+def finished(model, *, seconds, peak, **others):
     """What a made-up model leaves behind."""
     return Finished(
         model=model,
@@ -291,12 +302,13 @@ def finished(model, *, seconds, peak):
             samples=40,
             parameters=100,
         ),
-        peaks=Peaks(metrics={"memory/host_peak_bytes": peak}, notes={}),
+        peaks=Peaks(metrics={"memory/host_peak_bytes": peak} | others),
         probed=Probed(
             metrics={f"{model.prefix}accuracy": seconds},
             curves={f"{model.target.name}/module_1": [[0.1, seconds]]},
         ),
         probe_seconds=2 * seconds,
+        probe_peaks=Peaks(metrics={"memory/probe_host_peak_bytes": peak + 1}),
     )
 
 
@@ -323,6 +335,7 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/samples_per_second": 20.0,
         "train/parameters": 200,
         "memory/host_peak_bytes": 70,
+        "memory/probe_host_peak_bytes": 71,
     }
     assert record.losses == [
         {
@@ -806,6 +819,108 @@ def test_speech_that_just_suffices_is_accepted(speech_suite, speech_bench):
     other.check(tiny_cell(speech_suite, "gim").config)
 
 
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def holding(megabytes, then):
+    """`then`, after so much memory was written and freed."""
+
+    def held(*arguments, **options):
+        np.ones(megabytes * 10**6, dtype=np.uint8)
+        return then(*arguments, **options)
+
+    return held
+
+
+def test_each_peak_is_of_its_own_phase(suite, bench, tmp_path, monkeypatch):
+    """What is held while the learner is built is in neither."""
+    monkeypatch.setattr(run, "build", holding(900, build))
+    monkeypatch.setattr(run, "fit", holding(200, fit))
+    monkeypatch.setattr(run, "probe", holding(500, probe))
+    found = run_cell(tiny_cell(suite, "gim"), bench, runs=RunsFolder(tmp_path)).metrics
+    assert 150e6 < found["memory/host_over_baseline_bytes"] < 400e6
+    assert 450e6 < found["memory/probe_host_over_baseline_bytes"] < 800e6
+
+
+def test_a_peak_that_is_not_known_of_one_model_is_not_known_of_the_cell(
+    speech_suite, speech_bench, spoken
+):
+    """The one that is known might be the lower one."""
+    speaker, phone = models_of(tiny_cell(speech_suite, "supervised"), speech_bench)
+    gpu = {"memory/gpu_process_peak_bytes": 9}
+    models = [finished(speaker, seconds=3.0, peak=70, **gpu), finished(phone, seconds=1.0, peak=50)]
+    models[1].peaks.notes["gpu_process"] = "the driver went away"
+    record = _done(spoken["supervised"], models)
+    assert "memory/gpu_process_peak_bytes" not in record.metrics
+    assert record.provenance["memory"]["training"] == {"gpu_process": "the driver went away"}
+    assert record.metrics["memory/host_peak_bytes"] == 70
+
+
+@pytest.fixture
+def gpu_that_refuses(monkeypatch):
+    """The search as on a GPU, though on the CPU; learners refuse batches larger than 50."""
+
+    def refuse(learner, batch, **options):
+        if len(batch.inputs) > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return GreedyInfoMax.losses(learner, batch, **options)
+
+    def searched(attempt, *, start, up_to, device):
+        monkeypatch.setattr(Observed, "losses", refuse)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+        fits = partial(capacity._fits, attempt, device=device)
+        return Capacity(capacity.largest(fits, start=start, up_to=up_to), "as on a GPU")
+
+    table = {**registry.methods(), "observed": "tests.tiny_suite:Observed"}
+    monkeypatch.setattr(registry, "methods", lambda: table)
+    monkeypatch.setattr(capacity, "largest_batch", searched)
+
+
+@pytest.mark.usefixtures("gpu_that_refuses")
+def test_the_largest_batch_is_one_that_new_learners_take(bench, tmp_path, monkeypatch):
+    """From the 20 of the suite on; the learner that was trained is gone by then."""
+    alive, seen = [], weakref.WeakSet()
+
+    def watched(*arguments, **options):
+        learner = build(*arguments, **options)
+        alive.append(len(seen))
+        seen.add(learner)
+        return learner
+
+    monkeypatch.setattr(run, "build", watched)
+    suite = tiny_suite(tmp_path, "capacity.up_to=100")
+    record = run_cell(tiny_cell(suite, "observed"), bench, runs=RunsFolder(tmp_path))
+    assert record.status is Status.DONE, record.error
+    assert record.metrics["memory/largest_batch"] == 50  # of 20, 40, 80, 60, 50, 55, 52
+    assert record.provenance["memory"]["largest_batch"] == "as on a GPU"
+    assert alive == [0] * 8
+
+
+@pytest.mark.usefixtures("gpu_that_refuses")
+def test_all_models_of_a_cell_are_tried(speech_bench, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        capacity, "take_steps", lambda trainer, batch: tried.append(len(batch.inputs))
+    )
+    with noise_registered():
+        suite = tiny_suite(tmp_path, "capacity.up_to=8", toml=SPEECH_TOML)
+        record = run_cell(tiny_cell(suite, "supervised"), speech_bench, runs=RunsFolder(tmp_path))
+    assert record.metrics["memory/largest_batch"] == 8
+    assert tried == [4, 4, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("gim", "not measured: on a CPU"), ("random_init", "not measured: nothing is trained")],
+)
+def test_where_there_is_no_largest_batch_the_record_says_why(method, reason, bench, tmp_path):
+    suite = tiny_suite(tmp_path, "capacity.up_to=100")
+    record = run_cell(tiny_cell(suite, method), bench, runs=RunsFolder(tmp_path))
+    assert record.status is Status.DONE, record.error
+    assert "memory/largest_batch" not in record.metrics
+    assert record.provenance["memory"]["largest_batch"].startswith(reason)
+
+
 # -- procedures ------------------------------------------------------------------------------------
 
 
@@ -876,6 +991,13 @@ def test_what_does_not_fit_is_a_result(error, tmp_path, monkeypatch):
     )
     assert record.status is Status.FAILED
     assert str(record.error).startswith("does not fit: ")
+    assert not record.fits
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_another_failure_says_nothing_of_memory(suite, bench, tmp_path):
+    record = run_cell(tiny_cell(suite, "broken"), bench, runs=RunsFolder(tmp_path))
+    assert (record.status, record.fits) == (Status.FAILED, True)
 
 
 def test_the_validation_loss_of_every_module_is_recorded(tmp_path):

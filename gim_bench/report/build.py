@@ -6,7 +6,6 @@ from typing import Protocol, runtime_checkable
 from gim_bench.contract import Record, Status
 from gim_bench.metrics import METRICS, describe, target_of
 from gim_bench.report.columns import (
-    BYTES,
     NATS,
     PERCENT,
     PublishedNumbers,
@@ -31,6 +30,16 @@ from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
 # Beside the linear probe they need no interval and no table by module of their own.
 SECONDARY = {"accuracy/own_head", "ridge_accuracy", "knn_accuracy"}
+# The table of memory; the probes' peaks and the context stand in the records.
+MEMORY = (
+    "memory/host_peak_bytes",
+    "memory/host_over_baseline_bytes",
+    "memory/gpu_allocated_peak_bytes",
+    "memory/gpu_reserved_peak_bytes",
+    "memory/gpu_process_peak_bytes",
+    "memory/gpu_process_over_baseline_bytes",
+    "memory/largest_batch",
+)
 
 
 @runtime_checkable
@@ -57,7 +66,11 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     rows = _rows(newest_done(records), suite.methods)
     done = [record for row in rows for record in row.records]
     published = load(suite.published)
-    chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published, suite)
+    chosen = (
+        [_chosen(rows, metrics, published)]
+        if metrics
+        else _results(rows, _too_large(records, rows), published, suite)
+    )
     sections = [
         *(section for section in chosen if section.blocks),
         _unfinished(records, suite.methods),
@@ -78,14 +91,32 @@ def _rows(done: Sequence[Record], methods: Sequence[str]) -> list[Row]:
     return [Row(m, cells, summarise_metrics(cells)) for m, cells in by_method.items() if cells]
 
 
-def _results(rows: Sequence[Row], published: PublishedNumbers, suite: SuiteLike) -> list[Section]:
+def _too_large(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
+    """Methods of which no cell finished, and the latest did not fit into memory."""
+    finished = {row.method for row in rows}
+    methods = dict.fromkeys(r.method for r in _latest(records) if not r.fits)
+    return [Row(method, [], {}, fits=False) for method in methods if method not in finished]
+
+
+def _in_order(rows: Sequence[Row], methods: Sequence[str]) -> list[Row]:
+    """As the suite lists them; others come last."""
+    order = list(dict.fromkeys([*methods, *(row.method for row in rows)]))
+    return sorted(rows, key=lambda row: order.index(row.method))
+
+
+def _results(
+    rows: Sequence[Row],
+    too_large: Sequence[Row],
+    published: PublishedNumbers,
+    suite: SuiteLike,
+) -> list[Section]:
     accuracies = [m.name for m in METRICS.values() if m.unit == PERCENT and _any(rows, m.name)]
     headline = [name for name in accuracies if target_of(name)[1] not in SECONDARY]
-    memory = [m.name for m in METRICS.values() if m.unit == BYTES and _any(rows, m.name)]
+    memory = [name for name in MEMORY if _any(rows, name)]
     costs = [
         m.name
         for m in METRICS.values()
-        if m.unit not in (PERCENT, NATS, BYTES) and _any(rows, m.name)
+        if m.unit not in (PERCENT, NATS) and not m.name.startswith("memory/") and _any(rows, m.name)
     ]
     return [
         _accuracy(rows, accuracies, headline, published),
@@ -95,7 +126,7 @@ def _results(rows: Sequence[Row], published: PublishedNumbers, suite: SuiteLike)
         # In a process that other cells have used, memory is no matter of the method alone.
         _cost(
             "Peak memory in training, GB (10⁹ bytes)",
-            rows,
+            _in_order([*rows, *too_large], suite.methods),
             memory,
             published,
             ratios=suite.fresh_process,
@@ -188,15 +219,20 @@ def _chosen(rows: Sequence[Row], names: Sequence[str], published: PublishedNumbe
 
 def _unfinished(records: Sequence[Record], methods: Sequence[str]) -> Section:
     """Cells that have no result, or none of their latest attempt, each with the reason."""
+    lines = [_reason(record) for record in _latest(records) if record.status is not Status.DONE]
+    absent = [m for m in methods if m not in {record.method for record in records}]
+    lines += [f"no record of {', '.join(absent)}"] if absent else []
+    return Section(title="Not in the tables", blocks=[Bullets(lines)] if lines else [])
+
+
+def _latest(records: Sequence[Record]) -> list[Record]:
+    """The latest attempt of every method and seed."""
     latest: dict[tuple[str, int], Record] = {}
     for record in records:
         cell = (record.method, record.seed)
         if cell not in latest or _attempted_at(record) >= _attempted_at(latest[cell]):
             latest[cell] = record
-    lines = [_reason(record) for record in latest.values() if record.status is not Status.DONE]
-    absent = [m for m in methods if m not in {record.method for record in records}]
-    lines += [f"no record of {', '.join(absent)}"] if absent else []
-    return Section(title="Not in the tables", blocks=[Bullets(lines)] if lines else [])
+    return list(latest.values())
 
 
 def _settings(done: Sequence[Record]) -> Section:
@@ -338,6 +374,8 @@ def _listed(numbers: Numbers) -> str:
 
 def _reason(record: Record) -> str:
     cell = f"{record.method}, seed {record.seed}"
+    if not record.fits:
+        return f"{cell} {record.error}"
     if record.status is Status.FAILED:
         return f"{cell} failed: {record.error or 'no reason recorded'}"
     started = record.provenance.get("started_at")

@@ -10,6 +10,7 @@ from gim_bench.report.published import Numbers
 from gim_bench.statistics import Summary
 
 NONE = "–"
+TOO_LARGE = "does not fit"
 PERCENT = "%"
 BYTES = "bytes"
 NATS = "nats"
@@ -31,6 +32,7 @@ HEADINGS = {
     "memory/gpu_reserved_peak_bytes": "GPU reserved",
     "memory/gpu_process_peak_bytes": "GPU process",
     "memory/gpu_process_over_baseline_bytes": "GPU process, over its baseline",
+    "memory/largest_batch": "largest batch",
 }
 # What is set against CPC's figure.
 YARDSTICK = "cpc"
@@ -60,6 +62,7 @@ STYLES = {
     "steps": Style("steps", 1, 0, spread=False),
     "examples": Style("examples", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),
+    "images or windows per batch": Style("images or windows per batch", 1, 0, spread=False),
 }
 
 
@@ -69,6 +72,7 @@ class Row(NamedTuple):
     method: str
     records: Sequence[Record]
     summaries: Mapping[str, Summary]
+    fits: bool = True  # False: no cell finished, because memory did not suffice
 
 
 PublishedNumbers = Mapping[str, Numbers]  # by paper
@@ -105,7 +109,8 @@ def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -
     cells = []
     for row in rows:
         summary = row.summaries.get(name)
-        cell = show(summary.mean, summary.std, style) if summary else NONE
+        absent = NONE if row.fits else TOO_LARGE
+        cell = show(summary.mean, summary.std, style) if summary else absent
         partial = summary is not None and summary.n != len(row.records)
         cells.append(f"{cell} (n={summary.n})" if summary and partial else cell)
     return Filled(Column(heading=title or heading_of(name)), cells)

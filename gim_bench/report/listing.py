@@ -11,7 +11,7 @@ from gim_bench.contract import Record
 from gim_bench.errors import ConfigError
 from gim_bench.metrics import describe
 
-FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error")
+FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error", "fits")
 CSV_FIELDS = ("suite", "method", "dataset", "seed", "key", "status")
 
 

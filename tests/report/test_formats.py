@@ -11,8 +11,8 @@ from gim_bench.report.document import Bullets, Column, Document, Section, Table
 from gim_bench.report.webpage import as_html
 from tests.report.cells import Suite, cell, config, provenance
 
-FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
-          "provenance"]  # fmt: skip
+FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
+          "config", "provenance"]  # fmt: skip
 HOSTILE = "<script>alert('x')</script> & more"
 
 
@@ -33,6 +33,7 @@ def test_json_gives_back_every_cell():
         "key": "gim0",
         "status": "done",
         "error": None,
+        "fits": True,
         "metrics": values,
         "config": config("gim"),
         "provenance": provenance(),

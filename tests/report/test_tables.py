@@ -423,6 +423,56 @@ def test_memory_of_the_methods_own_is_set_against_cpc_where_every_cell_had_a_pro
     assert "| of cpc" not in render(records, suite=Suite(), fmt="md")
 
 
+MEMORY = {"memory/gpu_allocated_peak_bytes": 2e9, "memory/largest_batch": 1152}
+
+
+def too_large(method, **changes):
+    reason = "does not fit: CUDA out of memory"
+    return cell(method, metrics={}, status=Status.FAILED, error=reason, fits=False, **changes)
+
+
+def test_a_row_that_does_not_fit_says_so_in_the_table_of_memory():
+    """In the order of the suite, and with the paper's figure beside it."""
+    suite = Suite(published=("loewe2019/table2",))
+    records = [too_large("cpc"), cell("supervised", metrics=MEMORY), cell("gim", metrics=MEMORY)]
+    text = render(records, suite=suite, fmt="md")
+    table = [line for line in text.splitlines() if line.startswith("|")][:5]
+    assert table == [
+        "| method     | GPU allocated | paper | largest batch |",
+        "|------------|--------------:|------:|--------------:|",
+        "| gim        |          2.00 |     – |         1,152 |",
+        "| cpc        |  does not fit |  7.70 |  does not fit |",
+        "| supervised |          2.00 |  6.30 |         1,152 |",
+    ]
+    assert "- cpc, seed 0 does not fit: CUDA out of memory" in text
+
+
+def test_a_row_that_fitted_with_another_seed_or_failed_otherwise_does_not_say_so():
+    failed = cell("supervised", metrics={}, status=Status.FAILED, error="the loss is nan")
+    records = [cell("cpc", metrics=MEMORY), too_large("cpc", seed=1), failed]
+    text = markdown(records)
+    assert "does not fit |" not in text
+    assert "| supervised" not in text
+    assert "- cpc, seed 1 does not fit: CUDA out of memory" in text
+    assert "- supervised, seed 0 failed: the loss is nan" in text
+
+
+def test_what_did_not_fit_once_and_was_tried_again_is_its_latest_attempt():
+    before, after = (provenance(finished_at=f"2026-11-0{day}T00:00:00+00:00") for day in (1, 2))
+    failed = cell(
+        "cpc", metrics={}, status=Status.FAILED, error="no disk", key="other", provenance=after
+    )
+    gim = cell("gim", metrics=MEMORY)
+    assert "| cpc" not in markdown([gim, too_large("cpc", provenance=before), failed])
+
+
+def test_the_probes_memory_and_the_context_widen_no_table():
+    values = MEMORY | {"memory/probe_host_peak_bytes": 1e9, "memory/gpu_context_bytes": 5e8}
+    assert markdown([cell("gim", metrics=values)]) == markdown([cell("gim", metrics=MEMORY)])
+    name = "memory/probe_host_peak_bytes"
+    assert "1.00" in render([cell("gim", metrics=values)], suite=Suite(), fmt="md", metrics=[name])
+
+
 def test_the_peak_of_a_whole_process_is_not_set_against_cpc():
     """Imports and data are in it, which every method has."""
     name = "memory/host_peak_bytes"
