@@ -1,0 +1,97 @@
+"""What stands around training: an epoch of quickstart's GIM bare, and as `run` does it; MLflow.
+
+Seconds are of this process's processors, not of the clock: on a machine with other jobs the few
+per cent that are looked for here would drown.
+"""
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gim_bench.config import Suite, load_suite
+from gim_bench.contract import Silence, Split
+from gim_bench.display import progress_for
+from gim_bench.plan import cells, configs, dataset_of
+from gim_bench.run import Bench, Cell, build, models_of, planned_steps, run_cell, trainer_of
+from gim_bench.store import RunsFolder
+from gim_bench.tracking import Tracker
+
+CPU = torch.device("cpu")
+EPOCHS = 1
+TRAINING = f"{EPOCHS} epoch of GIM on quickstart"
+MIRRORING = "a record of quickstart to MLflow"
+
+pytestmark = [
+    # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    """Without a probe, which is no part of training."""
+    loaded = load_suite("quickstart", overrides=[f"training.epochs={EPOCHS}"])
+    return loaded.model_copy(update={"probe": None})
+
+
+@pytest.fixture(scope="module")
+def bench(suite, tmp_path_factory) -> Bench:
+    kind, options = dataset_of(suite)
+    cache = tmp_path_factory.mktemp("cache")
+    dataset = kind(options=options, data_dir=None, cache_dir=cache)
+    return Bench(dataset, device=CPU, progress=progress_for())
+
+
+@pytest.fixture(scope="module")
+def cell(suite, bench) -> Cell:
+    configured = configs(suite, methods=["gim"], device=CPU)
+    (found,) = cells(suite, configured, seeds=[0], data_sha256=bench.dataset.fingerprint())
+    return found
+
+
+@pytest.mark.benchmark(group=TRAINING, timer=time.process_time)
+def test_bare(benchmark, cell, bench):
+    """Batches, steps, and nothing else."""
+
+    def train() -> int:
+        (model,) = models_of(cell, bench)
+        learner = build(cell, bench, target=model.target)
+        trainer = trainer_of(cell, learner, device=CPU)
+        batches = bench.batches(cell, Split.UNLABELLED)
+        epochs = (batches.epoch(number) for number in itertools.count(1))
+        steps = itertools.islice(itertools.chain.from_iterable(epochs), planned_steps(cell, bench))
+        return sum(1 for batch in steps if trainer.step(batch))
+
+    assert benchmark.pedantic(train, rounds=5, warmup_rounds=1) == planned_steps(cell, bench)
+
+
+@pytest.mark.benchmark(group=TRAINING, timer=time.process_time)
+def test_as_run_does_it(benchmark, cell, bench, tmp_path):
+    """With progress, losses read and checked, memory sampled, weights and record written."""
+    runs = RunsFolder(tmp_path)
+    record = benchmark.pedantic(
+        run_cell, args=(cell, bench), kwargs={"runs": runs}, rounds=5, warmup_rounds=1
+    )
+    assert record.error is None
+    assert runs.find("quickstart", "gim", seed=0, key=cell.key) is not None
+
+
+@pytest.mark.benchmark(group=MIRRORING)
+@pytest.mark.parametrize("store", ["new", "there already"])
+def test_mirroring(benchmark, cell, bench, tmp_path, store):
+    """By the clock. A new store costs MLflow's tables, and the first call of all its import."""
+    runs = RunsFolder(tmp_path / "runs")
+    record = run_cell(cell, Bench(bench.dataset, device=CPU, progress=Silence()), runs=runs)
+    numbers = itertools.count()
+
+    def mirror() -> Path:
+        name = "old" if store == "there already" else f"new-{next(numbers)}"
+        path = tmp_path / f"{name}.db"
+        Tracker(f"sqlite:///{path}").mirror(record, folder=runs.folder_of(record))
+        return path
+
+    path = benchmark.pedantic(mirror, rounds=5, warmup_rounds=1)
+    assert path.is_file()
