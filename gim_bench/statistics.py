@@ -47,8 +47,9 @@ def paired_difference(
 ) -> PairedDifference | None:
     """How much more ours are than theirs, values by seed; None where they share no seed.
 
-    On a common seed methods have the same batches and first weights, so what these do to both
-    cancels: the interval is of the mean of the differences, not of two means apart.
+    Methods of one seed start from the same weights and, on the same split, see the same batches, so
+    what these do to both cancels: the interval is of the mean of the differences, not of two
+    means apart.
     """
     common = sorted(ours.keys() & theirs.keys())
     if not common:
