@@ -246,6 +246,7 @@ class Suite(Settings):
     summary: str
     protocol: str  # named beside every number
     published: tuple[str, ...] = ()  # "<file>/<table>" in results/published, if comparable
+    deviations: tuple[str, ...] = ()  # from the protocol of what is published, as far as known
     methods: Names
     seeds: PositiveInt = 1
     dataset: DatasetSettings

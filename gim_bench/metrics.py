@@ -59,6 +59,13 @@ METRICS = {
         Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),
         Metric("train/samples", "examples", Better.LOWER, "examples seen, counted at each visit"),
         Metric(
+            "train/labels",
+            "labels",
+            Better.LOWER,
+            "labelled examples of its split, held out or not, once for each target it learns",
+        ),
+        Metric("train/flops", "FLOP", Better.LOWER, "floating-point operations of all training"),
+        Metric(
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
         ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),

@@ -142,10 +142,7 @@ class Bench:
 
     def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
         for split, needed in ((Split.TRAIN, 2), (Split.TEST, 1)):
-            labelled = (
-                1 for labels in _labels_of_each(self.split(split), target) if np.any(labels >= 0)
-            )
-            found = sum(islice(labelled, needed))
+            found = sum(1 for _ in islice(_labelled(self.split(split), target), needed))
             if found < needed:
                 raise DataError(
                     f"{name} has {found} {split} {noun}(s) with a {target.name} label where a "
@@ -163,6 +160,11 @@ class Bench:
                     f"images of {name}, {height}×{width}: lower augmentation.crop or use larger "
                     f"images"
                 )
+
+
+def _labelled(examples: Examples, target: Target) -> Iterator[np.ndarray]:
+    """The labels of every image or recording that has any of that target."""
+    return (labels for labels in _labels_of_each(examples, target) if np.any(labels >= 0))
 
 
 def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
@@ -220,19 +222,21 @@ class Model:
     prefix: str  # of its losses, where it learns a target other than the class of an image
     target: Target  # what it learns, if anything
     probed: Sequence[Target]
+    labels: int  # labelled examples of its split, if it learns from labels
 
 
 def models_of(cell: Cell, bench: Bench) -> list[Model]:
     """A model for each target if it learns from labels, else one that is probed for all."""
     targets = bench.targets
     if not cell.config.method.uses_labels:
-        return [Model(name=cell.name, prefix="", target=targets[0], probed=targets)]
+        return [Model(name=cell.name, prefix="", target=targets[0], probed=targets, labels=0)]
     return [
         Model(
             name=cell.name if len(targets) == 1 else f"{cell.name}, {target.name}",
             prefix=metric_name(target, ""),
             target=target,
             probed=[target],
+            labels=sum(1 for _ in _labelled(bench.split(Split.TRAIN), target)),
         )
         for target in targets
     ]
@@ -431,6 +435,7 @@ def _done(
             "train/steps": steps,
             "train/samples": samples,
             "train/samples_per_second": samples / seconds,
+            "train/labels": sum(found.model.labels for found in finished),
             "train/parameters": sum(found.trained.parameters for found in finished),
         }
     training = [found.peaks for found in finished]

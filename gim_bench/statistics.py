@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from gim_bench.contract import Record, Status
@@ -19,6 +20,13 @@ class Summary:
     n: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference(Summary):
+    """Of ours less theirs, seed by seed; `n` counts the seeds that both have."""
+
+    left_out: tuple[int, ...]  # seeds that only one of the two has, in ascending order
+
+
 def summarise(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and 95 % confidence interval of `values`, in their own unit.
 
@@ -32,6 +40,37 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(mean=mean, std=None, ci95=None, n=1)
     std = statistics.stdev(values)
     return Summary(mean=mean, std=std, ci95=_student_t(n - 1) * std / math.sqrt(n), n=n)
+
+
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float]
+) -> PairedDifference | None:
+    """How much more ours are than theirs, values by seed; None where they share no seed.
+
+    Methods of one seed start from the same weights and, on the same split, see the same batches, so
+    what these do to both cancels: the interval is of the mean of the differences, not of two
+    means apart.
+    """
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    found = summarise([ours[seed] - theirs[seed] for seed in common])
+    return PairedDifference(
+        mean=found.mean,
+        std=found.std,
+        ci95=found.ci95,
+        n=found.n,
+        left_out=tuple(sorted(ours.keys() ^ theirs.keys())),
+    )
+
+
+def values_by_seed(records: Sequence[Record], name: str) -> dict[int, float]:
+    """That metric of one method's records, where they have it and it is finite."""
+    return {
+        record.seed: record.metrics[name]
+        for record in records
+        if math.isfinite(record.metrics.get(name, math.nan))
+    }
 
 
 def summarise_metrics(records: Sequence[Record]) -> dict[str, Summary]:
@@ -80,6 +119,7 @@ def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
 def _student_t(degrees_of_freedom: int) -> float:
     """The 97.5 % quantile of Student's t."""
     from scipy.special import stdtrit  # scipy.stats has the same and takes five times as long

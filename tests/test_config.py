@@ -187,6 +187,15 @@ def test_a_suite_may_name_the_tables_of_several_papers(tmp_path):
     assert load(tmp_path).published == ()
 
 
+def test_deviations_are_prose_that_belongs_to_no_cell(tmp_path):
+    """Rewording one must not run every cell of the suite again."""
+    suite = load(tmp_path, 'deviations=["The batch is halved."]')
+    assert suite.deviations == ("The batch is halved.",)
+    assert "deviations" not in CellConfig.model_fields
+    resolved = {"encoder", "augmentation", "info_nce", "training", "probe", "dataset"}
+    assert suite.describes(load(tmp_path).model_dump(mode="json", include=resolved))
+
+
 def test_a_suite_of_speech_is_read_from_its_file(tmp_path):
     suite = load(tmp_path, suite=SPEECH)
     assert suite.encoder == ConvGRUSettings(kind="conv_gru", width=64, context=64)

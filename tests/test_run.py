@@ -119,6 +119,7 @@ TRAINING = {
     "train/samples",
     "train/samples_per_second",
     "train/parameters",
+    "train/labels",
     "memory/host_peak_bytes",
     "memory/host_over_baseline_bytes",
 }
@@ -277,12 +278,20 @@ def test_a_supervised_method_trains_a_model_for_each_target(spoken):
         assert set(spoken[method].metrics) == speech_names(6) | TRAINING | losses | heads
 
 
+def test_labels_are_counted_for_methods_that_learn_from_them(done, spoken):
+    """32 labelled images; without labels it is 0, and absent where nothing is trained."""
+    assert done["supervised"].metrics["train/labels"] == 32
+    assert done["gim"].metrics["train/labels"] == spoken["gim"].metrics["train/labels"] == 0
+    assert "train/labels" not in done["random_init"].metrics
+
+
 def test_costs_of_a_cells_models_add_up_and_peaks_do_not(speech_suite, speech_bench, spoken):
     found = spoken["supervised"].metrics
     # 9 labelled recordings in batches of 4, once for each of two targets.
     assert found["train/steps"] == 2 * 2
     assert found["train/samples"] == 2 * 2 * 4
     assert found["train/samples_per_second"] == pytest.approx(16 / found["train/seconds"])
+    assert found["train/labels"] == 9 + 7
     cell = tiny_cell(speech_suite, "supervised")
     learners = [build(cell, speech_bench, target=target) for target in speech_bench.targets]
     assert found["train/parameters"] == sum(
@@ -334,6 +343,7 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/samples": 80,
         "train/samples_per_second": 20.0,
         "train/parameters": 200,
+        "train/labels": 9 + 7,  # two of the nine recordings have no phone label
         "memory/host_peak_bytes": 70,
         "memory/probe_host_peak_bytes": 71,
     }

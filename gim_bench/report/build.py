@@ -1,7 +1,7 @@
 """What the report says: the tables, and beside them all that a reader needs to trust them."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from gim_bench.contract import Record, Status
 from gim_bench.metrics import METRICS, describe, target_of
@@ -10,7 +10,6 @@ from gim_bench.report.columns import (
     PERCENT,
     PublishedNumbers,
     Row,
-    data_column,
     heading_of,
     interval_column,
     method_column,
@@ -22,9 +21,18 @@ from gim_bench.report.columns import (
     style_of,
     table_of,
 )
-from gim_bench.report.comparison import count_settings, differences, mixtures
+from gim_bench.report.comparison import (
+    COUNTS,
+    count_differences,
+    count_settings,
+    differences,
+    mixtures,
+)
 from gim_bench.report.curves import loss_figures, rate_figures
 from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
+from gim_bench.report.given import what_each_was_given
+from gim_bench.report.ledger import ledger
+from gim_bench.report.pairs import differences_on_the_same_seeds
 from gim_bench.report.published import Numbers, load
 from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
@@ -56,6 +64,9 @@ class SuiteLike(Protocol):
     def methods(self) -> Sequence[str]: ...
     @property
     def fresh_process(self) -> bool: ...
+    @property
+    def deviations(self) -> Sequence[str]: ...
+    def describes(self, config: Mapping[str, Any]) -> bool: ...
 
 
 def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str] = ()) -> Document:
@@ -116,13 +127,19 @@ def _results(
     costs = [
         m.name
         for m in METRICS.values()
-        if m.unit not in (PERCENT, NATS) and not m.name.startswith("memory/") and _any(rows, m.name)
+        if m.unit not in (PERCENT, NATS)
+        and m.name not in COUNTS
+        and not m.name.startswith("memory/")
+        and _any(rows, m.name)
     ]
     return [
         _accuracy(rows, accuracies, headline, published),
+        differences_on_the_same_seeds(rows, headline),
+        ledger(rows, published, describes=suite.describes, deviations=suite.deviations),
+        what_each_was_given(rows),
         *(_by_module(rows, name) for name in headline),
         *_losses(rows),
-        _cost("Cost of training", rows, costs, published),
+        _cost("Time", rows, costs, published),
         # In a process that other cells have used, memory is no matter of the method alone.
         _cost(
             "Peak memory in training, GB (10⁹ bytes)",
@@ -146,7 +163,7 @@ def _accuracy(
 ) -> Section:
     if not accuracies:
         return Section(title="Accuracy", blocks=[])
-    columns = [method_column(rows), data_column(rows), seeds_column(rows)]
+    columns = [method_column(rows), seeds_column(rows)]
     for name in accuracies:
         columns.append(metric_column(rows, name))
         if name in headline:
@@ -264,9 +281,10 @@ def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
     lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
     if done:
         lines += _provenance(done[-1])
-    undeclared = [d.name for d in differences(done) if not d.declared]
+    found = [*differences(done), *count_differences(done)]
+    undeclared = [d.name for d in found if not d.declared]
     if undeclared:
-        lines.append(f"Settings: UNDECLARED differences, see below: {', '.join(undeclared)}")
+        lines.append(f"UNDECLARED differences, see below: {', '.join(undeclared)}")
     mixed = [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
     warning: list[Block] = (
         ["These cells were not all measured alike; above are the facts of one.", Bullets(mixed)]

@@ -24,7 +24,9 @@ HEADINGS = {
     "train/samples_per_second": "examples/s",
     "train/steps": "steps",
     "train/samples": "examples seen",
+    "train/labels": "labels",
     "train/parameters": "parameters",
+    "train/flops": "TFLOP",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",
     "memory/host_over_baseline_bytes": "host, over its baseline",
@@ -61,8 +63,10 @@ STYLES = {
     BYTES: Style("GB", 1e-9, 2, spread=False),
     "steps": Style("steps", 1, 0, spread=False),
     "examples": Style("examples", 1, 0, spread=False),
+    "labels": Style("labels", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),
     "images or windows per batch": Style("images or windows per batch", 1, 0, spread=False),
+    "FLOP": Style("TFLOP", 1e-12, 1, spread=False),
 }
 
 
@@ -172,3 +176,7 @@ def show(value: float, std: float | None, style: Style) -> str:
     if std is None or not style.spread:
         return text
     return f"{text} ± {std * style.factor:,.{style.decimals}f}"
+
+
+def signed(difference: float, style: Style) -> str:
+    return f"{difference * style.factor:+,.{style.decimals}f}"

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gim_bench.config import Schedule
 from gim_bench.contract import Record
 from gim_bench.statistics import flatten
 
@@ -13,6 +14,19 @@ ABSENT = "absent"
 # What must not change within a table; the machine's name may.
 CONSTANTS = ("data_sha256", "git_commit", "git_dirty", "device", "gpu", "driver", "cpu", "threads",
              "precision", "versions")  # fmt: skip
+
+# What a method declares that decides its modules and heads; only where modules are trained in turn
+# does it also decide how many steps are taken.
+PARTS = ("objective", "gradient_flow", "ablation", "only", "base", "options")
+TURNS = ("gradient_flow", "ablation", "only", "base")
+# What was counted, and the declarations that each count follows from.
+COUNTS: Mapping[str, Sequence[str]] = {
+    "train/labels": ("trains_on",),
+    "train/samples": ("trains_on",),
+    "train/steps": ("trains_on",),
+    "train/parameters": ("trains_on", *PARTS),
+    "train/flops": ("trains_on", *PARTS, "schedule", "recompute"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +45,25 @@ def differences(records: Sequence[Record]) -> list[Difference]:
     """The settings in which the methods of `records` differ, undeclared ones first."""
     found = _differences(records, [_settings(record) for record in records])
     return sorted(found, key=lambda difference: difference.declared)
+
+
+def count_differences(records: Sequence[Record]) -> list[Difference]:
+    """The counted costs in which `records` differ.
+
+    One is declared if records that agree in all declarations which decide it also agree in it.
+    """
+    return [
+        _difference(name, cells, declared=_follows(name, cells))
+        for name in COUNTS
+        if len(cells := _by_count(name, records)) > 1
+    ]
+
+
+def undeclared(records: Sequence[Record]) -> list[str]:
+    """A line for each setting, count and fingerprint of data that differs unaccounted for."""
+    data = [mixture for mixture in mixtures(records) if mixture.name == "data_sha256"]
+    found = [*differences(records), *count_differences(records), *data]
+    return [f"{d.name}: {d.described()}" for d in found if not d.declared]
 
 
 def mixtures(records: Sequence[Record]) -> list[Difference]:
@@ -68,15 +101,36 @@ def _differences(
         for record, table in zip(records, tables, strict=True):
             cells.setdefault(table.get(name, ABSENT), []).append(record)
         if len(cells) > 1:
-            found.append(_difference(name, cells))
+            found.append(_difference(name, cells, declared=name.startswith(DECLARED)))
     return found
 
 
-def _difference(name: str, cells: Mapping[str, Sequence[Record]]) -> Difference:
+def _by_count(name: str, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records that have each value of a metric; where it was not counted, they have none."""
+    cells: dict[str, list[Record]] = {}
+    for record in records:
+        if name in record.metrics:
+            cells.setdefault(f"{record.metrics[name]:,.0f}", []).append(record)
+    return cells
+
+
+def _follows(name: str, cells: Mapping[str, Sequence[Record]]) -> bool:
+    """Whether no two records with different values agree in all that decides the count."""
+    declarations = [{_declaration(name, record) for record in having} for having in cells.values()]
+    return sum(map(len, declarations)) == len(set().union(*declarations))
+
+
+def _declaration(name: str, record: Record) -> str:
+    method = record.config.get("method", {})
+    deciding = [*COUNTS[name], *(TURNS if method.get("schedule") == Schedule.SEQUENTIAL else ())]
+    return _text({each: method.get(each) for each in deciding})
+
+
+def _difference(name: str, cells: Mapping[str, Sequence[Record]], *, declared: bool) -> Difference:
     """Declared if the method accounts for it; a method whose own seeds differ never does."""
     methods = [record.method for having in cells.values() for record in _one_a_method(having)]
     torn = {method for method in methods if methods.count(method) > 1}
-    declared = name.startswith(DECLARED) and not torn
+    declared = declared and not torn
     return Difference(
         name=name,
         declared=declared,

@@ -1,6 +1,7 @@
 """Records and a suite to report on, small enough to check by eye."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from gim_bench.contract import Record, Status
@@ -21,6 +22,11 @@ class Suite:
     published: tuple[str, ...] = ()
     methods: tuple[str, ...] = tuple(TRAITS)
     fresh_process: bool = False
+    deviations: tuple[str, ...] = ()
+    training: Mapping[str, int] = field(default_factory=lambda: {"epochs": 6, "batch_size": 32})
+
+    def describes(self, config: Mapping[str, Any]) -> bool:
+        return config["training"] == self.training
 
 
 def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):

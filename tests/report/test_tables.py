@@ -17,11 +17,11 @@ GOLDEN = """\
 
 ## Accuracy: % of all test examples, features of the top module
 
-| method      | trained on    | seeds | linear probe | 95% CI | own head |
-|-------------|---------------|------:|-------------:|-------:|---------:|
-| gim         | unlabelled    |     2 |   64.0 ± 1.4 | ± 12.7 |        – |
-| supervised  | labelled only |     1 |         58.0 |      – |     59.2 |
-| random_init | nothing       |     1 |         52.0 |      – |        – |
+| method      | seeds | linear probe | 95% CI | own head |
+|-------------|------:|-------------:|-------:|---------:|
+| gim         |     2 |   64.0 ± 1.4 | ± 12.7 |        – |
+| supervised  |     1 |         58.0 |      – |     59.2 |
+| random_init |     1 |         52.0 |      – |        – |
 
 ± after a number is the standard deviation over seeds (n - 1); 95% CI is the half width of the \
 confidence interval of the mean, by Student's t.
@@ -29,19 +29,39 @@ confidence interval of the mean, by Student's t.
 One seed only (supervised, random_init): no interval can be given, and small differences may be \
 chance.
 
+## Differences on the same seeds: each method less gim, in points of %
+
+| method      | metric       | difference |   95% CI | seeds |
+|-------------|--------------|-----------:|---------:|------:|
+| supervised  | linear probe |       -5.0 | one seed |     1 |
+| random_init | linear probe |      -11.0 | one seed |     1 |
+
+- supervised: left out, as only one of the two has them: seeds 1
+- random_init: left out, as only one of the two has them: seeds 1
+
+## What each method was given
+
+| method      | trained on    | labels | steps |
+|-------------|---------------|-------:|------:|
+| gim         | unlabelled    |      0 | 1,200 |
+| supervised  | labelled only |    300 |   100 |
+| random_init | nothing       |      – |     – |
+
+All differences here follow from what the methods declare.
+
 ## Accuracy by module: linear probe, %
 
 | method |   module 1 |   module 2 |
 |--------|-----------:|-----------:|
 | gim    | 56.0 ± 0.0 | 64.0 ± 1.4 |
 
-## Cost of training
+## Time
 
-| method      |    train s | steps |
-|-------------|-----------:|------:|
-| gim         | 61.0 ± 1.4 | 1,200 |
-| supervised  |       60.5 |   100 |
-| random_init |          – |     – |
+| method      |    train s |
+|-------------|-----------:|
+| gim         | 61.0 ± 1.4 |
+| supervised  |       60.5 |
+| random_init |          – |
 
 ## Not in the tables
 
@@ -75,14 +95,11 @@ def markdown(records, *, metrics=(), **suite):
 
 
 def test_a_small_suite_reads_like_this():
+    given = {"train__steps": 1200.0, "train__labels": 0.0}
     records = [
         cell("random_init", metrics={"accuracy": 52.0}),
-        cell(
-            "gim", seed=0, metrics=by_module(56.0, 63.0, train__seconds=60.0, train__steps=1200.0)
-        ),
-        cell(
-            "gim", seed=1, metrics=by_module(56.0, 65.0, train__seconds=62.0, train__steps=1200.0)
-        ),
+        cell("gim", seed=0, metrics=by_module(56.0, 63.0, train__seconds=60.0, **given)),
+        cell("gim", seed=1, metrics=by_module(56.0, 65.0, train__seconds=62.0, **given)),
         cell(
             "supervised",
             metrics={
@@ -90,6 +107,7 @@ def test_a_small_suite_reads_like_this():
                 "accuracy/own_head": 59.2,
                 "train/seconds": 60.5,
                 "train/steps": 100.0,
+                "train/labels": 300.0,
             },
         ),
         cell(
@@ -111,25 +129,24 @@ def test_rows_stand_in_the_suites_order_and_strangers_last():
 
 
 def test_the_quickstart_fits_a_terminal():
-    """Five methods, one seed, three modules, every accuracy and cost: 110 columns at most."""
+    """Five methods, one seed, three modules, every accuracy and cost: 100 columns at most."""
     values = {"accuracy": 63.93, "ridge_accuracy": 61.9, "knn_accuracy": 56.9}
     values |= {f"accuracy/module_{k}": 60.0 for k in (1, 2, 3)} | {"accuracy/own_head": 57.5}
     values |= {"train/seconds": 123.4, "train/samples_per_second": 460.7, "train/steps": 900.0}
-    values |= {"train/samples": 28_800.0, "train/parameters": 2_123_456.0, "probe/seconds": 12.3}
+    values |= {"train/samples": 28_800.0, "train/labels": 1600.0, "train/flops": 123e12}
+    values |= {"train/parameters": 2_123_456.0, "probe/seconds": 12.3}
     values |= {"memory/host_peak_bytes": 1.2e9}
     page = markdown([cell(m, metrics=values) for m in Suite.methods])
     tables = page.partition("## Were")[0].splitlines()
-    assert max(len(line) for line in tables if line.startswith("|")) <= 110
+    assert max(len(line) for line in tables if line.startswith("|")) <= 100
 
 
 def test_the_papers_number_and_its_place_stand_beside_ours():
     page = markdown([cell("gim", metrics={"accuracy": 80.0})], published=("loewe2019/table1",))
-    (row,) = (line for line in page.splitlines() if line.startswith("| gim"))
+    (row, *_) = (line for line in page.splitlines() if line.startswith("| gim"))
     assert row.split() == [
         "|",
         "gim",
-        "|",
-        "unlabelled",
         "|",
         "1",
         "|",
@@ -195,11 +212,11 @@ def test_targets_have_columns_of_their_own_and_a_table_by_module_each():
     page = markdown([cell("gim", metrics=SPOKEN), cell("cpc", metrics={"phone_accuracy": 1.0})])
     heading, gim, cpc = table(page, "Accuracy: %")
     assert heading == [
-        "method", "trained on", "seeds", "phone, linear probe", "phone, own head",
+        "method", "seeds", "phone, linear probe", "phone, own head",
         "speaker, linear probe", "speaker, ridge", "speaker, kNN",
     ]  # fmt: skip
-    assert gim == ["gim", "unlabelled", "1", "60.1", "59.0", "98.1", "95.0", "94.0"]
-    assert cpc == ["cpc", "unlabelled", "1", "1.0", "–", "–", "–", "–"]
+    assert gim == ["gim", "1", "60.1", "59.0", "98.1", "95.0", "94.0"]
+    assert cpc == ["cpc", "1", "1.0", "–", "–", "–", "–"]
     assert table(page, "Accuracy by module: phone, linear probe, %") == [
         ["method", "module 1", "module 2"],
         ["gim", "40.0", "60.1"],
@@ -212,7 +229,7 @@ def test_features_that_are_no_stack_of_modules_are_not_compared_with_the_first_o
     """Cepstral coefficients are a single "module"; they stand in the first table alone."""
     mfcc = {"phone_accuracy": 39.7, "phone_accuracy/module_1": 39.7}
     page = markdown([cell("gim", metrics=SPOKEN), cell("random_init", metrics=mfcc)])
-    assert table(page, "Accuracy: %")[2][3] == "39.7"
+    assert table(page, "Accuracy: %")[2][2] == "39.7"
     by_module = table(page, "Accuracy by module: phone, linear probe, %")
     assert [row[0] for row in by_module] == ["method", "gim"]
 
@@ -228,14 +245,14 @@ def test_modules_stand_in_their_order_even_where_there_are_ten():
 def test_one_paper_is_a_column_of_that_name():
     page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1",))
     heading, gim = table(page, "Accuracy: %")
-    assert heading[3:7] == [
+    assert heading[2:6] == [
         "phone, linear probe",
         "paper",
         "phone, own head",
         "speaker, linear probe",
     ]
-    assert heading[7] == "paper"
-    assert (gim[4], gim[7]) == ("64.6", "99.4")
+    assert heading[6] == "paper"
+    assert (gim[3], gim[6]) == ("64.6", "99.4")
     assert "- in the paper, not here: cpc 97.4\n" in page
 
 
@@ -244,11 +261,11 @@ def test_two_papers_are_a_column_each_headed_by_their_short_names():
     """Of a metric that a paper has for none of the methods here, it has no column."""
     page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1", "two/table1"))
     heading, gim = table(page, "Accuracy: %")
-    assert heading[3:9] == [
+    assert heading[2:8] == [
         "phone, linear probe", "One et al.", "phone, own head",
         "speaker, linear probe", "One et al.", "Two et al.",
     ]  # fmt: skip
-    assert gim[3:9] == ["60.1", "64.6", "59.0", "98.1", "99.4", "98.7"]
+    assert gim[2:8] == ["60.1", "64.6", "59.0", "98.1", "99.4", "98.7"]
 
 
 @pytest.mark.usefixtures("two_papers")
@@ -277,8 +294,7 @@ def test_a_chosen_metric_of_a_target_stands_beside_both_papers():
 def test_published_memory_is_shown_in_the_unit_of_the_column():
     values = {"memory/gpu_allocated_peak_bytes": 6.5e9}
     page = markdown([cell("cpc", metrics=values)], published=("loewe2019/table2",))
-    (row,) = (line for line in page.splitlines() if line.startswith("| cpc"))
-    assert row.split() == ["|", "cpc", "|", "6.50", "|", "7.70", "|"]
+    assert table(page, "Peak memory")[1] == ["cpc", "6.50", "7.70"]
 
 
 def test_an_undeclared_difference_is_named_at_the_top_and_in_the_table():
@@ -287,7 +303,7 @@ def test_an_undeclared_difference_is_named_at_the_top_and_in_the_table():
         cell("cpc", metrics={"accuracy": 61.0}, config=config("cpc", epochs=12)),
     ]
     page = markdown(records)
-    assert "- Settings: UNDECLARED differences, see below: training.epochs\n" in page
+    assert "- UNDECLARED differences, see below: training.epochs\n" in page
     assert "No: 1 of 6 settings differ that no method declares." in page
     assert "| training.epochs      | UNDECLARED | 6: gim; 12: cpc " in page
 
@@ -326,6 +342,30 @@ def test_mixed_data_code_and_machines_are_pointed_out():
     assert "- MIXED gpu: absent: gim; H200: cpc\n" in page
     assert "- MIXED versions.torch: 2.12.1: gim; 2.11.0: cpc\n" in page
     assert "MIXED cpu" not in page
+
+
+def test_seeds_of_different_commits_and_data_are_one_line_each():
+    records = [
+        cell("gim", seed=seed, metrics={"accuracy": 60.0}, provenance=provenance(**differing))
+        for seed, differing in enumerate(
+            ({}, {"git_commit": "other", "data_sha256": "x"}, {"git_commit": "other"})
+        )
+    ]
+    mixed = [line for line in markdown(records).splitlines() if "MIXED" in line]
+    assert mixed == [
+        f"- MIXED data_sha256: {'0123456789abcdef' * 4}: gim seed 0, gim seed 2; x: gim seed 1",
+        "- MIXED git_commit: abcdef0123456789: gim seed 0; other: gim seed 1, gim seed 2",
+    ]
+
+
+def test_seeds_of_different_settings_are_named_at_the_top():
+    records = [
+        cell("gim", seed=s, metrics={"accuracy": 60.0}, config=config("gim", epochs=6 + s))
+        for s in (0, 1)
+    ]
+    assert "- UNDECLARED differences, see below: training.epochs\n" in markdown(
+        [*records, cell("cpc", metrics={"accuracy": 60.0})]
+    )
 
 
 def test_uncommitted_changes_are_said_beside_the_commit():

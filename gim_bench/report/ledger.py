@@ -1,0 +1,142 @@
+"""The ledger: every number that a suite's papers print, ours beside it, and a verdict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gim_bench.report.columns import (
+    NONE,
+    PublishedNumbers,
+    Row,
+    heading_of,
+    show,
+    signed,
+    style_of,
+)
+from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.report.published import Numbers, Published
+from gim_bench.statistics import Summary
+
+Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
+
+
+class Verdict(StrEnum):
+    """What a published number and ours say about each other."""
+
+    REPRODUCED = "reproduced"
+    DIFFERS = "differs"
+    NOT_COMPARABLE = "not comparable"
+    TOO_FEW_SEEDS = "too few seeds"
+    NOT_RUN = "not run"
+
+
+LEGEND = (
+    (
+        "reproduced: the paper's number lies within the 95% CI of our mean, or our mean within "
+        "the paper's own ±, where it prints one. A wide interval excludes little: read it first."
+    ),
+    "differs: neither of the two.",
+    "not comparable: our settings are not the suite's, or the seeds saw different data.",
+    "too few seeds: one seed has no interval.",
+    "not run: no finished cell here has this number.",
+    (
+        "difference: ours less the paper's, ± the 95% CI of our mean. The paper's number is taken "
+        "as it is printed, without an error of its own."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One published number and what we have to set against it."""
+
+    method: str
+    metric: str
+    paper: Published
+    ours: Summary | None
+    verdict: Verdict
+
+
+def ledger(
+    rows: Sequence[Row],
+    published: PublishedNumbers,
+    *,
+    describes: Describes,
+    deviations: Sequence[str],
+) -> Section:
+    """A table for each paper, how to read it, and where our protocol is not the paper's."""
+    blocks: list[Block] = []
+    for paper, numbers in published.items():
+        found = entries(rows, numbers, describes=describes)
+        blocks += [f"{paper}:", _table(found)] if len(published) > 1 else [_table(found)]
+    if blocks:
+        blocks.append(Bullets(LEGEND))
+    if blocks and deviations:
+        blocks += ["Known deviations from what the papers describe:", Bullets(deviations)]
+    return Section(title="Ledger of published numbers", blocks=blocks)
+
+
+def entries(rows: Sequence[Row], numbers: Numbers, *, describes: Describes) -> list[Entry]:
+    """One for each number of a paper, in the paper's order."""
+    by_method = {row.method: row for row in rows}
+    found = []
+    for (method, metric), paper in numbers.items():
+        row = by_method.get(method)
+        ours = row.summaries.get(metric) if row else None
+        comparable = row is not None and _comparable(row, describes)
+        judged = verdict(ours, paper, comparable=comparable)
+        found.append(Entry(method=method, metric=metric, paper=paper, ours=ours, verdict=judged))
+    return found
+
+
+def verdict(ours: Summary | None, paper: Published, *, comparable: bool) -> Verdict:
+    """What LEGEND says in words; the limits of an interval belong to it."""
+    if ours is None:
+        return Verdict.NOT_RUN
+    if not comparable:
+        return Verdict.NOT_COMPARABLE
+    if ours.ci95 is None:
+        return Verdict.TOO_FEW_SEEDS
+    allowed = max(ours.ci95, paper.std or 0.0)
+    return Verdict.REPRODUCED if abs(ours.mean - paper.value) <= allowed else Verdict.DIFFERS
+
+
+def _comparable(row: Row, describes: Describes) -> bool:
+    data = {record.provenance.get("data_sha256") for record in row.records}
+    return len(data) == 1 and all(describes(record.config) for record in row.records)
+
+
+def _table(found: Sequence[Entry]) -> Table:
+    columns = [
+        Column(heading="method", numeric=False),
+        Column(heading="metric", numeric=False),
+        Column(heading="paper"),
+        Column(heading="ours"),
+        Column(heading="difference"),
+        Column(heading="verdict", numeric=False),
+    ]
+    return Table(columns=columns, rows=[_cells(entry) for entry in found])
+
+
+def _cells(entry: Entry) -> list[str]:
+    style = style_of(entry.metric)
+    ours, paper = entry.ours, entry.paper
+    return [
+        entry.method,
+        f"{heading_of(entry.metric)}, {style.unit}",
+        show(paper.value, paper.std, style),
+        show(ours.mean, ours.std, style) if ours else NONE,
+        _difference(entry),
+        entry.verdict,
+    ]
+
+
+def _difference(entry: Entry) -> str:
+    """None where the two numbers are not about the same experiment."""
+    if entry.ours is None or entry.verdict is Verdict.NOT_COMPARABLE:
+        return NONE
+    style = style_of(entry.metric)
+    text = signed(entry.ours.mean - entry.paper.value, style)
+    ci95 = entry.ours.ci95
+    return text if ci95 is None else f"{text} ± {show(ci95, None, style)}"

@@ -1,0 +1,83 @@
+"""Differences on the same seeds: every method against one of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_of
+from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.statistics import PairedDifference, paired_difference, values_by_seed
+
+REFERENCE = "gim"
+ONE_SEED = "one seed"
+
+
+class Pair(NamedTuple):
+    """A method against the reference in one metric; None where they share no seed."""
+
+    method: str
+    metric: str
+    difference: PairedDifference | None
+
+
+def differences_on_the_same_seeds(rows: Sequence[Row], names: Sequence[str]) -> Section:
+    """Mean difference, 95 % interval and seeds of each metric: every method less the reference."""
+    if not rows or not names:
+        return Section(title="Differences on the same seeds", blocks=[])
+    reference = next((row for row in rows if row.method == REFERENCE), rows[0])
+    pairs = [
+        Pair(row.method, name, _difference(row, reference, name))
+        for name in names
+        for row in rows
+        if row is not reference and name in row.summaries and name in reference.summaries
+    ]
+    return Section(
+        title=f"Differences on the same seeds: each method less {reference.method}, in points of %",
+        blocks=[_table(pairs), *_notes(pairs)] if pairs else [],
+    )
+
+
+def _difference(ours: Row, theirs: Row, name: str) -> PairedDifference | None:
+    return paired_difference(
+        values_by_seed(ours.records, name), values_by_seed(theirs.records, name)
+    )
+
+
+def _table(pairs: Sequence[Pair]) -> Table:
+    columns = [
+        Column(heading="method", numeric=False),
+        Column(heading="metric", numeric=False),
+        Column(heading="difference"),
+        Column(heading="95% CI"),
+        Column(heading="seeds"),
+    ]
+    return Table(columns=columns, rows=[_cells(pair) for pair in pairs])
+
+
+def _cells(pair: Pair) -> list[str]:
+    named, found, style = heading_of(pair.metric), pair.difference, style_of(pair.metric)
+    if found is None:
+        return [pair.method, named, NONE, NONE, "0"]
+    interval = ONE_SEED if found.ci95 is None else f"± {show(found.ci95, None, style)}"
+    return [pair.method, named, signed(found.mean, style), interval, str(found.n)]
+
+
+def _notes(pairs: Sequence[Pair]) -> list[Block]:
+    """How to read the intervals, where there are any, and whose seeds were left out."""
+    found = [(pair.method, pair.difference) for pair in pairs if pair.difference is not None]
+    notes: list[Block] = []
+    if any(difference.ci95 is not None for _, difference in found):
+        notes.append(
+            "Methods of one seed start from the same weights and, on the same split, see the same "
+            "batches, so differences are taken seed by seed; 95% CI is the half width of the "
+            "interval of their mean, by Student's t, for one comparison at a time."
+        )
+    left_out = dict.fromkeys(
+        f"{method}: left out, as only one of the two has them: seeds {_listed(difference.left_out)}"
+        for method, difference in found
+        if difference.left_out
+    )
+    return [*notes, Bullets([*left_out])] if left_out else notes
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
