@@ -52,6 +52,9 @@ METRICS = {
         Metric(
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
         ),
+        Metric(
+            "train/flops", "FLOP", Better.LOWER, "operations of all steps, forward and backward"
+        ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),

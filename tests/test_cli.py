@@ -161,7 +161,7 @@ def test_json_is_the_list_that_was_promised_and_nothing_else(gim_bench):
     for cell in cells:
         assert set(cell) == {
             "suite", "method", "dataset", "seed", "key", "status", "error", "metrics", "config",
-            "provenance",
+            "provenance", "isolation",
         }  # fmt: skip
         assert (cell["suite"], cell["dataset"], cell["seed"]) == ("tiny", "photos", 0)
         assert (cell["status"], cell["error"]) == ("done", None)
