@@ -24,6 +24,7 @@ HEADINGS = {
     "train/steps": "steps",
     "train/samples": "examples seen",
     "train/parameters": "parameters",
+    "train/flops": "TFLOP",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",
     "memory/host_over_baseline_bytes": "host, over its baseline",
@@ -60,6 +61,7 @@ STYLES = {
     "steps": Style("steps", 1, 0, spread=False),
     "examples": Style("examples", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),
+    "FLOP": Style("TFLOP", 1e-12, 2, spread=False),
 }
 
 
