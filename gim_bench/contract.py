@@ -347,6 +347,8 @@ class Record:
     losses: Sequence[Mapping[str, float]] = ()
     # Validation accuracy over the probe's learning rates, {module: [[rate, percent], …]}.
     probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    # ‖∂loss_m/∂θ_n‖₂ after training, {unit of loss m: {module n: norm, …}, …}; None: not finite.
+    isolation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

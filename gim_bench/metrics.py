@@ -64,9 +64,11 @@ METRICS = {
             Better.LOWER,
             "labelled examples of its split, held out or not, once for each target it learns",
         ),
-        Metric("train/flops", "FLOP", Better.LOWER, "floating-point operations of all training"),
         Metric(
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
+        ),
+        Metric(
+            "train/flops", "FLOP", Better.LOWER, "operations of all steps, forward and backward"
         ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),

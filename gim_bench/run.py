@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gim_bench import capacity, memory, provenance, seeding
+from gim_bench.audit import Audit, audit
 from gim_bench.base import Base
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
@@ -192,7 +193,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         for model in models_of(cell, bench):
             learner = build(cell, bench, target=model.target)
             folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
-            trained, peaks = _train(cell, model, learner, bench, kept_in=folder)
+            trained, peaks, audited = _train(cell, model, learner, bench, kept_in=folder)
             probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
@@ -201,6 +202,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                     top=list(learner.units())[-1:],
                     trained=trained,
                     peaks=peaks,
+                    audited=audited,
                     probed=probed,
                     probe_seconds=probe_seconds,
                     probe_peaks=probe_peaks,
@@ -306,11 +308,12 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
 
 def _train(
     cell: Cell, model: Model, learner: Learner, bench: Bench, *, kept_in: Path
-) -> tuple[Trained, memory.Peaks]:
+) -> tuple[Trained, memory.Peaks, Audit]:
     """`kept_in` is where outputs of frozen units are kept, if they are."""
     steps = planned_steps(cell, bench)
     if not steps:
-        return Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0), memory.Peaks()
+        nothing = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
+        return nothing, memory.Peaks(), Audit()
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
@@ -332,7 +335,14 @@ def _train(
             progress=bench.progress,
             keeper=keeper,
         )
-    return trained, peaks
+    # Outside of what is measured: its seconds and its memory are not training's.
+    audited = audit(
+        trainer,
+        next(batches.epoch(1)),
+        steps=steps,
+        kept_batches=0 if keeper is None else keeper.views * len(batches),
+    )
+    return trained, peaks, audited
 
 
 def _probe(
@@ -415,6 +425,7 @@ class Finished:
     probed: Probed
     probe_seconds: float
     probe_peaks: memory.Peaks
+    audited: Audit = field(default_factory=Audit)
 
 
 def _done(
@@ -437,6 +448,7 @@ def _done(
             "train/samples_per_second": samples / seconds,
             "train/labels": sum(found.model.labels for found in finished),
             "train/parameters": sum(found.trained.parameters for found in finished),
+            "train/flops": sum(found.audited.flops for found in finished),
         }
     training = [found.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
@@ -452,6 +464,11 @@ def _done(
         losses=joined([_prefixed(found) for found in finished]),
         probe_curves={
             name: curve for found in finished for name, curve in found.probed.curves.items()
+        },
+        isolation={
+            f"{found.model.prefix}{unit}": row
+            for found in finished
+            for unit, row in found.audited.isolation.items()
         },
         provenance={
             **record.provenance,

@@ -82,6 +82,19 @@ class Trainer:
         groups = (group for adam in self.optimisers.values() for group in adam.param_groups)
         return sum(p.numel() for group in groups for p in group["params"])
 
+    def losses(
+        self, batch: Batch, *, only: str | None = None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """The learner's losses; autocast covers each forward, never what happens in between."""
+        wanted = {} if only is None else {"only": only}
+        losses = iter(self.learner.losses(batch, **wanted))
+        while True:
+            with devices.autocast(self.device, self.precision):
+                unit_and_loss = next(losses, None)
+            if unit_and_loss is None:
+                return
+            yield unit_and_loss
+
     def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:
         """One optimiser step of every unit, or of one alone; their losses, detached.
 
@@ -90,7 +103,7 @@ class Trainer:
         before the next unit's exist; `joint` holds all of them, as the paper's measurement did.
         """
         losses = {}
-        for unit, loss in self._forward(batch, only):
+        for unit, loss in self.losses(batch, only=only):
             losses[unit] = loss
             if self.schedule is not Schedule.JOINT:
                 loss.backward()
@@ -109,24 +122,13 @@ class Trainer:
         with torch.no_grad():
             for batch in batches:
                 count += 1
-                for unit, loss in self._forward(batch, only):
+                for unit, loss in self.losses(batch, only=only):
                     totals[unit] = totals[unit] + loss if unit in totals else loss
         return {unit: float(total) / count for unit, total in totals.items()}
 
     def freeze(self, unit: str) -> None:
         """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
         self.optimisers[unit].state.clear()
-
-    def _forward(self, batch: Batch, only: str | None) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        """The learner's losses; autocast covers each forward, never what happens in between."""
-        wanted = {} if only is None else {"only": only}
-        losses = iter(self.learner.losses(batch, **wanted))
-        while True:
-            with devices.autocast(self.device, self.precision):
-                unit_and_loss = next(losses, None)
-            if unit_and_loss is None:
-                return
-            yield unit_and_loss
 
     def _update(self, unit: str) -> None:
         self.optimisers[unit].step()

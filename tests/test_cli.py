@@ -163,7 +163,7 @@ def test_json_is_the_list_that_was_promised_and_nothing_else(gim_bench):
     for cell in cells:
         assert set(cell) == {
             "suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
-            "config", "provenance",
+            "config", "provenance", "isolation",
         }  # fmt: skip
         assert (cell["suite"], cell["dataset"], cell["seed"]) == ("tiny", "photos", 0)
         assert (cell["status"], cell["error"], cell["fits"]) == ("done", None, True)

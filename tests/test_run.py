@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from gim_bench import capacity, metrics, registry, run, seeding
+from gim_bench.audit import Audit, audit, flop_counter, leaks
 from gim_bench.capacity import Capacity
 from gim_bench.contract import (
     Dataset,
@@ -120,6 +121,7 @@ TRAINING = {
     "train/samples_per_second",
     "train/parameters",
     "train/labels",
+    "train/flops",
     "memory/host_peak_bytes",
     "memory/host_over_baseline_bytes",
 }
@@ -139,7 +141,7 @@ def _as_read(record):
     from dataclasses import replace
 
     plain = json.loads(json.dumps(record.as_dict()))
-    names = ("metrics", "config", "provenance", "losses", "probe_curves")
+    names = ("metrics", "config", "provenance", "losses", "probe_curves", "isolation")
     return replace(record, **{name: plain[name] for name in names})
 
 
@@ -318,6 +320,7 @@ def finished(model, *, seconds, peak, **others):
         ),
         probe_seconds=2 * seconds,
         probe_peaks=Peaks(metrics={"memory/probe_host_peak_bytes": peak + 1}),
+        audited=Audit(isolation={"module_2": {"module_1": seconds}}, flops=peak),
     )
 
 
@@ -344,8 +347,13 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/samples_per_second": 20.0,
         "train/parameters": 200,
         "train/labels": 9 + 7,  # two of the nine recordings have no phone label
+        "train/flops": 120,
         "memory/host_peak_bytes": 70,
         "memory/probe_host_peak_bytes": 71,
+    }
+    assert record.isolation == {
+        "speaker_module_2": {"module_1": 3.0},
+        "phone_module_2": {"module_1": 1.0},
     }
     assert record.losses == [
         {
@@ -569,6 +577,63 @@ def test_heads_and_negatives_depend_on_method_and_seed(method, seed, alike, suit
     assert all(equal == alike for equal in same(*heads))
     seeds = [learner.ingredients.negatives.initial_seed() for learner in (first, other)]
     assert (seeds[0] == seeds[1]) == alike
+
+
+# -- the audit -------------------------------------------------------------------------------------
+
+
+def test_gradients_of_every_cell_reach_what_its_method_declares(done, spoken):
+    """Rows are the losses, named as they are in the record; columns are all modules."""
+    for record in (*done.values(), *spoken.values()):
+        assert leaks(record) == []
+        losses = [set(row) - {"epoch"} for row in record.losses[-1:]]
+        assert set(record.isolation) == (losses[0] if losses else set())
+    assert list(spoken["supervised"].isolation) == ["speaker_module_6", "phone_module_6"]
+    assert list(spoken["gim"].isolation["module_2"]) == [f"module_{m}" for m in range(1, 7)]
+
+
+@pytest.mark.parametrize("method", ["gim", "supervised"])
+def test_the_audit_moves_no_number(method, bench, tmp_path, monkeypatch):
+    """Metrics, losses and weights are bit for bit those of a cell that is not audited."""
+    cell = tiny_cell(tiny_suite(tmp_path), method)
+    audited, bare = (RunsFolder(tmp_path / name) for name in ("audited", "bare"))
+    first = run_cell(cell, bench, runs=audited)
+    monkeypatch.setattr(run, "audit", lambda *_, **__: Audit())
+    second = run_cell(cell, bench, runs=bare)
+    assert (first.losses, first.probe_curves) == (second.losses, second.probe_curves)
+    moved = {name for name, value in first.metrics.items() if value != second.metrics[name]}
+    assert all("second" in n or "memory" in n or n == "train/flops" for n in moved)
+    ours, theirs = (
+        load_file(runs.folder_of(first) / "encoder.safetensors") for runs in (audited, bare)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_audit_is_no_part_of_training_s_peak_memory(suite, bench, tmp_path, monkeypatch):
+    def holding(*arguments, **options):
+        np.ones(400 * 10**6, dtype=np.uint8)
+        return audit(*arguments, **options)
+
+    monkeypatch.setattr(run, "audit", holding)
+    found = run_cell(tiny_cell(suite, "gim"), bench, runs=RunsFolder(tmp_path)).metrics
+    assert found["memory/host_over_baseline_bytes"] < 300e6
+
+
+def test_outputs_that_are_kept_are_computed_once_in_the_count_of_operations(tmp_path):
+    """Of 4 epochs' augmentations one is kept: module 1's forward runs 2 times in place of 8."""
+    flops = []
+    for kept in ((), ("training.kept_outputs.views=1",)):
+        suite = tiny_suite(tmp_path, "training.epochs=4", *kept)
+        record = run_cell(
+            tiny_cell(suite, "gim_iterative"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
+        )
+        assert record.status is Status.DONE, record.error
+        flops.append(record.metrics["train/flops"])
+    cell, bench = tiny_cell(suite, "gim_iterative"), tiny_bench(suite)
+    learner = built(cell, bench)
+    with flop_counter() as counter:
+        learner.outputs(next(bench.batches(cell, Split.UNLABELLED).epoch(1)), unit="module_1")
+    assert flops[0] - flops[1] == (8 - 2) * counter.get_total_flops()
 
 
 # -- repeating -------------------------------------------------------------------------------------

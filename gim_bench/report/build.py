@@ -31,6 +31,7 @@ from gim_bench.report.comparison import (
 from gim_bench.report.curves import loss_figures, rate_figures
 from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
 from gim_bench.report.given import what_each_was_given
+from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import ledger
 from gim_bench.report.pairs import differences_on_the_same_seeds
 from gim_bench.report.published import Numbers, load
@@ -84,6 +85,7 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     )
     sections = [
         *(section for section in chosen if section.blocks),
+        isolation_section(done),
         _unfinished(records, suite.methods),
         _settings(done),
     ]

@@ -66,7 +66,7 @@ STYLES = {
     "labels": Style("labels", 1, 0, spread=False),
     "parameters": Style("parameters", 1, 0, spread=False),
     "images or windows per batch": Style("images or windows per batch", 1, 0, spread=False),
-    "FLOP": Style("TFLOP", 1e-12, 1, spread=False),
+    "FLOP": Style("TFLOP", 1e-12, 2, spread=False),
 }
 
 

@@ -26,6 +26,7 @@ def as_json(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
             "metrics": _chosen(record.metrics, metrics),
             "config": _without_nan(record.config),
             "provenance": _without_nan(record.provenance),
+            "isolation": _without_nan(record.isolation),
         }
         for record in records
     ]

@@ -12,7 +12,7 @@ from gim_bench.report.webpage import as_html
 from tests.report.cells import Suite, cell, config, provenance
 
 FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
-          "config", "provenance"]  # fmt: skip
+          "config", "provenance", "isolation"]  # fmt: skip
 HOSTILE = "<script>alert('x')</script> & more"
 
 
@@ -23,7 +23,9 @@ def rows(records, **options):
 def test_json_gives_back_every_cell():
     values = {"accuracy": 60.25, "train/steps": 900.0}
     failed = cell("cpc", seed=3, metrics={}, status=Status.FAILED, error="no")
-    first, second = json.loads(render([cell(metrics=values), failed], suite=Suite(), fmt="json"))
+    norms = {"module_1": {"module_1": 0.25}}
+    done = cell(metrics=values, isolation=norms)
+    first, second = json.loads(render([done, failed], suite=Suite(), fmt="json"))
     assert list(first) == FIELDS
     assert first == {
         "suite": "quickstart",
@@ -37,6 +39,7 @@ def test_json_gives_back_every_cell():
         "metrics": values,
         "config": config("gim"),
         "provenance": provenance(),
+        "isolation": norms,
     }
     assert (second["status"], second["error"], second["metrics"]) == ("failed", "no", {})
 
@@ -46,11 +49,13 @@ def test_json_holds_no_nan():
         metrics={"accuracy": float("nan"), "loss": 2.0},
         config={"a": [1.0, float("inf")]},
         provenance={"b": {"c": float("nan")}},
+        isolation={"module_1": {"module_1": float("nan")}},
     )
     (found,) = json.loads(render([record], suite=Suite(), fmt="json"), parse_constant=refuse)
     assert found["metrics"] == {"loss": 2.0}
     assert found["config"] == {"a": [1.0, None]}
     assert found["provenance"] == {"b": {"c": None}}
+    assert found["isolation"] == {"module_1": {"module_1": None}}
 
 
 def refuse(constant):

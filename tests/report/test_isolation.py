@@ -1,0 +1,98 @@
+"""What the report says about gradients."""
+
+from gim_bench.report import render
+from tests.report.cells import Suite, cell
+
+STEPS = {"train/steps": 10.0}
+BLOCKS = {
+    "module_1": {"module_1": 0.31, "module_2": 0.0},
+    "module_2": {"module_1": 0.0, "module_2": 2.0},
+}
+ROW = {"module_2": {"module_1": 1.0, "module_2": 2.0}}
+TITLE = "## Where gradients reach, measured after training\n"
+
+
+def section(*records):
+    """The section's text; None where there is none."""
+    text = render(records, suite=Suite(), fmt="md")
+    _, found, rest = text.partition(TITLE)
+    return rest.partition("\n## ")[0].strip() if found else None
+
+
+def test_what_is_as_declared_is_one_line_a_method():
+    speech = {f"{target}_{unit}": row for target in ("speaker", "phone")
+              for unit, row in ROW.items()}  # fmt: skip
+    assert section(
+        cell("gim", metrics=STEPS, isolation=BLOCKS),
+        cell("gim", seed=1, metrics=STEPS, isolation=BLOCKS),
+        cell("cpc", metrics=STEPS, isolation=ROW),
+        cell("supervised", metrics=STEPS, isolation=speech),
+        cell("random_init", metrics={"accuracy": 50.0}),
+    ) == (
+        """\
+| method     | gradient flow declared | losses | each reaches   | as declared |
+|------------|------------------------|-------:|----------------|-------------|
+| gim        | isolated               |      2 | its own module | yes         |
+| cpc        | end to end             |      1 | all 2 modules  | yes         |
+| supervised | end to end             |      2 | all 2 modules  | yes         |"""
+    )
+
+
+def test_a_contradiction_comes_with_every_norm_of_its_cell():
+    leaky = {**BLOCKS, "module_2": {"module_1": 0.0125, "module_2": 2.0}}
+    assert section(
+        cell("gim", metrics=STEPS, isolation=BLOCKS),
+        cell("gim", seed=1, metrics=STEPS, isolation=leaky),
+    ) == (
+        """\
+| method | gradient flow declared | losses | each reaches | as declared |
+|--------|------------------------|-------:|--------------|-------------|
+| gim    | isolated               |      2 | see below    | NO          |
+
+gim, seed 1: norms of ∂loss/∂θ
+
+- the loss of module_2 reaches module_1 (norm 0.0125), but the flow declared is isolated
+
+| loss     | module_1 | module_2 |
+|----------|---------:|---------:|
+| module_1 |     0.31 |        0 |
+| module_2 |    0.013 |        2 |"""
+    )
+
+
+def test_one_flow_that_passes_for_the_other_is_said_to_reach_what_it_reaches():
+    wrong = section(cell("gim", metrics=STEPS, isolation=ROW))
+    assert "| gim    | isolated               |      1 | all 2 modules | NO          |" in wrong
+    wrong = section(cell("cpc", metrics=STEPS, isolation=BLOCKS))
+    assert "| cpc    | end to end             |      2 | its own module | NO          |" in wrong
+
+
+def test_a_method_with_a_record_of_an_earlier_version_is_not_measured():
+    """It is not passed for one that is as declared."""
+    found = section(
+        cell("cpc", metrics=STEPS, isolation=ROW),
+        cell("gim", metrics=STEPS, isolation=BLOCKS),
+        cell("gim", seed=1, metrics=STEPS),
+    )
+    assert "| gim    | isolated               |      – | –             | not measured |" in found
+
+
+def test_without_any_measurement_there_is_no_section():
+    assert section(cell("gim", metrics=STEPS)) is None
+
+
+def test_a_norm_that_json_could_not_hold_is_named():
+    rows = {"module_2": {"module_1": None, "module_2": 2.0}}
+    assert "| module_2 | not finite |        2 |" in section(
+        cell("gim", metrics=STEPS, isolation=rows)
+    )
+
+
+def test_the_web_page_has_the_section_too():
+    page = render([cell("gim", metrics=STEPS, isolation=BLOCKS)], suite=Suite(), fmt="html")
+    assert "its own module" in page
+
+
+def test_operations_are_printed_in_tflop():
+    text = render([cell("gim", metrics={"train/flops": 2.25e12})], suite=Suite(), fmt="md")
+    assert "| method | TFLOP |\n|--------|------:|\n| gim    |  2.25 |" in text
