@@ -102,7 +102,7 @@ def test_phase(benchmark, rates):
     dataset = kind(options=options, data_dir=None, cache_dir=Path("unused"))
     bench = Bench(dataset, device=CPU, progress=Silence())
     configured = configs(suite, methods=["random_init"], device=CPU)
-    (cell,) = cells(suite, configured, seeds=1, data_sha256="")
+    (cell,) = cells(suite, configured, seeds=[0], data_sha256="")
     (target,) = bench.targets
     learner = build(cell, bench, target=target).eval()
     benchmark.extra_info["precision"] = str(cell.config.training.precision)
