@@ -79,7 +79,7 @@ def test_a_gradient_whose_square_would_vanish_is_not_taken_for_zero():
     learner.weights["module_1"] = nn.Parameter(torch.ones(2, 2))
     plain = learner.losses
     learner.losses = lambda batch: ((unit, loss.sum()) for unit, loss in plain(batch))
-    assert norms(learner)["module_1"]["module_1"] == pytest.approx(2e-30)
+    assert norms(learner)["module_1"]["module_1"] == pytest.approx(2e-30, rel=1e-6, abs=0)
 
 
 def test_the_norms_are_those_of_what_backward_leaves(case):
@@ -91,7 +91,7 @@ def test_the_norms_are_those_of_what_backward_leaves(case):
         loss.backward()
         for module, theta in parameters_by_module(learner).items():
             squares = [float(p.grad.double().square().sum()) for p in theta if p.grad is not None]
-            assert found[unit][module] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5)
+            assert found[unit][module] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5, abs=0)
 
 
 # -- what methods declare --------------------------------------------------------------------------
