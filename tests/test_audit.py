@@ -74,8 +74,12 @@ def test_a_norm_is_that_of_all_of_a_units_gradients_together():
 
 
 def test_a_gradient_whose_square_would_vanish_is_not_taken_for_zero():
-    found = norms(Weighted(lambda *_: 1e-30))
-    assert found["module_2"]["module_2"] == pytest.approx(1e-30)
+    """Four of 1e-30 have the norm 2e-30."""
+    learner = Weighted(lambda *_: torch.full((2, 2), 1e-30))
+    learner.weights["module_1"] = nn.Parameter(torch.ones(2, 2))
+    plain = learner.losses
+    learner.losses = lambda batch: ((unit, loss.sum()) for unit, loss in plain(batch))
+    assert norms(learner)["module_1"]["module_1"] == pytest.approx(2e-30, rel=1e-6, abs=0)
 
 
 def test_the_norms_are_those_of_what_backward_leaves(case):
@@ -87,7 +91,7 @@ def test_the_norms_are_those_of_what_backward_leaves(case):
         loss.backward()
         for module, theta in parameters_by_module(learner).items():
             squares = [float(p.grad.double().square().sum()) for p in theta if p.grad is not None]
-            assert found[unit][module] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5)
+            assert found[unit][module] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5, abs=0)
 
 
 # -- what methods declare --------------------------------------------------------------------------
@@ -150,6 +154,19 @@ def test_a_head_belongs_to_the_module_that_it_sits_on(tiny):
         len(list(stage.parameters())) for stage in learner.encoder.stages[:2]
     ]
     assert sum(map(len, found.values())) == len(list(learner.parameters()))
+
+
+def test_a_module_without_weights_has_no_column(tiny):
+    learner = tiny("cpc").learner
+    learner.encoder.stages[1] = nn.ReLU()
+    assert list(parameters_by_module(learner)) == ["module_1", "module_3"]
+
+
+def test_a_module_that_somebody_froze_is_not_reached(tiny, tiny_batch):
+    learner = tiny("cpc").learner
+    learner.encoder.stages[1].requires_grad_(False)
+    (line,) = contradictions(norms(learner, tiny_batch), flow=END_TO_END)
+    assert line.startswith("the loss of module_3 never reaches module_2,")
 
 
 def test_without_an_encoder_of_modules_the_columns_are_the_units():
