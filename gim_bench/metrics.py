@@ -53,6 +53,12 @@ METRICS = {
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
         ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
+        Metric(
+            "train/step_per_calibration",
+            "ratio",
+            Better.LOWER,
+            "mean time of a training step by that of a fixed convolution and matrix product",
+        ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         Metric("memory/host_peak_bytes", "bytes", Better.LOWER, "peak resident memory, training"),
         Metric(

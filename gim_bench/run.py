@@ -1,6 +1,7 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
 import gc
+import statistics
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import torch
 
 from gim_bench import memory, provenance, seeding
 from gim_bench.base import Base
+from gim_bench.calibration import calibration_seconds
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
     Dataset,
@@ -191,7 +193,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         for model in models_of(cell, bench):
             learner = build(cell, bench, target=model.target)
             folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
-            trained, peaks = _train(cell, model, learner, bench, kept_in=folder)
+            trained, peaks, calibration = _train(cell, model, learner, bench, kept_in=folder)
             probed, probe_seconds = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
@@ -200,6 +202,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                     top=list(learner.units())[-1:],
                     trained=trained,
                     peaks=peaks,
+                    calibration_seconds=calibration,
                     probed=probed,
                     probe_seconds=probe_seconds,
                 )
@@ -301,11 +304,15 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
 
 def _train(
     cell: Cell, model: Model, learner: Learner, bench: Bench, *, kept_in: Path
-) -> tuple[Trained, memory.Peaks]:
-    """`kept_in` is where outputs of frozen units are kept, if they are."""
+) -> tuple[Trained, memory.Peaks, float]:
+    """What training gave, its peaks, and the seconds of the calibration before and after it.
+
+    `kept_in` is where outputs of frozen units are kept, if they are.
+    """
     steps = planned_steps(cell, bench)
     if not steps:
-        return Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0), memory.Peaks()
+        nothing = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
+        return nothing, memory.Peaks(), 0.0
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
@@ -317,6 +324,7 @@ def _train(
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
+    before = calibration_seconds(bench.device)
     _free_memory(bench.device)
     with memory.measure(bench.device) as peaks:
         trained = fit(
@@ -327,7 +335,7 @@ def _train(
             progress=bench.progress,
             keeper=keeper,
         )
-    return trained, peaks
+    return trained, peaks, (before + calibration_seconds(bench.device)) / 2
 
 
 def _probe(cell: Cell, model: Model, learner: Learner, bench: Bench) -> tuple[Probed, float]:
@@ -380,6 +388,7 @@ class Finished:
     top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
     trained: Trained
     peaks: memory.Peaks
+    calibration_seconds: float  # of one run of the fixed work; 0 where nothing is trained
     probed: Probed
     probe_seconds: float
 
@@ -400,6 +409,7 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
             "train/steps": steps,
             "train/samples": samples,
             "train/samples_per_second": samples / seconds,
+            "train/step_per_calibration": seconds / steps / _calibration(finished),
             "train/parameters": sum(found.trained.parameters for found in finished),
         }
         for name in {name for found in finished for name in found.peaks.metrics}:
@@ -418,6 +428,11 @@ def _done(record: Record, finished: Sequence[Finished]) -> Record:
             "finished_at": provenance.now(),
         },
     )
+
+
+def _calibration(finished: Sequence[Finished]) -> float:
+    """Seconds of one run of the fixed work, the mean over the models that were trained."""
+    return statistics.fmean(x.calibration_seconds for x in finished if x.trained.steps)
 
 
 def _last_losses(found: Finished) -> dict[str, float]:
