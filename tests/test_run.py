@@ -110,6 +110,7 @@ TRAINING = {
     "train/steps",
     "train/samples",
     "train/samples_per_second",
+    "train/step_per_calibration",
     "train/parameters",
     "memory/host_peak_bytes",
     "memory/host_over_baseline_bytes",
@@ -292,6 +293,7 @@ def finished(model, *, seconds, peak):
             parameters=100,
         ),
         peaks=Peaks(metrics={"memory/host_peak_bytes": peak}, notes={}),
+        calibration_seconds=seconds / 15,  # of 3 s and 1 s: 0.2 s and 0.0667 s
         probed=Probed(
             metrics={f"{model.prefix}accuracy": seconds},
             curves={f"{model.target.name}/module_1": [[0.1, seconds]]},
@@ -321,6 +323,7 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/steps": 20,
         "train/samples": 80,
         "train/samples_per_second": 20.0,
+        "train/step_per_calibration": pytest.approx(1.5),  # 4 s / 20 by the mean of 1/5 and 1/15 s
         "train/parameters": 200,
         "memory/host_peak_bytes": 70,
     }
@@ -557,7 +560,8 @@ def test_the_same_cell_gives_the_same_numbers_bit_for_bit(suite, bench, done, tm
     assert again.key == first.key
     assert again.losses == first.losses
     assert again.probe_curves == first.probe_curves
-    timeless = {n for n in first.metrics if "second" not in n and "memory" not in n}
+    timed = ("second", "memory", "calibration")
+    timeless = {n for n in first.metrics if not any(word in n for word in timed)}
     assert {n: again.metrics[n] for n in timeless} == {n: first.metrics[n] for n in timeless}
 
 
