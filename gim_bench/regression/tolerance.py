@@ -1,12 +1,13 @@
 """When a metric is worse: by more than chance explains, and by more than anybody should mind."""
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gim_bench.metrics import describe, target_of
+from gim_bench.metrics import target_of
 from gim_bench.statistics import Summary, summarise
 
 # The chance that a check of unchanged code calls anything worse, all comparisons together.
@@ -79,8 +80,8 @@ KINDS = {
 
 
 def kind_of(name: str) -> Kind | None:
-    """How a metric is judged; None where it is not. Raises: ConfigError for an unknown one."""
-    return KINDS.get(target_of(describe(name).name)[1])
+    """How a metric is judged, of whatever module and target; None where it is not."""
+    return KINDS.get(target_of(re.sub(r"/module_\d+$", "", name))[1])
 
 
 def compared(names: Iterable[str]) -> list[str]:
