@@ -361,23 +361,34 @@ def report(
     """Print the table of a suite from its records."""
     from gim_bench.config import load_suite
     from gim_bench.report import render
-    from gim_bench.store import RunsFolder
 
     loaded = load_suite(suite, overrides=set_ or ())
-    found = RunsFolder(runs_dir).records(loaded.name)
-    records = [record for record in found if loaded.describes(record.config)]
+    records = _records_of(loaded, runs_dir)
+    if not records:
+        raise ConfigError(
+            f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
+            f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
+        )
+    _hand_over(render(records, suite=loaded, fmt=fmt, metrics=metric or ()), output=output)
+
+
+def _records_of(suite: "Suite", runs_dir: Path) -> "list[Record]":
+    """The suite's records with its own settings; says how many others there are."""
+    from gim_bench.store import RunsFolder
+
+    found = RunsFolder(runs_dir).records(suite.name)
+    records = [record for record in found if suite.describes(record.config)]
     if len(records) < len(found):
         print(
             f"left out: {len(found) - len(records)} record(s) with other settings (name them "
             f"with --set to see them)",
             file=sys.stderr,
         )
-    if not records:
-        raise ConfigError(
-            f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
-            f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
-        )
-    text = render(records, suite=loaded, fmt=fmt, metrics=metric or ())
+    return records
+
+
+def _hand_over(text: str, *, output: Path | None) -> None:
+    """Prints the text, or writes it to a file. Raises: ConfigError where that fails."""
     if output is None:
         print(text)
         return
@@ -386,6 +397,44 @@ def report(
     except OSError as error:
         raise ConfigError(f"cannot write {output} ({error.strerror}): choose another") from None
     print(f"wrote {output}", file=sys.stderr)
+
+
+# -- check ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    suite: SuiteOption,
+    against: Annotated[
+        Path | None, typer.Option(help="A reference file of your own, not the shipped one.")
+    ] = None,
+    fmt: Annotated[str, typer.Option("--format", help="text, md, json or junit.")] = "text",
+    output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make these records the new reference.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, with --update.")] = None,
+    set_: SetOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+) -> None:
+    """Compare a suite's records with its reference: exit code 1 worse, 3 cannot be judged."""
+    from gim_bench import regression
+    from gim_bench.config import load_suite
+
+    regression.check_format(fmt)
+    if reason is not None and not update:
+        raise ConfigError("--reason is for a new reference: add --update, or leave it out")
+    loaded = load_suite(suite, overrides=set_ or ())
+    path = against or regression.reference_path(loaded.name)
+    records = _records_of(loaded, runs_dir)
+    if update:
+        regression.update(path, records, suite=loaded, reason=reason or "")
+        print(f"wrote {path}", file=sys.stderr)
+        return
+    reference = regression.read_reference(path, suite=loaded.name)
+    verdict = regression.judge(records, reference, suite=loaded)
+    _hand_over(regression.render(verdict, fmt), output=output)
+    raise typer.Exit(verdict.exit_code)
 
 
 # -- list ----------------------------------------------------------------------------------------

@@ -71,6 +71,12 @@ METRICS = {
             "train/flops", "FLOP", Better.LOWER, "operations of all steps, forward and backward"
         ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
+        Metric(
+            "train/step_per_calibration",
+            "ratio",
+            Better.LOWER,
+            "mean time of a training step by that of a fixed convolution and matrix product",
+        ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         *_of_every_phase(
             Metric("host_peak_bytes", "bytes", Better.LOWER, "peak resident memory"),

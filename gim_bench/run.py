@@ -1,5 +1,6 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
+import statistics
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import torch
 from gim_bench import capacity, memory, provenance, seeding
 from gim_bench.audit import Audit, audit
 from gim_bench.base import Base
+from gim_bench.calibration import calibration_seconds
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
     Dataset,
@@ -193,16 +195,14 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         for model in models_of(cell, bench):
             learner = build(cell, bench, target=model.target)
             folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
-            trained, peaks, audited = _train(cell, model, learner, bench, kept_in=folder)
+            phase = _train(cell, model, learner, bench, kept_in=folder)
             probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
                 Finished(
                     model=model,
                     top=list(learner.units())[-1:],
-                    trained=trained,
-                    peaks=peaks,
-                    audited=audited,
+                    training=phase,
                     probed=probed,
                     probe_seconds=probe_seconds,
                     probe_peaks=probe_peaks,
@@ -306,14 +306,27 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
     )
 
 
+NOTHING = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPhase:
+    """What training one model gave, and what was measured of it."""
+
+    trained: Trained = NOTHING
+    peaks: memory.Peaks = field(default_factory=memory.Peaks)
+    audited: Audit = field(default_factory=Audit)
+    # Of one run of the fixed work, the mean of before and after; 0 where nothing is trained.
+    calibration_seconds: float = 0.0
+
+
 def _train(
     cell: Cell, model: Model, learner: Learner, bench: Bench, *, kept_in: Path
-) -> tuple[Trained, memory.Peaks, Audit]:
+) -> TrainingPhase:
     """`kept_in` is where outputs of frozen units are kept, if they are."""
     steps = planned_steps(cell, bench)
     if not steps:
-        nothing = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
-        return nothing, memory.Peaks(), Audit()
+        return TrainingPhase()
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
@@ -325,6 +338,7 @@ def _train(
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
+    before = calibration_seconds(bench.device)
     memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
         trained = fit(
@@ -335,6 +349,7 @@ def _train(
             progress=bench.progress,
             keeper=keeper,
         )
+    after = calibration_seconds(bench.device)
     # Outside of what is measured: its seconds and its memory are not training's.
     audited = audit(
         trainer,
@@ -342,7 +357,12 @@ def _train(
         steps=steps,
         kept_batches=0 if keeper is None else keeper.views * len(batches),
     )
-    return trained, peaks, audited
+    return TrainingPhase(
+        trained=trained,
+        peaks=peaks,
+        audited=audited,
+        calibration_seconds=(before + after) / 2,
+    )
 
 
 def _probe(
@@ -420,12 +440,10 @@ class Finished:
 
     model: Model
     top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
-    trained: Trained
-    peaks: memory.Peaks
+    training: TrainingPhase
     probed: Probed
     probe_seconds: float
     probe_peaks: memory.Peaks
-    audited: Audit = field(default_factory=Audit)
 
 
 def _done(
@@ -437,20 +455,21 @@ def _done(
         metrics |= dict(found.probed.metrics) | _last_losses(found)
     if probe_seconds := sum(found.probe_seconds for found in finished):
         metrics["probe/seconds"] = probe_seconds
-    steps = sum(found.trained.steps for found in finished)
+    steps = sum(found.training.trained.steps for found in finished)
     if steps:
-        seconds = sum(found.trained.seconds for found in finished)
-        samples = sum(found.trained.samples for found in finished)
+        seconds = sum(found.training.trained.seconds for found in finished)
+        samples = sum(found.training.trained.samples for found in finished)
         metrics |= {
             "train/seconds": seconds,
             "train/steps": steps,
             "train/samples": samples,
             "train/samples_per_second": samples / seconds,
+            "train/step_per_calibration": seconds / steps / _calibration(finished),
             "train/labels": sum(found.model.labels for found in finished),
-            "train/parameters": sum(found.trained.parameters for found in finished),
-            "train/flops": sum(found.audited.flops for found in finished),
+            "train/parameters": sum(found.training.trained.parameters for found in finished),
+            "train/flops": sum(found.training.audited.flops for found in finished),
         }
-    training = [found.peaks for found in finished]
+    training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
     metrics |= _highest(training) | _highest(probing)
     notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
@@ -468,7 +487,7 @@ def _done(
         isolation={
             f"{found.model.prefix}{unit}": row
             for found in finished
-            for unit, row in found.audited.isolation.items()
+            for unit, row in found.training.audited.isolation.items()
         },
         provenance={
             **record.provenance,
@@ -492,11 +511,18 @@ def _notes(peaks: Sequence[memory.Peaks]) -> dict[str, str]:
     return min(peaks, key=lambda found: len(found.metrics)).notes
 
 
+def _calibration(finished: Sequence[Finished]) -> float:
+    """Seconds of one run of the fixed work, the mean over the models that were trained."""
+    return statistics.fmean(
+        x.training.calibration_seconds for x in finished if x.training.trained.steps
+    )
+
+
 def _last_losses(found: Finished) -> dict[str, float]:
     """The last epoch's losses; the bare name is the top unit's."""
-    if not found.trained.losses:
+    if not found.training.trained.losses:
         return {}
-    prefix, losses = found.model.prefix, found.trained.losses[-1]
+    prefix, losses = found.model.prefix, found.training.trained.losses[-1]
     named = {_loss_name(prefix, unit): x for unit, x in losses.items() if unit != "epoch"}
     for top in found.top:
         for unit in (top, f"{VALIDATION}{top}"):
@@ -515,7 +541,7 @@ def _prefixed(found: Finished) -> list[dict[str, float]]:
     """The losses of every epoch, named so that several models' can stand beside each other."""
     return [
         {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
-        for row in found.trained.losses
+        for row in found.training.trained.losses
     ]
 
 

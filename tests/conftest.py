@@ -1,12 +1,12 @@
 """Tiny data, encoders and learners that tests share, of images and of speech."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from gim_bench import registry, seeding
+from gim_bench import calibration, registry, seeding
 from gim_bench.config import (
     FRAME_SAMPLES,
     ConvGRUSettings,
@@ -149,6 +149,14 @@ def build_tiny(
     )
     with seeding.weights_from("heads", name, seed):
         return Tiny(method(ingredients), negatives)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_calibration() -> Iterator[None]:
+    """Tiny cells take a fraction of a second, and so must what their speed is compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(calibration.WORK, "cpu", calibration.Work(batch=1, side=32))
+        yield
 
 
 @pytest.fixture

@@ -620,3 +620,67 @@ def test_seeds_cannot_be_chosen_on_top_of_a_finished_cell(finished, gim_bench, t
         2,
         f"error: --from {folder} is of seed 0: leave out --seeds\n",
     )
+
+
+# -- check -----------------------------------------------------------------------------------------
+
+CHECK = ("check", "--suite", "./tiny.toml", "--against", "reference.json")
+
+
+@pytest.fixture
+def referenced(gim_bench):
+    """The suite, run with three seeds, and their reference in reference.json."""
+    assert gim_bench(*PLAIN, "--seeds", "3").code == 0
+    answer = gim_bench(*CHECK, "--update", "--reason", "the tests")
+    assert (answer.code, answer.err) == (0, "wrote reference.json\n")
+    return answer
+
+
+def test_what_has_not_changed_passes(referenced, gim_bench):
+    answer = gim_bench(*CHECK)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("Check of tiny: passes")
+
+
+def test_what_is_worse_is_exit_code_1_and_goes_into_the_file_that_was_named(
+    referenced, gim_bench, tmp_path
+):
+    path = tmp_path / "reference.json"
+    kept = json.loads(path.read_text())
+    kept["methods"]["gim"]["metrics"]["loss"] = {"0": 0.1, "1": 0.1, "2": 0.1}
+    path.write_text(json.dumps(kept))
+    answer = gim_bench(*CHECK, "--format", "junit", "--output", "junit.xml")
+    assert (answer.code, answer.out, answer.err) == (1, "", "wrote junit.xml\n")
+    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_a_suite_that_was_not_run_cannot_be_judged(referenced, gim_bench):
+    answer = gim_bench(*CHECK, "--runs-dir", "elsewhere")
+    assert answer.code == 3
+    assert "no cell of gim" in answer.out
+
+
+def test_other_settings_than_the_references_cannot_be_judged(referenced, gim_bench):
+    longer = ("--set", "training.epochs=2")
+    assert gim_bench(*PLAIN, "--seeds", "3", *longer).code == 0
+    answer = gim_bench(*CHECK, *longer)
+    assert answer.code == 3
+    assert "training.epochs 2, not 1" in answer.out
+    assert answer.err.startswith("left out: 6 record(s) with other settings")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--update",), "a new reference needs a reason"),
+        (("--reason", "x"), "--reason is for a new reference"),
+        (("--format", "xml"), "no format 'xml'"),
+        (("--against", "none.json"), "cannot read the reference none.json"),
+        (("--against", "tiny.toml"), "tiny.toml: the file: invalid JSON"),
+        (("--update", "--reason", "x", "--against", "tiny.toml/a"), "cannot write tiny.toml/a"),
+    ],
+)
+def test_wrong_use_of_check_is_one_line(options, complaint, referenced, gim_bench):
+    answer = gim_bench(*CHECK, *options)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"error: {complaint}")

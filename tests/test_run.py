@@ -32,7 +32,16 @@ from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
 from gim_bench.probe import Probed, probe
-from gim_bench.run import Bench, Finished, _done, build, models_of, planned_steps, run_cell
+from gim_bench.run import (
+    Bench,
+    Finished,
+    TrainingPhase,
+    _done,
+    build,
+    models_of,
+    planned_steps,
+    run_cell,
+)
 from gim_bench.store import RunsFolder
 from gim_bench.training import Trained, fit
 from tests.tiny_suite import (
@@ -119,6 +128,7 @@ TRAINING = {
     "train/steps",
     "train/samples",
     "train/samples_per_second",
+    "train/step_per_calibration",
     "train/parameters",
     "train/labels",
     "train/flops",
@@ -306,21 +316,24 @@ def finished(model, *, seconds, peak, **others):
     return Finished(
         model=model,
         top=["module_2"],
-        trained=Trained(
-            losses=[{"epoch": 1, "module_1": 5.0, "module_2": seconds}],
-            seconds=seconds,
-            steps=10,
-            samples=40,
-            parameters=100,
+        training=TrainingPhase(
+            trained=Trained(
+                losses=[{"epoch": 1, "module_1": 5.0, "module_2": seconds}],
+                seconds=seconds,
+                steps=10,
+                samples=40,
+                parameters=100,
+            ),
+            peaks=Peaks(metrics={"memory/host_peak_bytes": peak} | others),
+            audited=Audit(isolation={"module_2": {"module_1": seconds}}, flops=peak),
+            calibration_seconds=seconds / 15,  # of 3 s and 1 s: 0.2 s and 0.0667 s
         ),
-        peaks=Peaks(metrics={"memory/host_peak_bytes": peak} | others),
         probed=Probed(
             metrics={f"{model.prefix}accuracy": seconds},
             curves={f"{model.target.name}/module_1": [[0.1, seconds]]},
         ),
         probe_seconds=2 * seconds,
         probe_peaks=Peaks(metrics={"memory/probe_host_peak_bytes": peak + 1}),
-        audited=Audit(isolation={"module_2": {"module_1": seconds}}, flops=peak),
     )
 
 
@@ -345,6 +358,7 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/steps": 20,
         "train/samples": 80,
         "train/samples_per_second": 20.0,
+        "train/step_per_calibration": pytest.approx(1.5),  # 4 s / 20 by the mean of 1/5 and 1/15 s
         "train/parameters": 200,
         "train/labels": 9 + 7,  # two of the nine recordings have no phone label
         "train/flops": 120,
@@ -602,7 +616,7 @@ def test_the_audit_moves_no_number(method, bench, tmp_path, monkeypatch):
     second = run_cell(cell, bench, runs=bare)
     assert (first.losses, first.probe_curves) == (second.losses, second.probe_curves)
     moved = {name for name, value in first.metrics.items() if value != second.metrics[name]}
-    assert all("second" in n or "memory" in n or n == "train/flops" for n in moved)
+    assert all("second" in n or "memory" in n or "calib" in n or "flops" in n for n in moved)
     ours, theirs = (
         load_file(runs.folder_of(first) / "encoder.safetensors") for runs in (audited, bare)
     )
@@ -645,7 +659,8 @@ def test_the_same_cell_gives_the_same_numbers_bit_for_bit(suite, bench, done, tm
     assert again.key == first.key
     assert again.losses == first.losses
     assert again.probe_curves == first.probe_curves
-    timeless = {n for n in first.metrics if "second" not in n and "memory" not in n}
+    timed = ("second", "memory", "calibration")
+    timeless = {n for n in first.metrics if not any(word in n for word in timed)}
     assert {n: again.metrics[n] for n in timeless} == {n: first.metrics[n] for n in timeless}
 
 
@@ -924,7 +939,7 @@ def test_a_peak_that_is_not_known_of_one_model_is_not_known_of_the_cell(
     speaker, phone = models_of(tiny_cell(speech_suite, "supervised"), speech_bench)
     gpu = {"memory/gpu_process_peak_bytes": 9}
     models = [finished(speaker, seconds=3.0, peak=70, **gpu), finished(phone, seconds=1.0, peak=50)]
-    models[1].peaks.notes["gpu_process"] = "the driver went away"
+    models[1].training.peaks.notes["gpu_process"] = "the driver went away"
     record = _done(spoken["supervised"], models)
     assert "memory/gpu_process_peak_bytes" not in record.metrics
     assert record.provenance["memory"]["training"] == {"gpu_process": "the driver went away"}

@@ -52,11 +52,15 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
     return dict(found)
 
 
-def _folder() -> Path:
-    """Inside an installed package; in a checkout, beside it."""
+def results_folder(name: str) -> Path:
+    """That folder of results/: inside an installed package; in a checkout, beside it."""
     package = Path(str(resources.files("gim_bench")))
-    installed = package / "results" / "published"
-    return installed if installed.is_dir() else package.parent / "results" / "published"
+    installed = package / "results" / name
+    return installed if installed.is_dir() else package.parent / "results" / name
+
+
+def _folder() -> Path:
+    return results_folder("published")
 
 
 def _known(papers: Mapping[str, Path]) -> list[str]:

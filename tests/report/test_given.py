@@ -33,8 +33,8 @@ def test_one_row_a_method_says_all_that_it_was_given():
     )
     assert table(page, "What each method was given") == [
         ["method", "trained on", "labels", "examples seen", "steps", "parameters", "TFLOP"],
-        ["gim", "unlabelled", "0", "38,400", "1,200", "2,000,000", "2.5"],
-        ["supervised", "labelled only", "300", "6,400", "200", "2,000,000", "0.4"],
+        ["gim", "unlabelled", "0", "38,400", "1,200", "2,000,000", "2.50"],
+        ["supervised", "labelled only", "300", "6,400", "200", "2,000,000", "0.40"],
         ["random_init", "nothing", "–", "–", "–", "–", "–"],
     ]
     assert "All differences here follow from what the methods declare." in page

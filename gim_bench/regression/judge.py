@@ -1,0 +1,249 @@
+"""What the records of a suite say of the code: no worse, worse, or nothing that can be judged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.audit import leaks
+from gim_bench.config import Suite
+from gim_bench.contract import Record
+from gim_bench.regression.cells import Cells, cells_of, settings_of
+from gim_bench.regression.reference import MethodReference, Reference, commit_of, machine_of
+from gim_bench.regression.tolerance import (
+    COSTS,
+    FALSE_ALARMS,
+    Difference,
+    Kind,
+    compare,
+    enough,
+    kind_of,
+)
+from gim_bench.report.comparison import count_differences, differences
+from gim_bench.statistics import flatten
+
+UPDATE = "or write a new reference with --update --reason"
+
+
+class Outcome(StrEnum):
+    PASSES = "passes"
+    WORSE = "worse"
+    UNJUDGED = "cannot judge"
+
+
+EXIT_CODES = {Outcome.PASSES: 0, Outcome.WORSE: 1, Outcome.UNJUDGED: 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One metric of one method."""
+
+    method: str
+    metric: str
+    found: Difference
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.WORSE if self.found.worse else Outcome.PASSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is wrong besides a mean that moved, in one line; `method` is empty for all of them."""
+
+    outcome: Outcome
+    what: str  # "settings", "gradient isolation", …
+    message: str
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All that was looked at."""
+
+    suite: str
+    commit: str  # of the records; empty where there are none
+    reference: Reference
+    compared: Sequence[Compared]
+    findings: Sequence[Finding]
+    notes: Sequence[str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Worse wins over what cannot be judged: what is known to be worse stays so."""
+        ordered = (Outcome.WORSE, Outcome.UNJUDGED)
+        return next((outcome for outcome in ordered if outcome in self.outcomes), Outcome.PASSES)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of every comparison and every finding."""
+        return [*(c.outcome for c in self.compared), *(f.outcome for f in self.findings)]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.outcome]
+
+    @property
+    def level(self) -> float:
+        """The chance of a false alarm that each comparison is given."""
+        return FALSE_ALARMS / max(1, len(self.compared))
+
+
+class _Pair(NamedTuple):
+    """Values to compare; those of the reference, then today's."""
+
+    method: str
+    metric: str
+    kind: Kind
+    before: Sequence[float]
+    now: Sequence[float]
+
+
+def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> Verdict:
+    """The verdict on the newest finished cells of every method of the suite or the reference.
+
+    The chance of a false alarm is divided evenly among the comparisons (Bonferroni's correction),
+    so that a check of unchanged code calls something worse in 1 % of all cases at the most.
+    """
+    cells = cells_of(records, methods=list(dict.fromkeys([*suite.methods, *reference.methods])))
+    of_suite = list(_about_the_suite(cells, reference))
+    of_methods = [] if of_suite else list(_about_the_methods(cells, reference))
+    unjudged = {finding.method for finding in of_methods}
+    pairs: list[_Pair] = []
+    if not of_suite:
+        judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
+        pairs, incomplete = _pairs(judged, reference)
+        of_methods += incomplete
+    level = FALSE_ALARMS / max(1, len(pairs))
+    return Verdict(
+        suite=suite.name,
+        commit=commit_of(cells.records[0]) if cells.records else "",
+        reference=reference,
+        compared=[
+            Compared(
+                method=pair.method,
+                metric=pair.metric,
+                found=compare(pair.before, pair.now, kind=pair.kind, level=level),
+            )
+            for pair in pairs
+        ],
+        findings=[*_certain(cells.records), *of_suite, *of_methods],
+        notes=_notes(cells.records, reference),
+    )
+
+
+# -- what needs no statistics ----------------------------------------------------------------------
+
+
+def _certain(records: Sequence[Record]) -> Iterator[Finding]:
+    """What is worse whatever the reference says."""
+    for record in records:
+        for leak in leaks(record):
+            yield Finding(
+                outcome=Outcome.WORSE,
+                what="gradient isolation",
+                message=f"seed {record.seed}: {leak}",
+                method=record.method,
+            )
+    for difference in (*differences(records), *count_differences(records)):
+        if not difference.declared:
+            yield Finding(
+                outcome=Outcome.WORSE,
+                what="identical settings",
+                message=f"undeclared difference: {difference.name} is {difference.described()}",
+            )
+
+
+def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
+    """Why nothing can be compared."""
+    if reference.results_version != RESULTS_VERSION:
+        yield _unjudged(
+            "results version",
+            f"the reference is of results version {reference.results_version}, the code of "
+            f"{RESULTS_VERSION}: write a new reference with --update --reason",
+        )
+    for problem in cells.problems:
+        yield _unjudged("cells", problem)
+    found = {str(record.provenance.get("data_sha256")) for record in cells.records}
+    for sha256 in sorted(found - {reference.data_sha256}):
+        yield _unjudged(
+            "data",
+            f"the data is another, sha256 {sha256[:12]}… where the reference has "
+            f"{reference.data_sha256[:12]}…: use the same data, {UPDATE}",
+        )
+
+
+def _about_the_methods(cells: Cells, reference: Reference) -> Iterator[Finding]:
+    """Why some of the methods cannot be compared."""
+    for method, records in cells.by_method.items():
+        kept = reference.methods.get(method)
+        if kept is None:
+            message = "not in the reference: write a new one with --update --reason"
+            yield _unjudged("reference", message, method)
+            continue
+        changed = _changed(kept.config, settings_of(records[0]))
+        if changed:
+            message = f"other settings than the reference's: {'; '.join(changed)}: set them back"
+            yield _unjudged("settings", f"{message}, {UPDATE}", method)
+        elif not enough(len(kept.seeds), len(records)):
+            message = (
+                f"too few seeds: {len(records)} here and {len(kept.seeds)} in the reference where "
+                f"two and two, or one and three, are the fewest: run with --seeds"
+            )
+            yield _unjudged("seeds", message, method)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, each with both values."""
+    old, new = flatten(before), flatten(now)
+    return [
+        f"{name} {new.get(name)}, not {old.get(name)}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _unjudged(what: str, message: str, method: str = "") -> Finding:
+    return Finding(outcome=Outcome.UNJUDGED, what=what, message=message, method=method)
+
+
+# -- what does -------------------------------------------------------------------------------------
+
+
+def _pairs(
+    by_method: Mapping[str, Sequence[Record]], reference: Reference
+) -> tuple[list[_Pair], list[Finding]]:
+    """The metrics of the reference beside today's, and a finding for each that is not there."""
+    pairs, absent = [], []
+    for method, records in by_method.items():
+        for name, kind, before in _kept(reference.methods[method], records, reference):
+            now = [record.metrics[name] for record in records if name in record.metrics]
+            if len(now) == len(records):
+                pairs.append(_Pair(method, name, kind, before, now))
+            else:
+                message = f"{len(records) - len(now)} of {len(records)} cells do not have it"
+                absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
+    return pairs, absent
+
+
+def _kept(
+    kept: MethodReference, records: Sequence[Record], reference: Reference
+) -> Iterator[tuple[str, Kind, list[float]]]:
+    """The metrics that may be compared; memory and speed only on a machine of the same kind."""
+    alike = machine_of(records[0]).is_like(reference.machine)
+    for name, values in kept.metrics.items():
+        kind = kind_of(name)
+        assert kind is not None
+        if alike or kind not in COSTS:
+            yield name, kind, list(values.values())
+
+
+def _notes(records: Sequence[Record], reference: Reference) -> list[str]:
+    if not records or machine_of(records[0]).is_like(reference.machine):
+        return []
+    here = machine_of(records[0]).described()
+    there = reference.machine.described()
+    return [
+        f"memory and speed are not compared: the reference is of {there}, these cells of {here}"
+    ]

@@ -1,0 +1,244 @@
+"""What a check says of records: passes, worse, or cannot judge, each in one line."""
+
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.contract import Status
+from gim_bench.regression.judge import Outcome, judge
+from gim_bench.regression.tolerance import FALSE_ALARMS
+from tests.regression.cells import audited, cell, cells, changed, moved, reference_of
+from tests.tiny_suite import tiny_suite
+
+MEMORY = "memory/host_over_baseline_bytes"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def records(suite):
+    return cells(suite)
+
+
+@pytest.fixture(scope="module")
+def reference(records, suite):
+    return reference_of(records, suite=suite)
+
+
+@pytest.fixture
+def check(reference, suite):
+    return lambda records: judge(records, reference, suite=suite)
+
+
+def worse(verdict):
+    return {(c.method, c.metric) for c in verdict.compared if c.found.worse}
+
+
+def messages(verdict):
+    return [finding.message for finding in verdict.findings]
+
+
+def only_message(verdict):
+    """Of a verdict that cannot be given, for one reason, in one line."""
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.UNJUDGED, 3)
+    (message,) = messages(verdict)
+    assert "\n" not in message
+    return message
+
+
+# -- passes and worse ------------------------------------------------------------------------------
+
+
+def test_the_same_records_pass(check, records):
+    verdict = check(records)
+    assert (verdict.outcome, verdict.exit_code, verdict.findings) == (Outcome.PASSES, 0, [])
+    assert len(verdict.compared) == 12
+
+
+def test_other_seeds_pass(check, suite):
+    assert check(cells(suite, seeds=(5, 6, 7))).outcome is Outcome.PASSES
+
+
+def test_comparisons_share_the_chance_of_a_false_alarm(check, records):
+    verdict = check(records)
+    assert verdict.level * len(verdict.compared) == pytest.approx(FALSE_ALARMS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "factor"),
+    [
+        ("accuracy", 0.8),
+        ("accuracy/module_1", 0.8),
+        ("loss", 0.8),
+        ("loss", 1.2),
+        ("loss/module_1", 1.2),
+        (MEMORY, 1.3),
+        ("train/step_per_calibration", 1.7),
+    ],
+)
+def test_what_moved_is_named_and_nothing_else(metric, factor, check, records):
+    verdict = check(moved(records, metric, factor=factor))
+    assert worse(verdict) == {("gim", metric)}
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.WORSE, 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "factor"),
+    [("accuracy", 1.5), (MEMORY, 0.5), (MEMORY, 1.05), ("train/step_per_calibration", 1.4)],
+)
+def test_what_got_better_or_hardly_moved_passes(metric, factor, check, records):
+    assert check(moved(records, metric, factor=factor)).outcome is Outcome.PASSES
+
+
+def test_a_gradient_that_leaks_between_modules_is_worse(check, records):
+    held = {"module_1": {"module_1": 0.3, "module_2": 0.0}, "module_2": {"module_2": 0.2}}
+    leaking = {**held, "module_2": {"module_1": 0.01, "module_2": 0.2}}
+    first, *others = records
+    assert check([audited(first, held), *others]).outcome is Outcome.PASSES
+    verdict = check([audited(first, leaking), *others])
+    (finding,) = verdict.findings
+    assert (verdict.exit_code, finding.method, finding.what) == (1, "gim", "gradient isolation")
+    assert "the loss of module_2 reaches module_1 with a gradient of 0.01" in finding.message
+
+
+def test_a_method_without_isolated_modules_cannot_leak(check, records):
+    whole = {"module_1": {"module_1": 0.3, "module_2": 0.2}}
+    untrained = [audited(r, whole) if r.method == "random_init" else r for r in records]
+    assert check(untrained).outcome is Outcome.PASSES
+
+
+def test_a_difference_of_settings_that_no_method_declares_is_worse(suite, check, records):
+    longer = suite.model_copy(update={"training": suite.training.model_copy(update={"epochs": 2})})
+    verdict = check([*(r for r in records if r.method == "gim"), *cells(
+        longer, methods=["random_init"]
+    )])  # fmt: skip
+    assert verdict.exit_code == 1
+    lines = messages(verdict)
+    assert any(
+        "undeclared difference: training.epochs is 1: gim; 2: random_init" in x for x in lines
+    )
+    assert any("other settings than the reference's: training.epochs 2, not 1" in x for x in lines)
+    assert {c.method for c in verdict.compared} == {"gim"}
+
+
+# -- cannot judge ----------------------------------------------------------------------------------
+
+
+def test_no_records_at_all_cannot_be_judged(check):
+    verdict = check([])
+    assert verdict.exit_code == 3
+    assert messages(verdict) == [
+        f"no cell of {name} with results of this version: run the suite"
+        for name in ("gim", "random_init")
+    ]
+
+
+def test_a_seed_that_a_method_lacks_is_a_missing_cell(check, records):
+    assert only_message(check(records[:-1])).startswith("no cell of random_init with seed 2")
+
+
+def test_a_failed_cell_is_named_with_its_reason(check, records):
+    failed = replace(records[0], status=Status.FAILED, error="the loss is nan")
+    assert only_message(check([failed, *records[1:]])) == "gim seed 0 failed: the loss is nan"
+
+
+def test_an_interrupted_cell_is_named(check, records):
+    running = replace(records[0], status=Status.RUNNING)
+    assert "gim seed 0 did not finish" in only_message(check([running, *records[1:]]))
+
+
+def test_of_two_attempts_the_later_one_counts(check, records):
+    first = records[0]
+    later = {**first.provenance, "finished_at": "2026-11-22"}
+    earlier = replace(first, status=Status.FAILED, error="out of luck")
+    assert check([replace(first, provenance=later), earlier, *records[1:]]).exit_code == 0
+
+
+def test_too_few_seeds_cannot_be_judged_and_a_single_one_against_three_can(suite, records):
+    one = [record for record in records if record.seed == 0]
+    two = [record for record in records if record.seed < 2]
+    assert judge(one, reference_of(records, suite=suite), suite=suite).exit_code == 0
+    verdict = judge(one, reference_of(two, suite=suite), suite=suite)
+    assert verdict.exit_code == 3
+    assert messages(verdict)[0].startswith("too few seeds: 1 here and 2 in the reference")
+
+
+def test_other_data_cannot_be_judged(suite, check, records):
+    from tests.tiny_suite import tiny_cell
+
+    other = "f" * 64
+    keyed = [
+        replace(r, key=tiny_cell(suite, r.method, seed=r.seed, data_sha256=other).key)
+        for r in changed(records, data_sha256=other)
+    ]
+    assert only_message(check(keyed)).startswith("the data is another, sha256 ffffffffffff…")
+
+
+def test_other_settings_cannot_be_judged(check, tmp_path):
+    longer = tiny_suite(tmp_path, "training.epochs=2")
+    verdict = check(cells(longer))
+    assert (verdict.exit_code, verdict.compared) == (3, [])
+    assert "training.epochs 2, not 1" in messages(verdict)[0]
+
+
+def test_a_reference_of_another_results_version_cannot_be_judged_by(reference, records, suite):
+    old = reference.model_copy(update={"results_version": 1})
+    assert "of results version 1" in only_message(judge(records, old, suite=suite))
+
+
+def test_records_of_another_results_version_do_not_count(check, records):
+    stale = [replace(r, key="0" * 64) for r in records]
+    assert check(stale).exit_code == 3
+
+
+@pytest.mark.parametrize(("fact", "value"), [("git_commit", "another"), ("threads", 64)])
+def test_seeds_of_different_code_or_machines_are_not_averaged(fact, value, check, records):
+    mixed = [*changed(records[:1], **{fact: value}), *records[1:]]
+    assert f"mixed {fact}" in only_message(check(mixed))
+
+
+def test_a_metric_that_went_missing_is_named(check, records):
+    less = {name: x for name, x in records[0].metrics.items() if name != "loss/module_1"}
+    verdict = check([replace(records[0], metrics=less), *records[1:]])
+    assert only_message(verdict).startswith("1 of 3 cells do not have it")
+    assert verdict.findings[0].what == "loss/module_1"
+
+
+def test_a_method_that_the_reference_does_not_know_is_named(suite, reference, records):
+    larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
+    verdict = judge([*records, *cells(suite, methods=["cpc"])], reference, suite=larger)
+    assert (verdict.exit_code, verdict.findings[0].method) == (3, "cpc")
+    assert {c.method for c in verdict.compared} == {"gim", "random_init"}
+
+
+def test_records_of_methods_that_nobody_asked_for_are_left_alone(suite, check, records):
+    assert check([*records, cell(suite, "cpc", seed=9)]).exit_code == 0
+
+
+def test_worse_wins_over_what_cannot_be_judged(check, records, suite):
+    larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
+    slower = moved(records, "accuracy", factor=0.8)
+    reference = reference_of(records, suite=suite)
+    verdict = judge([*slower, *cells(suite, methods=["cpc"])], reference, suite=larger)
+    assert {f.outcome for f in verdict.findings} == {Outcome.UNJUDGED}
+    assert verdict.exit_code == 1
+
+
+# -- other machines --------------------------------------------------------------------------------
+
+
+def test_with_other_threads_memory_and_speed_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), threads=64))
+    assert verdict.exit_code == 0
+    assert {c.metric for c in verdict.compared} == {
+        "accuracy", "accuracy/module_1", "loss", "loss/module_1",
+    }  # fmt: skip
+    assert verdict.notes[0].startswith("memory and speed are not compared")
+
+
+def test_another_processor_of_as_many_threads_is_compared_in_all(check, records):
+    verdict = check(changed(records, cpu="another"))
+    assert (len(verdict.compared), verdict.notes) == (12, [])
