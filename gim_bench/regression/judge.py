@@ -65,6 +65,7 @@ class Verdict:
     suite: str
     commit: str  # of the records; empty where there are none
     reference: Reference
+    level: float  # the chance of a false alarm that each comparison is given
     compared: Sequence[Compared]
     findings: Sequence[Finding]
     notes: Sequence[str]
@@ -83,11 +84,6 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.outcome]
-
-    @property
-    def level(self) -> float:
-        """The chance of a false alarm that each comparison is given."""
-        return FALSE_ALARMS / max(1, len(self.compared))
 
 
 class _Pair(NamedTuple):
@@ -120,6 +116,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
         suite=suite.name,
         commit=commit_of(cells.records[0]) if cells.records else "",
         reference=reference,
+        level=level,
         compared=[
             Compared(
                 method=pair.method,

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gim_bench.contract import Status
 from gim_bench.regression.judge import Outcome, judge
 from gim_bench.regression.tolerance import FALSE_ALARMS
-from tests.regression.cells import audited, cell, cells, changed, moved, reference_of
+from tests.regression.cells import METRICS, audited, cell, cells, changed, moved, reference_of
 from tests.tiny_suite import tiny_suite
 
 MEMORY = "memory/host_over_baseline_bytes"
@@ -65,6 +66,23 @@ def test_other_seeds_pass(check, suite):
 def test_comparisons_share_the_chance_of_a_false_alarm(check, records):
     verdict = check(records)
     assert verdict.level * len(verdict.compared) == pytest.approx(FALSE_ALARMS)
+
+
+def test_whole_checks_of_unchanged_code_fail_in_less_than_one_of_twenty_cases(records, suite):
+    """Twelve metrics of three new seeds, drawn from a spread that the floors do not hide."""
+    draw = np.random.default_rng(0)
+    checks = 150
+    failed = 0
+    for _ in range(checks):
+        drawn = [replace(r, metrics=drawn_metrics(draw)) for r in (*records, *records)]
+        before, now = drawn[: len(records)], drawn[len(records) :]
+        failed += judge(now, reference_of(before, suite=suite), suite=suite).exit_code
+    assert failed / checks < 0.05
+
+
+def drawn_metrics(draw):
+    """A spread of a third: accuracies of 20 points, losses of 0.7 nats."""
+    return {name: x * (1 + draw.normal() / 3) for name, x in METRICS.items()}
 
 
 @pytest.mark.parametrize(
