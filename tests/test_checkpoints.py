@@ -103,13 +103,14 @@ def uninterrupted(tiny, batches, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("step", "sent"),
+    "interruption",
     [(1, signal.SIGINT), (3, signal.SIGTERM), (4, signal.SIGINT), (STEPS, signal.SIGTERM)],
 )
-def test_a_signal_ends_training_after_the_step_and_it_goes_on_bit_for_bit(  # noqa: PLR0917
-    step, sent, tiny, batches, tmp_path, uninterrupted
+def test_a_signal_ends_training_after_the_step_and_it_goes_on_bit_for_bit(
+    interruption, tiny, batches, tmp_path, uninterrupted
 ):
     """Though no checkpoint was due."""
+    step, sent = interruption
     folder = tmp_path / "checkpoints"
     with pytest.raises(Interrupted):
         run(tiny, batches, folder, progress=Signalling(step, sent), every=1e9)
