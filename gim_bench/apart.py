@@ -21,7 +21,11 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     process = multiprocessing.get_context("spawn").Process(
         target=_run,
         args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.cache_dir),
-        kwargs={"device": str(bench.device), "runs": runs.root},
+        kwargs={
+            "device": str(bench.device),
+            "runs": runs.root,
+            "checkpoint_seconds": bench.checkpoint_seconds,
+        },
     )
     started = begun(cell, bench)
     runs.save(started)  # so that no earlier record passes for this one's
@@ -62,10 +66,16 @@ def _run(
     *,
     device: str,
     runs: Path,
+    checkpoint_seconds: float,
 ) -> None:
     """The other process's whole life."""
     dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
-    bench = Bench(dataset, device=torch.device(device), progress=Silence())
+    bench = Bench(
+        dataset,
+        device=torch.device(device),
+        progress=Silence(),
+        checkpoint_seconds=checkpoint_seconds,
+    )
     run_cell(cell, bench, runs=RunsFolder(runs))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from gim_bench.errors import BenchError, ConfigError
+from gim_bench.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,8 +54,12 @@ RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Where the recor
 
 def main() -> NoReturn:
     """The command line; an error of the user's is one line and exit code 2."""
+    terminate_as_interrupt()
     try:
         app()
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, run the same again", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
@@ -87,6 +92,9 @@ def run(
         Path | None,
         typer.Option("--from", help="A finished cell's folder: train more modules on top of it."),
     ] = None,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0, help="Seconds of training between checkpoints.")
+    ] = 60.0,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished cells, too.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what would run, how long, how large.")
@@ -114,6 +122,7 @@ def run(
         progress=progress,
         base=base,
     )
+    bench.checkpoint_seconds = checkpoint_every
     from gim_bench.plan import cells
 
     table = cells(
@@ -238,7 +247,7 @@ def _run_all(
     except KeyboardInterrupt:
         bench.progress.say(
             f"interrupted: {len(records)} of {len(table)} cells are done and kept; the same "
-            f"command goes on with the others"
+            f"command goes on where this one was"
         )
         raise typer.Exit(INTERRUPTED) from None
     return records

@@ -287,6 +287,10 @@ class Learner(nn.Module, ABC):
         on it is not run.
         """
 
+    def generators(self) -> Sequence[torch.Generator]:
+        """Where its losses draw from; their states belong to a checkpoint."""
+        return ()
+
     @abstractmethod
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """The parameters that each loss trains, by the name it is yielded under."""

@@ -17,6 +17,7 @@ from gim_bench import capacity, memory, provenance, seeding
 from gim_bench.audit import Audit, audit
 from gim_bench.base import Base
 from gim_bench.calibration import calibration_seconds
+from gim_bench.checkpoints import Checkpoints
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
     Dataset,
@@ -37,7 +38,7 @@ from gim_bench.contract import (
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches, in_gray
 from gim_bench.datasets.windows import WindowBatches
-from gim_bench.errors import BenchError, DataError
+from gim_bench.errors import BenchError, DataError, TrainingError
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
@@ -45,6 +46,8 @@ from gim_bench.probe import Probed, metric_name, probe
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
+
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +78,19 @@ class Cell:
 class Bench:
     """A prepared data set on a device, on which cells are run one after another."""
 
-    def __init__(self, dataset: Dataset, *, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        progress: Progress,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        """With `checkpoint_seconds` between the checkpoints of a training."""
         self.dataset = dataset
         self.device = device
         self.progress = progress
+        self.checkpoint_seconds = checkpoint_seconds
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 
@@ -194,8 +206,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         finished = []
         for model in models_of(cell, bench):
             learner = build(cell, bench, target=model.target)
-            folder = runs.folder_of(record) / f"{model.prefix}kept-outputs"
-            phase = _train(cell, model, learner, bench, kept_in=folder)
+            phase = _train(cell, model, learner, bench, folder=runs.folder_of(record))
             probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
@@ -210,9 +221,14 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             )
         del learner  # its weights would leave less room to the batches that are tried
         record = _done(record, finished, largest=_largest_batch(cell, bench))
+        resumable = False  # nothing is left to be resumed
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
+        resumable = not isinstance(error, TrainingError)  # which would come again
     runs.save(record)
+    if not resumable:
+        for model in models_of(cell, bench):
+            _checkpoints(model, bench, folder=runs.folder_of(record)).clear()
     return record
 
 
@@ -321,9 +337,9 @@ class TrainingPhase:
 
 
 def _train(
-    cell: Cell, model: Model, learner: Learner, bench: Bench, *, kept_in: Path
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, folder: Path
 ) -> TrainingPhase:
-    """`kept_in` is where outputs of frozen units are kept, if they are."""
+    """`folder` is where checkpoints go, and outputs of frozen units if they are kept."""
     steps = planned_steps(cell, bench)
     if not steps:
         return TrainingPhase()
@@ -333,7 +349,7 @@ def _train(
     keeper = None
     if (kept := cell.config.training.kept_outputs) is not None:
         keeper = Keeper(
-            folder=kept_in,
+            folder=folder / f"{model.prefix}kept-outputs",
             views=min(kept.views, -(-steps // len(batches))),
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
@@ -348,6 +364,7 @@ def _train(
             title=f"{model.name}: training",
             progress=bench.progress,
             keeper=keeper,
+            checkpoints=_checkpoints(model, bench, folder=folder),
         )
     after = calibration_seconds(bench.device)
     # Outside of what is measured: its seconds and its memory are not training's.
@@ -362,6 +379,14 @@ def _train(
         peaks=peaks,
         audited=audited,
         calibration_seconds=(before + after) / 2,
+    )
+
+
+def _checkpoints(model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
+    return Checkpoints(
+        folder / f"{model.prefix}checkpoints",
+        every_seconds=bench.checkpoint_seconds,
+        progress=bench.progress,
     )
 
 
@@ -492,6 +517,7 @@ def _done(
         provenance={
             **record.provenance,
             "memory": notes,
+            **_resumed(finished),
             "finished_at": provenance.now(),
         },
     )
@@ -535,6 +561,12 @@ def _loss_name(prefix: str, unit: str) -> str:
     """Of a unit's training or, where the history says so, validation loss."""
     bare = unit.removeprefix(VALIDATION)
     return f"{prefix}loss/{unit}" if bare == unit else f"{prefix}validation_loss/{bare}"
+
+
+def _resumed(finished: Sequence[Finished]) -> dict[str, Any]:
+    """After which step's checkpoint training went on, where it did."""
+    steps = [found.training.trained.resumed_at for found in finished]
+    return {} if steps == [None] * len(steps) else {"resumed_at_step": steps}
 
 
 def _prefixed(found: Finished) -> list[dict[str, float]]:

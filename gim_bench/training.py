@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench import devices
+from gim_bench import devices, interrupts
+from gim_bench.checkpoints import Checkpoints
 from gim_bench.config import Precision, Schedule
 from gim_bench.contract import Batch, Learner, Progress
 from gim_bench.errors import ConfigError, TrainingError, unknown_name
+from gim_bench.interrupts import Interrupted
 from gim_bench.kept_outputs import Encode, Keeper, Source, identity_of
 
 # Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
@@ -130,6 +134,22 @@ class Trainer:
         """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
         self.optimisers[unit].state.clear()
 
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on, beside the batches."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimisers": {unit: adam.state_dict() for unit, adam in self.optimisers.items()},
+            "generators": [generator.get_state() for generator in self.learner.generators()],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state` was taken."""
+        self.learner.load_state_dict(state["learner"])
+        for unit, adam in self.optimisers.items():
+            adam.load_state_dict(state["optimisers"][unit])
+        for generator, drawn in zip(self.learner.generators(), state["generators"], strict=True):
+            generator.set_state(drawn)
+
     def _update(self, unit: str) -> None:
         self.optimisers[unit].step()
         self.optimisers[unit].zero_grad(set_to_none=True)
@@ -153,6 +173,50 @@ class Trained:
     steps: int
     samples: int
     parameters: int  # that were trained
+    resumed_at: int | None = None  # the step that a checkpoint was taken after, if it began there
+
+
+@dataclass(slots=True, kw_only=True)
+class _Standing:
+    """How far training has come."""
+
+    # Of every epoch that is over, for the units that are finished and the one at work.
+    histories: list[list[dict[str, float]]] = field(default_factory=list)
+    done: int = 0  # steps of the unit at work
+    epoch_steps: int = 0  # steps in the epoch under way, which is over where there are none
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of that epoch's losses
+    seconds: float = 0.0
+
+
+class _Run:
+    """A training under way: where it stands, and when that is written down."""
+
+    def __init__(self, trainer: Trainer, checkpoints: Checkpoints | None) -> None:
+        self.trainer = trainer
+        self.checkpoints = checkpoints
+        self.standing = _Standing()
+        self.resumed_at: int | None = None
+        found = None if checkpoints is None else checkpoints.newest()
+        if found is not None:
+            trainer.restore(found["trainer"])
+            self.standing = _Standing(**found["standing"])
+            self.resumed_at = self.standing.done
+        self._started = time.perf_counter() - self.standing.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Of training, those before a checkpoint included."""
+        return time.perf_counter() - self._started
+
+    def step_is_over(self, *, stop: bool, epoch_ended: bool = False) -> None:
+        """Writes down where it stands if that is due. Raises: Interrupted if it is to stop."""
+        due = self.checkpoints is not None and self.checkpoints.due(epoch_ended=epoch_ended)
+        if self.checkpoints is not None and (due or stop):
+            self.standing.seconds = self.seconds
+            standing = {f.name: getattr(self.standing, f.name) for f in fields(self.standing)}
+            self.checkpoints.save({"trainer": self.trainer.state(), "standing": standing})
+        if stop:
+            raise Interrupted
 
 
 def fit(
@@ -163,36 +227,41 @@ def fit(
     title: str,
     progress: Progress,
     keeper: Keeper | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
     In sequence each unit sees the same epochs, one unit after the other; with a `keeper`, a frozen
-    unit's outputs are computed once and read by the unit above. Raises: TrainingError where a loss
-    is no longer finite, naming unit and step, or where there is no room for the outputs.
+    unit's outputs are computed once and read by the unit above. With `checkpoints` it goes on from
+    the last one, on a CPU bit for bit as if it had never been interrupted.
+
+    Raises: TrainingError where a loss is no longer finite, naming unit and step, or where there is
+    no room for the outputs; Interrupted after the step in which a signal to end was heard.
     """
-    started = time.perf_counter()
+    run = _Run(trainer, checkpoints)
     source = batches
-    histories: list[list[dict[str, float]]] = []
     if keeper is not None:
         keeper.make_room(batches, _handing_on(trainer))
-    for unit in trainer.stages():
+    for number, unit in enumerate(trainer.stages()):
+        if number < len(run.standing.histories) - 1:
+            continue  # finished before the checkpoint
         if keeper is not None:
             source = _kept_below(trainer, unit, source, keeper)
         named = title if unit is None else f"{title} {unit}"
-        histories.append(
-            _fit_stage(trainer, source, unit, steps=steps, title=named, progress=progress)
-        )
+        _fit_stage(run, source, unit, number, steps=steps, title=named, progress=progress)
         if unit is not None:
             trainer.freeze(unit)
     if keeper is not None:
         keeper.clear()
+    histories = run.standing.histories
     taken = steps * len(histories)
     return Trained(
         losses=joined(histories),
-        seconds=time.perf_counter() - started,
+        seconds=run.seconds,
         steps=taken,
         samples=taken * batches.batch_size,
         parameters=trainer.parameters,
+        resumed_at=run.resumed_at,
     )
 
 
@@ -212,31 +281,40 @@ def _kept_below(trainer: Trainer, unit: str | None, source: Source, keeper: Keep
 
 
 def _fit_stage(
-    trainer: Trainer,
+    run: _Run,
     batches: Source,
     unit: str | None,
+    number: int,
     *,
     steps: int,
     title: str,
     progress: Progress,
-) -> list[dict[str, float]]:
-    """The losses of every epoch."""
-    history: list[dict[str, float]] = []
-    done = 0
-    with progress.task(title, total=steps, unit="step") as task:
-        while done < steps:
-            epoch = _Epoch(number=len(history) + 1, first_step=done + 1)
-            for batch in batches.epoch(epoch.number):
-                epoch.add(trainer.step(batch, only=unit))
-                done += 1
-                task.advance(1, **epoch.facts())
-                if done == steps:
+) -> None:
+    """Trains the unit that is `number` in order, from where the run stands to `steps`."""
+    standing, trainer = run.standing, run.trainer
+    if number == len(standing.histories):
+        standing.histories.append([])
+        standing.done = 0
+    history = standing.histories[number]
+    if standing.done:
+        title = f"{title}, from step {standing.done + 1}"
+    with (
+        progress.task(title, total=steps - standing.done, unit="step") as task,
+        interrupts.noted() as stop,
+    ):
+        while standing.done < steps or standing.epoch_steps:
+            epoch = _Epoch(standing, number=len(history) + 1)
+            for batch in islice(batches.epoch(epoch.number), standing.epoch_steps, None):
+                if standing.done == steps:
                     break
+                epoch.add(trainer.step(batch, only=unit))
+                task.advance(1, **epoch.facts())
+                run.step_is_over(stop=stop())
             validated = trainer.evaluate(batches.validation(), only=unit)
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
             )
-    return history
+            run.step_is_over(stop=stop(), epoch_ended=True)
 
 
 def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
@@ -250,18 +328,19 @@ def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, fl
 class _Epoch:
     """The mean losses of one epoch, summed on the device and read now and then."""
 
-    def __init__(self, *, number: int, first_step: int) -> None:
+    def __init__(self, standing: _Standing, *, number: int) -> None:
+        self.standing = standing
         self.number = number
-        self.first_step = first_step
-        self.steps = 0
-        self.sums: dict[str, Tensor] = {}
         self.shown: dict[str, float] = {}
         self.read_at = 0.0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        self.steps += 1
+        """One step more."""
+        self.standing.done += 1
+        self.standing.epoch_steps += 1
+        sums = self.standing.sums
         for unit, loss in losses.items():
-            self.sums[unit] = self.sums[unit] + loss if unit in self.sums else loss.clone()
+            sums[unit] = sums[unit] + loss if unit in sums else loss.clone()
         if time.perf_counter() - self.read_at > READ_EVERY_SECONDS:
             self._read()
 
@@ -270,16 +349,18 @@ class _Epoch:
         return {"epoch": self.number, **self.shown}
 
     def close(self) -> dict[str, float]:
+        """The epoch's losses; another one begins."""
         self._read()
+        self.standing.epoch_steps, self.standing.sums = 0, {}
         return {"epoch": self.number, **self.shown}
 
     def _read(self) -> None:
-        self.shown = {unit: float(total) / self.steps for unit, total in self.sums.items()}
+        steps = self.standing.epoch_steps
+        self.shown = {unit: float(total) / steps for unit, total in self.standing.sums.items()}
         self.read_at = time.perf_counter()
         for unit, mean in self.shown.items():
             if not torch.isfinite(torch.tensor(mean)):
-                last = self.first_step + self.steps - 1
                 raise TrainingError(
-                    f"the loss of {unit} is {mean} at or shortly before step {last} "
-                    f"(epoch {self.number}): lower training.learning_rate"
+                    f"the loss of {unit} is {mean} at or shortly before step "
+                    f"{self.standing.done} (epoch {self.number}): lower training.learning_rate"
                 )

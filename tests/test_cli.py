@@ -473,7 +473,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(gim_bench, tmp_path):
     answer = gim_bench(*command)
     assert (answer.code, answer.out) == (130, "")
     assert answer.err.splitlines()[-1] == (
-        "interrupted: 1 of 3 cells are done and kept; the same command goes on with the others"
+        "interrupted: 1 of 3 cells are done and kept; the same command goes on where this one was"
     )
     assert statuses(tmp_path) == {("random_init", 0): "done", ("interrupted", 0): "running"}
     assert "1 of 3 cells are done already" in gim_bench(*command).err

@@ -71,6 +71,7 @@ class StackLearner(Learner):
         self.encoder = self.adapted(ingredients.encoder)
         self.target = ingredients.target
         self.recompute = ingredients.recompute
+        self.negatives = ingredients.negatives
         self.partition = partition(len(self.encoder.stages), self.traits.gradient_flow)
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
@@ -124,6 +125,9 @@ class StackLearner(Learner):
                 unit.name,
                 self.loss(self.heads[unit.name], Encodings(z, c, module=unit.last), batch),
             )
+
+    def generators(self) -> Sequence[torch.Generator]:
+        return [self.negatives]
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {

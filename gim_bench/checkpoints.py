@@ -1,0 +1,75 @@
+"""Where a training stood, in the cell's folder: the last two states, each known by its checksum."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from gim_bench.atomic import atomically
+from gim_bench.contract import Progress
+
+KEPT = 2
+# At the end of an epoch a checkpoint is due after this share of the usual time.
+AT_EPOCH_ENDS = 0.1
+DIGEST = 16  # hexadecimal digits of the sha256 that stand in a file's name
+
+
+class Checkpoints:
+    """States are written whole or not at all, and one that was damaged since is passed over."""
+
+    def __init__(self, folder: Path, *, every_seconds: float, progress: Progress) -> None:
+        """One is due after `every_seconds`, at the end of an epoch after a tenth of that."""
+        self.folder = folder
+        self.every_seconds = every_seconds
+        self.progress = progress
+        self._saved_at = time.monotonic()
+
+    def due(self, *, epoch_ended: bool) -> bool:
+        wait = self.every_seconds * (AT_EPOCH_ENDS if epoch_ended else 1)
+        return time.monotonic() - self._saved_at >= wait
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """`state` holds tensors, numbers, strings, lists and mappings. Raises: OSError."""
+        paths = self._paths()
+        number = _number(paths[-1]) + 1 if paths else 1
+        part = self.folder / f"checkpoint-{number:06}.part"
+        with atomically(part) as file:
+            torch.save(dict(state), file)
+        part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
+        for old in paths[: 1 - KEPT]:
+            old.unlink()
+        self._saved_at = time.monotonic()
+
+    def newest(self) -> dict[str, Any] | None:
+        """The last state that is whole; None where there is none."""
+        for path in reversed(self._paths()):
+            if path.stem.endswith(f"-{_digest(path)}"):
+                try:
+                    return torch.load(path, map_location="cpu", weights_only=True)
+                except (RuntimeError, EOFError, UnpicklingError):
+                    pass  # written whole, but by another version of PyTorch
+            self.progress.say(f"{path} is damaged, and not gone on from")
+        return None
+
+    def clear(self) -> None:
+        """Nothing is left of them."""
+        for path in self.folder.glob("*checkpoint-*"):
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.pt"))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST]
