@@ -346,6 +346,8 @@ class Record:
     losses: Sequence[Mapping[str, float]] = ()
     # Validation accuracy over the probe's learning rates, {module: [[rate, percent], …]}.
     probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    # What `sweep` found for a probe, by the name that its curve has: see docs/sweep.md.
+    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
