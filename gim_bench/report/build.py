@@ -26,6 +26,7 @@ from gim_bench.report.columns import (
 from gim_bench.report.comparison import count_settings, differences, mixtures
 from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
 from gim_bench.report.published import Numbers, load
+from gim_bench.report.sweeps import sweep_section
 from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
 # Beside the linear probe they need no interval and no table by module of their own.
@@ -59,6 +60,7 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     chosen = [_chosen(rows, metrics, published)] if metrics else _results(rows, published, suite)
     sections = [
         *(section for section in chosen if section.blocks),
+        *([] if metrics else [sweep_section(done)]),
         _unfinished(records, suite.methods),
         _settings(done),
     ]
