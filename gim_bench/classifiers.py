@@ -8,7 +8,6 @@ Letters: n = labels, b = labels of a batch, d = feature dimensions, c = classes,
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
@@ -81,23 +80,76 @@ def fit_linear(
     Source: Löwe et al. 2019, section 4.1 and appendices A.1 and A.2. Unlike the released code,
     without augmentation, and counted over all examples.
     """
-    train = partial(
-        train_linear,
+    rates = settings.learning_rates
+    tried = validate_linear(task, learning_rates=rates, settings=settings, stream=stream)
+    refitted = refit_linear(task, best_of(tried), settings=settings, stream=stream)
+    return refitted, [[found.learning_rate, found.accuracy] for found in tried]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What a linear probe that was fitted with these hyperparameters makes of the validation."""
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    accuracy: float  # percent
+    loss: float  # mean cross-entropy in nats
+
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """The most accurate; among equals the one of the lower loss."""
+    return max(tried, key=lambda found: (found.accuracy, -found.loss))
+
+
+def validate_linear(
+    task: Labelled,
+    *,
+    learning_rates: Sequence[float],
+    weight_decays: Sequence[float] | None = None,
+    settings: ProbeSettings,
+    stream: tuple[str, int],
+) -> list[Tried]:
+    """The probe of each rate, fitted on what is not for validation, and validated."""
+    fitted = train_linear(
+        task.features[task.fitting],
+        task.labels[task.fitting],
+        learning_rates=learning_rates,
+        weight_decays=weight_decays,
         classes=task.classes,
         steps=settings.steps,
         batch_size=settings.batch_size,
         standardised=settings.standardise,
         stream=stream,
     )
-    rates = settings.learning_rates
-    fitted = train(task.features[task.fitting], task.labels[task.fitting], learning_rates=rates)
     labels = task.labels[task.validating]
     scores = fitted.scores(task.features[task.validating])
-    accuracies = [percent_correct(scores[:, r].argmax(1), labels) for r in range(len(rates))]
-    losses = [float(F.cross_entropy(scores[:, r], labels)) for r in range(len(rates))]
-    best = max(range(len(rates)), key=lambda r: (accuracies[r], -losses[r]))
-    refitted = train(task.features, task.labels, learning_rates=[rates[best]])
-    return refitted, [list(pair) for pair in zip(rates, accuracies, strict=True)]
+    decays = weight_decays or [0.0] * len(learning_rates)
+    return [
+        Tried(
+            learning_rate=rate,
+            weight_decay=decay,
+            accuracy=percent_correct(scores[:, r].argmax(1), labels),
+            loss=float(F.cross_entropy(scores[:, r], labels)),
+        )
+        for r, (rate, decay) in enumerate(zip(learning_rates, decays, strict=True))
+    ]
+
+
+def refit_linear(
+    task: Labelled, chosen: Tried, *, settings: ProbeSettings, stream: tuple[str, int]
+) -> "LinearProbe":
+    """The probe with the chosen hyperparameters, fitted on all labels."""
+    return train_linear(
+        task.features,
+        task.labels,
+        learning_rates=[chosen.learning_rate],
+        weight_decays=[chosen.weight_decay],
+        classes=task.classes,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        standardised=settings.standardise,
+        stream=stream,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +173,7 @@ def train_linear(
     labels: Int[Tensor, "n"],
     *,
     learning_rates: Sequence[float],
+    weight_decays: Sequence[float] | None = None,
     classes: int,
     steps: int,
     batch_size: int,
@@ -130,7 +183,10 @@ def train_linear(
     """Softmax regression by Adam from zero weights, for all learning rates in one pass.
 
     The rates share batches and matrix products; nothing else couples them, so each result is that
-    of its rate alone.
+    of its rate alone. A weight decay for each rate is AdamW's, which shrinks weights and biases by
+    rate · decay at every step and is no part of the gradient; without, there is none.
+
+    Source: Loshchilov and Hutter 2019 (decoupled weight decay), Algorithm 2, as in torch's AdamW.
     """
     scale = (Scale.of if standardised else Scale.unchanged)(features)
     # A last column of ones, whose weights are the biases.
@@ -141,12 +197,19 @@ def train_linear(
     u = inputs.new_zeros(len(learning_rates) * classes, inputs.shape[1])
     first, second = torch.zeros_like(u), torch.zeros_like(u)
     taken = torch.zeros((), device=u.device)
+    kept = None
+    if weight_decays is not None and any(weight_decays):
+        decays = inputs.new_tensor(weight_decays).view(-1, 1, 1)
+        kept = (1 - rates * decays).expand(-1, classes, 1).reshape(-1, 1)
     draw = seeding.generator("probe", *stream)
     for chosen in islice(_batches(len(inputs), batch_size, draw, device=u.device), steps):
         x, y = inputs.index_select(0, chosen), one_hot.index_select(0, chosen)
+        gradient = _gradient(u, x, y, rates=rates)
+        if kept is not None:
+            u *= kept
         # The function, because the first torch.optim.Adam of a process imports for a second.
         adam(
-            [u], [_gradient(u, x, y, rates=rates)], [first], [second], [], [taken], fused=True,
+            [u], [gradient], [first], [second], [], [taken], fused=True,
             lr=1.0, beta1=BETA1, beta2=BETA2, eps=EPSILON, weight_decay=0.0, amsgrad=False,
             maximize=False,
         )  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gim_bench.contract import Dataset, Progress, Record
     from gim_bench.run import Bench, Cell
     from gim_bench.store import RunsFolder
+    from gim_bench.sweep import Plan, Studies
     from gim_bench.tracking import Tracker
 
 app = typer.Typer(
@@ -50,6 +51,15 @@ SkipOption = Annotated[
     ),
 ]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="Where the records are.")]
+MethodOption = Annotated[
+    list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")
+]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0 on.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
+TrackingOption = Annotated[
+    str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
+]
+NoTrackingOption = Annotated[bool, typer.Option("--no-tracking", help="Without MLflow.")]
 
 
 def main() -> NoReturn:
@@ -75,19 +85,15 @@ def main() -> NoReturn:
 @app.command()
 def run(
     suite: SuiteOption,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0 on.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    method: MethodOption = None,
+    seeds: SeedsOption = None,
+    device: DeviceOption = "auto",
     set_: SetOption = None,
     data_dir: DataDirOption = None,
     skip_bad_files: SkipOption = False,
     runs_dir: RunsDirOption = Path("runs"),
-    tracking_uri: Annotated[
-        str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
-    ] = "sqlite:///mlflow.db",
-    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Without MLflow.")] = False,
+    tracking_uri: TrackingOption = "sqlite:///mlflow.db",
+    no_tracking: NoTrackingOption = False,
     from_: Annotated[
         Path | None,
         typer.Option("--from", help="A finished cell's folder: train more modules on top of it."),
@@ -351,6 +357,119 @@ def _say_plan(table: "Sequence[Cell]", finished: "dict[str, Record]", bench: "Be
         )
     waiting = sum(cell.key not in finished for cell in table)
     print(f"{waiting} of {len(table)} cells would run, about {duration(total)} on {bench.device}")
+
+
+# -- sweep ---------------------------------------------------------------------------------------
+
+
+class Modules(StrEnum):
+    TOP = "top"
+    ALL = "all"
+
+
+@app.command()
+def sweep(
+    suite: SuiteOption,
+    method: MethodOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Of every probe, in all.")] = 64,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="The database of trials: sqlite:///FILE or postgresql://HOST/NAME, which "
+            "several processes may share.  [default: sweep.db beside the records]",
+            show_default=False,
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        bool, typer.Option("--weight-decay", help="Vary AdamW's weight decay, too.")
+    ] = False,
+    modules: Annotated[Modules, typer.Option(help="The top module's probe, or all.")] = Modules.TOP,
+    seeds: SeedsOption = None,
+    device: DeviceOption = "auto",
+    set_: SetOption = None,
+    data_dir: DataDirOption = None,
+    skip_bad_files: SkipOption = False,
+    runs_dir: RunsDirOption = Path("runs"),
+    tracking_uri: TrackingOption = "sqlite:///mlflow.db",
+    no_tracking: NoTrackingOption = False,
+    json: Annotated[bool, typer.Option("--json", help="The curves instead of a table.")] = False,
+) -> None:
+    """Try learning rates of the linear probe on the features of finished cells."""
+    from gim_bench.config import load_suite
+    from gim_bench.display import progress_for
+    from gim_bench.plan import cells
+    from gim_bench.report import render_sweeps
+    from gim_bench.store import RunsFolder
+    from gim_bench.sweep import Plan, Studies
+
+    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
+    if loaded.probe is None:
+        raise ConfigError(f"suite {loaded.name!r} has no [probe]: there is nothing to sweep")
+    runs = RunsFolder(runs_dir)
+    tracker = None if no_tracking else _tracker(tracking_uri)
+    bench, configs = _bench(
+        loaded,
+        methods=method or [],
+        device=device,
+        data_dir=data_dir,
+        progress=progress_for(),
+        base=None,
+    )
+    seeds_asked = range(seeds or loaded.seeds)
+    data_sha256 = bench.dataset.fingerprint()
+    table = cells(loaded, configs, seeds=seeds_asked, data_sha256=data_sha256)
+    finished = _finished(table, runs)
+    _check_finished(table, finished, suite=suite)
+    runs.check_writable()
+    records = _sweep_all(
+        table,
+        finished,
+        bench,
+        runs=runs,
+        studies=Studies(storage or f"sqlite:///{runs.root / loaded.name / 'sweep.db'}"),
+        plan=Plan(trials=trials, all_modules=modules is Modules.ALL, weight_decay=weight_decay),
+        tracker=tracker,
+    )
+    print(render_sweeps(records, suite=loaded.name, as_json=json))
+
+
+def _check_finished(table: "Sequence[Cell]", finished: "dict[str, Record]", *, suite: str) -> None:
+    missing = [cell.name for cell in table if cell.key not in finished]
+    if missing:
+        raise ConfigError(
+            f"not finished with these settings: {', '.join(missing)}; first python -m gim_bench "
+            f"run --suite {suite}, with the same --method, --seeds, --set and folders as here"
+        )
+
+
+def _sweep_all(
+    table: "Sequence[Cell]",
+    finished: "dict[str, Record]",
+    bench: "Bench",
+    *,
+    runs: "RunsFolder",
+    studies: "Studies",
+    plan: "Plan",
+    tracker: "Tracker | None",
+) -> "list[Record]":
+    """Every cell's record with its sweeps, each mirrored as soon as it is there."""
+    from gim_bench.errors import TrackingError
+    from gim_bench.sweep import sweep_cell
+
+    records: list[Record] = []
+    try:
+        for cell in table:
+            record = finished[cell.key]
+            records.append(sweep_cell(cell, record, bench, runs=runs, studies=studies, plan=plan))
+            if tracker is not None:
+                try:
+                    tracker.mirror_sweeps(records[-1])
+                except TrackingError as error:
+                    bench.progress.say(f"not mirrored: {error}")
+    except KeyboardInterrupt:
+        bench.progress.say("interrupted: trials are kept; the same command goes on with the others")
+        raise typer.Exit(INTERRUPTED) from None
+    return records
 
 
 # -- report --------------------------------------------------------------------------------------

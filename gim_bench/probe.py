@@ -7,7 +7,7 @@ set read, once, batch by batch, and every label of it counted.
 Letters: n = labels, d = feature dimensions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,7 @@ def probe(
     The validation share and the order of training come from the batches' stream, (dataset, seed),
     and are the same for every method. Raises: DataError where too little is labelled.
     """
-    reader = _Reader(learner, precision=precision, title=title, progress=progress)
+    reader = Reader(learner, precision=precision, title=title, progress=progress)
     questions = [question(train, target, settings=settings) for target in targets]
     features = reader.features_of(train, questions)
     probes: list[Probe] = []
@@ -69,7 +69,7 @@ def probe(
                 Probe(asked.target, module, metric, classifier)
                 for metric, classifier in fitted.items()
             ]
-            curves[_curve_name(asked.target, module)] = curve
+            curves[curve_name(asked.target, module)] = curve
             task.advance()
     del features  # room for the test set
     return Probed(metrics=reader.accuracies(test, probes, targets), curves=curves)
@@ -78,7 +78,7 @@ def probe(
 # -- reading features ----------------------------------------------------------------------------
 
 
-class _Reader:
+class Reader:
     """A frozen learner, and what it makes of splits."""
 
     def __init__(
@@ -90,18 +90,23 @@ class _Reader:
         self.progress = progress
 
     def features_of(
-        self, train: Batches, questions: Sequence["Question"]
+        self,
+        train: Batches,
+        questions: Sequence["Question"],
+        *,
+        modules: Collection[str] | None = None,
     ) -> dict[tuple["Question", str], Float[Tensor, "n d"]]:
-        """By question and module, the features at the question's places."""
+        """By question and module, the features at the question's places; of all modules or some."""
         parts: dict[tuple[Question, str], list[Tensor]] = {}
         first = 0
         for batch, features in self._pass(train, name="train"):
             for asked in questions:
                 here = asked.within(batch, first=first)
                 for module, values in features.items():
-                    parts.setdefault((asked, module), []).append(
-                        readable(values, asked.target)[here]
-                    )
+                    if modules is None or module in modules:
+                        parts.setdefault((asked, module), []).append(
+                            readable(values, asked.target)[here]
+                        )
             first += len(batch.inputs)
         # Popped, so that no more than one module's features are held twice.
         return {place: torch.cat(parts.pop(place)) for place in list(parts)}
@@ -235,6 +240,18 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
     )
 
 
+def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
+    """The features at the question's places with their labels, and which of them validate."""
+    validating = asked.validating.to(features.device)
+    return Labelled(
+        features=features,
+        labels=asked.labels.to(features.device),
+        fitting=(~validating).nonzero().squeeze(1),
+        validating=validating.nonzero().squeeze(1),
+        classes=len(asked.target.classes),
+    )
+
+
 def fit(
     features: Float[Tensor, "n d"],
     asked: Question,
@@ -243,14 +260,7 @@ def fit(
     stream: tuple[str, int],
 ) -> tuple[dict[str, Classifier], list[list[float]]]:
     """The fitted probes by metric, and the linear probe's validation curve."""
-    validating = asked.validating.to(features.device)
-    task = Labelled(
-        features=features,
-        labels=asked.labels.to(features.device),
-        fitting=(~validating).nonzero().squeeze(1),
-        validating=validating.nonzero().squeeze(1),
-        classes=len(asked.target.classes),
-    )
+    task = labelled(features, asked)
     linear, curve = fit_linear(task, settings=settings, stream=stream)
     fitted: dict[str, Classifier] = {"accuracy": linear}
     if not asked.target.per_step:
@@ -259,5 +269,6 @@ def fit(
     return fitted, curve
 
 
-def _curve_name(target: Target, module: str) -> str:
+def curve_name(target: Target, module: str) -> str:
+    """What a record calls the probe of that target on that module."""
     return module if target.name == "class" else f"{target.name}/{module}"

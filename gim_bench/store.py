@@ -6,6 +6,7 @@ whose record says "done" is complete.
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RECORD = "record.json"
 MIRRORED = "mirrored.json"
 LOG = "error.log"
+SWEEP = "sweep.json"
 
 
 class RunsFolder:
@@ -79,6 +81,62 @@ class RunsFolder:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         write_atomically(self.folder_of(record) / f"{name}.safetensors", save(tensors))
 
+    def encoder_sha256(self, record: Record, *, name: str) -> str:
+        """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
+        path = self.folder_of(record) / f"{name}.safetensors"
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the encoder {path} ({error.strerror}): run the cell again with "
+                f"--rerun"
+            ) from None
+
+    def read_encoder(self, record: Record, *, name: str) -> "dict[str, Tensor]":
+        """Raises: ConfigError where the file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder_of(record) / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ConfigError(
+                f"cannot read the encoder {path} ({error}): run the cell again with --rerun"
+            ) from None
+
+    def save_features(self, record: Record, features: "Tensor", *, name: str, encoder: str) -> None:
+        """Features that the encoder of that sha256 made. Raises: OSError."""
+        from safetensors.torch import save
+
+        kept = features.detach().cpu().contiguous()
+        origin = {"key": record.key, "encoder": encoder, "sha256": _sha256(kept)}
+        content = save({"features": kept}, metadata=origin)
+        write_atomically(self._features_file(record, name), content)
+
+    def read_features(self, record: Record, *, name: str, encoder: str) -> "Tensor | None":
+        """Those that were kept; None where they are missing, damaged, or another encoder's."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._features_file(record, name), framework="pt") as file:
+                found, origin = file.get_tensor("features"), file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None
+        expected = {"key": record.key, "encoder": encoder, "sha256": _sha256(found)}
+        return found if origin == expected else None
+
+    def _features_file(self, record: Record, name: str) -> Path:
+        return self.folder_of(record) / "features" / f"{name}.safetensors"
+
+    def save_sweeps(self, record: Record) -> None:
+        """A record whose sweeps are new, and these in a file of their own. Raises: OSError."""
+        self.save(record)
+        identity = {"suite": record.suite, "method": record.method, "seed": record.seed}
+        table = {**identity, "key": record.key, "sweeps": record.sweeps}
+        text = json.dumps(_json(table), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.folder_of(record) / SWEEP, text.encode())
+
     def save_log(self, record: Record, text: str) -> Path:
         """The traceback of a failed cell. Raises: OSError."""
         path = self.folder_of(record) / LOG
@@ -102,6 +160,10 @@ class RunsFolder:
         """Raises: OSError."""
         note = {"to": to, "records": _identities(records)}
         write_atomically(folder / MIRRORED, json.dumps(note).encode())
+
+
+def _sha256(tensor: "Tensor") -> str:
+    return hashlib.sha256(tensor.numpy().data).hexdigest()
 
 
 def _identities(records: Sequence[Record]) -> list[list[str]]:

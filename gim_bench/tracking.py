@@ -30,6 +30,7 @@ from gim_bench.errors import TrackingError
 from gim_bench.statistics import flatten, newest_done, summarise_metrics
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # what a bare `mlflow ui` in the same folder opens
@@ -45,6 +46,7 @@ TAG_CHARACTERS = 5000
 STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
 KEY = "gim_bench.key"
 DIGEST = "gim_bench.digest"
+PARENT = "mlflow.parentRunId"  # under which MLflow's pages show a run's children
 
 
 class Point(NamedTuple):
@@ -68,6 +70,8 @@ class Entry:
     started_ms: int | None
     finished_ms: int | None
     files: Mapping[str, str] = field(default_factory=dict)  # name: text
+    curves: Sequence[Mapping[str, Any]] = ()  # the rows of a sweep, a table and a plot
+    children: Sequence["Entry"] = ()
 
     def digest(self) -> str:
         """sha256 of everything in the entry."""
@@ -126,6 +130,14 @@ class Tracker:
             for method in dict.fromkeys(record.method for record in done):
                 self._put(suite, summary_entry([r for r in done if r.method == method]))
 
+    def mirror_sweeps(self, record: Record) -> None:
+        """The record's sweeps as one MLflow run with the curves, and a child run for each trial.
+
+        Raises: TrackingError.
+        """
+        with self._in_one_line():
+            self._put(record.suite, sweep_entry(record))
+
     # -- writing ---------------------------------------------------------------------------------
 
     @cached_property
@@ -154,17 +166,38 @@ class Tracker:
         kept = intact[0] if intact else self._create(experiment, entry, digest=digest)
         for run in found:
             if run.info.run_id != kept:
-                self._client.delete_run(run.info.run_id)
+                self._delete(experiment, run.info.run_id)
+
+    def _delete(self, experiment: str, run_id: str) -> None:
+        """The run and its children."""
+        of_it = f"tags.`{PARENT}` = '{run_id}'"
+        while children := self._client.search_runs([experiment], filter_string=of_it):
+            for child in children:
+                self._client.delete_run(child.info.run_id)
+        self._client.delete_run(run_id)
 
     def _create(self, experiment: str, entry: Entry, *, digest: str) -> str:
         """A new run that holds the entry; its id."""
+        run_id = self._fill(experiment, entry)
+        for child in entry.children:
+            self._fill(experiment, child, parent=run_id)
+        if entry.curves:
+            columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
+            self._client.log_table(run_id, columns, "curves.json")
+            self._client.log_figure(run_id, _plot(entry.curves), "curves.png")
+        self._client.set_tag(run_id, DIGEST, digest)
+        return run_id
+
+    def _fill(self, experiment: str, entry: Entry, *, parent: str | None = None) -> str:
+        """A new run with the entry's tags, numbers and texts; its id."""
         from mlflow.entities import Metric, Param
 
+        tags = entry.tags | entry.identity | ({} if parent is None else {PARENT: parent})
         run = self._client.create_run(
             experiment,
             start_time=entry.started_ms,
             run_name=entry.name,
-            tags={name: v[:TAG_CHARACTERS] for name, v in (entry.tags | entry.identity).items()},
+            tags={name: value[:TAG_CHARACTERS] for name, value in tags.items()},
         )
         run_id: str = run.info.run_id
         now = entry.finished_ms or int(time.time() * 1000)
@@ -178,7 +211,6 @@ class Tracker:
             self._client.log_text(run_id, text, name)
         if entry.status != "RUNNING":
             self._client.set_terminated(run_id, status=entry.status, end_time=now)
-        self._client.set_tag(run_id, DIGEST, digest)
         return run_id
 
     def _experiment(self, suite: str) -> str:
@@ -261,6 +293,8 @@ class Tracker:
         with warnings.catch_warnings():
             # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
             warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+            # And chooses a table's columns in a way that pandas 3 deprecates.
+            warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
             try:
                 if _scheme(self.uri) in PORTS:
                     self._check_server(PORTS[_scheme(self.uri)])
@@ -306,6 +340,69 @@ def summary_entry(records: Sequence[Record]) -> Entry:
         started_ms=finished_ms,  # sorted by time, as MLflow does, it stands above its cells
         finished_ms=finished_ms,
     )
+
+
+def sweep_entry(record: Record) -> Entry:
+    """The MLflow run that mirrors the sweeps of `record`; its children are the trials."""
+    rows = [
+        {"probe": name, "trial": number, **tried}
+        for name, found in record.sweeps.items()
+        for number, tried in enumerate(found["curve"])
+    ]
+    return Entry(
+        name=f"{record.method} seed {record.seed} sweep",
+        identity={KEY: record.key, "kind": "sweep"},
+        tags=_tags(record) | {"seed": str(record.seed)},
+        params=_params(record.config),
+        points=_sweep_points(record),
+        status="FINISHED",
+        started_ms=None,
+        finished_ms=None,
+        curves=rows,
+        children=[_trial_entry(record, row) for row in rows],
+    )
+
+
+def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
+    measured = ("validation_accuracy", "validation_loss")
+    tags = {"suite": record.suite, "method": record.method, "seed": str(record.seed)}
+    return Entry(
+        name=f"{row['probe']} {row['learning_rate']:.2g}",
+        identity={KEY: record.key, "kind": "probe_trial"},
+        tags=tags | {"module": row["probe"]},
+        params={name: str(row[name]) for name in ("trial", "learning_rate", "weight_decay")},
+        points=[Point(name, row[name], 0) for name in measured if row[name] is not None],
+        status="FINISHED",
+        started_ms=None,
+        finished_ms=None,
+    )
+
+
+def _sweep_points(record: Record) -> list[Point]:
+    """The best rate and the paper's of every probe, and what they reach."""
+    return [
+        Point(f"{role}/{measured}/{name}", value, 0)
+        for name, found in record.sweeps.items()
+        for role in ("best", "paper")
+        for measured, value in found[role].items()
+    ]
+
+
+def _plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Validation accuracy against the learning rate, a line for each probe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="validation accuracy, %")
+    for name in dict.fromkeys(row["probe"] for row in rows):
+        curve = sorted(
+            (row["learning_rate"], row["validation_accuracy"])
+            for row in rows
+            if row["probe"] == name
+        )
+        axes.plot(*zip(*curve, strict=True), marker=".", label=name)
+    axes.legend()
+    return figure
 
 
 def _tags(record: Record) -> dict[str, str]:

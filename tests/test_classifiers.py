@@ -58,6 +58,32 @@ def probe_settings(**changes):
 # -- linear ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("standardised", [False, True])
+def test_weight_decay_is_that_of_adamw_and_each_rate_has_its_own(standardised):
+    """Against torch's AdamW on a linear layer, one rate and decay after the other."""
+    features, labels = clouds(60, apart=1.5)
+    rates, decays = [1e-2, 1e-2, 1e-1], [0.5, 0.0, 2.0]
+    settings = {"classes": CLASSES, "steps": 25, "batch_size": 20, "stream": STREAM}
+    together = train_linear(
+        features, labels, learning_rates=rates, weight_decays=decays,
+        standardised=standardised, **settings,
+    )  # fmt: skip
+    inputs = Scale.of(features)(features) if standardised else features
+    for r, (rate, decay) in enumerate(zip(rates, decays, strict=True)):
+        layer = torch.nn.Linear(inputs.shape[1], CLASSES)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        optimiser = torch.optim.AdamW(layer.parameters(), lr=rate, weight_decay=decay)
+        draw = seeding.generator("probe", *STREAM)
+        batches = [b for _ in range(9) for b in torch.randperm(60, generator=draw).split(20)]
+        for chosen in batches[:25]:
+            optimiser.zero_grad()
+            F.cross_entropy(layer(inputs[chosen]), labels[chosen]).backward()
+            optimiser.step()
+        torch.testing.assert_close(together.weights[r], layer.weight, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(together.biases[r], layer.bias, atol=1e-4, rtol=1e-3)
+
+
 def textbook_linear(features, labels, *, rate, steps, batch_size):
     """torch.nn.Linear, torch.optim.Adam and cross_entropy, for one learning rate alone."""
     linear = torch.nn.Linear(features.shape[1], CLASSES, dtype=features.dtype)

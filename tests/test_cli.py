@@ -210,6 +210,80 @@ def test_a_plan_knows_what_is_done(finished, gim_bench, tmp_path):
     assert records(tmp_path) == before
 
 
+# -- sweep -----------------------------------------------------------------------------------------
+
+SWEEP = ("sweep", "--suite", "./tiny.toml", "--method", "gim", "--trials", "12")
+
+
+def test_a_sweep_prints_its_table_and_the_report_shows_it(finished, gim_bench, tmp_path):
+    answer = gim_bench(*SWEEP, "--no-tracking")
+    assert answer.code == 0, answer.err
+    assert re.search(r"^\| gim +\| +0 \| module_2 +\| +12 \|", answer.out, re.MULTILINE)
+    assert (tmp_path / "runs/tiny/sweep.db").exists()
+    report = gim_bench(*REPORT)
+    assert answer.out[answer.out.index("| gim") :] in report.out
+    assert "## Linear probe: the best learning rate" in report.out
+
+
+def test_a_report_without_sweeps_or_of_chosen_metrics_has_no_such_section(finished, gim_bench):
+    assert "the best learning rate" not in gim_bench(*REPORT).out
+    gim_bench(*SWEEP, "--no-tracking")
+    assert "the best learning rate" not in gim_bench(*REPORT, "--metric", "accuracy").out
+
+
+def test_a_sweep_as_json_holds_the_whole_curves(finished, gim_bench, tmp_path):
+    answer = gim_bench(*SWEEP, "--no-tracking", "--json", "--modules", "all")
+    found = json.loads(answer.out)
+    assert [(o["method"], o["seed"], o["probe"]) for o in found] == [
+        ("gim", 0, "module_1"),
+        ("gim", 0, "module_2"),
+    ]
+    for one in found:
+        assert len(one["curve"]) == one["trials"] == 12
+        assert {"best", "paper", "key", "decades_within_one_point"} <= set(one)
+
+
+def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_path):
+    assert gim_bench(*SWEEP).code == 0
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
+        assert dict(kinds) == {"sweep": 1, "probe_trial": 12}
+
+
+def test_a_sweep_goes_on_when_the_tracking_store_goes_away(finished, gim_bench, monkeypatch):
+    def away(self, record):
+        raise TrackingError("gone")
+
+    monkeypatch.setattr(Tracker, "mirror_sweeps", away)
+    answer = gim_bench(*SWEEP)
+    assert answer.code == 0
+    assert "not mirrored: gone" in answer.err
+
+
+def test_a_sweep_of_cells_that_are_not_finished_names_them_and_the_command(gim_bench):
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", "--no-tracking")
+    assert answer.code == 2
+    assert answer.err.startswith("error: not finished with these settings: gim seed 0, random_init")
+    assert "python -m gim_bench run --suite ./tiny.toml" in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_a_sweep_of_a_suite_without_probes_is_refused(gim_bench):
+    answer = gim_bench("sweep", "--suite", "memory", "--no-tracking")
+    assert answer.code == 2
+    assert "has no [probe]" in answer.err
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(finished, gim_bench, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gim_bench.sweep.sweep_cell", interrupted)
+    answer = gim_bench(*SWEEP, "--no-tracking")
+    assert answer.code == 130
+    assert "the same command goes on" in answer.err
+
+
 # -- report ----------------------------------------------------------------------------------------
 
 

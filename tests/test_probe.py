@@ -9,7 +9,7 @@ from gim_bench.config import Precision, ProbeSettings
 from gim_bench.contract import Batch, Silence, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import DataError
-from gim_bench.probe import _Reader, metric_name, probe, question, readable
+from gim_bench.probe import Reader, metric_name, probe, question, readable
 from tests.listener import Listener
 from tests.tiny_suite import CPU, Scripted
 
@@ -260,7 +260,7 @@ def test_features_are_read_at_the_places_asked_about(batch_size, limit):
     train = speech(batch_size=batch_size)
     settings = probe_settings(fitted_steps=limit)
     asked = [question(train, target, settings=settings) for target in (SPEAKER, PHONE)]
-    reader = _Reader(Reads(), precision=Precision.FP32, title="t", progress=Silence())
+    reader = Reader(Reads(), precision=Precision.FP32, title="t", progress=Silence())
     found = reader.features_of(train, asked)
     speakers, phones = (found[one, "module_2"] for one in asked)
     torch.testing.assert_close(speakers, train.inputs.mean(dim=1))
@@ -271,7 +271,7 @@ def test_features_are_read_at_the_places_asked_about(batch_size, limit):
 def test_features_are_kept_in_full_precision():
     learner = Reads()
     learner.features = lambda inputs: {"module_1": inputs.bfloat16()}
-    reader = _Reader(learner, precision=Precision.BF16, title="t", progress=Silence())
+    reader = Reader(learner, precision=Precision.BF16, title="t", progress=Silence())
     train = images()
     asked = question(train, CLASS, settings=probe_settings())
     assert reader.features_of(train, [asked])[asked, "module_1"].dtype == torch.float32

@@ -1,5 +1,6 @@
 """Records mirrored to a real SQLite store, as `mlflow ui` would open it."""
 
+import json
 import re
 import socket
 import sqlite3
@@ -293,6 +294,61 @@ def test_what_the_seeds_do_not_share_is_left_out_of_the_summary(tracker):
 
 
 # -- stores that cannot be used --------------------------------------------------------------------
+
+
+SWEPT = {
+    "best": {"learning_rate": 0.01, "validation_accuracy": 71.0},
+    "paper": {"learning_rate": 0.001, "validation_accuracy": 70.0},
+    "curve": [
+        {
+            "learning_rate": rate,
+            "weight_decay": 0.0,
+            "validation_accuracy": accuracy,
+            "validation_loss": loss,
+        }
+        for rate, accuracy, loss in ((1e-3, 70.0, 1.5), (1.0, 5.0, None), (1e-2, 71.0, 1.4))
+    ],
+}
+
+
+def test_a_sweep_is_a_run_with_a_table_and_a_plot(tracker, tmp_path):
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    (run,) = runs(tracker, "tags.kind = 'sweep' and tags.method = 'gim'")
+    assert run.data.metrics["best/learning_rate/module_2"] == 0.01
+    assert run.data.metrics["paper/validation_accuracy/module_2"] == 70.0
+    (table,) = tmp_path.glob("mlartifacts/**/curves.json")
+    written = json.loads(table.read_text())
+    rows = [dict(zip(written["columns"], row, strict=True)) for row in written["data"]]
+    assert [row["learning_rate"] for row in rows] == [1e-3, 1.0, 1e-2]
+    assert {row["probe"] for row in rows} == {"module_2"}
+    (plot,) = tmp_path.glob("mlartifacts/**/curves.png")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_trials_of_a_sweep_are_child_runs_that_are_found_by_tag(tracker):
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    (parent,) = runs(tracker, "tags.kind = 'sweep'")
+    trials = runs(tracker, "tags.kind = 'probe_trial' and tags.module = 'module_2'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
+    assert {run.data.tags["gim_bench.key"] for run in trials} == {"gim-0"}
+    found = {float(run.data.params["learning_rate"]): run.data.metrics for run in trials}
+    assert found == {
+        1e-3: {"validation_accuracy": 70.0, "validation_loss": 1.5},
+        1.0: {"validation_accuracy": 5.0},
+        1e-2: {"validation_accuracy": 71.0, "validation_loss": 1.4},
+    }
+
+
+def test_a_sweep_that_is_mirrored_twice_is_there_once_and_a_longer_one_replaces_it(tracker):
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    before = {run.info.run_id for run in runs(tracker)}
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    assert {run.info.run_id for run in runs(tracker)} == before
+    longer = SWEPT | {"curve": [*SWEPT["curve"], SWEPT["curve"][0]]}
+    tracker.mirror_sweeps(cell(sweeps={"module_2": longer}))
+    after = runs(tracker)
+    assert len(after) == 1 + 4
+    assert not before & {run.info.run_id for run in after}
 
 
 def complaint(uri):

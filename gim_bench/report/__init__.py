@@ -1,13 +1,16 @@
 """Records as a table that people read (Markdown, HTML) and as data that programs do (JSON, CSV)."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from gim_bench.contract import Record
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.metrics import describe
 from gim_bench.report.build import SuiteLike, build
+from gim_bench.report.document import Document
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
+from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
 
 FORMATS = ("md", "html", "json", "csv")
@@ -31,3 +34,11 @@ def render(
     if fmt not in writers:
         raise ConfigError(unknown_name("format", fmt, known=FORMATS, where="--format"))
     return writers[fmt]()
+
+
+def render_sweeps(records: Sequence[Record], *, suite: str, as_json: bool) -> str:
+    """What was swept in the records, as Markdown or JSON."""
+    if as_json:
+        return json.dumps(sweeps_as_data(records), indent=2)
+    section = sweep_section(records)
+    return as_markdown(Document(title=f"Sweep of suite {suite}", summary=[], sections=[section]))

@@ -35,6 +35,7 @@ from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import ledger
 from gim_bench.report.pairs import differences_on_the_same_seeds
 from gim_bench.report.published import Numbers, load
+from gim_bench.report.sweeps import sweep_section
 from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
 # Beside the linear probe they need no interval and no table by module of their own.
@@ -86,6 +87,7 @@ def build(records: Sequence[Record], *, suite: SuiteLike, metrics: Sequence[str]
     sections = [
         *(section for section in chosen if section.blocks),
         isolation_section(done),
+        *([] if metrics else [sweep_section(done)]),
         _unfinished(records, suite.methods),
         _settings(done),
     ]

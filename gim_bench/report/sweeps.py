@@ -1,0 +1,93 @@
+"""Sweeps of the linear probe's learning rate, as a table and as data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gim_bench.contract import Record
+from gim_bench.report.columns import NONE
+from gim_bench.report.document import Column, Section, Table
+
+WORDS = ("method", "probe")
+HEADINGS = (
+    "method", "seed", "probe", "trials",
+    "best rate", "validation %", "test %",
+    "paper's rate", "its validation %", "its test %",
+    "decades within 1 point",
+)  # fmt: skip
+
+
+class Swept(NamedTuple):
+    """What the sweep of one probe of a cell found."""
+
+    record: Record
+    name: str
+    found: Mapping[str, Any]
+
+
+def sweeps_of(records: Sequence[Record]) -> Iterator[Swept]:
+    """Cell by cell, probe by probe."""
+    for record in records:
+        for name, found in record.sweeps.items():
+            yield Swept(record, name, found)
+
+
+def sweep_section(records: Sequence[Record]) -> Section:
+    """Without any blocks where nothing was swept."""
+    table = sweep_table(records)
+    return Section(
+        title="Linear probe: the best learning rate of a sweep beside the paper's",
+        blocks=[table, SWEEP_NOTE] if table.rows else [],
+    )
+
+
+SWEEP_NOTE = (
+    "Rates were chosen by validation accuracy, and the probe refitted on all labels before the "
+    "test set was read, once for the best rate and once for the paper's. The last column is how "
+    "far the rate may be from the best for at most one point of validation accuracy: the unbroken "
+    "range about it, in powers of ten."
+)
+
+
+def sweep_table(records: Sequence[Record]) -> Table:
+    """A row for each probe that was swept."""
+    return Table(
+        columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS],
+        rows=[_row(swept) for swept in sweeps_of(records)],
+    )
+
+
+def _row(swept: Swept) -> list[str]:
+    record, name, found = swept
+    width = found["decades_within_one_point"]
+    return [
+        record.method,
+        str(record.seed),
+        name,
+        str(found["trials"]),
+        *_choice(found["best"]),
+        *_choice(found["paper"]),
+        NONE if width is None else f"{width:.2f}",
+    ]
+
+
+def _choice(choice: Mapping[str, float]) -> list[str]:
+    """Rate, with its weight decay where there is one, and percent on validation and test."""
+    rate = f"{choice['learning_rate']:.2g}"
+    if choice["weight_decay"]:
+        rate += f", decay {choice['weight_decay']:.2g}"
+    return [rate, f"{choice['validation_accuracy']:.1f}", f"{choice['test_accuracy']:.1f}"]
+
+
+def sweeps_as_data(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What `sweep --json` prints: an object for each probe that was swept."""
+    return [
+        {
+            "suite": swept.record.suite,
+            "method": swept.record.method,
+            "seed": swept.record.seed,
+            "key": swept.record.key,
+            "probe": swept.name,
+            **swept.found,
+        }
+        for swept in sweeps_of(records)
+    ]

@@ -1,0 +1,53 @@
+"""A process that works at a study: python -m tests.sharing URL TRIALS FOLDER PROCESSES.
+
+It leaves a file in FOLDER when it has claimed its first trials, and goes on once as many processes
+have; its last line says how many trials it evaluated.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from gim_bench.contract import Silence
+from gim_bench.sweep import GRID, SharedStudy, Studies, Tried, space
+
+POINTS = [{"learning_rate": rate} for rate in GRID]
+
+
+def tried(params):
+    """The best rate is the highest."""
+    return [
+        Tried(learning_rate=p["learning_rate"], accuracy=50 + 50 * p["learning_rate"], loss=1.0)
+        for p in params
+    ]
+
+
+def complete(study: SharedStudy, trials: int, evaluate=tried) -> None:
+    study.complete(
+        trials,
+        evaluate,
+        points=POINTS,
+        space=space(GRID, weight_decay=False),
+        title="t",
+        progress=Silence(),
+    )
+
+
+def main(url: str, trials: str, folder: str, processes: str) -> None:
+    evaluated = 0
+
+    def evaluate(params):
+        nonlocal evaluated
+        (Path(folder) / str(os.getpid())).touch()
+        while len(list(Path(folder).iterdir())) < int(processes):
+            time.sleep(0.02)
+        evaluated += len(params)
+        return tried(params)
+
+    complete(Studies(url).open("study", {}), int(trials), evaluate)
+    sys.stdout.write(f"{evaluated}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
