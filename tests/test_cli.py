@@ -244,8 +244,9 @@ def test_a_sweep_as_json_holds_the_whole_curves(finished, gim_bench, tmp_path):
 
 
 def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_path):
-    assert gim_bench(*SWEEP).code == 0
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+    store = tmp_path / "mlflow.db"
+    assert gim_bench(*SWEEP, "--tracking-uri", f"sqlite:///{store}").code == 0
+    with closing(sqlite3.connect(store)) as database:
         kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
         assert dict(kinds) == {"sweep": 1, "probe_trial": 12}
 

@@ -201,7 +201,8 @@ def test_who_died_before_saying_that_a_trial_is_theirs_has_lost_it(studies, url)
 
 
 def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(studies, url):
-    abandoned(url, **(sweep._owner() | {"started": 1.0}))
+    study, _ = abandoned(url, **(sweep._owner() | {"started": 1.0}))
+    assert sweep._is_lost(study.trials[0])
     complete(studies.open("study", {}), 20)
     check_complete(url, 20)
 
