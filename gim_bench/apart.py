@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,9 +32,9 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     runs.save(started)  # so that no earlier record passes for this one's
     title = f"{cell.name}: in a process of its own"
     with bench.progress.task(title, total=1, unit="cell") as task:
-        with _deaf_to_interrupts():
-            process.start()
         try:
+            with _deaf_to_interrupts():
+                process.start()
             process.join()
         finally:
             process.terminate()
@@ -76,7 +77,10 @@ def _run(
         progress=Silence(),
         checkpoint_seconds=checkpoint_seconds,
     )
-    run_cell(cell, bench, runs=RunsFolder(runs))
+    try:
+        run_cell(cell, bench, runs=RunsFolder(runs))
+    except KeyboardInterrupt:  # the other process says what there is to say
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _why(exit_code: int | None) -> str:

@@ -71,16 +71,20 @@ def gradient_norms(
     Exactly 0 where no path leads from the loss to the module.
     """
     modules = parameters_by_module(trainer.learner)
-    # As in training: jointly, every graph is there until the last loss; else each is freed.
-    joint = trainer.schedule is Schedule.JOINT
-    return {
-        unit: _norms_of(loss, modules, retain_graph=joint)
-        for unit, loss in trainer.losses(batch, only=only)
-    }
+    losses = trainer.losses(batch, only=only)
+    if trainer.schedule is not Schedule.JOINT:
+        return {unit: _norms_of(loss, modules) for unit, loss in losses}
+    # As in training: jointly, every graph is there until the last loss frees them all.
+    together = list(losses)
+    last, _ = together[-1]
+    return {unit: _norms_of(loss, modules, retain_graph=unit != last) for unit, loss in together}
 
 
 def _norms_of(
-    loss: Float[Tensor, ""], modules: Mapping[str, Sequence[nn.Parameter]], *, retain_graph: bool
+    loss: Float[Tensor, ""],
+    modules: Mapping[str, Sequence[nn.Parameter]],
+    *,
+    retain_graph: bool = False,
 ) -> dict[str, float]:
     """{n: ‖∂loss/∂θ_n‖₂, …}; what is frozen has no gradient."""
     trained = {n: [p for p in theta if p.requires_grad] for n, theta in modules.items()}

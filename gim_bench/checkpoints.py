@@ -21,9 +21,15 @@ DIGEST = 16  # hexadecimal digits of the sha256 that stand in a file's name
 class Checkpoints:
     """States are written whole or not at all, and one that was damaged since is passed over."""
 
-    def __init__(self, folder: Path, *, every_seconds: float, progress: Progress) -> None:
-        """One is due after `every_seconds`, at the end of an epoch after a tenth of that."""
+    def __init__(
+        self, folder: Path, *, made_by: str, every_seconds: float, progress: Progress
+    ) -> None:
+        """One is due after `every_seconds`, at the end of an epoch after a tenth of that.
+
+        `made_by` names cell and code; those that anything else made are passed over.
+        """
         self.folder = folder
+        self.made_by = made_by
         self.every_seconds = every_seconds
         self.progress = progress
         self._saved_at = time.monotonic()
@@ -38,7 +44,7 @@ class Checkpoints:
         number = _number(paths[-1]) + 1 if paths else 1
         part = self.folder / f"checkpoint-{number:06}.part"
         with atomically(part) as file:
-            torch.save(dict(state), file)
+            torch.save({"made_by": self.made_by, "state": dict(state)}, file)
         part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
         for old in paths[: 1 - KEPT]:
             old.unlink()
@@ -47,12 +53,13 @@ class Checkpoints:
     def newest(self) -> dict[str, Any] | None:
         """The last state that is whole; None where there is none."""
         for path in reversed(self._paths()):
-            if path.stem.endswith(f"-{_digest(path)}"):
-                try:
-                    return torch.load(path, map_location="cpu", weights_only=True)
-                except (RuntimeError, EOFError, UnpicklingError):
-                    pass  # written whole, but by another version of PyTorch
-            self.progress.say(f"{path} is damaged, and not gone on from")
+            found = _read(path)
+            if found is None:
+                self.progress.say(f"{path} is damaged, and not gone on from")
+            elif found["made_by"] != self.made_by:
+                self.progress.say(f"{path} is of other code, and not gone on from")
+            else:
+                return found["state"]
         return None
 
     def clear(self) -> None:
@@ -64,6 +71,16 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is in it; None if that is not what was written."""
+    if not path.stem.endswith(f"-{_digest(path)}"):
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError):
+        return None  # written whole, but by something else
 
 
 def _number(path: Path) -> int:

@@ -24,6 +24,10 @@ class TrainingError(BenchError):
     """A cell that cannot go on, such as a loss that is no longer finite; its record says why."""
 
 
+class RoomError(BenchError):
+    """A disk without room for what is to be kept; with room, the cell goes on where it was."""
+
+
 def unknown_name(kind: str, name: str, *, known: Iterable[str], where: str = "") -> str:
     """One line for a name that is not there: the nearest known name and the whole list.
 

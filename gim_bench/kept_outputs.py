@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.contract import Batch, Progress
-from gim_bench.errors import TrainingError
+from gim_bench.errors import RoomError
 
 CHECKSUM_BYTES = 4  # CRC-32
 
@@ -49,10 +49,9 @@ class Keeper:
     progress: Progress
 
     def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> None:
-        """Says how large the outputs of each unit are going to be.
+        """Says how large the outputs of each unit are going to be; one unit's are held at a time.
 
-        Two units' are held at a time, one written while the other is read. Raises: TrainingError
-        where the disk has no room for them, before anything is trained.
+        Raises: RoomError where the disk has no room for them, before anything is trained.
         """
         if not encoders:
             return
@@ -61,14 +60,14 @@ class Keeper:
             self.views * len(source) * encode(batch).numel() * self.dtype.itemsize
             for encode in encoders.values()
         ]
-        needed = max(map(sum, zip(sizes, [0, *sizes], strict=False)))
+        needed = max(sizes)
         there = sum(file.stat().st_size for file in self.folder.glob("*"))
         free = shutil.disk_usage(self.folder.parent).free + there
         listed = ", ".join(
             f"{unit} {size / 1e9:,.2f} GB" for unit, size in zip(encoders, sizes, strict=True)
         )
         if needed > free:
-            raise TrainingError(
+            raise RoomError(
                 f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
                 f"{self.folder} has room for {free / 1e9:,.2f} GB: lower "
                 f"training.kept_outputs.views ({self.views}), or leave out training.kept_outputs, "
@@ -79,10 +78,13 @@ class Keeper:
     def keep(self, source: Source, encode: Encode, *, unit: str, identity: str) -> "KeptOutputs":
         """The outputs of `unit`, which `encode` computes, of the first epochs of `source`.
 
-        What an earlier, interrupted call wrote is used as far as its checksums agree. Other units'
-        files are removed at the end. Raises: OSError.
+        What an earlier, interrupted call wrote is used as far as its checksums agree. Files of
+        other units, or of other weights, are removed before. Raises: OSError.
         """
         path = self.folder / f"{unit}-{identity[:16]}.outputs"
+        for other in self.folder.glob("*"):
+            if other.stem != path.stem:
+                other.unlink()
         labels: dict[str, list[Tensor]] = {}
         outputs = None
         total = self.views * len(source)
@@ -100,11 +102,11 @@ class Keeper:
                         ledger.write(outputs.to("cpu", self.dtype).contiguous())
                     ledger.advance()
                     task.advance()
-        for other in self.folder.iterdir():
-            if other.stem != path.stem:
-                other.unlink()
         assert outputs is not None, "a source has a batch or more"
-        values = torch.from_file(str(path), size=total * outputs.numel(), dtype=self.dtype)
+        # Shared, though it is only read: a private mapping has to fit into memory and swap.
+        values = torch.from_file(
+            str(path), shared=True, size=total * outputs.numel(), dtype=self.dtype
+        )
         rows = len(source) * source.batch_size
         return KeptOutputs(
             values.view(self.views, rows, *outputs.shape[1:]),

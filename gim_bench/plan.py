@@ -1,5 +1,6 @@
 """Which cells a suite asks for, which of them are done, and what the others would cost."""
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -195,15 +196,18 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
 
 
 def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
-    """Median over a few steps, after one that warms up."""
+    """Median over a few steps, after one that warms up; in sequence, of all units' together."""
     trainer = trainer_of(cell, learner, device=bench.device)
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
-    times = []
-    for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
-        with _timed(bench.device) as seconds:
-            trainer.step(batch)
-        times += seconds
-    return sorted(times[1:] or times)[len(times[1:] or times) // 2]
+    total = 0.0
+    for unit in trainer.stages():
+        times = []
+        for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
+            with _timed(bench.device) as seconds:
+                trainer.step(batch, only=unit)
+            times += seconds
+        total += statistics.median(times[1:] or times)
+    return total
 
 
 def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> float:

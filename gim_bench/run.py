@@ -1,5 +1,6 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
+import shutil
 import statistics
 import time
 import traceback
@@ -20,6 +21,7 @@ from gim_bench.calibration import calibration_seconds
 from gim_bench.checkpoints import Checkpoints
 from gim_bench.config import Budget, CellConfig, CropSettings, ResNetSettings, WindowSettings
 from gim_bench.contract import (
+    Batch,
     Dataset,
     Encoder,
     Examples,
@@ -201,6 +203,9 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     an interruption passes through.
     """
     record = begun(cell, bench)
+    before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
+    if before is not None and before.status is Status.DONE:
+        _clear(cell, bench, folder=runs.folder_of(record))  # a finished cell is run anew
     runs.save(record)
     try:
         finished = []
@@ -227,9 +232,15 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         resumable = not isinstance(error, TrainingError)  # which would come again
     runs.save(record)
     if not resumable:
-        for model in models_of(cell, bench):
-            _checkpoints(model, bench, folder=runs.folder_of(record)).clear()
+        _clear(cell, bench, folder=runs.folder_of(record))
     return record
+
+
+def _clear(cell: Cell, bench: Bench, *, folder: Path) -> None:
+    """Nothing is left of a training that is not to be gone on with."""
+    for model in models_of(cell, bench):
+        _checkpoints(cell, model, bench, folder=folder).clear()
+        shutil.rmtree(_kept_outputs(model, folder=folder), ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +360,7 @@ def _train(
     keeper = None
     if (kept := cell.config.training.kept_outputs) is not None:
         keeper = Keeper(
-            folder=folder / f"{model.prefix}kept-outputs",
+            folder=_kept_outputs(model, folder=folder),
             views=min(kept.views, -(-steps // len(batches))),
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
@@ -364,11 +375,14 @@ def _train(
             title=f"{model.name}: training",
             progress=bench.progress,
             keeper=keeper,
-            checkpoints=_checkpoints(model, bench, folder=folder),
+            checkpoints=_checkpoints(cell, model, bench, folder=folder),
         )
     after = calibration_seconds(bench.device)
+    if trained.resumed_at is not None:
+        reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
+        peaks = memory.Peaks(notes={"training": reason})
     # Outside of what is measured: its seconds and its memory are not training's.
-    audited = audit(
+    audited = _audited(
         trainer,
         next(batches.epoch(1)),
         steps=steps,
@@ -382,9 +396,26 @@ def _train(
     )
 
 
-def _checkpoints(model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
+def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
+    """The audit; an empty one where memory does not suffice for it: training is over and counts."""
+    try:
+        return audit(trainer, batch, **counts)
+    except Exception as error:
+        if memory.is_exhausted(error):
+            return Audit()
+        raise
+
+
+def _kept_outputs(model: Model, *, folder: Path) -> Path:
+    return folder / f"{model.prefix}kept-outputs"
+
+
+def _checkpoints(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
+    """Only the same code goes on from them: half a training each by two would be neither's."""
+    commit = provenance.git_state().get("git_commit")
     return Checkpoints(
         folder / f"{model.prefix}checkpoints",
+        made_by=f"cell {cell.key}, commit {commit}, PyTorch {torch.__version__}",
         every_seconds=bench.checkpoint_seconds,
         progress=bench.progress,
     )
@@ -492,8 +523,9 @@ def _done(
             "train/step_per_calibration": seconds / steps / _calibration(finished),
             "train/labels": sum(found.model.labels for found in finished),
             "train/parameters": sum(found.training.trained.parameters for found in finished),
-            "train/flops": sum(found.training.audited.flops for found in finished),
         }
+        if all(found.training.audited.flops for found in finished):
+            metrics["train/flops"] = sum(found.training.audited.flops for found in finished)
     training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
     metrics |= _highest(training) | _highest(probing)

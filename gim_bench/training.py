@@ -1,7 +1,7 @@
 """Training: a learner yields its losses in forward order, the trainer decides when to go back."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -208,15 +208,26 @@ class _Run:
         """Of training, those before a checkpoint included."""
         return time.perf_counter() - self._started
 
-    def step_is_over(self, *, stop: bool, epoch_ended: bool = False) -> None:
+    def finished_stages(self, steps: int) -> int:
+        """How many of the stages need no step more."""
+        begun = len(self.standing.histories)
+        at_work = self.standing.done < steps or self.standing.epoch_steps
+        return begun - 1 if begun and at_work else begun
+
+    def step_is_over(
+        self, stop: Callable[[], bool], *, epoch_ended: bool = False, stage_ended: bool = False
+    ) -> None:
         """Writes down where it stands if that is due. Raises: Interrupted if it is to stop."""
-        due = self.checkpoints is not None and self.checkpoints.due(epoch_ended=epoch_ended)
-        if self.checkpoints is not None and (due or stop):
+        if self.checkpoints is None:
+            if stop():
+                raise Interrupted
+            return
+        if stop() or stage_ended or self.checkpoints.due(epoch_ended=epoch_ended):
             self.standing.seconds = self.seconds
             standing = {f.name: getattr(self.standing, f.name) for f in fields(self.standing)}
             self.checkpoints.save({"trainer": self.trainer.state(), "standing": standing})
-        if stop:
-            raise Interrupted
+            if stop():  # it may have been heard while this was written
+                raise Interrupted
 
 
 def fit(
@@ -239,14 +250,11 @@ def fit(
     no room for the outputs; Interrupted after the step in which a signal to end was heard.
     """
     run = _Run(trainer, checkpoints)
-    source = batches
+    left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
     if keeper is not None:
-        keeper.make_room(batches, _handing_on(trainer))
-    for number, unit in enumerate(trainer.stages()):
-        if number < len(run.standing.histories) - 1:
-            continue  # finished before the checkpoint
-        if keeper is not None:
-            source = _kept_below(trainer, unit, source, keeper)
+        keeper.make_room(batches, _handing_on(trainer, [unit for _, unit in left]))
+    for number, unit in left:
+        source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
         named = title if unit is None else f"{title} {unit}"
         _fit_stage(run, source, unit, number, steps=steps, title=named, progress=progress)
         if unit is not None:
@@ -265,19 +273,23 @@ def fit(
     )
 
 
-def _handing_on(trainer: Trainer) -> dict[str, Encode]:
-    """What computes the outputs of every frozen unit that another is trained on."""
-    below = (trainer.below(unit) for unit in trainer.stages())
+def _handing_on(trainer: Trainer, stages: Sequence[str | None]) -> dict[str, Encode]:
+    """What computes the outputs of every frozen unit that one of these is trained on."""
+    below = (trainer.below(unit) for unit in stages)
     return {unit: partial(trainer.outputs, unit=unit) for unit in below if unit is not None}
 
 
-def _kept_below(trainer: Trainer, unit: str | None, source: Source, keeper: Keeper) -> Source:
-    """The outputs, kept, of the unit below; `source` itself for the lowest."""
+def _kept_below(trainer: Trainer, unit: str | None, batches: Source, keeper: Keeper) -> Source:
+    """The outputs, kept, of the unit below; the batches themselves for the lowest.
+
+    They are computed from the batches, not from outputs kept of a lower unit, which may have been
+    rounded: so they are the same whether or not training was interrupted in between.
+    """
     below = trainer.below(unit)
     if below is None:
-        return source
+        return batches
     identity = identity_of(trainer.weights_up_to(below))
-    return keeper.keep(source, partial(trainer.outputs, unit=below), unit=below, identity=identity)
+    return keeper.keep(batches, partial(trainer.outputs, unit=below), unit=below, identity=identity)
 
 
 def _fit_stage(
@@ -309,12 +321,15 @@ def _fit_stage(
                     break
                 epoch.add(trainer.step(batch, only=unit))
                 task.advance(1, **epoch.facts())
-                run.step_is_over(stop=stop())
+                run.step_is_over(stop)
             validated = trainer.evaluate(batches.validation(), only=unit)
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
             )
-            run.step_is_over(stop=stop(), epoch_ended=True)
+            run.step_is_over(stop, epoch_ended=True)
+        # What is kept of a unit depends on its very weights: those of one that is finished are safe
+        # before anything is made of them.
+        run.step_is_over(stop, stage_ended=unit is not None)
 
 
 def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:

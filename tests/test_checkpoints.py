@@ -64,7 +64,9 @@ class Killing(Silence):
 
 def always(folder, progress=None):
     """A checkpoint after every step."""
-    return Checkpoints(folder, every_seconds=0, progress=progress or Silence())
+    return Checkpoints(
+        folder, made_by="these tests", every_seconds=0, progress=progress or Silence()
+    )
 
 
 def run(
@@ -82,7 +84,9 @@ def run(
         title="training",
         progress=progress or Silence(),
         keeper=keeper,
-        checkpoints=Checkpoints(folder, every_seconds=every, progress=Silence()),
+        checkpoints=Checkpoints(
+            folder, made_by="these tests", every_seconds=every, progress=Silence()
+        ),
     )
     return [p.detach().clone() for p in learner.parameters()], trained
 
@@ -131,13 +135,54 @@ def test_a_training_in_sequence_goes_on_from_any_step_of_any_module(
     assert resumed[1].steps == 3 * STEPS
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("step", [STEPS + 2, 2 * STEPS + 5])
-def test_kept_outputs_are_found_again(step, tiny, batches, tmp_path, uninterrupted):
-    keeper = Keeper(folder=tmp_path / "kept", views=3, dtype=torch.float32, progress=Silence())
-    settings = {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
+def test_kept_outputs_are_found_again(step, dtype, tiny, batches, tmp_path):
+    """Though they are rounded, and seen more than once."""
+
+    def settings(name):
+        keeper = Keeper(folder=tmp_path / name, views=1, dtype=dtype, progress=Silence())
+        return {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
+
+    whole = run(tiny, batches, tmp_path / "whole", **settings("whole kept"))
     with pytest.raises(Interrupted):
-        run(tiny, batches, tmp_path / "c", progress=Signalling(step), **settings)
-    assert same(run(tiny, batches, tmp_path / "c", **settings), uninterrupted(Schedule.SEQUENTIAL))
+        run(tiny, batches, tmp_path / "c", progress=Signalling(step), **settings("kept"))
+    assert same(run(tiny, batches, tmp_path / "c", **settings("kept")), whole)
+
+
+def test_a_training_that_is_over_keeps_no_outputs_again(tiny, batches, tmp_path):
+    keeper = Keeper(folder=tmp_path / "k", views=1, dtype=torch.float32, progress=Listener())
+    settings = {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
+    run(tiny, batches, tmp_path / "c", **settings)
+    keeper.progress.tasks.clear()
+    run(tiny, batches, tmp_path / "c", **settings)
+    assert keeper.progress.tasks == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_signal_during_the_last_save_of_a_module_is_not_lost(
+    number, tiny, batches, tmp_path, monkeypatch
+):
+    """Of the module that is trained `number`th: the next one does not begin."""
+    save = Checkpoints.save
+
+    def interrupted(self, state):
+        if len(state["standing"]["histories"]) == number and state["standing"]["done"] == STEPS:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(self, state)
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    with pytest.raises(Interrupted):
+        run(tiny, batches, tmp_path / "c", schedule=Schedule.SEQUENTIAL, every=1e9)
+    assert len(always(tmp_path / "c").newest()["standing"]["histories"]) == number
+
+
+def test_what_other_code_wrote_is_not_gone_on_from(tmp_path):
+    always(tmp_path).save({"number": 1})
+    heard = Listener()
+    other = Checkpoints(tmp_path, made_by="other code", every_seconds=0, progress=heard)
+    assert other.newest() is None
+    assert heard.lines == [f"{next(tmp_path.iterdir())} is of other code, and not gone on from"]
 
 
 def test_a_training_that_is_over_is_not_trained_again(tiny, batches, tmp_path, uninterrupted):
@@ -239,7 +284,7 @@ def test_one_is_due_after_its_time_and_at_the_end_of_an_epoch_after_a_tenth_of_i
 ):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    written = Checkpoints(tmp_path, every_seconds=60, progress=Silence())
+    written = Checkpoints(tmp_path, made_by="tests", every_seconds=60, progress=Silence())
     found = {}
     for now[0] in (105.9, 106.0, 159.9, 160.0):
         found[now[0]] = written.due(epoch_ended=False), written.due(epoch_ended=True)

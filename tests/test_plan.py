@@ -393,3 +393,9 @@ def test_an_option_that_makes_no_sense_for_speech_is_found_before_anything_runs(
     suite = load_suite("quickstart-audio", overrides=["method.cpc.autoregressor=none"])
     with pytest.raises(ConfigError, match="which is for images"):
         configs(suite, methods=["cpc"], device=CPU)
+
+
+@pytest.mark.parametrize("settings", ["only=module_2", "schedule=sequential"])
+def test_a_row_that_trains_one_module_at_a_time_is_estimated(settings, tmp_path):
+    suite = tiny_suite(tmp_path, f"method.gim.{settings}")
+    assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).train_seconds > 0

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import tomllib
 import weakref
 from functools import partial
@@ -19,6 +21,7 @@ from gim_bench.contract import (
     Images,
     Modality,
     Recordings,
+    Silence,
     Split,
     Status,
     Target,
@@ -615,7 +618,7 @@ def test_the_audit_moves_no_number(method, bench, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "audit", lambda *_, **__: Audit())
     second = run_cell(cell, bench, runs=bare)
     assert (first.losses, first.probe_curves) == (second.losses, second.probe_curves)
-    moved = {name for name, value in first.metrics.items() if value != second.metrics[name]}
+    moved = {name for name, value in first.metrics.items() if value != second.metrics.get(name)}
     assert all("second" in n or "memory" in n or "calib" in n or "flops" in n for n in moved)
     ours, theirs = (
         load_file(runs.folder_of(first) / "encoder.safetensors") for runs in (audited, bare)
@@ -1110,3 +1113,84 @@ def test_too_much_held_out_is_one_line(tmp_path):
     suite = tiny_suite(tmp_path, "training.held_out=0.9")
     with pytest.raises(DataError, match="48 unlabelled images, of which 5 are not held out"):
         tiny_bench(suite).check(tiny_cell(suite, "gim").config)
+
+
+# -- gone on with ----------------------------------------------------------------------------------
+
+
+class Stopped(Silence):
+    """Interrupts in the step of that number."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def task(self, title, *, total, unit):
+        self.counts = "training" in title
+        return self
+
+    def advance(self, steps=1, **facts):
+        self.left -= steps if self.counts else 0
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted_cell(cell, suite, runs, *, step):
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, tiny_bench(suite, progress=Stopped(step)), runs=runs)
+    return list(runs.root.glob("**/checkpoint-*.pt"))
+
+
+def test_an_interrupted_cell_ends_as_one_that_never_was(tmp_path):
+    """Weights and numbers; what was measured of a part of its training is not given for all."""
+    suite = tiny_suite(tmp_path, "training.epochs=3")
+    cell = tiny_cell(suite, "gim")
+    runs, others = RunsFolder(tmp_path / "runs"), RunsFolder(tmp_path / "others")
+    assert interrupted_cell(cell, suite, runs, step=4)
+    resumed = run_cell(cell, tiny_bench(suite), runs=runs)
+    whole = run_cell(cell, tiny_bench(suite), runs=others)
+    assert (resumed.losses, resumed.probe_curves) == (whole.losses, whole.probe_curves)
+    weights = [load_file(r.folder_of(whole) / "encoder.safetensors") for r in (runs, others)]
+    assert all(torch.equal(weights[0][name], w) for name, w in weights[1].items())
+    assert resumed.provenance["resumed_at_step"] == [4]
+    lost = whole.metrics.keys() - resumed.metrics.keys()
+    assert lost == {"memory/host_peak_bytes", "memory/host_over_baseline_bytes"}
+    assert "resumed after step 4" in resumed.provenance["memory"]["training"]["training"]
+    assert not list(runs.root.glob("**/checkpoint*"))
+
+
+def test_a_disk_without_room_costs_no_checkpoint(tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path, "training.schedule=sequential", "training.kept_outputs.views=1")
+    cell, runs = tiny_cell(suite, "gim"), RunsFolder(tmp_path / "runs")
+    there = interrupted_cell(cell, suite, runs, step=1)
+
+    class Full:
+        free = 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda folder: Full)
+        failed = run_cell(cell, tiny_bench(suite), runs=runs)
+    assert "has room for 0.00 GB" in failed.error
+    assert list(runs.root.glob("**/checkpoint-*.pt")) == there
+    assert run_cell(cell, tiny_bench(suite), runs=runs).error is None
+
+
+def test_a_loss_that_is_not_finite_leaves_nothing_to_go_on_from(tmp_path):
+    suite = tiny_suite(tmp_path, "training.learning_rate=1e30", "training.epochs=4")
+    suite_bench = tiny_bench(suite)
+    suite_bench.checkpoint_seconds = 0.0
+    runs = RunsFolder(tmp_path / "runs")
+    record = run_cell(tiny_cell(suite, "gim"), suite_bench, runs=runs)
+    assert "lower training.learning_rate" in record.error
+    assert not list(runs.root.glob("**/checkpoint*"))
+
+
+def test_an_audit_for_which_memory_does_not_suffice_costs_no_cell(tmp_path, bench, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "audit", exhausted)
+    cell = tiny_cell(tiny_suite(tmp_path), "gim")
+    record = run_cell(cell, bench, runs=RunsFolder(tmp_path / "runs"))
+    assert record.error is None
+    assert "train/flops" not in record.metrics
+    assert record.isolation == {}
