@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from gim_bench import RESULTS_VERSION
+from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.audit import leaks
 from gim_bench.config import Suite
 from gim_bench.contract import Record
@@ -114,7 +114,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     level = FALSE_ALARMS / max(1, len(pairs))
     return Verdict(
         suite=suite.name,
-        commit=commit_of(cells.records[0]) if cells.records else "",
+        commit=commit_of(cells.records[0].provenance) if cells.records else "",
         reference=reference,
         level=level,
         compared=[
@@ -126,7 +126,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
             for pair in pairs
         ],
         findings=[*_certain(cells.records), *of_suite, *of_methods],
-        notes=_notes(cells.records, reference),
+        notes=list(_notes(cells.records, reference)),
     )
 
 
@@ -168,6 +168,22 @@ def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
             "data",
             f"the data is another, sha256 {sha256[:12]}… where the reference has "
             f"{reference.data_sha256[:12]}…: use the same data, {UPDATE}",
+        )
+    yield from _of_other_code(cells.records)
+
+
+def _of_other_code(records: Sequence[Record]) -> Iterator[Finding]:
+    """What cells of another commit say is not about the code that is here."""
+    state = provenance.git_state()
+    if state["git_commit"] is None:  # outside of a checkout nothing is known of the code
+        return
+    here = commit_of(state)
+    commits = {commit_of(record.provenance) for record in records}
+    if len(commits) == 1 and commits != {here}:  # several are a mixture, which is a problem itself
+        yield _unjudged(
+            "code",
+            f"cells are of commit {commits.pop()}, the code is {here}: run with --rerun, or into "
+            f"a fresh --runs-dir",
         )
 
 
@@ -236,11 +252,18 @@ def _kept(
             yield name, kind, list(values.values())
 
 
-def _notes(records: Sequence[Record], reference: Reference) -> list[str]:
-    if not records or machine_of(records[0]).is_like(reference.machine):
-        return []
-    here = machine_of(records[0]).described()
-    there = reference.machine.described()
-    return [
-        f"memory and speed are not compared: the reference is of {there}, these cells of {here}"
-    ]
+def _notes(records: Sequence[Record], reference: Reference) -> Iterator[str]:
+    """What a reader has to know to trust the verdict."""
+    if not records:
+        return
+    if provenance.git_state()["git_dirty"] and any(r.provenance.get("git_dirty") for r in records):
+        yield (
+            "the cells and the code have uncommitted changes, which may not be the same: commit, "
+            "and run into a fresh --runs-dir"
+        )
+    machine = machine_of(records[0])
+    if not machine.is_like(reference.machine):
+        yield (
+            f"memory and speed are not compared: the reference is of "
+            f"{reference.machine.described()}, these cells of {machine.described()}"
+        )

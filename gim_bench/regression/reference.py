@@ -156,7 +156,7 @@ def new_reference(
         data_sha256=first.provenance["data_sha256"],
         reason=reason.strip(),
         date=provenance.now(),
-        commit=commit_of(first),
+        commit=commit_of(first.provenance),
         machine=machine_of(first),
         methods={method: _kept(of_method) for method, of_method in cells.by_method.items()},
         history=() if previous is None else (*previous.history, _change(previous)),
@@ -189,10 +189,10 @@ def _change(reference: Reference) -> Change:
     return Change(reason=reference.reason, date=reference.date, commit=reference.commit)
 
 
-def commit_of(record: Record) -> str:
-    """The commit that a cell was run on, as `git describe` names it."""
-    commit = record.provenance.get("git_commit") or "unknown"
-    return f"{commit}-dirty" if record.provenance.get("git_dirty") else str(commit)
+def commit_of(found: Mapping[str, Any]) -> str:
+    """The commit that a provenance names, as `git describe` would."""
+    commit = found.get("git_commit") or "unknown"
+    return f"{commit}-dirty" if found.get("git_dirty") else str(commit)
 
 
 def machine_of(record: Record) -> Machine:

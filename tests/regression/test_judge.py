@@ -5,10 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gim_bench import provenance
 from gim_bench.contract import Status
 from gim_bench.regression.judge import Outcome, judge
 from gim_bench.regression.tolerance import FALSE_ALARMS
-from tests.regression.cells import METRICS, audited, cell, cells, changed, moved, reference_of
+from tests.regression.cells import (
+    COMMITTED,
+    METRICS,
+    audited,
+    cell,
+    cells,
+    changed,
+    moved,
+    reference_of,
+)
 from tests.tiny_suite import tiny_suite
 
 MEMORY = "memory/host_over_baseline_bytes"
@@ -213,6 +223,35 @@ def test_records_of_another_results_version_do_not_count(check, records):
 def test_seeds_of_different_code_or_machines_are_not_averaged(fact, value, check, records):
     mixed = [*changed(records[:1], **{fact: value}), *records[1:]]
     assert f"mixed {fact}" in only_message(check(mixed))
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ({"git_commit": "b" * 40, "git_dirty": False}, "b" * 40),
+        ({**COMMITTED, "git_dirty": True}, f"{COMMITTED['git_commit']}-dirty"),
+    ],
+)
+def test_cells_of_another_commit_or_an_edit_ago_cannot_be_judged(
+    code, named, check, records, monkeypatch
+):
+    monkeypatch.setattr(provenance, "git_state", lambda: code)
+    message = only_message(check(records))
+    assert message.startswith(f"cells are of commit {COMMITTED['git_commit']}, the code is {named}")
+
+
+def test_outside_of_a_checkout_no_commit_is_asked_for(check, records, monkeypatch):
+    monkeypatch.setattr(provenance, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    assert check(records).exit_code == 0
+
+
+def test_uncommitted_changes_on_both_sides_are_noted(check, records, monkeypatch):
+    dirty = {**COMMITTED, "git_dirty": True}
+    monkeypatch.setattr(provenance, "git_state", lambda: dirty)
+    verdict = check(changed(records, **dirty))
+    assert verdict.exit_code == 0
+    (note,) = verdict.notes
+    assert note.startswith("the cells and the code have uncommitted changes")
 
 
 def test_a_metric_that_went_missing_is_named(check, records):
