@@ -20,7 +20,6 @@ from gim_bench.regression.tolerance import (
     enough,
     kind_of,
 )
-from gim_bench.report.comparison import count_differences, differences
 from gim_bench.statistics import flatten
 
 UPDATE = "or write a new reference with --update --reason"
@@ -125,7 +124,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
             )
             for pair in pairs
         ],
-        findings=[*_certain(cells.records), *of_suite, *of_methods],
+        findings=[*_certain(cells), *of_suite, *of_methods],
         notes=list(_notes(cells.records, reference)),
     )
 
@@ -133,9 +132,9 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
 # -- what needs no statistics ----------------------------------------------------------------------
 
 
-def _certain(records: Sequence[Record]) -> Iterator[Finding]:
+def _certain(cells: Cells) -> Iterator[Finding]:
     """What is worse whatever the reference says."""
-    for record in records:
+    for record in cells.records:
         for leak in leaks(record):
             yield Finding(
                 outcome=Outcome.WORSE,
@@ -143,13 +142,8 @@ def _certain(records: Sequence[Record]) -> Iterator[Finding]:
                 message=f"seed {record.seed}: {leak}",
                 method=record.method,
             )
-    for difference in (*differences(records), *count_differences(records)):
-        if not difference.declared:
-            yield Finding(
-                outcome=Outcome.WORSE,
-                what="identical settings",
-                message=f"undeclared difference: {difference.name} is {difference.described()}",
-            )
+    for difference in cells.undeclared:
+        yield Finding(outcome=Outcome.WORSE, what="identical settings", message=difference)
 
 
 def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gim_bench import provenance
+from gim_bench.config import CellConfig, parse
 from gim_bench.contract import Status
 from gim_bench.regression.judge import Outcome, judge
 from gim_bench.regression.tolerance import FALSE_ALARMS
@@ -147,6 +148,20 @@ def test_a_difference_of_settings_that_no_method_declares_is_worse(suite, check,
     )
     assert any("other settings than the reference's: training.epochs 2, not 1" in x for x in lines)
     assert {c.method for c in verdict.compared} == {"gim"}
+
+
+def test_cells_of_two_devices_cannot_be_judged_and_are_not_worse(check, records):
+    elsewhere = [on_gpu(record) for record in records if record.method == "gim"]
+    mixed = [*elsewhere, *(record for record in records if record.method != "gim")]
+    assert only_message(check(mixed)).startswith("mixed device: cuda: gim; cpu: random_init")
+
+
+def on_gpu(record):
+    """The record as the same cell's on a GPU would be."""
+    (moved,) = changed([record], device="cuda")
+    config = {**record.config, "device": "cuda"}
+    key = parse(CellConfig, config, origin="test").key(data_sha256="0" * 64, seed=record.seed)
+    return replace(moved, config=config, key=key)
 
 
 # -- cannot judge ----------------------------------------------------------------------------------
