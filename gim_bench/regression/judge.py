@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.audit import leaks
 from gim_bench.config import Suite
-from gim_bench.contract import Record
+from gim_bench.contract import GradientFlow, Record
 from gim_bench.regression.cells import Cells, cells_of, settings_of
 from gim_bench.regression.reference import MethodReference, Reference, commit_of, machine_of
 from gim_bench.regression.tolerance import (
@@ -17,6 +17,7 @@ from gim_bench.regression.tolerance import (
     Difference,
     Kind,
     compare,
+    compared,
     enough,
     kind_of,
 )
@@ -109,7 +110,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     if not of_suite:
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
         pairs, incomplete = _pairs(judged, reference)
-        of_methods += incomplete
+        of_methods += [*incomplete, *_without_gradients(judged)]
     level = FALSE_ALARMS / max(1, len(pairs))
     return Verdict(
         suite=suite.name,
@@ -125,7 +126,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
             for pair in pairs
         ],
         findings=[*_certain(cells), *of_suite, *of_methods],
-        notes=list(_notes(cells.records, reference)),
+        notes=list(_notes(cells, reference)),
     )
 
 
@@ -234,20 +235,38 @@ def _pairs(
     return pairs, absent
 
 
+def _without_gradients(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
+    """Methods that train, of which nobody measured how far their gradients reach."""
+    for method, records in by_method.items():
+        seeds = [str(r.seed) for r in records if _trains(r) and not r.isolation]
+        if seeds:
+            message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
+            yield _unjudged("gradient isolation", message, method)
+
+
+def _trains(record: Record) -> bool:
+    flow = record.config["method"]["gradient_flow"]
+    return "train/steps" in record.metrics and flow != GradientFlow.NONE
+
+
 def _kept(
     kept: MethodReference, records: Sequence[Record], reference: Reference
 ) -> Iterator[tuple[str, Kind, list[float]]]:
     """The metrics that may be compared; memory and speed only on a machine of the same kind."""
-    alike = machine_of(records[0]).is_like(reference.machine)
     for name, values in kept.metrics.items():
         kind = kind_of(name)
         assert kind is not None
-        if alike or kind not in COSTS:
+        if _comparable(name, records, reference):
             yield name, kind, list(values.values())
 
 
-def _notes(records: Sequence[Record], reference: Reference) -> Iterator[str]:
+def _comparable(name: str, records: Sequence[Record], reference: Reference) -> bool:
+    return kind_of(name) not in COSTS or machine_of(records[0]).is_like(reference.machine)
+
+
+def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
     """What a reader has to know to trust the verdict."""
+    records = cells.records
     if not records:
         return
     if provenance.git_state()["git_dirty"] and any(r.provenance.get("git_dirty") for r in records):
@@ -261,3 +280,20 @@ def _notes(records: Sequence[Record], reference: Reference) -> Iterator[str]:
             f"memory and speed are not compared: the reference is of "
             f"{reference.machine.described()}, these cells of {machine.described()}"
         )
+    for method, of_method in cells.by_method.items():
+        new = _unknown(of_method, reference)
+        if new:
+            yield f"{method} {', '.join(new)}: not in the reference, not compared"
+
+
+def _unknown(records: Sequence[Record], reference: Reference) -> list[str]:
+    """Metrics of a method's cells that could be compared if the reference had them."""
+    method = reference.methods.get(records[0].method)
+    if method is None:
+        return []
+    found = dict.fromkeys(name for record in records for name in compared(record.metrics))
+    return [
+        name
+        for name in found
+        if name not in method.metrics and _comparable(name, records, reference)
+    ]

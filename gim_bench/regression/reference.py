@@ -143,7 +143,11 @@ def new_reference(
     if not reason.strip():
         raise ConfigError("a new reference needs a reason: --update --reason 'why numbers moved'")
     cells = cells_of(records, methods=suite.methods)
-    problems = [*cells.problems, *_too_few_seeds(cells.by_method)]
+    problems = [
+        *cells.problems,
+        *_too_few_seeds(cells.by_method),
+        *_not_on_every_seed(cells.by_method),
+    ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"these records make no reference: {problems[0]}{more}")
@@ -171,13 +175,22 @@ def _too_few_seeds(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
     ]
 
 
+def _not_on_every_seed(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
+    lines = []
+    for method, records in by_method.items():
+        for name in dict.fromkeys(name for r in records for name in compared(r.metrics)):
+            without = [str(r.seed) for r in records if name not in r.metrics]
+            if without:
+                lines.append(
+                    f"{method} seed {', '.join(without)} has no {name}, as others have: run again "
+                    f"with --rerun"
+                )
+    return lines
+
+
 def _kept(records: Sequence[Record]) -> MethodReference:
-    """The metrics that all of a method's seeds have."""
-    names = [
-        name
-        for name in compared(records[0].metrics)
-        if all(name in record.metrics for record in records)
-    ]
+    """The metrics that are compared, which all of a method's seeds have."""
+    names = compared(records[0].metrics)
     return MethodReference(
         config=settings_of(records[0]),
         seeds=tuple(record.seed for record in records),

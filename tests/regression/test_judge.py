@@ -276,6 +276,25 @@ def test_a_metric_that_went_missing_is_named(check, records):
     assert verdict.findings[0].what == "loss/module_1"
 
 
+def test_a_metric_that_the_reference_lacks_is_noted(check, records):
+    more = [replace(r, metrics={**r.metrics, "loss/module_0": 2.5}) for r in records]
+    assert check(more).exit_code == 0
+    assert check(more).notes == [
+        f"{method} loss/module_0: not in the reference, not compared"
+        for method in ("gim", "random_init")
+    ]
+
+
+def test_a_training_whose_gradients_were_not_measured_cannot_be_judged(check, records):
+    """Of a method that trains nothing, there is nothing to measure."""
+    trained = [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]
+    first, *others = [audited(r, {"module_1": {"module_1": 0.3}}) for r in trained[:3]]
+    assert check([first, *others, *trained[3:]]).exit_code == 0
+    verdict = check([audited(first, {}), *others, *trained[3:]])
+    assert only_message(verdict) == "not measured in seed 0: run again with --rerun"
+    assert (verdict.findings[0].method, len(verdict.compared)) == ("gim", 12)
+
+
 def test_a_method_that_the_reference_does_not_know_is_named(suite, reference, records):
     larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
     verdict = judge([*records, *cells(suite, methods=["cpc"])], reference, suite=larger)

@@ -1,6 +1,7 @@
 """The file that holds a reference: what goes in, what comes back, what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -80,10 +81,16 @@ def test_records_that_cannot_be_judged_by_make_no_reference(file, suite):
         (cells(suite, seeds=[0]), "gim has 1 seed"),
         ([*cells(suite), cell(suite, seed=3, status=Status.FAILED, error="no")], "seed 3 failed"),
         ([*changed(cells(suite)[:1], git_commit="another"), *cells(suite)[1:]], "mixed git_commit"),
+        ([without(cells(suite)[0], "loss"), *cells(suite)[1:]], "gim seed 0 has no loss, as"),
     ):
         with pytest.raises(ConfigError, match=f"make no reference: .*{why}"):
             update(file, records, suite=suite, reason="x")
     assert file.read_text() == before
+
+
+def without(record, metric):
+    kept = {name: x for name, x in record.metrics.items() if name != metric}
+    return replace(record, metrics=kept)
 
 
 def test_a_file_that_is_not_there_says_how_to_write_one(tmp_path):
