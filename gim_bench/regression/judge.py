@@ -10,7 +10,13 @@ from gim_bench.audit import leaks
 from gim_bench.config import Suite
 from gim_bench.contract import GradientFlow, Record
 from gim_bench.regression.cells import Cells, cells_of, settings_of
-from gim_bench.regression.reference import MethodReference, Reference, commit_of, machine_of
+from gim_bench.regression.reference import (
+    MethodReference,
+    Reference,
+    commit_of,
+    machine_of,
+    was_resumed,
+)
 from gim_bench.regression.tolerance import (
     COSTS,
     FALSE_ALARMS,
@@ -226,12 +232,16 @@ def _pairs(
     pairs, absent = [], []
     for method, records in by_method.items():
         for name, kind, before in _kept(reference.methods[method], records, reference):
-            now = [record.metrics[name] for record in records if name in record.metrics]
-            if len(now) == len(records):
-                pairs.append(_Pair(method, name, kind, before, now))
-            else:
-                message = f"{len(records) - len(now)} of {len(records)} cells do not have it"
+            usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
+            now = [record.metrics[name] for record in usable if name in record.metrics]
+            if len(now) < len(usable):
+                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have it"
                 absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
+            elif not enough(len(before), len(now)):
+                message = "too few seeds that were not resumed: run with --rerun"
+                absent.append(_unjudged(name, message, method))
+            else:
+                pairs.append(_Pair(method, name, kind, before, now))
     return pairs, absent
 
 
@@ -280,6 +290,9 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
             f"memory and speed are not compared: the reference is of "
             f"{reference.machine.described()}, these cells of {machine.described()}"
         )
+    resumed = [f"{record.method} seed {record.seed}" for record in records if was_resumed(record)]
+    if resumed:
+        yield f"memory and speed are compared without resumed cells: {', '.join(resumed)}"
     for method, of_method in cells.by_method.items():
         new = _unknown(of_method, reference)
         if new:

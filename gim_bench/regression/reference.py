@@ -9,6 +9,7 @@ from pydantic import FiniteFloat, ValidationError, model_validator
 
 from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.atomic import write_atomically
+from gim_bench.audit import leaks
 from gim_bench.config import Settings, Suite
 from gim_bench.contract import Record
 from gim_bench.errors import ConfigError, unknown_name
@@ -18,7 +19,7 @@ from gim_bench.report.published import results_folder
 
 
 class Machine(Settings):
-    """Where it was measured; memory and speed are compared where device and threads agree."""
+    """Where it was measured, which decides whether memory and speed are compared."""
 
     cpu: str
     threads: int
@@ -27,8 +28,9 @@ class Machine(Settings):
     precision: str
 
     def is_like(self, other: "Machine") -> bool:
-        """Whether memory and speed of the two may be compared."""
-        return (self.device, self.gpu, self.threads) == (other.device, other.gpu, other.threads)
+        """Whether memory and speed of the two may be compared: what computes is the same."""
+        same = (self.device, self.gpu, self.threads) == (other.device, other.gpu, other.threads)
+        return same and (self.device != "cpu" or self.cpu == other.cpu)
 
     def described(self) -> str:
         return f"{self.gpu or self.cpu}, {self.threads} thread(s)"
@@ -145,6 +147,10 @@ def new_reference(
     cells = cells_of(records, methods=suite.methods)
     problems = [
         *cells.problems,
+        *_uncommitted(cells.records),
+        *_leaking(cells.records),
+        *cells.undeclared,
+        *_resumed(cells.records),
         *_too_few_seeds(cells.by_method),
         *_not_on_every_seed(cells.by_method),
     ]
@@ -165,6 +171,27 @@ def new_reference(
         methods={method: _kept(of_method) for method, of_method in cells.by_method.items()},
         history=() if previous is None else (*previous.history, _change(previous)),
     )
+
+
+def _uncommitted(records: Sequence[Record]) -> list[str]:
+    commits = {commit_of(r.provenance) for r in records if r.provenance.get("git_dirty")}
+    return [
+        f"the cells are of {commit}, which nobody can check out: commit first, and run them again"
+        for commit in sorted(commits)
+    ]
+
+
+def _leaking(records: Sequence[Record]) -> list[str]:
+    return [f"{r.method} seed {r.seed}: {leak}" for r in records for leak in leaks(r)]
+
+
+def _resumed(records: Sequence[Record]) -> list[str]:
+    return [
+        f"{r.method} seed {r.seed} was interrupted and resumed, which moves its memory and speed: "
+        f"run it again with --rerun"
+        for r in records
+        if was_resumed(r)
+    ]
 
 
 def _too_few_seeds(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -206,6 +233,11 @@ def commit_of(found: Mapping[str, Any]) -> str:
     """The commit that a provenance names, as `git describe` would."""
     commit = found.get("git_commit") or "unknown"
     return f"{commit}-dirty" if found.get("git_dirty") else str(commit)
+
+
+def was_resumed(record: Record) -> bool:
+    """Whether its costs are of a training that went on from a checkpoint."""
+    return "resumed_at_step" in record.provenance
 
 
 def machine_of(record: Record) -> Machine:

@@ -327,6 +327,33 @@ def test_with_other_threads_memory_and_speed_are_not_compared(check, records):
     assert verdict.notes[0].startswith("memory and speed are not compared")
 
 
-def test_another_processor_of_as_many_threads_is_compared_in_all(check, records):
-    verdict = check(changed(records, cpu="another"))
+def test_memory_and_speed_of_another_processor_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), cpu="another"))
+    assert (verdict.exit_code, len(verdict.compared)) == (0, 8)
+    assert "these cells of another" in verdict.notes[0]
+
+
+def test_the_processor_beside_a_gpu_may_be_another(suite, records):
+    on_gpus = [on_gpu(record) for record in records]
+    verdict = judge(
+        changed(on_gpus, cpu="another"), reference_of(on_gpus, suite=suite), suite=suite
+    )
     assert (len(verdict.compared), verdict.notes) == (12, [])
+
+
+def test_memory_and_speed_of_a_resumed_cell_do_not_count(check, records):
+    first, *others = moved(records, MEMORY, factor=1.3)
+    resumed = changed([first], resumed_at_step=[50])
+    slow = replace(resumed[0], metrics={**first.metrics, MEMORY: 1e12})
+    verdict = check([slow, *others])
+    assert verdict.notes == ["memory and speed are compared without resumed cells: gim seed 0"]
+    assert worse(verdict) == {("gim", MEMORY)}
+    now = {(c.method, c.metric): c.found.now.n for c in verdict.compared}
+    assert (now["gim", MEMORY], now["gim", "loss"], now["random_init", MEMORY]) == (2, 3, 3)
+
+
+def test_where_all_cells_were_resumed_memory_and_speed_cannot_be_judged(check, records):
+    verdict = check(changed(records, resumed_at_step=[50]))
+    assert verdict.exit_code == 3
+    assert set(messages(verdict)) == {"too few seeds that were not resumed: run with --rerun"}
+    assert len(verdict.compared) == 8
