@@ -12,13 +12,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from gim_bench import registry
+from gim_bench import provenance, registry
 from gim_bench.cli import main
 from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
 from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
 from gim_bench.tracking import Tracker
+from tests.regression.cells import COMMITTED
 from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
@@ -703,8 +704,9 @@ CHECK = ("check", "--suite", "./tiny.toml", "--against", "reference.json")
 
 
 @pytest.fixture
-def referenced(gim_bench):
-    """The suite, run with three seeds, and their reference in reference.json."""
+def referenced(gim_bench, monkeypatch):
+    """The suite, run with three seeds from a clean checkout, and their reference."""
+    monkeypatch.setattr(provenance, "git_state", lambda: COMMITTED)
     assert gim_bench(*PLAIN, "--seeds", "3").code == 0
     answer = gim_bench(*CHECK, "--update", "--reason", "the tests")
     assert (answer.code, answer.err) == (0, "wrote reference.json\n")
@@ -727,6 +729,15 @@ def test_what_is_worse_is_exit_code_1_and_goes_into_the_file_that_was_named(
     answer = gim_bench(*CHECK, "--format", "junit", "--output", "junit.xml")
     assert (answer.code, answer.out, answer.err) == (1, "", "wrote junit.xml\n")
     assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
+    """What was run before an edit is not run again, and says nothing of the edit."""
+    monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_commit": "b" * 40})
+    assert gim_bench(*PLAIN, "--seeds", "3").code == 0
+    answer = gim_bench(*CHECK)
+    assert answer.code == 3
+    assert "run with --rerun, or into a fresh --runs-dir" in answer.out
 
 
 def test_a_suite_that_was_not_run_cannot_be_judged(referenced, gim_bench):

@@ -7,7 +7,7 @@ from typing import Any
 from gim_bench.config import CellConfig, parse
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
-from gim_bench.report.comparison import mixtures
+from gim_bench.report.comparison import Difference, count_differences, differences, mixtures
 from gim_bench.statistics import finished_at
 
 
@@ -19,11 +19,27 @@ class Cells:
     """
 
     by_method: Mapping[str, Sequence[Record]]
-    problems: Sequence[str]
+    problems: Sequence[str]  # the mixtures among them
+    mixed: Sequence[Difference]  # facts about code, data and machine that are not the same for all
 
     @property
     def records(self) -> list[Record]:
         return [record for records in self.by_method.values() for record in records]
+
+    @property
+    def undeclared(self) -> list[str]:
+        """Settings and counts in which methods differ without declaring it, in a line each.
+
+        None of mixed cells: their device is a setting, and what was counted may follow from it.
+        """
+        if self.mixed:
+            return []
+        found = [*differences(self.records), *count_differences(self.records)]
+        return [
+            f"undeclared difference: {difference.name} is {difference.described()}"
+            for difference in found
+            if not difference.declared
+        ]
 
 
 def cells_of(records: Sequence[Record], *, methods: Sequence[str]) -> Cells:
@@ -31,13 +47,15 @@ def cells_of(records: Sequence[Record], *, methods: Sequence[str]) -> Cells:
     latest = _latest([r for r in records if r.method in methods and _is_current(r)])
     done = sorted((r for r in latest if r.status is Status.DONE), key=lambda r: r.seed)
     by_method = {m: [r for r in done if r.method == m] for m in methods}
+    mixed = mixtures(done)
     return Cells(
         by_method={method: found for method, found in by_method.items() if found},
         problems=[
             *_unfinished(latest),
             *_missing(latest, methods),
-            *(f"mixed {m.name}: {m.described()}: run all cells alike" for m in mixtures(done)),
+            *(f"mixed {m.name}: {m.described()}: run all cells alike" for m in mixed),
         ],
+        mixed=mixed,
     )
 
 

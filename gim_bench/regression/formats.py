@@ -101,9 +101,10 @@ def _table(verdict: Verdict) -> list[Block]:
     ordered = sorted(verdict.compared, key=lambda c: c.outcome is not Outcome.WORSE)
     legend = (
         f"Means ± standard deviation over seeds (their number). Worse is what exceeds its "
-        f"tolerance; detects: the smallest true change that is noticed with {POWER:.0%} power. "
-        f"{len(ordered)} comparisons share a chance of {FALSE_ALARMS:.0%} ({verdict.level:.2g} "
-        f"each): in a check of unchanged code {FALSE_ALARMS:g} false alarms are to be expected."
+        f"tolerance; detects: the smallest true change that is noticed with about {POWER:.0%} "
+        f"power. {len(ordered)} comparisons share a chance of {FALSE_ALARMS:.0%} "
+        f"({verdict.level:.2g} each): in a check of unchanged code "
+        f"{FALSE_ALARMS:g} false alarms are to be expected."
     )
     return [Table(columns=columns, rows=[_row(c) for c in ordered]), legend]
 

@@ -5,22 +5,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from gim_bench import RESULTS_VERSION
+from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.audit import leaks
 from gim_bench.config import Suite
-from gim_bench.contract import Record
+from gim_bench.contract import GradientFlow, Record
 from gim_bench.regression.cells import Cells, cells_of, settings_of
-from gim_bench.regression.reference import MethodReference, Reference, commit_of, machine_of
+from gim_bench.regression.reference import (
+    MethodReference,
+    Reference,
+    commit_of,
+    machine_of,
+    was_resumed,
+)
 from gim_bench.regression.tolerance import (
     COSTS,
     FALSE_ALARMS,
     Difference,
     Kind,
     compare,
+    compared,
     enough,
     kind_of,
 )
-from gim_bench.report.comparison import count_differences, differences
 from gim_bench.statistics import flatten
 
 UPDATE = "or write a new reference with --update --reason"
@@ -110,11 +116,11 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     if not of_suite:
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
         pairs, incomplete = _pairs(judged, reference)
-        of_methods += incomplete
+        of_methods += [*incomplete, *_without_gradients(judged)]
     level = FALSE_ALARMS / max(1, len(pairs))
     return Verdict(
         suite=suite.name,
-        commit=commit_of(cells.records[0]) if cells.records else "",
+        commit=commit_of(cells.records[0].provenance) if cells.records else "",
         reference=reference,
         level=level,
         compared=[
@@ -125,17 +131,17 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
             )
             for pair in pairs
         ],
-        findings=[*_certain(cells.records), *of_suite, *of_methods],
-        notes=_notes(cells.records, reference),
+        findings=[*_certain(cells), *of_suite, *of_methods],
+        notes=list(_notes(cells, reference)),
     )
 
 
 # -- what needs no statistics ----------------------------------------------------------------------
 
 
-def _certain(records: Sequence[Record]) -> Iterator[Finding]:
+def _certain(cells: Cells) -> Iterator[Finding]:
     """What is worse whatever the reference says."""
-    for record in records:
+    for record in cells.records:
         for leak in leaks(record):
             yield Finding(
                 outcome=Outcome.WORSE,
@@ -143,13 +149,8 @@ def _certain(records: Sequence[Record]) -> Iterator[Finding]:
                 message=f"seed {record.seed}: {leak}",
                 method=record.method,
             )
-    for difference in (*differences(records), *count_differences(records)):
-        if not difference.declared:
-            yield Finding(
-                outcome=Outcome.WORSE,
-                what="identical settings",
-                message=f"undeclared difference: {difference.name} is {difference.described()}",
-            )
+    for difference in cells.undeclared:
+        yield Finding(outcome=Outcome.WORSE, what="identical settings", message=difference)
 
 
 def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
@@ -168,6 +169,22 @@ def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
             "data",
             f"the data is another, sha256 {sha256[:12]}… where the reference has "
             f"{reference.data_sha256[:12]}…: use the same data, {UPDATE}",
+        )
+    yield from _of_other_code(cells.records)
+
+
+def _of_other_code(records: Sequence[Record]) -> Iterator[Finding]:
+    """What cells of another commit say is not about the code that is here."""
+    state = provenance.git_state()
+    if state["git_commit"] is None:  # outside of a checkout nothing is known of the code
+        return
+    here = commit_of(state)
+    commits = {commit_of(record.provenance) for record in records}
+    if len(commits) == 1 and commits != {here}:  # several are a mixture, which is a problem itself
+        yield _unjudged(
+            "code",
+            f"cells are of commit {commits.pop()}, the code is {here}: run with --rerun, or into "
+            f"a fresh --runs-dir",
         )
 
 
@@ -215,32 +232,81 @@ def _pairs(
     pairs, absent = [], []
     for method, records in by_method.items():
         for name, kind, before in _kept(reference.methods[method], records, reference):
-            now = [record.metrics[name] for record in records if name in record.metrics]
-            if len(now) == len(records):
-                pairs.append(_Pair(method, name, kind, before, now))
-            else:
-                message = f"{len(records) - len(now)} of {len(records)} cells do not have it"
+            usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
+            now = [record.metrics[name] for record in usable if name in record.metrics]
+            if len(now) < len(usable):
+                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have it"
                 absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
+            elif not enough(len(before), len(now)):
+                message = "too few seeds that were not resumed: run with --rerun"
+                absent.append(_unjudged(name, message, method))
+            else:
+                pairs.append(_Pair(method, name, kind, before, now))
     return pairs, absent
+
+
+def _without_gradients(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
+    """Methods that train, of which nobody measured how far their gradients reach."""
+    for method, records in by_method.items():
+        seeds = [str(r.seed) for r in records if _trains(r) and not r.isolation]
+        if seeds:
+            message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
+            yield _unjudged("gradient isolation", message, method)
+
+
+def _trains(record: Record) -> bool:
+    flow = record.config["method"]["gradient_flow"]
+    return "train/steps" in record.metrics and flow != GradientFlow.NONE
 
 
 def _kept(
     kept: MethodReference, records: Sequence[Record], reference: Reference
 ) -> Iterator[tuple[str, Kind, list[float]]]:
     """The metrics that may be compared; memory and speed only on a machine of the same kind."""
-    alike = machine_of(records[0]).is_like(reference.machine)
     for name, values in kept.metrics.items():
         kind = kind_of(name)
         assert kind is not None
-        if alike or kind not in COSTS:
+        if _comparable(name, records, reference):
             yield name, kind, list(values.values())
 
 
-def _notes(records: Sequence[Record], reference: Reference) -> list[str]:
-    if not records or machine_of(records[0]).is_like(reference.machine):
+def _comparable(name: str, records: Sequence[Record], reference: Reference) -> bool:
+    return kind_of(name) not in COSTS or machine_of(records[0]).is_like(reference.machine)
+
+
+def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
+    """What a reader has to know to trust the verdict."""
+    records = cells.records
+    if not records:
+        return
+    if provenance.git_state()["git_dirty"] and any(r.provenance.get("git_dirty") for r in records):
+        yield (
+            "the cells and the code have uncommitted changes, which may not be the same: commit, "
+            "and run into a fresh --runs-dir"
+        )
+    machine = machine_of(records[0])
+    if not machine.is_like(reference.machine):
+        yield (
+            f"memory and speed are not compared: the reference is of "
+            f"{reference.machine.described()}, these cells of {machine.described()}"
+        )
+    resumed = [f"{record.method} seed {record.seed}" for record in records if was_resumed(record)]
+    if resumed:
+        yield f"memory and speed are compared without resumed cells: {', '.join(resumed)}"
+    for method, of_method in cells.by_method.items():
+        new = _unknown(of_method, reference)
+        if new:
+            yield f"{method} {', '.join(new)}: not in the reference, not compared"
+
+
+def _unknown(records: Sequence[Record], reference: Reference) -> list[str]:
+    """Metrics of a method's cells that could be compared if the reference had them."""
+    method = reference.methods.get(records[0].method)
+    if method is None:
         return []
-    here = machine_of(records[0]).described()
-    there = reference.machine.described()
+    found = dict.fromkeys(name for record in records for name in compared(record.metrics))
     return [
-        f"memory and speed are not compared: the reference is of {there}, these cells of {here}"
+        name
+        for name in found
+        if name not in method.metrics and _comparable(name, records, reference)
     ]

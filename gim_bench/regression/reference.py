@@ -9,6 +9,7 @@ from pydantic import FiniteFloat, ValidationError, model_validator
 
 from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.atomic import write_atomically
+from gim_bench.audit import leaks
 from gim_bench.config import Settings, Suite
 from gim_bench.contract import Record
 from gim_bench.errors import ConfigError, unknown_name
@@ -18,7 +19,7 @@ from gim_bench.report.published import results_folder
 
 
 class Machine(Settings):
-    """Where it was measured; memory and speed are compared where device and threads agree."""
+    """Where it was measured, which decides whether memory and speed are compared."""
 
     cpu: str
     threads: int
@@ -27,8 +28,9 @@ class Machine(Settings):
     precision: str
 
     def is_like(self, other: "Machine") -> bool:
-        """Whether memory and speed of the two may be compared."""
-        return (self.device, self.gpu, self.threads) == (other.device, other.gpu, other.threads)
+        """Whether memory and speed of the two may be compared: what computes is the same."""
+        same = (self.device, self.gpu, self.threads) == (other.device, other.gpu, other.threads)
+        return same and (self.device != "cpu" or self.cpu == other.cpu)
 
     def described(self) -> str:
         return f"{self.gpu or self.cpu}, {self.threads} thread(s)"
@@ -143,7 +145,15 @@ def new_reference(
     if not reason.strip():
         raise ConfigError("a new reference needs a reason: --update --reason 'why numbers moved'")
     cells = cells_of(records, methods=suite.methods)
-    problems = [*cells.problems, *_too_few_seeds(cells.by_method)]
+    problems = [
+        *cells.problems,
+        *_uncommitted(cells.records),
+        *_leaking(cells.records),
+        *cells.undeclared,
+        *_resumed(cells.records),
+        *_too_few_seeds(cells.by_method),
+        *_not_on_every_seed(cells.by_method),
+    ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"these records make no reference: {problems[0]}{more}")
@@ -156,11 +166,32 @@ def new_reference(
         data_sha256=first.provenance["data_sha256"],
         reason=reason.strip(),
         date=provenance.now(),
-        commit=commit_of(first),
+        commit=commit_of(first.provenance),
         machine=machine_of(first),
         methods={method: _kept(of_method) for method, of_method in cells.by_method.items()},
         history=() if previous is None else (*previous.history, _change(previous)),
     )
+
+
+def _uncommitted(records: Sequence[Record]) -> list[str]:
+    commits = {commit_of(r.provenance) for r in records if r.provenance.get("git_dirty")}
+    return [
+        f"the cells are of {commit}, which nobody can check out: commit first, and run them again"
+        for commit in sorted(commits)
+    ]
+
+
+def _leaking(records: Sequence[Record]) -> list[str]:
+    return [f"{r.method} seed {r.seed}: {leak}" for r in records for leak in leaks(r)]
+
+
+def _resumed(records: Sequence[Record]) -> list[str]:
+    return [
+        f"{r.method} seed {r.seed} was interrupted and resumed, which moves its memory and speed: "
+        f"run it again with --rerun"
+        for r in records
+        if was_resumed(r)
+    ]
 
 
 def _too_few_seeds(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -171,13 +202,22 @@ def _too_few_seeds(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
     ]
 
 
+def _not_on_every_seed(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
+    lines = []
+    for method, records in by_method.items():
+        for name in dict.fromkeys(name for r in records for name in compared(r.metrics)):
+            without = [str(r.seed) for r in records if name not in r.metrics]
+            if without:
+                lines.append(
+                    f"{method} seed {', '.join(without)} has no {name}, as others have: run again "
+                    f"with --rerun"
+                )
+    return lines
+
+
 def _kept(records: Sequence[Record]) -> MethodReference:
-    """The metrics that all of a method's seeds have."""
-    names = [
-        name
-        for name in compared(records[0].metrics)
-        if all(name in record.metrics for record in records)
-    ]
+    """The metrics that are compared, which all of a method's seeds have."""
+    names = compared(records[0].metrics)
     return MethodReference(
         config=settings_of(records[0]),
         seeds=tuple(record.seed for record in records),
@@ -189,10 +229,15 @@ def _change(reference: Reference) -> Change:
     return Change(reason=reference.reason, date=reference.date, commit=reference.commit)
 
 
-def commit_of(record: Record) -> str:
-    """The commit that a cell was run on, as `git describe` names it."""
-    commit = record.provenance.get("git_commit") or "unknown"
-    return f"{commit}-dirty" if record.provenance.get("git_dirty") else str(commit)
+def commit_of(found: Mapping[str, Any]) -> str:
+    """The commit that a provenance names, as `git describe` would."""
+    commit = found.get("git_commit") or "unknown"
+    return f"{commit}-dirty" if found.get("git_dirty") else str(commit)
+
+
+def was_resumed(record: Record) -> bool:
+    """Whether its costs are of a training that went on from a checkpoint."""
+    return "resumed_at_step" in record.provenance
 
 
 def machine_of(record: Record) -> Machine:

@@ -109,7 +109,7 @@ class Difference:
     reference: Summary
     now: Summary
     tolerance: float  # in the metric's unit, as the two below
-    detectable: float  # the smallest true change that is noticed with 80 % power
+    detectable: float  # the smallest true change that is noticed with about 80 % power
     worse: bool
 
     @property
@@ -137,8 +137,8 @@ def compare(
     standard error is √(1/3 + 1/3) = 0.816, t(0.99; 4) = 3.747 and the tolerance 3.06; the
     difference is 10.
 
-    The detectable change has a power of 80 % by the noncentral t distribution if the true spread
-    is the one seen, and clears the floor as often.
+    The detectable change has a power of about 80 % by the noncentral t distribution if the true
+    spread is the one seen, and clears the floor as often.
     """
     assert enough(len(reference), len(now))
     from scipy.special import nctdtrinc, ndtri, stdtrit

@@ -18,6 +18,7 @@ METRICS = {
     "train/step_per_calibration": 2.0,
     "train/seconds": 9.0,
 }
+COMMITTED = {"git_commit": "a" * 40, "git_dirty": False}  # of the code that the tests pretend
 SPREAD = (-1.0, 0.0, 1.0, 0.5)  # by seed, in percent of each metric
 
 
@@ -25,7 +26,7 @@ def cell(suite, method="gim", *, seed=0, **changes):
     """A record that today's code could have left."""
     record = begun(tiny_cell(suite, method, seed=seed), tiny_bench(suite))
     metrics = {name: x * (1 + SPREAD[seed % 4] / 100) for name, x in METRICS.items()}
-    provenance = {**record.provenance, "git_dirty": False, "finished_at": "2026-11-21T10:00:00"}
+    provenance = {**record.provenance, **COMMITTED, "finished_at": "2026-11-21T10:00:00"}
     done = {"status": Status.DONE, "metrics": metrics, "provenance": provenance}
     return replace(record, **(done | changes))
 

@@ -5,10 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gim_bench import provenance
+from gim_bench.config import CellConfig, parse
 from gim_bench.contract import Status
 from gim_bench.regression.judge import Outcome, judge
 from gim_bench.regression.tolerance import FALSE_ALARMS
-from tests.regression.cells import METRICS, audited, cell, cells, changed, moved, reference_of
+from tests.regression.cells import (
+    COMMITTED,
+    METRICS,
+    audited,
+    cell,
+    cells,
+    changed,
+    moved,
+    reference_of,
+)
 from tests.tiny_suite import tiny_suite
 
 MEMORY = "memory/host_over_baseline_bytes"
@@ -139,6 +150,20 @@ def test_a_difference_of_settings_that_no_method_declares_is_worse(suite, check,
     assert {c.method for c in verdict.compared} == {"gim"}
 
 
+def test_cells_of_two_devices_cannot_be_judged_and_are_not_worse(check, records):
+    elsewhere = [on_gpu(record) for record in records if record.method == "gim"]
+    mixed = [*elsewhere, *(record for record in records if record.method != "gim")]
+    assert only_message(check(mixed)).startswith("mixed device: cuda: gim; cpu: random_init")
+
+
+def on_gpu(record):
+    """The record as the same cell's on a GPU would be."""
+    (moved,) = changed([record], device="cuda")
+    config = {**record.config, "device": "cuda"}
+    key = parse(CellConfig, config, origin="test").key(data_sha256="0" * 64, seed=record.seed)
+    return replace(moved, config=config, key=key)
+
+
 # -- cannot judge ----------------------------------------------------------------------------------
 
 
@@ -215,11 +240,59 @@ def test_seeds_of_different_code_or_machines_are_not_averaged(fact, value, check
     assert f"mixed {fact}" in only_message(check(mixed))
 
 
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ({"git_commit": "b" * 40, "git_dirty": False}, "b" * 40),
+        ({**COMMITTED, "git_dirty": True}, f"{COMMITTED['git_commit']}-dirty"),
+    ],
+)
+def test_cells_of_another_commit_or_an_edit_ago_cannot_be_judged(
+    code, named, check, records, monkeypatch
+):
+    monkeypatch.setattr(provenance, "git_state", lambda: code)
+    message = only_message(check(records))
+    assert message.startswith(f"cells are of commit {COMMITTED['git_commit']}, the code is {named}")
+
+
+def test_outside_of_a_checkout_no_commit_is_asked_for(check, records, monkeypatch):
+    monkeypatch.setattr(provenance, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    assert check(records).exit_code == 0
+
+
+def test_uncommitted_changes_on_both_sides_are_noted(check, records, monkeypatch):
+    dirty = {**COMMITTED, "git_dirty": True}
+    monkeypatch.setattr(provenance, "git_state", lambda: dirty)
+    verdict = check(changed(records, **dirty))
+    assert verdict.exit_code == 0
+    (note,) = verdict.notes
+    assert note.startswith("the cells and the code have uncommitted changes")
+
+
 def test_a_metric_that_went_missing_is_named(check, records):
     less = {name: x for name, x in records[0].metrics.items() if name != "loss/module_1"}
     verdict = check([replace(records[0], metrics=less), *records[1:]])
     assert only_message(verdict).startswith("1 of 3 cells do not have it")
     assert verdict.findings[0].what == "loss/module_1"
+
+
+def test_a_metric_that_the_reference_lacks_is_noted(check, records):
+    more = [replace(r, metrics={**r.metrics, "loss/module_0": 2.5}) for r in records]
+    assert check(more).exit_code == 0
+    assert check(more).notes == [
+        f"{method} loss/module_0: not in the reference, not compared"
+        for method in ("gim", "random_init")
+    ]
+
+
+def test_a_training_whose_gradients_were_not_measured_cannot_be_judged(check, records):
+    """Of a method that trains nothing, there is nothing to measure."""
+    trained = [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]
+    first, *others = [audited(r, {"module_1": {"module_1": 0.3}}) for r in trained[:3]]
+    assert check([first, *others, *trained[3:]]).exit_code == 0
+    verdict = check([audited(first, {}), *others, *trained[3:]])
+    assert only_message(verdict) == "not measured in seed 0: run again with --rerun"
+    assert (verdict.findings[0].method, len(verdict.compared)) == ("gim", 12)
 
 
 def test_a_method_that_the_reference_does_not_know_is_named(suite, reference, records):
@@ -254,6 +327,33 @@ def test_with_other_threads_memory_and_speed_are_not_compared(check, records):
     assert verdict.notes[0].startswith("memory and speed are not compared")
 
 
-def test_another_processor_of_as_many_threads_is_compared_in_all(check, records):
-    verdict = check(changed(records, cpu="another"))
+def test_memory_and_speed_of_another_processor_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), cpu="another"))
+    assert (verdict.exit_code, len(verdict.compared)) == (0, 8)
+    assert "these cells of another" in verdict.notes[0]
+
+
+def test_the_processor_beside_a_gpu_may_be_another(suite, records):
+    on_gpus = [on_gpu(record) for record in records]
+    verdict = judge(
+        changed(on_gpus, cpu="another"), reference_of(on_gpus, suite=suite), suite=suite
+    )
     assert (len(verdict.compared), verdict.notes) == (12, [])
+
+
+def test_memory_and_speed_of_a_resumed_cell_do_not_count(check, records):
+    first, *others = moved(records, MEMORY, factor=1.3)
+    resumed = changed([first], resumed_at_step=[50])
+    slow = replace(resumed[0], metrics={**first.metrics, MEMORY: 1e12})
+    verdict = check([slow, *others])
+    assert verdict.notes == ["memory and speed are compared without resumed cells: gim seed 0"]
+    assert worse(verdict) == {("gim", MEMORY)}
+    now = {(c.method, c.metric): c.found.now.n for c in verdict.compared}
+    assert (now["gim", MEMORY], now["gim", "loss"], now["random_init", MEMORY]) == (2, 3, 3)
+
+
+def test_where_all_cells_were_resumed_memory_and_speed_cannot_be_judged(check, records):
+    verdict = check(changed(records, resumed_at_step=[50]))
+    assert verdict.exit_code == 3
+    assert set(messages(verdict)) == {"too few seeds that were not resumed: run with --rerun"}
+    assert len(verdict.compared) == 8

@@ -1,14 +1,17 @@
 """The file that holds a reference: what goes in, what comes back, what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gim_bench.contract import Status
 from gim_bench.errors import ConfigError
 from gim_bench.regression.reference import read_reference, reference_path, update
-from tests.regression.cells import cell, cells, changed
+from tests.regression.cells import audited, cell, cells, changed
 from tests.tiny_suite import tiny_suite
+
+LEAK = {"module_2": {"module_1": 0.01, "module_2": 0.2}}
 
 
 @pytest.fixture
@@ -60,11 +63,6 @@ def test_what_it_said_before_goes_to_its_history(file, suite):
     assert kept.reason == "third"
 
 
-def test_uncommitted_changes_are_marked(file, suite):
-    update(file, changed(cells(suite), git_commit="abc", git_dirty=True), suite=suite, reason="x")
-    assert read_reference(file, suite="tiny").commit == "abc-dirty"
-
-
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_a_new_reference_needs_a_reason(reason, file, suite):
     before = file.read_text()
@@ -75,15 +73,26 @@ def test_a_new_reference_needs_a_reason(reason, file, suite):
 
 def test_records_that_cannot_be_judged_by_make_no_reference(file, suite):
     before = file.read_text()
+    longer = suite.model_copy(update={"training": suite.training.model_copy(update={"epochs": 2})})
     for records, why in (
         ([], "no cell of gim"),
         (cells(suite, seeds=[0]), "gim has 1 seed"),
         ([*cells(suite), cell(suite, seed=3, status=Status.FAILED, error="no")], "seed 3 failed"),
         ([*changed(cells(suite)[:1], git_commit="another"), *cells(suite)[1:]], "mixed git_commit"),
+        ([without(cells(suite)[0], "loss"), *cells(suite)[1:]], "gim seed 0 has no loss, as"),
+        (changed(cells(suite), git_dirty=True), "a-dirty, .*: commit first"),
+        ([audited(cells(suite)[0], LEAK), *cells(suite)[1:]], "gim seed 0: the loss of module_2"),
+        ([*cells(suite)[:3], *cells(longer)[3:]], "undeclared difference: training.epochs"),
+        (changed(cells(suite), resumed_at_step=[50]), "gim seed 0 was interrupted and resumed"),
     ):
         with pytest.raises(ConfigError, match=f"make no reference: .*{why}"):
             update(file, records, suite=suite, reason="x")
     assert file.read_text() == before
+
+
+def without(record, metric):
+    kept = {name: x for name, x in record.metrics.items() if name != metric}
+    return replace(record, metrics=kept)
 
 
 def test_a_file_that_is_not_there_says_how_to_write_one(tmp_path):
