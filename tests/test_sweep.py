@@ -339,8 +339,9 @@ class Swept:
             record or self.record, name="class-module_2", encoder=encoder
         )
 
-    def sweep(self, **plan):
-        newest = self.runs.find(
+    def sweep(self, *, record=None, **plan):
+        """With the newest record, if none is given."""
+        newest = record or self.runs.find(
             self.record.suite, self.record.method, seed=self.record.seed, key=self.record.key
         )
         return sweep_cell(
@@ -417,6 +418,103 @@ def test_a_second_sweep_runs_no_encoder_and_reads_no_test_set(finished, monkeypa
     swept = finished.sweep()
     monkeypatch.setattr(sweep, "build", lambda *args, **kwargs: pytest.fail("built"))
     assert finished.sweep() == swept
+
+
+def count_tests(monkeypatch):
+    """The probes of every pass over the test set, a list that grows."""
+    passes = []
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def counted(frozen, probes):
+        passes.append(len(probes))
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", counted)
+    return passes
+
+
+def test_a_process_that_began_before_another_one_tested_does_not_test_again(finished, monkeypatch):
+    """It was given the record as it was without sweeps."""
+    swept = finished.sweep()
+    passes = count_tests(monkeypatch)
+    assert finished.sweep(record=finished.record) == swept
+    assert passes == []
+
+
+def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
+    finished, monkeypatch
+):
+    passes = count_tests(monkeypatch)
+    assert finished.sweep().sweeps["module_2"]["test_reads"] == 1
+    longer = finished.sweep(trials=16)
+    assert longer.sweeps["module_2"]["trials"] == 16
+    assert longer.sweeps["module_2"]["test_reads"] == 2
+    assert len(passes) == 2
+    assert finished.sweep(trials=14) == longer
+
+
+def test_what_another_process_swept_meanwhile_stays(finished, monkeypatch):
+    """It saved its sweep in the midst of the test."""
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def slow(frozen, probes):
+        newest = frozen.newest()
+        frozen.runs.save_sweeps(replace(newest, sweeps={"other": {"curve": []}}))
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", slow)
+    assert set(finished.sweep().sweeps) == {"other", "module_2"}
+
+
+def test_records_are_read_tested_and_saved_by_one_process_at_a_time(finished, monkeypatch):
+    test_accuracies = sweep.Frozen.test_accuracies
+    monkeypatch.setattr(sweep, "LOCK_SECONDS", 0.1)
+    refused = []
+
+    def within(frozen, probes):
+        with pytest.raises(ConfigError, match="locked"), Studies(finished.url).locked("records"):
+            pytest.fail("two processes at one record")
+        refused.append(True)
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", within)
+    finished.sweep()
+    assert refused == [True]
+
+
+def again(finished):
+    """The cell's record, with the time of a run after the one that is swept."""
+    provenance = {**finished.record.provenance, "finished_at": "2100-01-01T00:00:00+00:00"}
+    finished.runs.save(replace(finished.record, provenance=provenance))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        again,
+        lambda finished: (finished.folder / "record.json").unlink(),
+        lambda finished: damage(finished.folder / "encoder.safetensors"),
+    ],
+    ids=["run again", "removed", "another encoder"],
+)
+def test_a_cell_that_was_run_again_during_its_sweep_is_refused(finished, monkeypatch, change):
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def meanwhile(frozen, probes):
+        found = test_accuracies(frozen, probes)
+        change(finished)
+        return found
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", meanwhile)
+    with pytest.raises(ConfigError, match=r"^cannot keep the sweep of tiny/gim[^\n]*again[^\n]*$"):
+        finished.sweep()
+    assert not (finished.folder / "sweep.json").exists()
+
+
+def test_a_record_without_sweeps_leaves_no_file_of_earlier_ones(finished):
+    finished.sweep()
+    finished.runs.save(finished.record)
+    assert not (finished.folder / "sweep.json").exists()
 
 
 def damage(path):
