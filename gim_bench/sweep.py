@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
@@ -59,7 +58,7 @@ WEIGHT_DECAYS = (1e-6, 1.0)
 BATCH = 16  # trials that are trained in one pass
 STARTUP_TRIALS = 10  # at random before TPE; the rates that every study begins with count
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at
-LOST_AFTER = timedelta(hours=1)  # for a trial of another machine, whose processes cannot be seen
+LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
 LOCK_SECONDS = 600
 CLOCK_SECONDS = 2  # by which a process seems to have started earlier or later when clocks are set
 
@@ -518,12 +517,13 @@ def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
 
 
 def _owner() -> dict[str, Any]:
-    """This process, told from any other that has or had its number."""
+    """This process, told from any other that has or had its number, and the time."""
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
         "pid": process.pid,
         "started": process.create_time(),
+        "claimed": time.time(),
     }
 
 
@@ -533,13 +533,15 @@ def _is_lost(trial: FrozenTrial) -> bool:
     if owner is None:  # died before it could say so: that is done under the lock, too
         return True
     if owner["host"] != socket.gethostname():
-        began = trial.datetime_start
-        return began is None or datetime.now() - began > LOST_AFTER  # noqa: DTZ005 - Optuna's times are local
+        # Not Optuna's datetime_start, which is in the time zone of the other machine.
+        return bool(time.time() - owner["claimed"] > LOST_AFTER_SECONDS)
     try:
-        started = psutil.Process(owner["pid"]).create_time()
+        process = psutil.Process(owner["pid"])
+        started, status = process.create_time(), process.status()
     except psutil.NoSuchProcess:
         return True
-    return abs(started - owner["started"]) > CLOCK_SECONDS
+    # A zombie is dead, though its parent has not asked for its exit status.
+    return status == psutil.STATUS_ZOMBIE or abs(started - owner["started"]) > CLOCK_SECONDS
 
 
 # -- what came of it -----------------------------------------------------------------------------
@@ -562,10 +564,15 @@ def _concluded(
             search,
             roles[search.name],
             accuracies,
-            test_reads=known.get(search.name, {}).get("test_reads", 0) + 1,
+            test_reads=_test_reads(known.get(search.name)) + 1,
         )
         for search in new
     }
+
+
+def _test_reads(found: Mapping[str, Any] | None) -> int:
+    """How often the test set was read for what the record holds of a probe, if anything."""
+    return 0 if found is None else int(found.get("test_reads", 1))
 
 
 def _is_known(search: Search, known: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -575,10 +582,17 @@ def _is_known(search: Search, known: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _roles(search: Search, frozen: Frozen) -> dict[str, Tried]:
-    """The two that are tested: the best on validation, and the paper's rate without decay."""
+    """The two that are tested: the best on validation, and the paper's rate without decay.
+
+    The latter is tried here where no trial was just that: where all of them have a decay.
+    """
+    rate = paper_rate(search.target)
+    for tried in search.tried:
+        if (tried.learning_rate, tried.weight_decay) == (rate, 0.0):
+            return {"best": best_of(search.tried), "paper": tried}
     (paper,) = validate_linear(
         search.task,
-        learning_rates=[paper_rate(search.target)],
+        learning_rates=[rate],
         settings=frozen.settings,
         stream=frozen.cell.stream,
     )
