@@ -1,7 +1,8 @@
 """Classifiers on frozen features: linear, ridge and nearest neighbours.
 
 The linear one trains every learning rate in one batched pass, chooses on validation and refits on
-everything. Ridge and nearest neighbours need no learning rate.
+everything. Beside other rates, one comes out the same up to rounding, which can grow to points of
+accuracy where the rate is too high to converge. Ridge and nearest neighbours need no learning rate.
 
 Letters: n = labels, b = labels of a batch, d = feature dimensions, c = classes, r = learning rates.
 """

@@ -71,6 +71,8 @@ class RunsFolder:
         write_atomically(folder / "losses.csv", _csv(record.losses).encode())
         if record.status is not Status.FAILED:
             (folder / LOG).unlink(missing_ok=True)  # of an earlier try
+        if not record.sweeps:
+            (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
         text = json.dumps(_json(record.as_dict()), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RECORD, text.encode())
 

@@ -3,7 +3,8 @@
 A trial is one linear probe of one module of a finished cell: fitted, with one learning rate (and
 weight decay), on the labels that the suite's own probe is fitted on, and scored on the share that
 this one is validated on. A study holds the trials of one module; several processes may share it.
-Only then is the test set read, once, for the best rate and for the paper's.
+Only then is the test set read, once for each finished number of trials: for the best rate and for
+the paper's.
 
 Optuna's heartbeats do not work with `ask` and `tell`, and its queue is not safe on SQLite, so
 whatever decides who tries what happens under a lock of the database.
@@ -14,13 +15,12 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import psutil
@@ -48,6 +48,7 @@ from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError
 from gim_bench.probe import Probe, Question, Reader, curve_name, labelled, metric_name, question
 from gim_bench.run import Bench, Cell, Model, build, models_of
+from gim_bench.statistics import finished_at
 from gim_bench.store import RunsFolder
 
 # Löwe et al. 2019, appendices A.1 and A.2: images and speakers; phones, a label for every step.
@@ -57,7 +58,7 @@ WEIGHT_DECAYS = (1e-6, 1.0)
 BATCH = 16  # trials that are trained in one pass
 STARTUP_TRIALS = 10  # at random before TPE; the rates that every study begins with count
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at
-LOST_AFTER = timedelta(hours=1)  # for a trial of another machine, whose processes cannot be seen
+LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
 LOCK_SECONDS = 600
 CLOCK_SECONDS = 2  # by which a process seems to have started earlier or later when clocks are set
 
@@ -83,15 +84,15 @@ def sweep_cell(
 
     Raises: ConfigError where the encoder or the study is not of this record, or is not there.
     """
-    found: dict[str, Mapping[str, Any]] = {}
     for model in models_of(cell, bench):
         frozen = Frozen(cell, record, model, bench, runs=runs)
         searches = _searches(frozen, studies=studies, plan=plan)
-        found |= _concluded(searches, frozen)
-    newest = runs.find(record.suite, record.method, seed=record.seed, key=record.key) or record
-    swept = replace(newest, sweeps={**newest.sweeps, **found})
-    runs.save_sweeps(swept)
-    return swept
+        with studies.locked("records"):
+            found = _concluded(searches, frozen, known=frozen.newest().sweeps)
+            newest = frozen.newest()  # `run`, which takes no lock, may have replaced it meanwhile
+            record = replace(newest, sweeps={**newest.sweeps, **found})
+            runs.save_sweeps(record)
+    return record
 
 
 # -- what is frozen ------------------------------------------------------------------------------
@@ -124,6 +125,25 @@ class Frozen:
             "data_sha256": self.cell.data_sha256,
             "encoder_sha256": self.encoder_sha256,
         }
+
+    def newest(self) -> Record:
+        """The record as it now is on disk.
+
+        Raises: ConfigError where it is no longer that of the run whose features these are.
+        """
+        swept = self.record
+        found = self.runs.find(swept.suite, swept.method, seed=swept.seed, key=swept.key)
+        if (
+            found is None
+            or finished_at(found) != finished_at(swept)
+            or self.runs.encoder_sha256(found, name=self.encoder) != self.encoder_sha256
+        ):
+            raise ConfigError(
+                f"cannot keep the sweep of {swept.suite}/{swept.method} seed {swept.seed}: the "
+                f"cell in {self.runs.folder_of(swept)} was run again or removed in the meantime; "
+                f"sweep it again once its run is done"
+            )
+        return found
 
     @cached_property
     def _reader(self) -> Reader:
@@ -227,27 +247,25 @@ def _search(
     evaluate = partial(
         _evaluate, task=task, settings=frozen.settings, stream=frozen.cell.stream, plan=plan
     )
-    with studies.in_one_line():
-        study = studies.open(
-            f"{cell}/{target.name}/{module}{ending}",
-            frozen.identity | {"target": target.name, "module": module},
-        )
-        study.complete(
-            plan.trials,
-            evaluate,
-            points=[{"learning_rate": rate} for rate in rates],
-            space=space(rates, weight_decay=plan.weight_decay),
-            title=f"{frozen.model.name}: {name}",
-            progress=frozen.bench.progress,
-        )
-        tried = study.tried()
+    study = studies.open(
+        f"{cell}/{target.name}/{module}{ending}",
+        frozen.identity | {"target": target.name, "module": module},
+    )
+    study.complete(
+        plan.trials,
+        evaluate,
+        points=[{"learning_rate": rate} for rate in rates],
+        space=space(rates, weight_decay=plan.weight_decay),
+        title=f"{frozen.model.name}: {name}",
+        progress=frozen.bench.progress,
+    )
     return Search(
         name=f"{name}{ending}",
         study=study.name,
         target=target,
         module=module,
         task=task,
-        tried=tried,
+        tried=study.tried(),
     )
 
 
@@ -294,14 +312,15 @@ class Studies:
         """Raises: ConfigError where the database cannot be used."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url = url
-        with self.in_one_line():
+        # RuntimeError: tables of another version of Optuna; ValueError: a port that is no number.
+        with self._in_one_line(RuntimeError, ValueError):
             self._address = sqlalchemy.make_url(url)
             if self._address.get_backend_name() not in {"sqlite", "postgresql"}:
                 raise self._unusable("use sqlite:///FILE or postgresql://HOST/NAME")
             if self._address.get_backend_name() == "sqlite" and not self._file:
                 raise self._unusable("it names no file; use sqlite:///FILE")
             self._engine = sqlalchemy.create_engine(self._address, poolclass=sqlalchemy.NullPool)
-            with self.locked():  # or two processes would both make the tables
+            with self.locked("trials"):  # or two processes would both make the tables
                 self._storage = RDBStorage(url)
 
     def open(self, name: str, attributes: Mapping[str, Any]) -> "SharedStudy":
@@ -309,7 +328,7 @@ class Studies:
 
         Raises: ConfigError where it is one of another encoder.
         """
-        with self.in_one_line(), self.locked():
+        with self._locked_trials():
             study = optuna.create_study(
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
             )
@@ -321,24 +340,46 @@ class Studies:
                         f"or name another database with --storage"
                     )
                 study.set_user_attr(attribute, value)
-        return SharedStudy(study, locked=self.locked)
+        return SharedStudy(study, locked=self._locked_trials)
 
     @property
     def _file(self) -> str:
         return "" if self._address.database in (None, ":memory:") else str(self._address.database)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time within the block; a process that dies lets go."""
+    def locked(self, what: Literal["trials", "records"]) -> Iterator[None]:
+        """One process at a time within the block; a process that dies lets go.
+
+        Records have a lock of their own, for a test set may take longer than trials can wait.
+        Raises: ConfigError where the lock cannot be had; what the block raises stays as it is.
+        """
+        held = ExitStack()
+        with self._in_one_line():
+            held.enter_context(self._lock(what))
+        try:
+            yield
+        finally:
+            with self._in_one_line():
+                held.close()
+
+    @contextmanager
+    def _locked_trials(self) -> Iterator[None]:
+        """For a block that does nothing but ask the database, whose errors are one line."""
+        with self.locked("trials"), self._in_one_line():
+            yield
+
+    @contextmanager
+    def _lock(self, what: str) -> Iterator[None]:
         if self._address.get_backend_name() == "postgresql":
             with self._engine.begin() as connection:
-                number = seeding.derive("sweep")
+                number = seeding.derive("sweep", what)
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
                 yield
             return
         Path(self._file).parent.mkdir(parents=True, exist_ok=True)
         # Beside the database: a file of SQLite's own, which locks alike on every system.
-        other = sqlite3.connect(f"{self._file}.lock", timeout=LOCK_SECONDS, isolation_level=None)
+        file = f"{self._file}.{what}.lock"
+        other = sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None)
         with closing(other):
             other.execute("BEGIN EXCLUSIVE")
             yield
@@ -352,14 +393,14 @@ class Studies:
         return ConfigError(f"cannot keep trials in --storage {shown!r}: {reason}")
 
     @contextmanager
-    def in_one_line(self) -> Iterator[None]:
-        """Whatever the database raises within, as a ConfigError."""
+    def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
+        """Whatever the database raises within, and `others`, as a ConfigError."""
         try:
             yield
         except ImportError as error:
             driver = "pip install 'gim-bench[postgres]'"
             raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
-        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError, *others) as error:
             raise self._unusable(str(error).strip().splitlines()[0]) from None
 
 
@@ -379,6 +420,8 @@ class SharedStudy:
 
     def tried(self) -> list[Tried]:
         """What came of the trials that are complete, in their order."""
+        with self._locked():
+            complete = self._trials(TrialState.COMPLETE)
         return [
             Tried(
                 learning_rate=trial.params["learning_rate"],
@@ -386,7 +429,7 @@ class SharedStudy:
                 accuracy=float(trial.value or 0.0),
                 loss=float(trial.user_attrs["validation_loss"]),
             )
-            for trial in self._trials(TrialState.COMPLETE)
+            for trial in complete
         ]
 
     def complete(
@@ -409,7 +452,7 @@ class SharedStudy:
                 claimed = self._claim(trials, space=space)
                 if claimed:
                     self._work_off(claimed, evaluate)
-                done = len(self._trials(TrialState.COMPLETE))
+                done = len(self.tried())
                 task.advance(done - shown)
                 shown = done
                 if done >= trials:
@@ -474,12 +517,13 @@ def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
 
 
 def _owner() -> dict[str, Any]:
-    """This process, told from any other that has or had its number."""
+    """This process, told from any other that has or had its number, and the time."""
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
         "pid": process.pid,
         "started": process.create_time(),
+        "claimed": time.time(),
     }
 
 
@@ -489,22 +533,25 @@ def _is_lost(trial: FrozenTrial) -> bool:
     if owner is None:  # died before it could say so: that is done under the lock, too
         return True
     if owner["host"] != socket.gethostname():
-        began = trial.datetime_start
-        return began is None or datetime.now() - began > LOST_AFTER  # noqa: DTZ005 - Optuna's times are local
+        # Not Optuna's datetime_start, which is in the time zone of the other machine.
+        return bool(time.time() - owner["claimed"] > LOST_AFTER_SECONDS)
     try:
-        started = psutil.Process(owner["pid"]).create_time()
+        process = psutil.Process(owner["pid"])
+        started, status = process.create_time(), process.status()
     except psutil.NoSuchProcess:
         return True
-    return abs(started - owner["started"]) > CLOCK_SECONDS
+    # A zombie is dead, though its parent has not asked for its exit status.
+    return status == psutil.STATUS_ZOMBIE or abs(started - owner["started"]) > CLOCK_SECONDS
 
 
 # -- what came of it -----------------------------------------------------------------------------
 
 
-def _concluded(searches: Sequence[Search], frozen: Frozen) -> dict[str, Mapping[str, Any]]:
-    """By name in the record; for curves that are there already the test set is not read again."""
-    known = frozen.record.sweeps
-    new = [s for s in searches if known.get(s.name, {}).get("curve") != _curve(s.tried)]
+def _concluded(
+    searches: Sequence[Search], frozen: Frozen, *, known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """By name in the record; where `known` holds all of the trials nothing is tested again."""
+    new = [search for search in searches if not _is_known(search, known)]
     roles = {search.name: _roles(search, frozen) for search in new}
     probes = [
         Probe(search.target, search.module, role, _refitted(search, tried, frozen))
@@ -512,15 +559,40 @@ def _concluded(searches: Sequence[Search], frozen: Frozen) -> dict[str, Mapping[
         for role, tried in roles[search.name].items()
     ]
     accuracies = frozen.test_accuracies(probes) if probes else {}
-    results = {search.name: _result(search, roles[search.name], accuracies) for search in new}
-    return {search.name: results.get(search.name) or known[search.name] for search in searches}
+    return {
+        search.name: _result(
+            search,
+            roles[search.name],
+            accuracies,
+            test_reads=_test_reads(known.get(search.name)) + 1,
+        )
+        for search in new
+    }
+
+
+def _test_reads(found: Mapping[str, Any] | None) -> int:
+    """How often the test set was read for what the record holds of a probe, if anything."""
+    return 0 if found is None else int(found.get("test_reads", 1))
+
+
+def _is_known(search: Search, known: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the trials are all in the record already, maybe beside later ones."""
+    curve = known.get(search.name, {}).get("curve", [])
+    return all(row in curve for row in _curve(search.tried))
 
 
 def _roles(search: Search, frozen: Frozen) -> dict[str, Tried]:
-    """The two that are tested: the best on validation, and the paper's rate without decay."""
+    """The two that are tested: the best on validation, and the paper's rate without decay.
+
+    The latter is tried here where no trial was just that: where all of them have a decay.
+    """
+    rate = paper_rate(search.target)
+    for tried in search.tried:
+        if (tried.learning_rate, tried.weight_decay) == (rate, 0.0):
+            return {"best": best_of(search.tried), "paper": tried}
     (paper,) = validate_linear(
         search.task,
-        learning_rates=[paper_rate(search.target)],
+        learning_rates=[rate],
         settings=frozen.settings,
         stream=frozen.cell.stream,
     )
@@ -532,7 +604,11 @@ def _refitted(search: Search, tried: Tried, frozen: Frozen) -> LinearProbe:
 
 
 def _result(
-    search: Search, roles: Mapping[str, Tried], accuracies: Mapping[str, float]
+    search: Search,
+    roles: Mapping[str, Tried],
+    accuracies: Mapping[str, float],
+    *,
+    test_reads: int,
 ) -> dict[str, Any]:
     """What the record holds of a study: docs/sweep.md."""
     tested = {
@@ -549,6 +625,7 @@ def _result(
         "target": search.target.name,
         "module": search.module,
         "trials": len(search.tried),
+        "test_reads": test_reads,
         **tested,
         "decades_within_one_point": decades_within(search.tried, points=1.0),
         "curve": _curve(search.tried),

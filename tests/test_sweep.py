@@ -5,17 +5,19 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.distributions import FloatDistribution
@@ -25,6 +27,7 @@ from gim_bench import sweep
 from gim_bench.classifiers import Tried
 from gim_bench.contract import Status
 from gim_bench.errors import ConfigError
+from gim_bench.report.sweeps import HEADINGS, sweep_table
 from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
 from gim_bench.sweep import BATCH, GRID, Plan, Studies, decades_within, first_rates, sweep_cell
@@ -216,10 +219,31 @@ def test_who_dies_while_giving_a_trial_back_does_not_double_it(studies, url):
 
 @pytest.mark.parametrize(("hours", "lost"), [(0.5, False), (1.5, True)])
 def test_a_trial_of_another_machine_is_lost_after_an_hour(url, hours, lost):
-    study, _ = abandoned(url, host="elsewhere", pid=1, started=1.0)
+    """By the time that its owner wrote, whatever time zone either machine is in."""
+    claimed = time.time() - hours * 3600
+    study, _ = abandoned(url, host="elsewhere", pid=1, started=1.0, claimed=claimed)
     (found,) = study.get_trials()
-    found.datetime_start = datetime.now() - timedelta(hours=hours)  # noqa: DTZ005 - as Optuna does
+    found.datetime_start = datetime(1999, 1, 1) if not lost else datetime(2999, 1, 1)  # noqa: DTZ001 - as Optuna's
     assert sweep._is_lost(found) is lost
+
+
+def test_an_owner_is_this_process_now():
+    owner = sweep._owner()
+    assert owner["pid"] == os.getpid()
+    assert owner["claimed"] == pytest.approx(time.time(), abs=60)
+
+
+def test_a_killed_process_that_its_parent_has_not_waited_for_has_lost_its_trial(url):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        owner = sweep._owner() | {
+            "pid": child.pid,
+            "started": psutil.Process(child.pid).create_time(),
+        }
+        study, _ = abandoned(url, **owner)
+        assert not sweep._is_lost(study.trials[0])
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert sweep._is_lost(study.trials[0])
 
 
 def test_trials_that_another_process_is_at_are_waited_for(studies, url, monkeypatch):
@@ -252,6 +276,30 @@ def test_who_was_so_slow_that_others_took_the_trial_tells_nothing(studies, url):
 def test_a_database_that_cannot_hold_trials_is_refused_in_one_line(url):
     with pytest.raises(ConfigError, match=r"^cannot keep trials in --storage [^\n]*$"):
         Studies(url)
+
+
+def test_an_address_whose_port_is_no_number_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"^cannot keep trials in --storage [^\n]*abc[^\n]*$"):
+        Studies("postgresql://h:abc/x")
+
+
+def test_tables_of_another_version_of_optuna_are_refused_in_one_line(studies, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "sweep.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'v999.a'")
+    with pytest.raises(
+        ConfigError, match=r"^cannot keep trials in --storage [^\n]*table schema[^\n]*$"
+    ):
+        Studies(studies.url)
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError, ValueError])
+def test_what_goes_wrong_in_a_trial_is_not_laid_to_the_database(finished, monkeypatch, error):
+    def broken(*args, **kwargs):
+        raise error("in the midst of a trial")
+
+    monkeypatch.setattr(sweep, "validate_linear", broken)
+    with pytest.raises(error, match="in the midst of a trial"):
+        finished.sweep()
 
 
 def test_a_server_that_does_not_answer_is_one_line_without_the_password():
@@ -339,8 +387,9 @@ class Swept:
             record or self.record, name="class-module_2", encoder=encoder
         )
 
-    def sweep(self, **plan):
-        newest = self.runs.find(
+    def sweep(self, *, record=None, **plan):
+        """With the newest record, if none is given."""
+        newest = record or self.runs.find(
             self.record.suite, self.record.method, seed=self.record.seed, key=self.record.key
         )
         return sweep_cell(
@@ -375,6 +424,22 @@ def test_the_papers_rate_is_tested_as_the_suites_probe_tests_it(tmp_path):
         "validation_accuracy": only.record.probe_curves["module_2"][0][1],
         "test_accuracy": only.record.metrics["accuracy/module_2"],
     }
+
+
+def test_the_papers_trial_is_taken_from_the_study(finished, monkeypatch):
+    """One pass trains the 14 trials, and no other follows them."""
+    passes = []
+    validate = sweep.validate_linear
+
+    def counted(task, *, learning_rates, **others):
+        passes.append(len(learning_rates))
+        return validate(task, learning_rates=learning_rates, **others)
+
+    monkeypatch.setattr(sweep, "validate_linear", counted)
+    finished.sweep()
+    assert passes == [14]
+    finished.sweep(weight_decay=True)
+    assert passes == [14, 14, 1]
 
 
 def test_the_best_is_the_most_accurate_and_among_equals_of_the_lowest_loss(finished):
@@ -417,6 +482,105 @@ def test_a_second_sweep_runs_no_encoder_and_reads_no_test_set(finished, monkeypa
     swept = finished.sweep()
     monkeypatch.setattr(sweep, "build", lambda *args, **kwargs: pytest.fail("built"))
     assert finished.sweep() == swept
+
+
+def count_tests(monkeypatch):
+    """The probes of every pass over the test set, a list that grows."""
+    passes = []
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def counted(frozen, probes):
+        passes.append(len(probes))
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", counted)
+    return passes
+
+
+def test_a_process_that_began_before_another_one_tested_does_not_test_again(finished, monkeypatch):
+    """It was given the record as it was without sweeps."""
+    swept = finished.sweep()
+    passes = count_tests(monkeypatch)
+    assert finished.sweep(record=finished.record) == swept
+    assert passes == []
+
+
+def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
+    finished, monkeypatch
+):
+    passes = count_tests(monkeypatch)
+    assert finished.sweep().sweeps["module_2"]["test_reads"] == 1
+    longer = finished.sweep(trials=16)
+    assert longer.sweeps["module_2"]["trials"] == 16
+    assert longer.sweeps["module_2"]["test_reads"] == 2
+    assert len(passes) == 2
+    assert finished.sweep(trials=14) == longer
+    (row,) = sweep_table([longer]).rows
+    assert row[HEADINGS.index("test reads")] == "2"
+
+
+def test_what_another_process_swept_meanwhile_stays(finished, monkeypatch):
+    """It saved its sweep in the midst of the test."""
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def slow(frozen, probes):
+        newest = frozen.newest()
+        frozen.runs.save_sweeps(replace(newest, sweeps={"other": {"curve": []}}))
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", slow)
+    assert set(finished.sweep().sweeps) == {"other", "module_2"}
+
+
+def test_records_are_read_tested_and_saved_by_one_process_at_a_time(finished, monkeypatch):
+    test_accuracies = sweep.Frozen.test_accuracies
+    monkeypatch.setattr(sweep, "LOCK_SECONDS", 0.1)
+    refused = []
+
+    def within(frozen, probes):
+        with pytest.raises(ConfigError, match="locked"), Studies(finished.url).locked("records"):
+            pytest.fail("two processes at one record")
+        refused.append(True)
+        return test_accuracies(frozen, probes)
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", within)
+    finished.sweep()
+    assert refused == [True]
+
+
+def again(finished):
+    """The cell's record, with the time of a run after the one that is swept."""
+    provenance = {**finished.record.provenance, "finished_at": "2100-01-01T00:00:00+00:00"}
+    finished.runs.save(replace(finished.record, provenance=provenance))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        again,
+        lambda finished: (finished.folder / "record.json").unlink(),
+        lambda finished: damage(finished.folder / "encoder.safetensors"),
+    ],
+    ids=["run again", "removed", "another encoder"],
+)
+def test_a_cell_that_was_run_again_during_its_sweep_is_refused(finished, monkeypatch, change):
+    test_accuracies = sweep.Frozen.test_accuracies
+
+    def meanwhile(frozen, probes):
+        found = test_accuracies(frozen, probes)
+        change(finished)
+        return found
+
+    monkeypatch.setattr(sweep.Frozen, "test_accuracies", meanwhile)
+    with pytest.raises(ConfigError, match=r"^cannot keep the sweep of tiny/gim[^\n]*again[^\n]*$"):
+        finished.sweep()
+    assert not (finished.folder / "sweep.json").exists()
+
+
+def test_a_record_without_sweeps_leaves_no_file_of_earlier_ones(finished):
+    finished.sweep()
+    finished.runs.save(finished.record)
+    assert not (finished.folder / "sweep.json").exists()
 
 
 def damage(path):

@@ -11,7 +11,7 @@ WORDS = ("method", "probe")
 HEADINGS = (
     "method", "seed", "probe", "trials",
     "best rate", "validation %", "test %",
-    "paper's rate", "its validation %", "its test %",
+    "paper's rate", "its validation %", "its test %", "test reads",
     "decades within 1 point",
 )  # fmt: skip
 
@@ -42,9 +42,10 @@ def sweep_section(records: Sequence[Record]) -> Section:
 
 SWEEP_NOTE = (
     "Rates were chosen by validation accuracy, and the probe refitted on all labels before the "
-    "test set was read, once for the best rate and once for the paper's. The last column is how "
-    "far the rate may be from the best for at most one point of validation accuracy: the unbroken "
-    "range about it, in powers of ten."
+    "test set was read: in one pass for the best rate and for the paper's, once for each finished "
+    "number of trials. Test reads above 1 mean that trials were added after the test set had been "
+    "seen. The last column is how far the rate may be from the best for at most one point of "
+    "validation accuracy: the unbroken range about it, in powers of ten."
 )
 
 
@@ -66,6 +67,7 @@ def _row(swept: Swept) -> list[str]:
         str(found["trials"]),
         *_choice(found["best"]),
         *_choice(found["paper"]),
+        str(found.get("test_reads", 1)),  # not in records of before the reads were counted
         NONE if width is None else f"{width:.2f}",
     ]
 
