@@ -395,12 +395,19 @@ class Studies:
     @contextmanager
     def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
         """Whatever the database raises within, and `others`, as a ConfigError."""
+        reported: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            StorageInternalError,
+            sqlite3.Error,
+            OSError,
+            *others,
+        )
         try:
             yield
         except ImportError as error:
             driver = "pip install 'gim-bench[postgres]'"
             raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
-        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError, *others) as error:
+        except reported as error:
             raise self._unusable(str(error).strip().splitlines()[0]) from None
 
 
