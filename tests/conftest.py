@@ -159,6 +159,14 @@ def quick_calibration() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which has its jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def tiny() -> Callable[..., Tiny]:
     """Builds the tiny learner of a method: `tiny("gim", seed=0, modality=Modality.SPEECH)`."""
