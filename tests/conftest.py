@@ -1,5 +1,6 @@
 """Tiny data, encoders and learners that tests share, of images and of speech."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
