@@ -1,19 +1,26 @@
 """A cell in a process of its own, so that its memory holds nothing of the cells before it."""
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
 from gim_bench.config import Settings
 from gim_bench.contract import Dataset, Record, Silence, Status
+from gim_bench.errors import TimeLimitError
+from gim_bench.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.run import Bench, Cell, begun, run_cell
 from gim_bench.store import RunsFolder
+
+FAREWELL_SECONDS = 60.0  # for its checkpoint
 
 
 def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
@@ -29,23 +36,37 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         },
     )
     started = begun(cell, bench)
-    runs.save(started)  # so that no earlier record passes for this one's
     title = f"{cell.name}: in a process of its own"
+    fits = True
     with bench.progress.task(title, total=1, unit="cell") as task:
+        with _deaf_to_interrupts():
+            process.start()
         try:
-            with _deaf_to_interrupts():
-                process.start()
-            process.join()
+            with time_limit(bench.cell_timeout):
+                process.join()
+            error, fits = _why(process.exitcode), process.exitcode != -signal.SIGKILL
+        except TimeLimitError as late:
+            error = str(late)
         finally:
-            process.terminate()
+            _end(process)
         task.advance()
-    found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
-    if found is not None and found.status is not Status.RUNNING:
+    if process.exitcode == 0:
+        found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+        assert found is not None
         return found
-    killed = process.exitcode == -signal.SIGKILL
-    failed = replace(started, status=Status.FAILED, error=_why(process.exitcode), fits=not killed)
+    failed = replace(started, status=Status.FAILED, error=error, fits=fits)
     runs.save(failed)
     return failed
+
+
+def _end(process: BaseProcess) -> None:
+    """A process that is still there keeps what it can, and is gone when this returns."""
+    try:
+        process.terminate()
+        process.join(FAREWELL_SECONDS)
+    finally:
+        process.kill()
+        process.join()
 
 
 @contextmanager
@@ -69,7 +90,9 @@ def _run(
     runs: Path,
     checkpoint_seconds: float,
 ) -> None:
-    """The other process's whole life."""
+    """The other process's whole life, which ends with that of the one that began it."""
+    terminate_as_interrupt()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
     bench = Bench(
         dataset,
@@ -81,6 +104,13 @@ def _run(
         run_cell(cell, bench, runs=RunsFolder(runs))
     except KeyboardInterrupt:  # the other process says what there is to say
         sys.exit(128 + signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _why(exit_code: int | None) -> str:

@@ -67,7 +67,12 @@ def main() -> NoReturn:
     terminate_as_interrupt()
     try:
         app()
-    except KeyboardInterrupt:
+    except SystemExit as ending:
+        # Typer makes an exit of Ctrl-C, and says nothing.
+        if ending.__context__ is None or not isinstance(
+            ending.__context__.__cause__, KeyboardInterrupt
+        ):
+            raise
         print("interrupted; what was finished is kept, run the same again", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BenchError as error:
@@ -101,7 +106,14 @@ def run(
     checkpoint_every: Annotated[
         float, typer.Option(min=0, help="Seconds of training between checkpoints.")
     ] = 60.0,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds after which a cell is given up, to be tried next time."),
+    ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished cells, too.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Only say of every cell why it would be run, or not.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what would run, how long, how large.")
     ] = False,
@@ -118,7 +130,7 @@ def run(
     base = None if from_ is None else read_base(from_)
     if base is not None and seeds is not None:
         raise ConfigError(f"--from {from_} is of seed {base.record.seed}: leave out --seeds")
-    tracker = None if no_tracking or plan else _tracker(tracking_uri)
+    tracker = None if no_tracking or plan or why else _tracker(tracking_uri)
     progress = progress_for()
     bench, configs = _bench(
         loaded,
@@ -129,6 +141,7 @@ def run(
         base=base,
     )
     bench.checkpoint_seconds = checkpoint_every
+    bench.cell_timeout = cell_timeout
     from gim_bench.plan import cells
 
     table = cells(
@@ -138,6 +151,9 @@ def run(
         data_sha256=bench.dataset.fingerprint(),
         base=base,
     )
+    if why:
+        _say_why(table, runs)
+        return
     finished = {} if rerun else _finished(table, runs)
     for config in configs.values():
         if base is not None:
@@ -153,11 +169,11 @@ def run(
         )
     records = _run_all(
         table,
-        finished,
         bench,
         runs=runs,
         tracker=tracker,
         fresh_process=loaded.fresh_process,
+        rerun=rerun,
     )
     tracked_to = None if tracker is None else tracker.uri
     _conclude(loaded, records, runs=runs, tracked_to=tracked_to, as_json=json)
@@ -217,46 +233,46 @@ def _tracker(uri: str) -> "Tracker":
 def _finished(table: "Sequence[Cell]", runs: "RunsFolder") -> "dict[str, Record]":
     """The records of the cells that are done, by key."""
     from gim_bench.contract import Status
+    from gim_bench.table import found
 
-    found = [
-        runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
-        for cell in table
-    ]
-    return {r.key: r for r in found if r is not None and r.status is Status.DONE}
+    records = [found(cell, runs) for cell in table]
+    return {r.key: r for r in records if r is not None and r.status is Status.DONE}
 
 
 def _run_all(
     table: "Sequence[Cell]",
-    finished: "dict[str, Record]",
     bench: "Bench",
     *,
     runs: "RunsFolder",
     tracker: "Tracker | None",
     fresh_process: bool,
+    rerun: bool,
 ) -> "list[Record]":
-    """Every cell's record, each mirrored as soon as it is there."""
+    """Every cell's record, in the table's order, each mirrored as soon as it is there."""
     from gim_bench.apart import run_apart
     from gim_bench.run import run_cell
+    from gim_bench.table import run_table
 
     run = run_apart if fresh_process else run_cell
-    records: list[Record] = []
+    records: dict[str, Record] = {}
     try:
-        for cell in table:
-            record = finished.get(cell.key) or run(cell, bench, runs=runs)
+        for record in run_table(table, bench, runs=runs, run=run, rerun=rerun):
             if record.error:
-                bench.progress.say(f"{cell.name} failed: {record.error}")
-            records.append(record)
+                name = f"{record.method} seed {record.seed}"
+                bench.progress.say(f"{name} failed: {record.error}")
+            records[record.key] = record
             if tracker is not None:
                 _mirror(record, runs=runs, tracker=tracker, progress=bench.progress)
+        ordered = [records[cell.key] for cell in table]
         if tracker is not None:
-            _summarise(records, runs=runs, tracker=tracker, progress=bench.progress)
+            _summarise(ordered, runs=runs, tracker=tracker, progress=bench.progress)
     except KeyboardInterrupt:
         bench.progress.say(
             f"interrupted: {len(records)} of {len(table)} cells are done and kept; the same "
             f"command goes on where this one was"
         )
         raise typer.Exit(INTERRUPTED) from None
-    return records
+    return ordered
 
 
 def _mirror(
@@ -357,6 +373,13 @@ def _say_plan(table: "Sequence[Cell]", finished: "dict[str, Record]", bench: "Be
         )
     waiting = sum(cell.key not in finished for cell in table)
     print(f"{waiting} of {len(table)} cells would run, about {duration(total)} on {bench.device}")
+
+
+def _say_why(table: "Sequence[Cell]", runs: "RunsFolder") -> None:
+    from gim_bench.why import why
+
+    for cell in table:
+        print(f"{cell.name:<28} {why(cell, runs)}")
 
 
 # -- sweep ---------------------------------------------------------------------------------------

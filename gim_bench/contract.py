@@ -353,6 +353,8 @@ class Record:
     probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     # ‖∂loss_m/∂θ_n‖₂ after training, {unit of loss m: {module n: norm, …}, …}; None: not finite.
     isolation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    # The sha256 of each encoder's file beside the record, {"encoder.safetensors": "3b1f…"}.
+    files: Mapping[str, str] = field(default_factory=dict)
     # What `sweep` found for a probe, by the name that its curve has: see docs/sweep.md.
     sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

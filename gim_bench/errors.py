@@ -24,6 +24,10 @@ class TrainingError(BenchError):
     """A cell that cannot go on, such as a loss that is no longer finite; its record says why."""
 
 
+class TimeLimitError(BenchError):
+    """A cell that takes longer than it may; with more time, it goes on where it was."""
+
+
 class RoomError(BenchError):
     """A disk without room for what is to be kept; with room, the cell goes on where it was."""
 

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first one waits for a good moment, a second one does not."""
+"""What ends work before its time: Ctrl-C, SIGTERM, and a limit on its seconds.
+
+Of the signals the first one waits for a good moment, a second Ctrl-C does not.
+"""
 
 import signal
 import threading
@@ -6,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gim_bench.errors import ConfigError, TimeLimitError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RING_AGAIN_SECONDS = 10.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -17,13 +23,14 @@ class Interrupted(KeyboardInterrupt):
 def noted() -> Iterator[Callable[[], bool]]:
     """Within the block a first signal is only noted, and said by calling what is yielded.
 
-    The second raises KeyboardInterrupt where it stands. A signal that this process was told to
+    A second Ctrl-C raises KeyboardInterrupt where it stands; a second SIGTERM, which a group of
+    processes gets from more than one sender, does not. A signal that this process was told to
     ignore stays ignored. Outside of the main thread, which signals never reach, nothing changes.
     """
     heard = threading.Event()
 
-    def note(_number: int, _frame: FrameType | None) -> None:
-        if heard.is_set():
+    def note(number: int, _frame: FrameType | None) -> None:
+        if heard.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         heard.set()
 
@@ -48,3 +55,38 @@ def terminate_as_interrupt() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """No more than so many seconds for the block; None: as many as it takes.
+
+    Raises: TimeLimitError, from wherever the block stands when they are over.
+    """
+    if seconds is None:
+        yield
+        return
+    _check_that_there_is_an_alarm()
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    # Again and again, for an exception that is raised within a destructor comes to nothing.
+    signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_SECONDS)
+    try:
+        yield
+    except _TimeIsUp:
+        raise TimeLimitError(f"took longer than --cell-timeout {seconds:g} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _TimeIsUp(BaseException):
+    """No Exception, for libraries that it may come up in catch those, and give other ones."""
+
+
+def _check_that_there_is_an_alarm() -> None:
+    if not hasattr(signal, "setitimer"):
+        raise ConfigError("--cell-timeout needs an alarm clock, which this system does not have")

@@ -4,7 +4,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gim_bench import capacity, memory, provenance, seeding
+from gim_bench import RESULTS_VERSION, capacity, memory, provenance, seeding
 from gim_bench.audit import Audit, audit
 from gim_bench.base import Base
 from gim_bench.calibration import calibration_seconds
@@ -41,6 +41,7 @@ from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches, in_gray
 from gim_bench.datasets.windows import WindowBatches
 from gim_bench.errors import BenchError, DataError, TrainingError
+from gim_bench.interrupts import time_limit
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
@@ -87,12 +88,17 @@ class Bench:
         device: torch.device,
         progress: Progress,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        cell_timeout: float | None = None,
     ) -> None:
-        """With `checkpoint_seconds` between the checkpoints of a training."""
+        """With `checkpoint_seconds` between the checkpoints of a training.
+
+        A cell that takes longer than `cell_timeout` seconds has failed.
+        """
         self.dataset = dataset
         self.device = device
         self.progress = progress
         self.checkpoint_seconds = checkpoint_seconds
+        self.cell_timeout = cell_timeout
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 
@@ -150,12 +156,26 @@ class Bench:
                     f"{name} has {found} {split} {noun}s,{less} fewer than one batch of {needed}: "
                     f"add {noun}s, or lower it with --set training.batch_size={left}"
                 )
+        self._check_held_out(config, noun=noun)
         if not len(self.split(Split.TEST)):
             raise DataError(f"{name} has no test {noun}s: add some")
         if isinstance(config.augmentation, CropSettings):
             self._check_crop(config.augmentation, name=name)
         for target in self.targets:
             self._check_labels(target, name=name, noun=noun)
+
+    def _check_held_out(self, config: CellConfig, *, noun: str) -> None:
+        share, batch_size = config.training.held_out, config.training.batch_size
+        if not share or config.method.trains_on == "none":
+            return
+        split = Split(config.method.trains_on)
+        held_out = round(len(self.split(split)) * share)
+        if held_out < batch_size:
+            raise DataError(
+                f"training.held_out = {share:g} holds out {held_out} {split} {noun}(s) of "
+                f"{config.dataset.name}, fewer than one batch of {batch_size}: raise it, or set it "
+                f"to 0 for no validation loss"
+            )
 
     def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
         for split, needed in ((Split.TRAIN, 2), (Split.TEST, 1)):
@@ -200,32 +220,20 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     """The cell's record, which is on disk when this returns.
 
     Whatever goes wrong inside is a record of status "failed" with the reason, never an exception;
-    an interruption passes through.
+    an interruption passes through. A finished record stays until the new run has ended.
     """
     record = begun(cell, bench)
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
     if before is not None and before.status is Status.DONE:
         _clear(cell, bench, folder=runs.folder_of(record))  # a finished cell is run anew
-    runs.save(record)
+    else:
+        runs.save(record)
     try:
-        finished = []
-        for model in models_of(cell, bench):
-            learner = build(cell, bench, target=model.target)
-            phase = _train(cell, model, learner, bench, folder=runs.folder_of(record))
-            probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
-            runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
-            finished.append(
-                Finished(
-                    model=model,
-                    top=list(learner.units())[-1:],
-                    training=phase,
-                    probed=probed,
-                    probe_seconds=probe_seconds,
-                    probe_peaks=probe_peaks,
-                )
-            )
-        del learner  # its weights would leave less room to the batches that are tried
-        record = _done(record, finished, largest=_largest_batch(cell, bench))
+        with time_limit(bench.cell_timeout):
+            finished = [
+                _finished(cell, model, bench, record, runs=runs) for model in models_of(cell, bench)
+            ]
+            record = _done(record, finished, largest=_largest_batch(cell, bench))
         resumable = False  # nothing is left to be resumed
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
@@ -345,6 +353,38 @@ class TrainingPhase:
     audited: Audit = field(default_factory=Audit)
     # Of one run of the fixed work, the mean of before and after; 0 where nothing is trained.
     calibration_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What one of the cell's models leaves for the record."""
+
+    model: Model
+    top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
+    training: TrainingPhase
+    probed: Probed
+    probe_seconds: float
+    probe_peaks: memory.Peaks
+    files: Mapping[str, str]  # the encoder's, with its sha256
+
+
+def _finished(
+    cell: Cell, model: Model, bench: Bench, record: Record, *, runs: RunsFolder
+) -> Finished:
+    """One of the cell's models, trained and probed, and its encoder on disk."""
+    learner = build(cell, bench, target=model.target)
+    phase = _train(cell, model, learner, bench, folder=runs.folder_of(record))
+    probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
+    weights = learner.encoder.state_dict()
+    return Finished(
+        model=model,
+        top=list(learner.units())[-1:],
+        training=phase,
+        probed=probed,
+        probe_seconds=probe_seconds,
+        probe_peaks=probe_peaks,
+        files=runs.save_encoder(record, weights, name=f"{model.prefix}encoder"),
+    )
 
 
 def _train(
@@ -485,21 +525,10 @@ def begun(cell: Cell, bench: Bench) -> Record:
             **provenance.describe(str(bench.device)),
             "precision": cell.config.training.precision,
             "data_sha256": cell.data_sha256,
+            "results_version": RESULTS_VERSION,
             "started_at": provenance.now(),
         },
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """What one of the cell's models leaves for the record."""
-
-    model: Model
-    top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
-    training: TrainingPhase
-    probed: Probed
-    probe_seconds: float
-    probe_peaks: memory.Peaks
 
 
 def _done(
@@ -546,6 +575,7 @@ def _done(
             for found in finished
             for unit, row in found.training.audited.isolation.items()
         },
+        files={name: sha256 for found in finished for name, sha256 in found.files.items()},
         provenance={
             **record.provenance,
             "memory": notes,

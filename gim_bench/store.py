@@ -2,7 +2,8 @@
 
 `<runs>/<suite>/<method>/seed-<n>-<key8>/` holds record.json, config.toml, losses.csv,
 encoder.safetensors, and error.log where the cell failed. The record is written last, so a folder
-whose record says "done" is complete.
+whose record says "done" is complete. It ends with its own sha256 and holds those of the encoders:
+what was altered or cut off since is not believed.
 """
 
 import csv
@@ -10,7 +11,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from gim_bench.atomic import write_atomically
+from gim_bench.claims import Claim, claimed
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
+from gim_bench.locks import alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +33,8 @@ RECORD = "record.json"
 MIRRORED = "mirrored.json"
 LOG = "error.log"
 SWEEP = "sweep.json"
+SEAL = "sha256"  # the record's last entry: of all others
+LOCK = ".lock"
 
 
 class RunsFolder:
@@ -55,12 +62,47 @@ class RunsFolder:
         return self.folder(record.suite, record.method, seed=record.seed, key=record.key)
 
     def find(self, suite: str, method: str, *, seed: int, key: str) -> Record | None:
-        """The record of that very cell; None where there is none, or none that can be read."""
-        record = read_record(self.folder(suite, method, seed=seed, key=key) / RECORD)
-        return record if record is not None and record.key == key else None
+        """The record of that very cell; None where there is none that can be believed."""
+        folder = self.folder(suite, method, seed=seed, key=key)
+        record = read_record(folder / RECORD)
+        if record is None or record.key != key:
+            return None
+        whole = all(_file_sha256(folder / name) == known for name, known in record.files.items())
+        return record if whole else None
+
+    def is_damaged(self, suite: str, method: str, *, seed: int, key: str) -> bool:
+        """Whether there is a record of that cell that cannot be believed."""
+        there = (self.folder(suite, method, seed=seed, key=key) / RECORD).exists()
+        return there and self.find(suite, method, seed=seed, key=key) is None
+
+    @contextmanager
+    def claimed(self, suite: str, method: str, *, seed: int, key: str) -> Iterator[Claim | None]:
+        """This process's claim on that cell; None where another process has it.
+
+        Raises: ConfigError where nothing can be locked there.
+        """
+        with ExitStack() as held:
+            with _in_one_line(self.root):
+                folder = self.folder(suite, method, seed=seed, key=key)
+                claim = held.enter_context(claimed(folder, lock=self._lock(suite)))
+            yield claim
+
+    @contextmanager
+    def locked(self, suite: str) -> Iterator[None]:
+        """One process at a time that reads records of that suite and writes what follows from them.
+
+        Raises: ConfigError where nothing can be locked there.
+        """
+        with ExitStack() as held:
+            with _in_one_line(self.root):
+                held.enter_context(alone(self._lock(suite)))
+            yield
+
+    def _lock(self, suite: str) -> Path:
+        return self.root / suite / LOCK
 
     def records(self, suite: str) -> list[Record]:
-        """Every readable record of the suite, in a stable order."""
+        """Every record of the suite that can be believed, in a stable order."""
         found = (read_record(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
         return [record for record in found if record is not None]
 
@@ -73,15 +115,19 @@ class RunsFolder:
             (folder / LOG).unlink(missing_ok=True)  # of an earlier try
         if not record.sweeps:
             (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
-        text = json.dumps(_json(record.as_dict()), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(sealed(_json(record.as_dict())), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RECORD, text.encode())
 
-    def save_encoder(self, record: Record, weights: "Mapping[str, Tensor]", *, name: str) -> None:
-        """A trained encoder, as safetensors. Raises: OSError."""
+    def save_encoder(
+        self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
+    ) -> dict[str, str]:
+        """A trained encoder, as safetensors; its file's name and sha256. Raises: OSError."""
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.folder_of(record) / f"{name}.safetensors", save(tensors))
+        content, file = save(tensors), f"{name}.safetensors"
+        write_atomically(self.folder_of(record) / file, content)
+        return {file: hashlib.sha256(content).hexdigest()}
 
     def encoder_sha256(self, record: Record, *, name: str) -> str:
         """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
@@ -168,14 +214,44 @@ def _sha256(tensor: "Tensor") -> str:
     return hashlib.sha256(tensor.numpy().data).hexdigest()
 
 
+def _file_sha256(path: Path) -> str | None:
+    """None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's table with its seal, by which it is known whether it was altered since."""
+    content = {name: value for name, value in table.items() if name != SEAL}
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {**content, SEAL: seal}
+
+
+@contextmanager
+def _in_one_line(root: Path) -> Iterator[None]:
+    """Within, what speaks against locking below `root`, as a ConfigError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ConfigError(
+            f"cannot lock cells in {root} ({error}): name a folder where files can be locked with "
+            f"--runs-dir"
+        ) from None
+
+
 def _identities(records: Sequence[Record]) -> list[list[str]]:
     return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
 
 
 def read_record(path: Path) -> Record | None:
-    """A record that is whole and of known fields; anything else does not count as one."""
+    """A record as it was written, and of known fields; anything else does not count as one."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
+        if table != sealed(table):
+            return None
         known = {field.name for field in fields(Record)}
         measured = {name: v for name, v in table["metrics"].items() if v is not None}
         return Record(

@@ -1,10 +1,15 @@
 """Cells in processes of their own."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from gim_bench import apart
@@ -81,3 +86,51 @@ def test_a_finished_record_of_before_does_not_pass_for_a_process_that_was_killed
     assert run_cell(cell, bench, runs=runs).status is Status.DONE
     monkeypatch.setattr(apart, "_run", killed)
     assert run_apart(cell, bench, runs=runs).status is Status.FAILED
+
+
+@pytest.mark.slow
+def test_a_cell_apart_that_takes_too_long_is_a_failure_and_its_process_is_gone(runs, tmp_path):
+    suite = tiny_suite(tmp_path, "training.epochs=100000")
+    bench = tiny_bench(suite)
+    bench.cell_timeout = 15.0
+    before = set(multiprocessing.active_children())
+    record = run_apart(tiny_cell(suite, "gim"), bench, runs=runs)
+    assert (record.status, record.error) == (
+        Status.FAILED,
+        "took longer than --cell-timeout 15 s",
+    )
+    assert set(multiprocessing.active_children()) == before
+    assert list(tmp_path.glob("runs/tiny/gim/*/checkpoints/*.pt"))
+
+
+PARENT = """
+from pathlib import Path
+from gim_bench.apart import run_apart
+from gim_bench.store import RunsFolder
+from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+
+if __name__ == "__main__":
+    folder = Path("{folder}")
+    suite = tiny_suite(folder, "training.epochs=100000")
+    run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(folder / "runs"))
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_apart_ends_with_the_process_that_began_it(tmp_path):
+    """Or it would be trained by two, once somebody has taken it over."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(folder=tmp_path))
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(root)}
+    ) as parent:
+        while not list(tmp_path.glob("runs/tiny/gim/*/losses.csv")):
+            time.sleep(0.1)
+        (child,) = (
+            found
+            for found in psutil.Process(parent.pid).children()
+            if "spawn_main" in " ".join(found.cmdline())
+        )
+        parent.kill()
+    child.wait(timeout=60)

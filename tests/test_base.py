@@ -9,7 +9,7 @@ from gim_bench.base import read_base
 from gim_bench.errors import ConfigError
 from gim_bench.plan import cells, configs
 from gim_bench.run import build, models_of, run_cell
-from gim_bench.store import RunsFolder
+from gim_bench.store import RunsFolder, sealed
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 THREE = "encoder.blocks=[1,1,1]"
@@ -138,7 +138,7 @@ def test_a_folder_without_a_record_is_one_line(tmp_path):
 
 def test_a_cell_that_failed_is_no_base(finished):
     path = finished / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed"}))
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "status": "failed"})))
     with pytest.raises(ConfigError, match=r"holds a cell that is failed"):
         read_base(finished)
 

@@ -562,7 +562,27 @@ def test_ctrl_c_before_the_first_cell_is_exit_code_130(gim_bench, monkeypatch):
     monkeypatch.setattr("gim_bench.datasets.photos.Photos.fingerprint", interrupt)
     answer = gim_bench(*PLAIN)
     assert (answer.code, answer.out) == (130, "")
-    assert "Traceback" not in answer.err
+    assert answer.err == "interrupted; what was finished is kept, run the same again\n"
+
+
+def test_why_says_for_every_cell_whether_it_would_be_run_and_runs_none(finished, gim_bench):
+    answer = gim_bench(*PLAIN, "--why", "--set", "training.epochs=2", "--seeds", "2")
+    assert (answer.code, answer.err) == (0, "")
+    assert [" ".join(line.split()) for line in answer.out.splitlines()] == [
+        "gim seed 0 runs: training.epochs is 2, was 1",
+        "random_init seed 0 runs: training.epochs is 2, was 1",
+        "gim seed 1 runs: it has no record yet",
+        "random_init seed 1 runs: it has no record yet",
+    ]
+    assert "done: nothing has changed since" in gim_bench(*PLAIN, "--why").out
+
+
+def test_a_cell_that_takes_too_long_has_failed_and_the_next_one_runs(gim_bench, tmp_path):
+    slow = ("--method", "gim", "--method", "random_init", "--set", "training.epochs=1000")
+    answer = gim_bench(*PLAIN, *slow, "--cell-timeout", "1")
+    assert answer.code == 1
+    assert "gim seed 0 failed: took longer than --cell-timeout 1 s" in answer.err
+    assert statuses(tmp_path) == {("gim", 0): "failed", ("random_init", 0): "done"}
 
 
 # -- MLflow ----------------------------------------------------------------------------------------

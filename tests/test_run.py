@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import time
 import tomllib
 import weakref
 from functools import partial
@@ -337,6 +338,7 @@ def finished(model, *, seconds, peak, **others):
         ),
         probe_seconds=2 * seconds,
         probe_peaks=Peaks(metrics={"memory/probe_host_peak_bytes": peak + 1}),
+        files={f"{model.prefix}encoder.safetensors": "0" * 64},
     )
 
 
@@ -1109,6 +1111,14 @@ def test_the_validation_loss_of_every_module_is_recorded(tmp_path):
         assert metrics.describe(name).unit == "nats"
 
 
+def test_too_little_held_out_is_one_line(tmp_path):
+    """Of 48 images a tenth is 5, and a batch 20: nothing would be validated."""
+    suite = tiny_suite(tmp_path, "training.held_out=0.1")
+    with pytest.raises(DataError, match=r"held_out = 0.1 holds out 5 unlabelled image.* of 20"):
+        tiny_bench(suite).check(tiny_cell(suite, "gim").config)
+    tiny_bench(suite).check(tiny_cell(suite, "random_init").config)
+
+
 def test_too_much_held_out_is_one_line(tmp_path):
     suite = tiny_suite(tmp_path, "training.held_out=0.9")
     with pytest.raises(DataError, match="48 unlabelled images, of which 5 are not held out"):
@@ -1156,6 +1166,48 @@ def test_an_interrupted_cell_ends_as_one_that_never_was(tmp_path):
     assert lost == {"memory/host_peak_bytes", "memory/host_over_baseline_bytes"}
     assert "resumed after step 4" in resumed.provenance["memory"]["training"]["training"]
     assert not list(runs.root.glob("**/checkpoint*"))
+
+
+def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
+    suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    before = run_cell(cell, tiny_bench(suite), runs=runs)
+    interrupted_cell(cell, suite, runs, step=1)
+    assert _as_read(before) in runs.records("tiny")
+
+
+def test_a_cell_that_takes_longer_than_it_may_is_a_failure_that_can_be_gone_on_with(tmp_path):
+    """Its checkpoints stay, and with more time it ends as if nothing had been."""
+
+    class Dawdling(Silence):
+        def advance(self, steps=1, **facts):
+            time.sleep(0.3)
+
+    suite, runs = tiny_suite(tmp_path, "training.epochs=5"), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    bench = tiny_bench(suite, progress=Dawdling())
+    bench.checkpoint_seconds, bench.cell_timeout = 0.0, 1.0
+    late = run_cell(cell, bench, runs=runs)
+    assert (late.status, late.error) == (Status.FAILED, "took longer than --cell-timeout 1 s")
+    (folder,) = tmp_path.glob("runs/tiny/gim/*/checkpoints")
+    assert list(folder.iterdir())
+    ended = run_cell(cell, tiny_bench(suite), runs=runs)
+    fresh = run_cell(cell, tiny_bench(suite), runs=RunsFolder(tmp_path / "other"))
+    assert "resumed_at_step" in ended.provenance
+    assert ended.losses == fresh.losses
+    assert ended.files == fresh.files
+
+
+def test_an_encoder_that_was_altered_since_makes_its_record_unbelievable(done, runs):
+    """One bit."""
+    record = done["gim"]
+    path = runs.folder_of(record) / "encoder.safetensors"
+    content = path.read_bytes()
+    identity = {"seed": record.seed, "key": record.key}
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert runs.find(record.suite, record.method, **identity) is None
+    path.write_bytes(content)
+    assert runs.find(record.suite, record.method, **identity) is not None
 
 
 def test_a_disk_without_room_costs_no_checkpoint(tmp_path, monkeypatch):

@@ -1,0 +1,107 @@
+"""Who is at a cell: one process at a time, though many share the folder of runs.
+
+A claim is a file in the cell's folder that names its owner, who touches it every few seconds. The
+claim of an owner who has died is free at once where that can be seen, and after a time without a
+touch where it cannot. Files are looked at and changed under a lock of the suite.
+"""
+
+import _thread
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gim_bench.atomic import write_atomically
+from gim_bench.locks import alone
+from gim_bench.owners import Owner
+
+CLAIM = "claim.json"
+HEARTBEAT_SECONDS = 10.0
+# By the clock of the file system: of twelve touches none came.
+SILENT_SECONDS = 120.0
+
+
+class Claim:
+    """What one process holds on a cell."""
+
+    def __init__(self, path: Path, *, lock: Path, owner: Owner) -> None:
+        self.owner = owner
+        self._path = path
+        self._lock = lock
+        self._lost = threading.Event()
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="claim", daemon=True)
+
+    @property
+    def is_lost(self) -> bool:
+        """Another process has taken the cell over, as this one seemed to be dead."""
+        return self._lost.is_set()
+
+    def take(self) -> None:
+        """Under the lock. Raises: OSError."""
+        write_atomically(self._path, json.dumps(self.owner.as_dict()).encode())
+        self._beating.start()
+
+    def let_go(self) -> None:
+        """Unless it is another's by now."""
+        self._over.set()
+        self._beating.join()
+        with alone(self._lock):
+            if owner_of(self._path.parent) == self.owner:
+                self._path.unlink()
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            if owner_of(self._path.parent) != self.owner:
+                self._lost.set()
+                _thread.interrupt_main()  # ends what is under way, as Ctrl-C would
+                return
+            try:
+                os.utime(self._path)
+            except OSError:
+                continue  # a disk that does not answer: the next one may
+
+
+@contextmanager
+def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
+    """This process's claim on the cell of that folder within the block; None: another has it.
+
+    Raises: OSError; sqlite3.Error where `lock` cannot be locked.
+    """
+    path = folder / CLAIM
+    claim = Claim(path, lock=lock, owner=Owner.here())
+    with alone(lock):
+        free = _is_free(path, clock=lock)
+        if free:
+            claim.take()
+    if not free:
+        yield None
+        return
+    try:
+        yield claim
+    finally:
+        claim.let_go()
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """Who has claimed the cell of that folder, if anybody."""
+    try:
+        return Owner.read(json.loads((folder / CLAIM).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_free(path: Path, *, clock: Path) -> bool:
+    """Whether there is no claim, or one whose owner is dead; asked under the lock."""
+    try:
+        touched = path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    owner = owner_of(path.parent)
+    gone = None if owner is None else owner.is_gone()
+    if gone is not None:
+        return gone
+    os.utime(clock)  # now, by the clock that the touches are stamped with
+    return clock.stat().st_mtime - touched > SILENT_SECONDS

@@ -1,0 +1,149 @@
+"""A suite's cells, when other processes are at some of them."""
+
+import threading
+import time
+
+import pytest
+
+from gim_bench import table
+from gim_bench.contract import Status
+from gim_bench.run import run_cell
+from gim_bench.store import RunsFolder
+from gim_bench.table import run_table
+from tests.listener import Listener
+from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return tiny_suite(tmp_path)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return RunsFolder(tmp_path / "runs")
+
+
+@pytest.fixture
+def two(suite):
+    return [tiny_cell(suite, "gim"), tiny_cell(suite, "random_init")]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(table, "WAIT_SECONDS", 0.01)
+
+
+class Counting:
+    """Runs cells and remembers which."""
+
+    def __init__(self):
+        self.names = []
+
+    def __call__(self, cell, bench, *, runs):
+        self.names.append(cell.config.method.name)
+        return run_cell(cell, bench, runs=runs)
+
+
+def claim_of(cell, runs):
+    return runs.claimed(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+
+
+def test_cells_are_run_in_their_order_and_once(two, suite, runs):
+    run, bench = Counting(), tiny_bench(suite)
+    for _ in range(2):
+        records = list(run_table(two, bench, runs=runs, run=run))
+        assert [record.status for record in records] == [Status.DONE] * 2
+    assert run.names == ["gim", "random_init"]
+
+
+def test_with_rerun_finished_cells_are_run_too(two, suite, runs):
+    run, bench = Counting(), tiny_bench(suite)
+    list(run_table(two, bench, runs=runs, run=run))
+    list(run_table(two, bench, runs=runs, run=run, rerun=True))
+    assert run.names == ["gim", "random_init"] * 2
+
+
+def test_a_cell_that_another_process_is_at_comes_last_and_is_not_run_again(two, suite, runs):
+    """Even with --rerun, for which the other's run will do."""
+    gim, _ = two
+    listener, run = Listener(), Counting()
+    bench = tiny_bench(suite, progress=listener)
+
+    def other():
+        with claim_of(gim, runs):
+            claimed.set()
+            while "random_init" not in run.names:
+                time.sleep(0.01)
+            run_cell(gim, tiny_bench(suite), runs=runs)
+
+    claimed, process = threading.Event(), threading.Thread(target=other)
+    process.start()
+    claimed.wait()
+    records = list(run_table(two, bench, runs=runs, run=run, rerun=True))
+    process.join()
+    assert [record.method for record in records] == ["random_init", "gim"]
+    assert run.names == ["random_init"]
+    assert any("gim seed 0: process" in line and "is at it" in line for line in listener.lines)
+
+
+def test_a_cell_that_was_left_unfinished_by_another_process_is_taken_over(two, suite, runs):
+    gim, _ = two
+    run = Counting()
+
+    def other():
+        with claim_of(gim, runs):
+            claimed.set()
+            while not run.names:
+                time.sleep(0.01)
+
+    claimed, process = threading.Event(), threading.Thread(target=other)
+    process.start()
+    claimed.wait()
+    records = list(run_table(two, tiny_bench(suite), runs=runs, run=run))
+    process.join()
+    assert [record.method for record in records] == ["random_init", "gim"]
+    assert run.names == ["random_init", "gim"]
+
+
+def test_a_failure_of_before_is_tried_again_and_one_of_meanwhile_is_not(two, suite, runs):
+    run, (gim, other) = Counting(), two
+    broken = tiny_bench(suite)
+    broken.split = None
+    assert run_cell(gim, broken, runs=runs).status is Status.FAILED
+
+    def failing(cell, bench, *, runs):
+        record = run(cell, bench, runs=runs)
+        if cell is gim:
+            run_cell(other, broken, runs=runs)  # by somebody else
+        return record
+
+    records = list(run_table(two, tiny_bench(suite), runs=runs, run=failing))
+    assert [record.status for record in records] == [Status.DONE, Status.FAILED]
+    assert run.names == ["gim"]
+
+
+def test_a_process_whose_cell_was_taken_over_takes_the_other_s_record(
+    two, suite, runs, monkeypatch
+):
+    """It slept for minutes, and is stopped on waking up."""
+    gim, _ = two
+    listener = Listener()
+
+    def taken_over(cell, bench, *, runs):
+        run_cell(cell, bench, runs=runs)  # by the other
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gim_bench.claims.Claim.is_lost", True)
+    bench = tiny_bench(suite, progress=listener)
+    (record,) = run_table([gim], bench, runs=runs, run=taken_over)
+    assert record.status is Status.DONE
+    assert any("taken over by another process" in line for line in listener.lines)
+
+
+def test_an_interruption_of_one_s_own_passes_through(two, suite, runs):
+    def interrupted(cell, bench, *, runs):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run_table(two, tiny_bench(suite), runs=runs, run=interrupted))
