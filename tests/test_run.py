@@ -1183,12 +1183,12 @@ def test_a_cell_that_takes_longer_than_it_may_is_a_failure_that_can_be_gone_on_w
         def advance(self, steps=1, **facts):
             time.sleep(0.3)
 
-    suite, runs = tiny_suite(tmp_path, "training.epochs=5"), RunsFolder(tmp_path / "runs")
+    suite, runs = tiny_suite(tmp_path, "training.epochs=20"), RunsFolder(tmp_path / "runs")
     cell = tiny_cell(suite, "gim")
     bench = tiny_bench(suite, progress=Dawdling())
-    bench.checkpoint_seconds, bench.cell_timeout = 0.0, 1.0
+    bench.checkpoint_seconds, bench.cell_timeout = 0.0, 3.0
     late = run_cell(cell, bench, runs=runs)
-    assert (late.status, late.error) == (Status.FAILED, "took longer than --cell-timeout 1 s")
+    assert (late.status, late.error) == (Status.FAILED, "took longer than --cell-timeout 3 s")
     (folder,) = tmp_path.glob("runs/tiny/gim/*/checkpoints")
     assert list(folder.iterdir())
     ended = run_cell(cell, tiny_bench(suite), runs=runs)
