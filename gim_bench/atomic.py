@@ -28,6 +28,8 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:  # an interruption too leaves nothing behind
+    except BaseException as error:  # an interruption too leaves nothing behind
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # as a full disk does not say
         raise

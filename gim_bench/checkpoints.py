@@ -39,16 +39,30 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= wait
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """`state` holds tensors, numbers, strings, lists and mappings. Raises: OSError."""
+        """`state` holds tensors, numbers, strings, lists and mappings.
+
+        One that cannot be written costs a line: training needs no checkpoint unless it is ended.
+        """
+        self._saved_at = time.monotonic()
+        try:
+            self._write({"made_by": self.made_by, "state": dict(state)})
+        except OSError as error:
+            self.progress.say(f"no checkpoint was written, training goes on without it: {error}")
+
+    def _write(self, content: Mapping[str, Any]) -> None:
         paths = self._paths()
         number = _number(paths[-1]) + 1 if paths else 1
         part = self.folder / f"checkpoint-{number:06}.part"
-        with atomically(part) as file:
-            torch.save({"made_by": self.made_by, "state": dict(state)}, file)
+        try:
+            with atomically(part) as file:
+                torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of which PyTorch makes another one
+                raise error.__context__ from None
+            raise
         part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
         for old in paths[: 1 - KEPT]:
             old.unlink()
-        self._saved_at = time.monotonic()
 
     def newest(self) -> dict[str, Any] | None:
         """The last state that is whole; None where there is none."""

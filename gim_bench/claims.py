@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gim_bench.atomic import write_atomically
-from gim_bench.locks import alone
+from gim_bench.locks import locked
 from gim_bench.owners import Owner
 
 CLAIM = "claim.json"
@@ -48,7 +48,7 @@ class Claim:
         """Unless it is another's by now."""
         self._over.set()
         self._beating.join()
-        with alone(self._lock):
+        with locked(self._lock):
             if owner_of(self._path.parent) == self.owner:
                 self._path.unlink()
 
@@ -68,11 +68,11 @@ class Claim:
 def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
     """This process's claim on the cell of that folder within the block; None: another has it.
 
-    Raises: OSError; sqlite3.Error where `lock` cannot be locked.
+    Raises: OSError.
     """
     path = folder / CLAIM
     claim = Claim(path, lock=lock, owner=Owner.here())
-    with alone(lock):
+    with locked(lock):
         free = _is_free(path, clock=lock)
         if free:
             claim.take()

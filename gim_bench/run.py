@@ -1,5 +1,6 @@
 """One cell, from its configuration to its record: build, fit, probe, measure, record."""
 
+import errno
 import shutil
 import statistics
 import time
@@ -51,6 +52,7 @@ from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
 
 CHECKPOINT_SECONDS = 60.0
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -644,6 +646,8 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     fits = not memory.is_exhausted(error)
     if not fits:
         reason = f"does not fit: {reason.splitlines()[0]}"
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        reason = f"cannot be written: {reason}"
     elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
         reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"

@@ -11,9 +11,8 @@ import hashlib
 import io
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ from gim_bench.atomic import write_atomically
 from gim_bench.claims import Claim, claimed
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
-from gim_bench.locks import alone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,26 +75,10 @@ class RunsFolder:
 
     @contextmanager
     def claimed(self, suite: str, method: str, *, seed: int, key: str) -> Iterator[Claim | None]:
-        """This process's claim on that cell; None where another process has it.
-
-        Raises: ConfigError where nothing can be locked there.
-        """
-        with ExitStack() as held:
-            with _in_one_line(self.root):
-                folder = self.folder(suite, method, seed=seed, key=key)
-                claim = held.enter_context(claimed(folder, lock=self._lock(suite)))
+        """This process's claim on that cell; None where another process has it. Raises: OSError."""
+        folder = self.folder(suite, method, seed=seed, key=key)
+        with claimed(folder, lock=self._lock(suite)) as claim:
             yield claim
-
-    @contextmanager
-    def locked(self, suite: str) -> Iterator[None]:
-        """One process at a time that reads records of that suite and writes what follows from them.
-
-        Raises: ConfigError where nothing can be locked there.
-        """
-        with ExitStack() as held:
-            with _in_one_line(self.root):
-                held.enter_context(alone(self._lock(suite)))
-            yield
 
     def _lock(self, suite: str) -> Path:
         return self.root / suite / LOCK
@@ -228,18 +210,6 @@ def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
     content = {name: value for name, value in table.items() if name != SEAL}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {**content, SEAL: seal}
-
-
-@contextmanager
-def _in_one_line(root: Path) -> Iterator[None]:
-    """Within, what speaks against locking below `root`, as a ConfigError."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise ConfigError(
-            f"cannot lock cells in {root} ({error}): name a folder where files can be locked with "
-            f"--runs-dir"
-        ) from None
 
 
 def _identities(records: Sequence[Record]) -> list[list[str]]:

@@ -23,7 +23,7 @@ def run_table(
     """The record of every cell, each as soon as it is there; cells of other processes come last.
 
     A cell that is done is not run again, nor is one that another process has ended since this was
-    called. With `rerun`, the former is. Raises: OSError; ConfigError where cells cannot be claimed.
+    called. With `rerun`, the former is. Raises: OSError.
     """
     before = {cell.key: found(cell, runs) for cell in table}
     waiting = list(table)

@@ -1,0 +1,230 @@
+"""Whole commands that are killed, that run beside each other, and whose disk is full."""
+
+import json
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gim_bench.contract import Status
+from gim_bench.store import RECORD, RunsFolder
+from tests.tiny_suite import TOML
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment(folder):
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GIM_BENCH_CACHE": str(folder / "cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def begin(folder, *arguments, **options):
+    """A process of the command line in that folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "gim_bench", *arguments],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    """(exit code, standard error) of a process that is not to hang."""
+    _, err = process.communicate(timeout=900)
+    return process.returncode, err
+
+
+def records(folder, suite):
+    return {(r.method, r.seed): r for r in RunsFolder(folder / "runs").records(suite)}
+
+
+def results(folder, suite):
+    """By cell: what does not depend on the machine's moods, and every weight of the encoder."""
+    found = {}
+    for cell, record in records(folder, suite).items():
+        metrics = {
+            name: value
+            for name, value in record.metrics.items()
+            if "accuracy" in name or "loss" in name
+        }
+        weights = load_file(RunsFolder(folder / "runs").folder_of(record) / "encoder.safetensors")
+        encoder = {name: tensor.tolist() for name, tensor in weights.items()}
+        found[cell] = (record.status, metrics, record.losses, record.probe_curves, encoder)
+    return found
+
+
+# -- killed ----------------------------------------------------------------------------------------
+
+# GIM_BENCH_WHOLE_QUICKSTART=1 takes quickstart as it is, which needs half an hour.
+WHOLE = "GIM_BENCH_WHOLE_QUICKSTART" in os.environ
+LESS = () if WHOLE else (
+    "--set", "training.epochs=3", "--set", "dataset.unlabelled_crops=40", "--set", "probe.steps=60",
+    "--method", "gim", "--method", "supervised", "--method", "random_init",
+)  # fmt: skip
+QUICKSTART = (
+    "run", "--suite", "quickstart", "--no-tracking", "--checkpoint-every", "0.5", *LESS
+)  # fmt: skip
+KILLS = 20
+LONGEST_SECONDS = 40.0 if WHOLE else 9.0  # of a life; the first three go by before any cell begins
+
+
+def finished(folder):
+    """The bytes of every record that says "done"."""
+    paths = (folder / "runs").rglob(RECORD)
+    found = {path: path.read_bytes() for path in paths}
+    return {path: text for path, text in found.items() if json.loads(text)["status"] == "done"}
+
+
+def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp_path):
+    """Every cell is finished once, whatever was under way when the process was gone."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    draw = random.Random(0)
+    done = {}
+    for _ in range(KILLS):
+        process = begin(killed, *QUICKSTART)
+        time.sleep(draw.uniform(2.0, LONGEST_SECONDS))
+        process.kill()
+        process.communicate()
+        now = finished(killed)
+        assert {path: now.get(path) for path in done} == done
+        done = now
+    code, err = finish(begin(killed, *QUICKSTART))
+    assert code == 0, err
+    assert {path: finished(killed)[path] for path in done} == done
+    assert finish(begin(whole, *QUICKSTART))[0] == 0
+    assert results(killed, "quickstart") == results(whole, "quickstart")
+    litter = [path for path in (killed / "runs").rglob("*") if "checkpoint" in path.name]
+    assert litter == []
+
+
+# -- beside each other -----------------------------------------------------------------------------
+
+TINY = ("run", "--suite", "./tiny.toml", "--seeds", "2", "--set", "training.epochs=20")
+
+
+def test_of_eight_processes_each_cell_is_run_by_one_and_mlflow_has_each_once(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TOML)
+    processes = [begin(tmp_path, *TINY) for _ in range(8)]
+    answers = [finish(process) for process in processes]
+    assert [code for code, _ in answers] == [0] * 8, [err for code, err in answers if code]
+    said = "\n".join(err for _, err in answers).splitlines()
+    for cell in ("gim seed 0", "gim seed 1", "random_init seed 0", "random_init seed 1"):
+        ended = [line for line in said if line.startswith(f"{cell}: probes: 2 probes in")]
+        assert len(ended) == 1, (cell, said)
+    assert {r.status for r in records(tmp_path, "tiny").values()} == {Status.DONE}
+    assert not list(tmp_path.rglob("claim.json"))
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        (experiments,) = database.execute(
+            "SELECT count(*) FROM experiments WHERE name != 'Default'"
+        ).fetchone()
+        runs = database.execute("SELECT name FROM runs WHERE lifecycle_stage = 'active'").fetchall()
+    assert experiments == 1
+    names = [name for (name,) in runs]
+    assert len(names) == len(set(names)) == 4 + 2, names  # cells, and a summary for each method
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+DISK_BYTES = 8 * 2**20
+
+
+@contextmanager
+def small_disk(folder):
+    """A file system of a few megabytes. Skips where none may be mounted."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("no file system may be mounted here; the test with a limit on files stays")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def leave(folder, free):
+    """Fills the disk up to that many bytes; the file that does it."""
+    ballast = folder / "ballast"
+    status = os.statvfs(folder)
+    ballast.write_bytes(b"\0" * (status.f_bavail * status.f_frsize - free))
+    return ballast
+
+
+FULL = ("run", "--suite", "./tiny.toml", "--checkpoint-every", "0", "--set", "training.epochs=5")
+FRESH = (*FULL, "--no-tracking")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "tiny.toml").write_text(TOML)
+    assert finish(begin(folder, *FRESH))[0] == 0
+    return results(folder, "tiny")
+
+
+def is_plain(err):
+    """No traceback, and the last line says what to do or which cells failed."""
+    return "Traceback" not in err and err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("free", [0, 16, 64, 200, 1000])
+def test_a_full_disk_breaks_no_record_and_the_same_command_goes_on_with_room(
+    free, undisturbed, tmp_path
+):
+    """Kilobytes: for nothing, the first record, a checkpoint, some of them, and MLflow's tables."""
+    with small_disk(tmp_path):
+        (tmp_path / "tiny.toml").write_text(TOML)
+        (tmp_path / "cache").mkdir()
+        ballast = leave(tmp_path, free * 1024)
+        code, err = finish(begin(tmp_path, *FULL))
+        if code:
+            assert is_plain(err), err
+        else:
+            assert "not mirrored: " in err
+        for path in (tmp_path / "runs").rglob(RECORD):
+            assert json.loads(path.read_text())["status"] in {"done", "failed", "running"}
+        ballast.unlink()
+        code, err = finish(begin(tmp_path, *FULL))
+        assert code == 0, err
+        assert results(tmp_path, "tiny") == undisturbed
+
+
+@pytest.mark.parametrize("kilobytes", [1, 3, 8, 16, 24])
+def test_files_that_cannot_grow_break_no_record(kilobytes, undisturbed, tmp_path):
+    """Where nothing can be mounted: in turn the lock, records, encoders, and checkpoints fail."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024,) * 2)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    (tmp_path / "tiny.toml").write_text(TOML)
+    code, err = finish(begin(tmp_path, *FRESH, preexec_fn=limited))
+    if code:
+        assert is_plain(err), err
+    else:
+        assert "no checkpoint was written" in err
+    code, err = finish(begin(tmp_path, *FRESH))
+    assert code == 0, err
+    assert results(tmp_path, "tiny") == undisturbed
