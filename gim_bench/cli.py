@@ -14,7 +14,7 @@ from gim_bench.errors import BenchError, ConfigError
 from gim_bench.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gim_bench.base import Base
     from gim_bench.config import CellConfig, Suite
@@ -516,7 +516,7 @@ def sync(
 
 def _readers(
     suite: str | None, overrides: "Sequence[str]", *, runs: "RunsFolder"
-) -> "dict[str, Callable[[], list[Record]]]":
+) -> "Mapping[str, Callable[[], list[Record]]]":
     """What reads the records of each suite: all of them, with `--set` those with these settings.
 
     Raises: ConfigError where there is no record.
