@@ -367,21 +367,21 @@ def test_of_two_that_find_nothing_and_create_the_older_run_stays(tracker, rival,
     assert len(both) == 2
 
 
-@pytest.mark.parametrize("begun", [0, 2])
+@pytest.mark.parametrize(("step", "number"), [("_fill", 0), ("_fill", 2), ("_begin", 2)])
 def test_a_run_that_another_process_takes_away_half_written_is_not_missed(
-    tracker, rival, monkeypatch, begun
+    tracker, rival, monkeypatch, step, number
 ):
-    """A sweep, of which the parent (0) or a child (2) is being written; no child is left over."""
-    fill, filled = tracker._fill, []
+    """A sweep, when its parent (0) or a child (2) is begun or filled; no child is left over."""
+    ours, steps = getattr(tracker, step), []
     swept = cell(sweeps={"module_2": SWEPT})
 
-    def beside(run_id, entry):
-        if len(filled) == begun:
+    def beside(*arguments, **options):
+        if len(steps) == number:
             rival.mirror_sweeps(swept)
-        filled.append(entry)
-        fill(run_id, entry)
+        steps.append(arguments)
+        return ours(*arguments, **options)
 
-    monkeypatch.setattr(tracker, "_fill", beside)
+    monkeypatch.setattr(tracker, step, beside)
     tracker.mirror_sweeps(swept)
     (parent,) = runs(tracker, "tags.kind = 'sweep'")
     children = runs(tracker, "tags.kind = 'probe_trial'")
