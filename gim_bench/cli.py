@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,11 +14,12 @@ from gim_bench.errors import BenchError, ConfigError
 from gim_bench.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from gim_bench.base import Base
     from gim_bench.config import CellConfig, Suite
     from gim_bench.contract import Dataset, Progress, Record
+    from gim_bench.errors import TrackingError
     from gim_bench.run import Bench, Cell
     from gim_bench.store import RunsFolder
     from gim_bench.sweep import Plan, Studies
@@ -265,7 +267,8 @@ def _run_all(
                 _mirror(record, runs=runs, tracker=tracker, progress=bench.progress)
         ordered = [records[cell.key] for cell in table]
         if tracker is not None:
-            _summarise(ordered, runs=runs, tracker=tracker, progress=bench.progress)
+            suite = table[0].suite
+            _summarise(suite, runs=runs, tracker=tracker, progress=bench.progress)
     except KeyboardInterrupt:
         bench.progress.say(
             f"interrupted: {len(records)} of {len(table)} cells are done and kept; the same "
@@ -285,15 +288,18 @@ def _mirror(
             tracker.mirror(record, folder=folder)
 
 
-def _summarise(
-    records: "Sequence[Record]", *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress"
-) -> None:
-    """One summary run a method, unless they are there already."""
-    suite = records[0].suite
+def _summarise(suite: str, *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress") -> None:
+    """Summary runs of all that is finished in the suite, unless they are there already."""
+    from gim_bench.statistics import by_settings
+
     folder = runs.root / suite
-    with _noted(records, folder=folder, runs=runs, tracker=tracker, progress=progress) as needed:
-        if needed:
-            tracker.summarise(suite, records)
+    summed, found = None, by_settings(runs.records(suite))
+    while found != summed:  # a process beside this one may finish a cell meanwhile
+        records = [record for alike in found for record in alike]
+        with _noted(records, folder=folder, runs=runs, tracker=tracker, progress=progress) as new:
+            if new:
+                tracker.summarise(suite, records)
+        summed, found = found, by_settings(runs.records(suite))
 
 
 @contextmanager
@@ -305,17 +311,24 @@ def _noted(
     tracker: "Tracker",
     progress: "Progress",
 ) -> "Iterator[bool]":
-    """Whether the block must mirror; a store that is away costs a line, never a cell."""
+    """Whether the block must mirror; a store that is away costs one line a run, never a cell."""
     from gim_bench.errors import TrackingError
 
-    needed = not runs.is_mirrored(records, folder=folder, to=tracker.destination)
+    mirrored = runs.is_mirrored(records, folder=folder, to=tracker.destination)
+    needed = not mirrored and not tracker.given_up
     try:
         yield needed
     except TrackingError as error:
-        progress.say(f"not mirrored: {error}")
+        _give_up(tracker, error, progress=progress)
     else:
         if needed:
             runs.note_mirrored(records, folder=folder, to=tracker.destination)
+
+
+def _give_up(tracker: "Tracker", error: "TrackingError", *, progress: "Progress") -> None:
+    """Its time-outs are paid once, not at every cell."""
+    tracker.given_up = True
+    progress.say(f"not mirrored: {error}; the rest of this run is left for that, too")
 
 
 def _conclude(
@@ -484,15 +497,99 @@ def _sweep_all(
         for cell in table:
             record = finished[cell.key]
             records.append(sweep_cell(cell, record, bench, runs=runs, studies=studies, plan=plan))
-            if tracker is not None:
+            if tracker is not None and not tracker.given_up:
                 try:
                     tracker.mirror_sweeps(records[-1])
                 except TrackingError as error:
-                    bench.progress.say(f"not mirrored: {error}")
+                    _give_up(tracker, error, progress=bench.progress)
     except KeyboardInterrupt:
         bench.progress.say("interrupted: trials are kept; the same command goes on with the others")
         raise typer.Exit(INTERRUPTED) from None
     return records
+
+
+# -- sync ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def sync(
+    suite: Annotated[
+        str | None,
+        typer.Option(help="A shipped suite, or a TOML file.  [default: all that have records]"),
+    ] = None,
+    set_: SetOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    tracking_uri: TrackingOption = "sqlite:///mlflow.db",
+) -> None:
+    """Bring MLflow up to date with the records: cells, sweeps and summaries."""
+    from gim_bench.errors import TrackingError
+    from gim_bench.store import RunsFolder
+
+    runs = RunsFolder(runs_dir)
+    readers = _readers(suite, set_ or (), runs=runs)
+    tracker = _tracker(tracking_uri)
+    tracker.patience_seconds = None  # nothing else waits
+    try:
+        for name, read in readers.items():
+            _sync_suite(name, read, runs=runs, tracker=tracker)
+    except TrackingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+
+
+def _readers(
+    suite: str | None, overrides: "Sequence[str]", *, runs: "RunsFolder"
+) -> "Mapping[str, Callable[[], list[Record]]]":
+    """What reads the records of each suite: all of them, with `--set` those with these settings.
+
+    Raises: ConfigError where there is no record.
+    """
+    from gim_bench.config import load_suite
+
+    if suite is None and overrides:
+        raise ConfigError("--set is for the settings of one suite: add --suite")
+    if suite is None:
+        readers = {name: partial(runs.records, name) for name in runs.suites()}
+    else:
+        loaded = load_suite(suite, overrides=overrides)
+        readers = {loaded.name: partial(_records_to_sync, loaded, runs, overrides)}
+    if not any(read() for read in readers.values()):
+        which = "" if suite is None else f" of suite {suite!r}"
+        with_ = " with these settings" if overrides else ""
+        raise ConfigError(
+            f"no records{which}{with_} in {runs.root}: name the folder with --runs-dir"
+        )
+    return readers
+
+
+def _records_to_sync(
+    suite: "Suite", runs: "RunsFolder", overrides: "Sequence[str]"
+) -> "list[Record]":
+    return [
+        record
+        for record in runs.records(suite.name)
+        if not overrides or suite.describes(record.config)
+    ]
+
+
+def _sync_suite(
+    suite: str, read: "Callable[[], list[Record]]", *, runs: "RunsFolder", tracker: "Tracker"
+) -> None:
+    """Prints a line for every run that is new in MLflow, and how many were there."""
+    from gim_bench.tracking import suite_entries
+
+    written: dict[tuple[str, ...], bool] = {}  # by identity
+    synced, records = None, read()
+    while records != synced:  # a process beside this one may finish a cell meanwhile
+        for entry in suite_entries(records, folder_of=runs.folder_of):
+            identity = tuple(entry.identity.values())
+            new = tracker.put(suite, entry)
+            written[identity] = new or written.get(identity, False)
+            if new:
+                print(f"{suite}: new in MLflow: {entry.name}")
+        synced, records = records, read()
+    new_runs = sum(written.values())
+    print(f"{suite}: {new_runs} new in MLflow, {len(written) - new_runs} there already")
 
 
 # -- report --------------------------------------------------------------------------------------

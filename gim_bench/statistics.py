@@ -1,5 +1,6 @@
 """What several records say together: which of them count, their means, how far those are off."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,23 @@ def newest_done(records: Sequence[Record]) -> list[Record]:
         ):
             newest[cell] = record
     return list(newest.values())
+
+
+def by_settings(records: Sequence[Record]) -> list[list[Record]]:
+    """The finished records that may be averaged over: of one method and the same settings.
+
+    In each group there is one for each seed, the newest.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps(settings_of(record), sort_keys=True), []).append(record)
+    return [newest for group in groups.values() if (newest := newest_done(group))]
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """A record's method and settings; where it ran is none of them, as in the report."""
+    shared = {name: value for name, value in record.config.items() if name != "device"}
+    return {"method": record.method, "config": shared}
 
 
 def finished_at(record: Record) -> str:

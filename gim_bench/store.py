@@ -88,6 +88,10 @@ class RunsFolder:
         found = (read_record(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
         return [record for record in found if record is not None]
 
+    def suites(self) -> list[str]:
+        """The suites that have records, by name."""
+        return sorted({path.parts[-4] for path in self.root.glob(f"*/*/seed-*/{RECORD}")})
+
     def save(self, record: Record) -> None:
         """Raises: OSError."""
         folder = self.folder_of(record)

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import takewhile
@@ -46,6 +46,7 @@ from gim_bench.config import ProbeSettings
 from gim_bench.contract import Learner, Progress, Record, Split, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError
+from gim_bench.locks import locked
 from gim_bench.probe import Probe, Question, Reader, curve_name, labelled, metric_name, question
 from gim_bench.run import Bench, Cell, Model, build, models_of
 from gim_bench.statistics import finished_at
@@ -377,11 +378,7 @@ class Studies:
                 yield
             return
         Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        # Beside the database: a file of SQLite's own, which locks alike on every system.
-        file = f"{self._file}.{what}.lock"
-        other = sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None)
-        with closing(other):
-            other.execute("BEGIN EXCLUSIVE")
+        with locked(Path(f"{self._file}.{what}.lock"), timeout_seconds=LOCK_SECONDS):
             yield
 
     @property

@@ -1,10 +1,13 @@
 """MLflow as a mirror of the records: an experiment per suite, a run per cell, a summary per method.
 
 The record on disk is the truth. Whatever goes wrong here is one TrackingError, no cell is lost,
-and the record can be mirrored again later: mirroring twice changes nothing.
+and the record can be mirrored again later: mirroring twice changes nothing, and so does mirroring
+in several processes. Those that share a SQLite file take turns. A server has no lock to offer, so
+there everyone looks again after every change, until nothing is left to do.
 """
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -13,11 +16,13 @@ import os
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -27,15 +32,23 @@ from urllib.parse import urlsplit
 
 from gim_bench.contract import Record, Status
 from gim_bench.errors import TrackingError
-from gim_bench.statistics import flatten, newest_done, summarise_metrics
+from gim_bench.locks import locked
+from gim_bench.statistics import by_settings, flatten, settings_of, summarise_metrics
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # what a bare `mlflow ui` in the same folder opens
 
 CONNECT_SECONDS = 5
+# What mirroring one cell may hold up a run, and how long processes wait for each other's.
+PATIENCE_SECONDS = 120
+LOCK_SECONDS = 120
+LOOKS = 10  # at a store that other processes change at the same time
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Limits of MLflow's API.
 METRICS_PER_BATCH = 1000
@@ -45,6 +58,7 @@ TAG_CHARACTERS = 5000
 
 STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
 KEY = "gim_bench.key"
+SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
 PARENT = "mlflow.parentRunId"  # under which MLflow's pages show a run's children
 
@@ -75,14 +89,19 @@ class Entry:
 
     def digest(self) -> str:
         """sha256 of everything in the entry."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return _sha256(asdict(self))
 
 
 class Tracker:
     """Writes records to the MLflow store at `uri`; MLflow's own global settings stay untouched."""
 
-    def __init__(self, uri: str = DEFAULT_URI) -> None:
+    def __init__(
+        self, uri: str = DEFAULT_URI, *, patience_seconds: float | None = PATIENCE_SECONDS
+    ) -> None:
+        """After `patience_seconds` a server's answer is not waited for any longer; None: always."""
         self.uri = uri
+        self.patience_seconds = patience_seconds
+        self.given_up = False  # nothing should be mirrored any more: an earlier try has failed
         self._experiments: dict[str, str] = {}
 
     @property
@@ -117,81 +136,117 @@ class Tracker:
 
         Raises: TrackingError.
         """
-        with self._in_one_line():
-            self._put(record.suite, cell_entry(record, folder=folder))
+        self.put(record.suite, cell_entry(record, folder=folder))
 
     def summarise(self, suite: str, records: Sequence[Record]) -> None:
         """One run per method with mean, standard deviation and confidence interval over its seeds.
 
-        Raises: TrackingError.
+        Records of other settings are summed up in a run of their own. Raises: TrackingError.
         """
-        done = newest_done([record for record in records if record.suite == suite])
-        with self._in_one_line():
-            for method in dict.fromkeys(record.method for record in done):
-                self._put(suite, summary_entry([r for r in done if r.method == method]))
+        for entry in summary_entries([record for record in records if record.suite == suite]):
+            self.put(suite, entry)
 
     def mirror_sweeps(self, record: Record) -> None:
         """The record's sweeps as one MLflow run with the curves, and a child run for each trial.
 
         Raises: TrackingError.
         """
+        self.put(record.suite, sweep_entry(record))
+
+    def put(self, suite: str, entry: Entry) -> bool:
+        """Leaves exactly one run with the entry's identity, holding it; False if it was there.
+
+        Raises: TrackingError.
+        """
         with self._in_one_line():
-            self._put(record.suite, sweep_entry(record))
+            return self._within_patience(lambda: self._put(suite, entry))
 
     # -- writing ---------------------------------------------------------------------------------
 
     @cached_property
     def _client(self) -> "MlflowClient":
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # would wait for a network
-        # A server that has gone away costs seconds; by default MLflow tries for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
 
         for chatty in ("alembic", "mlflow.store.db.utils"):  # one line for each migration
             logging.getLogger(chatty).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self.uri)
 
-    def _put(self, suite: str, entry: Entry) -> None:
-        """Leaves exactly one run with the entry's identity, holding the entry.
+    def _put(self, suite: str, entry: Entry) -> bool:
+        """Changes the store and looks again, until a look finds nothing to change.
 
         The new run is complete, marked by its digest, before an old one goes: an interruption
-        leaves a run too many, which the next call removes.
+        leaves a run too many, which the next call removes. Processes at the same entry may take
+        away each other's run, but the last one to do so looks afterwards.
         """
         experiment = self._experiment(suite)
-        digest = entry.digest()
-        wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in entry.identity.items())
-        found = self._client.search_runs([experiment], filter_string=wanted)
-        intact = [run.info.run_id for run in found if run.data.tags.get(DIGEST) == digest]
-        kept = intact[0] if intact else self._create(experiment, entry, digest=digest)
-        for run in found:
-            if run.info.run_id != kept:
-                self._delete(experiment, run.info.run_id)
+        for look in range(LOOKS):
+            found = self._search(experiment, entry.identity)
+            intact = [run for run in found if self._holds(run, entry)]
+            if not intact:
+                self._create(experiment, entry)
+            elif len(found) == 1:
+                return look > 0
+            else:
+                kept = min(intact, key=_age)
+                for run in found:
+                    if run is not kept:
+                        self._delete(experiment, run.info.run_id)
+        raise self._unusable(f"{entry.name!r} did not stay as it was written, {LOOKS} times")
+
+    def _holds(self, run: "Run", entry: Entry) -> bool:
+        """Whether the run is complete, and neither more nor less than the entry."""
+        if run.data.tags.get(DIGEST) != entry.digest():
+            return False
+        # A request that was sent again, for want of an answer, may have made a child twice.
+        children = self._children(run.info.experiment_id, run.info.run_id) if entry.children else []
+        return len(children) == len(entry.children)
+
+    def _search(self, experiment: str, tags: Mapping[str, str]) -> "list[Run]":
+        """The active runs that have all these tags."""
+        wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
+        page = self._client.search_runs([experiment], filter_string=wanted)
+        found = list(page)
+        while page.token:
+            page = self._client.search_runs(
+                [experiment], filter_string=wanted, page_token=page.token
+            )
+            found += page
+        return found
+
+    def _children(self, experiment: str, run_id: str) -> "list[Run]":
+        return self._search(experiment, {PARENT: run_id})
 
     def _delete(self, experiment: str, run_id: str) -> None:
         """The run and its children."""
-        of_it = f"tags.`{PARENT}` = '{run_id}'"
-        while children := self._client.search_runs([experiment], filter_string=of_it):
-            for child in children:
-                self._client.delete_run(child.info.run_id)
+        for child in self._children(experiment, run_id):
+            self._client.delete_run(child.info.run_id)
         self._client.delete_run(run_id)
 
-    def _create(self, experiment: str, entry: Entry, *, digest: str) -> str:
-        """A new run that holds the entry; its id."""
-        run_id = self._fill(experiment, entry)
-        for child in entry.children:
-            self._fill(experiment, child, parent=run_id)
-        if entry.curves:
-            columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
-            self._client.log_table(run_id, columns, "curves.json")
-            self._client.log_figure(run_id, _plot(entry.curves), "curves.png")
-        self._client.set_tag(run_id, DIGEST, digest)
-        return run_id
+    def _create(self, experiment: str, entry: Entry) -> None:
+        """A new run that holds the entry, unless another process takes it away meanwhile."""
+        from mlflow.exceptions import MlflowException
 
-    def _fill(self, experiment: str, entry: Entry, *, parent: str | None = None) -> str:
-        """A new run with the entry's tags, numbers and texts; its id."""
-        from mlflow.entities import Metric, Param
+        run_id = self._begin(experiment, entry)
+        try:
+            self._fill(run_id, entry)
+            for child in entry.children:
+                self._fill(self._begin(experiment, child, parent=run_id), child)
+            if entry.curves:
+                columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
+                self._client.log_table(run_id, columns, "curves.json")
+                self._client.log_figure(run_id, _plot(entry.curves), "curves.png")
+            self._client.set_tag(run_id, DIGEST, entry.digest())
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE" or self._is_active(run_id):
+                raise
+            # To one that was done earlier, this run looked like what an interruption leaves.
+            self._delete(experiment, run_id)
 
+    def _is_active(self, run_id: str) -> bool:
+        return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+
+    def _begin(self, experiment: str, entry: Entry, *, parent: str | None = None) -> str:
+        """A new run with the entry's tags; its id."""
         tags = entry.tags | entry.identity | ({} if parent is None else {PARENT: parent})
         run = self._client.create_run(
             experiment,
@@ -199,7 +254,12 @@ class Tracker:
             run_name=entry.name,
             tags={name: value[:TAG_CHARACTERS] for name, value in tags.items()},
         )
-        run_id: str = run.info.run_id
+        return str(run.info.run_id)
+
+    def _fill(self, run_id: str, entry: Entry) -> None:
+        """Gives the run the entry's numbers and texts, and ends it."""
+        from mlflow.entities import Metric, Param
+
         now = entry.finished_ms or int(time.time() * 1000)
         metrics = [Metric(point.name, point.value, now, point.step) for point in entry.points]
         params = [Param(name, value[:PARAMETER_CHARACTERS]) for name, value in entry.params.items()]
@@ -211,7 +271,6 @@ class Tracker:
             self._client.log_text(run_id, text, name)
         if entry.status != "RUNNING":
             self._client.set_terminated(run_id, status=entry.status, end_time=now)
-        return run_id
 
     def _experiment(self, suite: str) -> str:
         """Id of the suite's experiment, which is made where it is missing."""
@@ -254,16 +313,25 @@ class Tracker:
         path = _sqlite_file(self.uri)
         try:
             if path.exists():
-                with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
-                    database.execute("BEGIN IMMEDIATE")
-                    # Closing undoes it. BEGIN alone succeeds on a file that cannot be written.
-                    database.execute("CREATE TABLE gim_bench_can_write (x)")
+                self._try_to_write(path)
             elif not path.parent.is_dir():
                 raise self._unusable(f"there is no folder {path.parent}")
             else:
                 tempfile.TemporaryFile(dir=path.parent).close()
+        except TimeoutError:
+            pass  # another process is at it, so it can be used
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(f"{path}: {_reason(error)}") from None
+
+    def _try_to_write(self, path: Path) -> None:
+        """Raises: sqlite3.Error; TimeoutError where another process is writing."""
+        with (
+            locked(_lock_beside(path), timeout_seconds=CONNECT_SECONDS),
+            closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database,
+        ):
+            database.execute("BEGIN IMMEDIATE")
+            # Closing undoes it. BEGIN alone succeeds on a file that cannot be written.
+            database.execute("CREATE TABLE gim_bench_can_write (x)")
 
     def _check_server(self, default_port: int) -> None:
         try:
@@ -283,26 +351,78 @@ class Tracker:
 
     def _unusable(self, reason: str) -> TrackingError:
         return TrackingError(
-            f"cannot track to {_without_password(self.uri)!r}: {reason}; "
-            f"or run with --no-tracking (the records stay on disk and can be mirrored later)"
+            f"cannot track to {_without_password(self.uri)!r}: {reason}; the records "
+            f"stay on disk: run with --no-tracking, mirror them later with python -m gim_bench sync"
         )
 
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:
-        """Whatever MLflow raises within, as a TrackingError; its dependencies' warnings unheard."""
-        with warnings.catch_warnings():
-            # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
-            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
-            # And chooses a table's columns in a way that pandas 3 deprecates.
-            warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
-            try:
+        """One process at a time at a SQLite file; whatever MLflow raises, as a TrackingError."""
+        try:
+            with _warnings_unheard():
                 if _scheme(self.uri) in PORTS:
                     self._check_server(PORTS[_scheme(self.uri)])
-                yield
-            except TrackingError:
+                _import_mlflow()  # which takes seconds, so others should not have to wait for it
+                with self._turn():
+                    yield
+        except TrackingError:
+            raise
+        except Exception as error:  # a mirror that breaks in any way must not cost a cell
+            raise self._unusable(_reason(error)) from error
+
+    def _turn(self) -> "AbstractContextManager[None]":
+        """One process at a time where the store is a SQLite file, also when its tables are made."""
+        if _scheme(self.uri) != "sqlite":
+            return nullcontext()
+        return locked(_lock_beside(_sqlite_file(self.uri)), timeout_seconds=LOCK_SECONDS)
+
+    def _within_patience(self, work: Callable[[], bool]) -> bool:
+        """What `work` returns or raises; TimeoutError where a server keeps it waiting.
+
+        MLflow's limits are for one request. A server that answers each of them late, or asks to be
+        asked again later, would hold up a run for as long as it likes.
+        """
+        if self.patience_seconds is None or _scheme(self.uri) == "sqlite":
+            return work()
+        outcome: Future[bool] = Future()
+        threading.Thread(target=_settle, args=(outcome, work), daemon=True).start()
+        try:
+            return outcome.result(timeout=self.patience_seconds)
+        except TimeoutError:
+            if outcome.done():
                 raise
-            except Exception as error:  # a mirror that breaks in any way must not cost a cell
-                raise self._unusable(_reason(error)) from error
+            raise self._unusable(f"it took more than {self.patience_seconds:g} s") from None
+
+
+def _settle(outcome: "Future[bool]", work: Callable[[], bool]) -> None:
+    try:
+        outcome.set_result(work())
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _import_mlflow() -> None:
+    """With limits that let a server which has gone away cost seconds, not MLflow's minutes."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # would wait for a network
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
+    importlib.import_module("mlflow")
+
+
+@contextmanager
+def _warnings_unheard() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+        # And chooses a table's columns in a way that pandas 3 deprecates.
+        warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
+        yield
+
+
+def _age(run: "Run") -> tuple[int, str]:
+    """What all processes order runs of the same content by, oldest first."""
+    return run.info.start_time, run.info.run_id
 
 
 # -- what a run holds ------------------------------------------------------------------------------
@@ -323,6 +443,21 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
     )
 
 
+def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Path]) -> list[Entry]:
+    """Every MLflow run that a suite's records ask for; cells that are still running, none."""
+    ended = [record for record in records if record.status is not Status.RUNNING]
+    return [
+        *(cell_entry(record, folder=folder_of(record)) for record in ended),
+        *(sweep_entry(record) for record in ended if record.sweeps),
+        *summary_entries(ended),
+    ]
+
+
+def summary_entries(records: Sequence[Record]) -> list[Entry]:
+    """One for each method and its settings, in the order of the records."""
+    return [summary_entry(alike) for alike in by_settings(records)]
+
+
 def summary_entry(records: Sequence[Record]) -> Entry:
     """The MLflow run that sums up one method's finished `records`, one for each seed."""
     first, n = records[0], len(records)
@@ -332,7 +467,12 @@ def summary_entry(records: Sequence[Record]) -> Entry:
     finished_ms = max((end for end in ends if end is not None), default=None)
     return Entry(
         name=f"{first.method} summary, n={n}",
-        identity={"suite": first.suite, "method": first.method, "kind": "summary"},
+        identity={
+            "suite": first.suite,
+            "method": first.method,
+            "kind": "summary",
+            SETTINGS: _sha256(settings_of(first)),
+        },
         tags=_common([_tags(record) for record in records]) | {"seeds": seeds},
         params=_common(flat),
         points=_summary_points(records),
@@ -487,6 +627,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _milliseconds(moment: Any) -> int | None:
     """Milliseconds since 1970 of an ISO 8601 time; None where there is none."""
     return None if not moment else int(datetime.fromisoformat(str(moment)).timestamp() * 1000)
@@ -509,6 +653,10 @@ def _sqlite_file(uri: str) -> Path:
             f"cannot track to {uri!r}: it names no file; use sqlite:///FILE, or --no-tracking"
         )
     return Path(path).absolute()
+
+
+def _lock_beside(path: Path) -> Path:
+    return path.resolve().with_name(f"{path.resolve().name}.lock")
 
 
 def _without_password(uri: str) -> str:

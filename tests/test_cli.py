@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -17,9 +18,10 @@ from gim_bench.cli import main
 from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
 from gim_bench.run import run_cell
-from gim_bench.store import RunsFolder
+from gim_bench.store import RunsFolder, read_record
 from gim_bench.tracking import Tracker
 from tests.regression.cells import COMMITTED
+from tests.servers import Server, names
 from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
@@ -253,13 +255,17 @@ def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_
 
 
 def test_a_sweep_goes_on_when_the_tracking_store_goes_away(finished, gim_bench, monkeypatch):
+    asked = []
+
     def away(self, record):
+        asked.append(record.method)
         raise TrackingError("gone")
 
     monkeypatch.setattr(Tracker, "mirror_sweeps", away)
-    answer = gim_bench(*SWEEP)
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", "--trials", "12")
     assert answer.code == 0
-    assert "not mirrored: gone" in answer.err
+    assert answer.err.count("not mirrored: gone") == 1
+    assert asked == ["gim"]
 
 
 def test_a_sweep_of_cells_that_are_not_finished_names_them_and_the_command(gim_bench):
@@ -627,7 +633,7 @@ class Mirror:
     """Takes MLflow's place; it is away while `broken`."""
 
     def __init__(self, monkeypatch):
-        self.broken, self.mirrored, self.summaries = False, [], []
+        self.broken, self.asked, self.mirrored, self.summaries = False, 0, [], []
 
         def mirror(_, record, *, folder=None):
             self.answer()
@@ -641,6 +647,7 @@ class Mirror:
         monkeypatch.setattr(Tracker, "summarise", summarise)
 
     def answer(self):
+        self.asked += 1
         if self.broken:
             raise TrackingError("cannot track to 'sqlite:///mlflow.db': it went away")
 
@@ -678,6 +685,38 @@ def test_what_mlflow_missed_is_mirrored_next_time(gim_bench, mirror):
     assert mirror.summaries == [["gim", "random_init"]]
 
 
+def test_a_store_that_failed_once_is_left_alone_for_the_rest_of_the_run(gim_bench, mirror):
+    """Its time-outs would otherwise be paid at every cell; one line says what mirrors the rest."""
+    mirror.broken = True
+    answer = gim_bench(*RUN, "--seeds", "2")
+    assert answer.code == 0
+    assert mirror.asked == 1
+    assert answer.err.count("not mirrored") == 1
+
+
+def test_a_run_of_some_seeds_sums_up_all_that_are_finished(gim_bench, mirror):
+    gim_bench(*RUN, "--seeds", "2", "--method", "gim")
+    gim_bench(*RUN, "--seeds", "1")
+    assert mirror.summaries == [["gim", "gim"], ["gim", "gim", "random_init"]]
+
+
+def test_a_cell_that_another_process_finishes_meanwhile_is_summed_up_too(
+    finished, gim_bench, mirror, monkeypatch, tmp_path
+):
+    """Or the summary of eight seeds, if that process was quicker, would become one of seven."""
+    (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
+    summarise = Tracker.summarise
+
+    def slowly(tracker, suite, records):
+        summarise(tracker, suite, records)
+        record = read_record(folder / "record.json")
+        RunsFolder(tmp_path / "runs").save(replace(record, seed=1, key="1" * 64))
+
+    monkeypatch.setattr(Tracker, "summarise", slowly)
+    gim_bench(*RUN)
+    assert mirror.summaries == [["gim", "random_init"], ["gim", "gim", "random_init"]]
+
+
 @pytest.mark.usefixtures("misbehaving")
 def test_a_failed_cell_is_mirrored_too(gim_bench, mirror):
     gim_bench(*RUN, "--method", "broken")
@@ -687,6 +726,148 @@ def test_a_failed_cell_is_mirrored_too(gim_bench, mirror):
 def test_the_tracking_store_can_come_from_mlflows_own_variable(gim_bench, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://elsewhere")
     assert "cannot track to 'ftp://elsewhere'" in gim_bench(*RUN).err
+
+
+# -- sync ------------------------------------------------------------------------------------------
+
+SYNC = ("sync", "--runs-dir", "runs")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store by its full path: within a process, MLflow keeps one open by its address."""
+    return ("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_sync_mirrors_what_was_run_without_tracking_and_the_second_time_nothing(
+    finished, gim_bench, tmp_path, store
+):
+    gim_bench(*SWEEP, "--no-tracking")
+    first = gim_bench(*SYNC, *store)
+    assert (first.code, first.err) == (0, "")
+    assert first.out.splitlines() == [
+        "tiny: new in MLflow: gim seed 0",
+        "tiny: new in MLflow: random_init seed 0",
+        "tiny: new in MLflow: gim seed 0 sweep",
+        "tiny: new in MLflow: gim summary, n=1",
+        "tiny: new in MLflow: random_init summary, n=1",
+        "tiny: 5 new in MLflow, 0 there already",
+    ]
+    before = (tmp_path / "mlflow.db").read_bytes()
+    assert gim_bench(*SYNC, *store).out == "tiny: 0 new in MLflow, 5 there already\n"
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_after_a_run_that_was_mirrored_there_is_nothing_to_sync(gim_bench, tmp_path, store):
+    gim_bench(*RUN, *store)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    assert gim_bench(*SYNC, *store).out == "tiny: 0 new in MLflow, 4 there already\n"
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_sync_leaves_the_records_alone(finished, gim_bench, tmp_path, store):
+    before = sorted(tmp_path.glob("runs/**/*"))
+    gim_bench(*SYNC, *store)
+    assert sorted(tmp_path.glob("runs/**/*")) == before
+
+
+def test_sync_takes_all_settings_or_those_that_are_named(finished, gim_bench, store):
+    changed = ("--set", "training.epochs=2")
+    gim_bench(*PLAIN, *changed, "--method", "gim")
+    named = gim_bench(*SYNC, "--suite", "./tiny.toml", *changed, *store)
+    assert named.out.endswith("tiny: 2 new in MLflow, 0 there already\n")
+    every = gim_bench(*SYNC, "--suite", "./tiny.toml", *store)
+    assert every.out.endswith("tiny: 4 new in MLflow, 2 there already\n")
+
+
+def test_a_cell_that_is_finished_during_sync_is_mirrored_and_summed_up(
+    finished, gim_bench, tmp_path, store, monkeypatch
+):
+    (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
+    put = Tracker.put
+
+    def slowly(tracker, suite, entry):
+        record = read_record(folder / "record.json")
+        RunsFolder(tmp_path / "runs").save(replace(record, seed=1, key="1" * 64))
+        return put(tracker, suite, entry)
+
+    monkeypatch.setattr(Tracker, "put", slowly)
+    lines = gim_bench(*SYNC, *store).out.splitlines()
+    assert "tiny: new in MLflow: gim seed 1" in lines
+    assert "tiny: new in MLflow: gim summary, n=2" in lines
+    assert lines[-1] == "tiny: 5 new in MLflow, 0 there already"
+
+
+def test_a_store_that_breaks_during_sync_is_one_line_and_exit_code_1(
+    finished, gim_bench, monkeypatch
+):
+    def away(*_):
+        raise TrackingError("cannot track to 'sqlite:///mlflow.db': it went away")
+
+    monkeypatch.setattr(Tracker, "put", away)
+    answer = gim_bench(*SYNC)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "error: cannot track to 'sqlite:///mlflow.db': it went away\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--tracking-uri", "http://127.0.0.1:9"), "no answer from 127.0.0.1 port 9"),
+        (("--runs-dir", "nowhere"), "no records in nowhere: name the folder with --runs-dir"),
+        (("--suite", "smoke"), "no records of suite 'smoke' in runs"),
+        (
+            ("--suite", "./tiny.toml", "--set", "training.epochs=9"),
+            "no records of suite './tiny.toml' with these settings in runs",
+        ),
+        (("--set", "training.epochs=9"), "--set is for the settings of one suite: add --suite"),
+    ],
+)
+def test_what_cannot_be_synced_is_one_line_and_exit_code_2(
+    finished, gim_bench, arguments, complaint
+):
+    answer = gim_bench(*SYNC, *arguments)
+    assert answer.code == 2
+    assert complaint in answer.err
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [Server.kill, Server.pause])
+def test_a_server_that_dies_or_hangs_costs_no_cell_and_sync_makes_it_good(
+    gim_bench, tmp_path, monkeypatch, end
+):
+    """In the middle of the second of four cells; twice the same afterwards changes nothing."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    fill, filled = Tracker._fill, []
+
+    def in_the_middle(tracker, run_id, entry):
+        filled.append(entry.name)
+        if len(filled) == 2:
+            end(server)
+        fill(tracker, run_id, entry)
+
+    monkeypatch.setattr(Tracker, "_fill", in_the_middle)
+    with Server(tmp_path / "server") as server:
+        tracking = ("--tracking-uri", server.uri)
+        answer = gim_bench(*RUN, "--seeds", "2", *tracking)
+        assert answer.code == 0
+        assert set(statuses(tmp_path).values()) == {"done"}
+        assert len(statuses(tmp_path)) == 4
+        assert answer.err.count("not mirrored") == 1
+        assert "python -m gim_bench sync" in answer.err
+        assert len(filled) == 2
+
+        server.bring_back()
+        assert gim_bench(*SYNC, *tracking).out.endswith("tiny: 5 new in MLflow, 1 there already\n")
+        synced = server.content("gim_bench/tiny")
+        assert names(synced) == [
+            "gim seed 0", "gim seed 1", "gim summary, n=2",
+            "random_init seed 0", "random_init seed 1", "random_init summary, n=2",
+        ]  # fmt: skip
+        assert gim_bench(*SYNC, *tracking).out == "tiny: 0 new in MLflow, 6 there already\n"
+        assert server.content("gim_bench/tiny") == synced
 
 
 # -- on top of a finished cell ---------------------------------------------------------------------

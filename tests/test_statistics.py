@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from gim_bench.contract import Record, Status
 from gim_bench.statistics import (
     Summary,
+    by_settings,
     flatten,
     newest_done,
     paired_difference,
@@ -148,6 +150,19 @@ def test_of_two_records_of_a_cell_the_one_that_finished_last_counts():
 
 def test_failed_and_running_cells_do_not_count():
     assert newest_done([cell(status=Status.FAILED), cell(seed=1, status=Status.RUNNING)]) == []
+
+
+def test_records_are_averaged_over_only_with_those_of_their_method_and_settings():
+    """The newest of each seed, wherever it ran; a method without finished cells has no group."""
+    wide, narrow = {"width": 8, "device": "cpu"}, {"width": 2, "device": "cpu"}
+    old = replace(cell(finished="2026-11-01"), config=wide)
+    new = replace(cell(finished="2026-11-02"), config=wide)
+    moved = replace(cell(seed=1), config={"device": "cuda", "width": 8})
+    other = replace(cell(seed=1, finished="2026-11-03"), config=narrow)
+    cpc = replace(cell("cpc", seed=1), config=wide)
+    failed = replace(cell("mfcc", status=Status.FAILED), config=wide)
+    found = by_settings([new, other, old, moved, cpc, failed])
+    assert found == [[new, moved], [other], [cpc]]
 
 
 def test_nested_settings_get_dotted_names():

@@ -106,6 +106,15 @@ def test_records_of_other_suites_are_left_out_and_the_order_is_stable(runs):
 # -- files that people and programs read -----------------------------------------------------------
 
 
+def test_the_suites_that_have_records_are_known_by_name(runs):
+    assert runs.suites() == []
+    runs.save(record(suite="b"))
+    runs.save(record(suite="a", seed=1))
+    runs.save(record(suite="a"))
+    (runs.root / "c" / "gim" / "seed-0-begun").mkdir(parents=True)
+    assert runs.suites() == ["a", "b"]
+
+
 def test_the_configuration_is_toml_without_what_toml_has_no_word_for(runs):
     runs.save(record())
     table = tomllib.loads((runs.folder_of(record()) / "config.toml").read_text())

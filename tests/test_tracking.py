@@ -4,11 +4,17 @@ import json
 import re
 import socket
 import sqlite3
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from gim_bench import tracking
 from gim_bench.contract import Record, Status
 from gim_bench.errors import TrackingError
+from gim_bench.locks import locked
 from gim_bench.tracking import PARAMETER_CHARACTERS, Tracker
 
 EXPERIMENT = "gim_bench/quickstart"
@@ -71,12 +77,15 @@ def tracker(tmp_path, empty_store):
     return Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-def runs(tracker, wanted="", *, experiment=EXPERIMENT):
-    """The active runs, read through a client of their own."""
+def runs(tracker, wanted="", *, experiment=EXPERIMENT, deleted=False):
+    """The active runs, read through a client of their own; with `deleted`, all."""
     from mlflow import MlflowClient
+    from mlflow.entities import ViewType
 
     client = MlflowClient(tracking_uri=tracker.uri)
-    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id], wanted)
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    number = client.get_experiment_by_name(experiment).experiment_id
+    return client.search_runs([number], wanted, run_view_type=view)
 
 
 def history(tracker, run, name):
@@ -230,7 +239,8 @@ def test_no_other_folder_of_mlflow_is_made(tmp_path, monkeypatch):
     """`mlruns` with a meta.yaml would change what a bare `mlflow ui` opens."""
     monkeypatch.chdir(tmp_path)
     Tracker().mirror(cell())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlartifacts", "mlflow.db"]
+    left = ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 # -- summaries -------------------------------------------------------------------------------------
@@ -293,7 +303,142 @@ def test_what_the_seeds_do_not_share_is_left_out_of_the_summary(tracker):
     assert run.data.tags["data_sha256"] == "0123"
 
 
-# -- stores that cannot be used --------------------------------------------------------------------
+def test_cells_of_other_settings_have_a_summary_of_their_own(tracker):
+    other = cell().config | {"encoder": {"width": 16}}
+    records = [cell(accuracy=60.0), cell(seed=1, accuracy=62.0)]
+    records += [cell(seed=s, key=f"w{s}", accuracy=90.0, config=other) for s in (0, 1, 2)]
+    tracker.summarise("quickstart", records)
+    found = {run.data.params.get("encoder.width"): run.data.metrics for run in runs(tracker)}
+    assert {width: (m["n"], m["accuracy"]) for width, m in found.items()} == {
+        "8": (2, 61.0), "16": (3, 90.0),
+    }  # fmt: skip
+
+
+def test_a_cell_that_ran_on_another_device_counts_in_the_same_summary(tracker):
+    moved = cell().config | {"device": "cuda"}
+    tracker.summarise("quickstart", [cell(), cell(seed=1, accuracy=62.0, config=moved)])
+    (run,) = runs(tracker)
+    assert (run.data.metrics["n"], run.data.metrics["accuracy"]) == (2, 61.0)
+
+
+# -- everything that a suite's records ask for -----------------------------------------------------
+
+
+def test_records_ask_for_their_cells_sweeps_and_summaries_but_not_while_running(tmp_path):
+    records = [
+        cell(sweeps={"module_2": SWEPT}),
+        cell("cpc", status=Status.FAILED),
+        cell("supervised", status=Status.RUNNING),
+    ]
+    entries = tracking.suite_entries(records, folder_of=lambda _: tmp_path)
+    assert [entry.name for entry in entries] == [
+        "gim seed 0", "cpc seed 0", "gim seed 0 sweep", "gim summary, n=1",
+    ]  # fmt: skip
+
+
+def test_what_is_put_is_new_the_first_time_alone(tracker):
+    entry = tracking.cell_entry(cell())
+    assert [tracker.put("quickstart", entry) for _ in range(3)] == [True, False, False]
+
+
+# -- several processes at one store ----------------------------------------------------------------
+
+
+@pytest.fixture
+def rival(tracker, monkeypatch):
+    """Another process's tracker at the same store, where none can wait for its turn: a server."""
+    monkeypatch.setattr(Tracker, "_turn", lambda _: nullcontext())
+    return Tracker(tracker.uri)
+
+
+def test_of_two_that_find_nothing_and_create_the_older_run_stays(tracker, rival, monkeypatch):
+    create = tracker._create
+
+    def late(experiment, entry):
+        rival.mirror(cell())  # between the look and the creation
+        create(experiment, entry)
+
+    monkeypatch.setattr(tracker, "_create", late)
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert run.data.metrics["accuracy"] == 60.0
+    both = runs(tracker, deleted=True)
+    assert run.info.run_id == min(other.info.run_id for other in both)
+    assert len(both) == 2
+
+
+@pytest.mark.parametrize(("step", "number"), [("_fill", 0), ("_fill", 2), ("_begin", 2)])
+def test_a_run_that_another_process_takes_away_half_written_is_not_missed(
+    tracker, rival, monkeypatch, step, number
+):
+    """A sweep, when its parent (0) or a child (2) is begun or filled; no child is left over."""
+    ours, steps = getattr(tracker, step), []
+    swept = cell(sweeps={"module_2": SWEPT})
+
+    def beside(*arguments, **options):
+        if len(steps) == number:
+            rival.mirror_sweeps(swept)
+        steps.append(arguments)
+        return ours(*arguments, **options)
+
+    monkeypatch.setattr(tracker, step, beside)
+    tracker.mirror_sweeps(swept)
+    (parent,) = runs(tracker, "tags.kind = 'sweep'")
+    children = runs(tracker, "tags.kind = 'probe_trial'")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert len(children) == len(SWEPT["curve"])
+
+
+def test_a_run_that_is_taken_away_when_it_is_whole_is_made_again(tracker, rival, monkeypatch):
+    """Two that each remove the other's: whoever is last to do so looks once more."""
+    search, looks = tracker._search, []
+
+    def beside(experiment, tags):
+        found = search(experiment, tags)
+        looks.append(len(found))
+        if len(looks) == 2:
+            rival._create(experiment, tracking.cell_entry(cell()))
+            found = search(experiment, tags)
+            for run in found:  # after this look, the other process removes both
+                rival._delete(experiment, run.info.run_id)
+        return found
+
+    monkeypatch.setattr(tracker, "_search", beside)
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert run.data.metrics["accuracy"] == 60.0
+
+
+def test_a_store_where_nothing_stays_is_told(tracker, monkeypatch):
+    monkeypatch.setattr(tracker, "_search", lambda *_: [])
+    monkeypatch.setattr(tracker, "_create", lambda *_: None)
+    with pytest.raises(TrackingError, match="'gim seed 0' did not stay as it was written"):
+        tracker.mirror(cell())
+
+
+def test_a_trial_too_many_is_made_good(tracker):
+    """A request that was sent twice, because its answer was late, makes a child twice."""
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    (parent,) = runs(tracker, "tags.kind = 'sweep'")
+    entry = tracking.sweep_entry(cell(sweeps={"module_2": SWEPT}))
+    experiment = parent.info.experiment_id
+    tracker._begin(experiment, entry.children[0], parent=parent.info.run_id)
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    assert len(runs(tracker, "tags.kind = 'probe_trial'")) == len(SWEPT["curve"])
+
+
+def test_more_runs_than_one_page_of_mlflow_are_all_found(tracker, monkeypatch):
+    search_runs = type(tracker._client).search_runs
+    monkeypatch.setattr(
+        type(tracker._client),
+        "search_runs",
+        lambda *args, **options: search_runs(*args, **options, max_results=2),
+    )
+    tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    assert not tracker.put("quickstart", tracking.sweep_entry(cell(sweeps={"module_2": SWEPT})))
+
+
+# -- sweeps ----------------------------------------------------------------------------------------
 
 
 SWEPT = {
@@ -351,6 +496,9 @@ def test_a_sweep_that_is_mirrored_twice_is_there_once_and_a_longer_one_replaces_
     assert not before & {run.info.run_id for run in after}
 
 
+# -- stores that cannot be used --------------------------------------------------------------------
+
+
 def complaint(uri):
     """The one line that `check` answers with."""
     with pytest.raises(TrackingError) as caught:
@@ -361,11 +509,11 @@ def complaint(uri):
     return line
 
 
-def test_a_usable_store_passes_and_nothing_is_written(tmp_path, tracker):
+def test_a_usable_store_passes_and_nothing_is_written_besides_its_lock(tmp_path, tracker):
     before = (tmp_path / "mlflow.db").read_bytes()
     tracker.check()
     Tracker(f"sqlite:///{tmp_path / 'new.db'}").check()
-    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
@@ -379,12 +527,30 @@ def test_the_check_does_not_import_mlflow(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_a_store_that_another_process_writes_to_can_be_used(tmp_path, tracker, monkeypatch):
+    monkeypatch.setattr(tracking, "CONNECT_SECONDS", 0.1)
+    with locked(tmp_path / "mlflow.db.lock", timeout_seconds=0):
+        tracker.check()
+
+
+def test_a_store_that_another_process_does_not_leave_is_told_after_a_time(
+    tmp_path, tracker, monkeypatch
+):
+    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
+    with (
+        locked(tmp_path / "mlflow.db.lock", timeout_seconds=0),
+        pytest.raises(TrackingError, match=r"locked by another process for 0\.1 s"),
+    ):
+        tracker.mirror(cell())
+
+
 def test_a_server_that_is_down_is_told():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         line = complaint(f"http://127.0.0.1:{port}")
     assert f"no answer from 127.0.0.1 port {port}" in line
+    assert "python -m gim_bench sync" in line
 
 
 def test_a_server_that_listens_passes():
@@ -397,6 +563,48 @@ def test_mirroring_to_a_server_that_has_gone_away_is_one_error():
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(TrackingError, match="no answer from"):
             Tracker(f"http://127.0.0.1:{unused.getsockname()[1]}").mirror(cell())
+
+
+def test_a_server_that_never_answers_costs_no_more_than_the_patience(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", patience_seconds=0.5)
+        tracking._import_mlflow()
+        began = time.monotonic()
+        with pytest.raises(TrackingError, match=r"it took more than 0\.5 s"):
+            tracker.mirror(cell())
+        assert time.monotonic() - began < 10
+
+
+def test_a_server_that_answers_only_with_errors_is_one_line(monkeypatch):
+    """It asks to be asked again in an hour, which is not done."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with answering_with(503) as (uri, asked):
+        with pytest.raises(TrackingError, match="cannot track to") as caught:
+            Tracker(uri).mirror(cell())
+        assert len(asked) == 2
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def answering_with(status):
+    """A server whose every answer is that error; its address, and the paths it is asked for."""
+    asked = []
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Retry-After", "3600")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_): ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
 
 def test_a_password_in_the_address_is_not_printed():
@@ -442,7 +650,9 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     sqlite3.connect(path).execute("CREATE TABLE t (x)").connection.close()
     connect = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3, "connect", lambda file, uri: connect(file.replace("mode=rw", "mode=ro"), uri=uri)
+        sqlite3,
+        "connect",
+        lambda file, **options: connect(str(file).replace("mode=rw", "mode=ro"), **options),
     )
     assert re.search("readonly|read-only", complaint(f"sqlite:///{path}"))
 

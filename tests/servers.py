@@ -1,0 +1,94 @@
+"""A real MLflow server on the loopback address, which tests stop, kill and ask what it holds."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, Self
+
+START_SECONDS = 120
+
+
+class Server:
+    """Within its block it answers at `uri`; what it holds stays in `folder` when it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            self.port = unused.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(exist_ok=True)
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def pause(self) -> None:
+        """It takes connections, as the kernel does for it, and answers nobody."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def bring_back(self) -> None:
+        """From death or a pause."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGCONT)
+            self._wait()
+        else:
+            self._start()
+
+    def content(self, experiment: str) -> list[dict[str, Any]]:
+        """Everything about all runs of the experiment, deleted ones too, in a stable order."""
+        from mlflow import MlflowClient
+        from mlflow.entities import ViewType
+
+        client = MlflowClient(tracking_uri=self.uri)
+        (found,) = client.search_experiments(ViewType.ALL, filter_string=f"name = '{experiment}'")
+        runs = client.search_runs([found.experiment_id], run_view_type=ViewType.ALL)
+        return sorted((run.to_dictionary() for run in runs), key=lambda run: run["info"]["run_id"])
+
+    def _start(self) -> None:
+        store = ("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}")
+        files = ("--artifacts-destination", str(self.folder / "artifacts"))
+        where = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *store, *files, *where],
+            cwd=self.folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        """Until it answers. Raises: TimeoutError."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with closing(HTTPConnection("127.0.0.1", self.port, timeout=5)) as asked:
+                try:
+                    asked.request("GET", "/health")
+                    asked.getresponse()
+                except (OSError, HTTPException):
+                    time.sleep(0.2)
+                else:
+                    return
+        raise TimeoutError(f"no MLflow server at {self.uri} after {START_SECONDS} s")
+
+
+def names(content: list[dict[str, Any]]) -> list[str]:
+    """Of the active runs, in alphabetical order."""
+    return sorted(
+        run["info"]["run_name"] for run in content if run["info"]["lifecycle_stage"] == "active"
+    )
