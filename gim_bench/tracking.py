@@ -48,7 +48,8 @@ CONNECT_SECONDS = 5
 # What mirroring one cell may hold up a run, and how long processes wait for each other's.
 PATIENCE_SECONDS = 120
 LOCK_SECONDS = 120
-LOOKS = 10  # at a store that other processes change at the same time
+LOOKS = 20  # at a store that other processes change at the same time
+LOOK_AGAIN_SECONDS = 0.1  # longer each time
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Limits of MLflow's API.
 METRICS_PER_BATCH = 1000
@@ -180,6 +181,8 @@ class Tracker:
         """
         experiment = self._experiment(suite)
         for look in range(LOOKS):
+            if look > 1:  # others are at it, too
+                time.sleep(LOOK_AGAIN_SECONDS * look)
             found = self._search(experiment, entry.identity)
             intact = [run for run in found if self._holds(run, entry)]
             if not intact:
