@@ -100,3 +100,14 @@ def test_commands_are_found_in_code_blocks_alone():
         "  --suite stl10\nls\n```\n\n```console\n$ gim-bench list methods\n```\n"
     )
     assert [" ".join(c.split()) for c in commands(page)] == ["run --suite stl10", "list methods"]
+
+
+def test_every_test_that_a_promise_names_is_there():
+    text = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[^`]*)`", text)
+    assert len(named) > 30
+    for name in named:
+        file, _, test = name.partition("::")
+        assert (ROOT / file).exists(), name
+        if test:
+            assert f"\ndef {test}(" in (ROOT / file).read_text(encoding="utf-8"), name
