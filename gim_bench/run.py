@@ -4,7 +4,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -32,6 +32,7 @@ from gim_bench.contract import (
     Progress,
     Record,
     Recordings,
+    Silence,
     Split,
     Status,
     Target,
@@ -44,7 +45,7 @@ from gim_bench.errors import BenchError, DataError, TrainingError
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.probe import Probed, metric_name, probe
+from gim_bench.probe import Probed, chosen_accuracy, metric_name, probe, validate
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
@@ -196,11 +197,23 @@ def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
         yield examples.frames[target.name][start:end]
 
 
-def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
+class Abandoned(Exception):  # noqa: N818 - nothing has gone wrong
+    """Whoever watches a cell wants no more of it."""
+
+
+# Told an epoch, and the accuracy that the cell's record would be chosen by if it were the last:
+# percent on validation at the top module's best rate. May raise Abandoned.
+Watch = Callable[[int, float], None]
+
+
+def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None = None) -> Record:
     """The cell's record, which is on disk when this returns.
 
     Whatever goes wrong inside is a record of status "failed" with the reason, never an exception;
-    an interruption passes through.
+    an interruption passes through. `watch` hears of every epoch but the last, if the cell's one
+    model is trained as a whole, and else of none.
+
+    Raises: Abandoned where `watch` does, and nothing is left of the cell.
     """
     record = begun(cell, bench)
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
@@ -209,9 +222,12 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     runs.save(record)
     try:
         finished = []
-        for model in models_of(cell, bench):
+        models = models_of(cell, bench)
+        watch = watch if len(models) == 1 else None
+        for model in models:
             learner = build(cell, bench, target=model.target)
-            phase = _train(cell, model, learner, bench, folder=runs.folder_of(record))
+            folder = runs.folder_of(record)
+            phase = _train(cell, model, learner, bench, folder=folder, watch=watch)
             probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
             runs.save_encoder(record, learner.encoder.state_dict(), name=f"{model.prefix}encoder")
             finished.append(
@@ -227,6 +243,9 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         del learner  # its weights would leave less room to the batches that are tried
         record = _done(record, finished, largest=_largest_batch(cell, bench))
         resumable = False  # nothing is left to be resumed
+    except Abandoned:
+        shutil.rmtree(runs.folder_of(record))
+        raise
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
         resumable = not isinstance(error, TrainingError)  # which would come again
@@ -348,7 +367,13 @@ class TrainingPhase:
 
 
 def _train(
-    cell: Cell, model: Model, learner: Learner, bench: Bench, *, folder: Path
+    cell: Cell,
+    model: Model,
+    learner: Learner,
+    bench: Bench,
+    *,
+    folder: Path,
+    watch: Watch | None,
 ) -> TrainingPhase:
     """`folder` is where checkpoints go, and outputs of frozen units if they are kept."""
     steps = planned_steps(cell, bench)
@@ -365,6 +390,9 @@ def _train(
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
+    on_epoch = None
+    if watch is not None and not trainer.one_by_one:
+        on_epoch = _validating(cell, model, learner, bench, watch=watch)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
@@ -376,10 +404,14 @@ def _train(
             progress=bench.progress,
             keeper=keeper,
             checkpoints=_checkpoints(cell, model, bench, folder=folder),
+            on_epoch=on_epoch,
         )
     after = calibration_seconds(bench.device)
     if trained.resumed_at is not None:
         reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
+        peaks = memory.Peaks(notes={"training": reason})
+    elif on_epoch is not None:
+        reason = "not measured: the model was validated after every epoch, which takes memory too"
         peaks = memory.Peaks(notes={"training": reason})
     # Outside of what is measured: its seconds and its memory are not training's.
     audited = _audited(
@@ -394,6 +426,31 @@ def _train(
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
+
+
+def _validating(
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
+) -> Callable[[int], None]:
+    """Tells `watch` what the learner is worth after an epoch; draws from nothing that trains it."""
+    settings = cell.config.probe
+    assert settings is not None
+    train = bench.batches(cell, Split.TRAIN)
+
+    def on_epoch(epoch: int) -> None:
+        learner.eval()
+        curves = validate(
+            learner,
+            train=train,
+            targets=model.probed,
+            settings=settings,
+            precision=cell.config.training.precision,
+            title=f"{model.name}, epoch {epoch}",
+            progress=Silence(),
+        )
+        learner.train()
+        watch(epoch, chosen_accuracy(curves))
+
+    return on_epoch
 
 
 def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
