@@ -20,11 +20,11 @@ import optuna
 import psutil
 import pytest
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from gim_bench.classifiers import Tried
-from gim_bench.contract import Status
+from gim_bench.contract import Silence, Status
 from gim_bench.errors import ConfigError
 from gim_bench.report.sweeps import HEADINGS, sweep_table
 from gim_bench.run import run_cell
@@ -40,7 +40,7 @@ from gim_bench.sweep.probe_rates import (
     sweep_cell,
     tried_in,
 )
-from gim_bench.sweep.studies import Studies
+from gim_bench.sweep.studies import Outcome, Studies
 from tests.conftest import CLASS, PHONE
 from tests.sharing import complete, tried
 from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
@@ -277,6 +277,81 @@ def test_who_was_so_slow_that_others_took_the_trial_tells_nothing(studies, url):
     complete(study, 20, evaluate=slow)
     check_complete(url, 20)
     assert trials(url)[0].state is TrialState.FAIL
+
+
+def settle(study, evaluate, wanted):
+    """One trial after the other, of which x is always the same."""
+    study.complete(
+        wanted,
+        lambda claimed: [evaluate(trial) for trial in claimed],
+        points=[],
+        space={"x": CategoricalDistribution((1,))},
+        batch=1,
+        advance=Silence().advance,
+    )
+
+
+FAILED = Outcome(state=TrialState.FAIL, attributes={"error": "nan"})
+PRUNED = Outcome(state=TrialState.PRUNED, attributes={"key": "k"})
+
+
+@pytest.mark.parametrize("first", [Outcome(value=0.0, attributes={"key": "k"}), FAILED, PRUNED])
+def test_a_trial_with_the_parameters_of_a_settled_one_comes_to_the_same(studies, url, first):
+    study = studies.open("study", {})
+    found = []
+
+    def evaluate(trial):
+        found.append(study.outcome_of_twin(trial))
+        return found[-1] or first
+
+    settle(study, evaluate, 3)
+    assert found == [None, first, first]
+    assert [trial.state for trial in trials(url)] == [first.state] * 3
+
+
+def test_a_trial_with_the_parameters_of_one_under_way_waits_for_it(studies, url, monkeypatch):
+    study = studies.open("study", {})
+    under_way = study._study.ask({"x": CategoricalDistribution((1,))})
+    under_way.set_user_attr("owner", shared._owner())
+    assert study.outcome_of_twin(under_way) is None
+    monkeypatch.setattr(time, "sleep", lambda seconds: study._study.tell(under_way, 7.0))
+    settle(study, lambda trial: study.outcome_of_twin(trial) or pytest.fail("not waited"), 2)
+    assert [trial.value for trial in trials(url)] == [7.0, 7.0]
+
+
+def test_a_trial_whose_twins_process_has_died_does_not_wait(studies):
+    study = studies.open("study", {})
+    lost = study._study.ask({"x": CategoricalDistribution((1,))})
+    lost.set_user_attr("begun", True)
+    claimed = study._study.ask({"x": CategoricalDistribution((1,))})
+    assert study.outcome_of_twin(claimed) is None
+
+
+def test_who_died_after_writing_down_why_a_trial_failed_has_settled_it(studies, url):
+    study = studies.open("study", {})
+    lost = study._study.ask({"x": CategoricalDistribution((1,))})
+    lost.set_user_attr("error", "nan")
+    settle(study, lambda trial: pytest.fail("tried again"), 1)
+    assert [trial.state for trial in trials(url)] == [TrialState.FAIL]
+
+
+def test_while_a_trial_is_evaluated_other_machines_are_told_that_it_is_not_lost(
+    studies, url, monkeypatch
+):
+    monkeypatch.setattr(shared, "RENEW_SECONDS", 0.01)
+
+    def claimed_at():
+        (found,) = trials(url)
+        return found.user_attrs["owner"]["claimed"]
+
+    def evaluate(trial):
+        begun, deadline = claimed_at(), time.monotonic() + 60
+        while claimed_at() == begun:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return Outcome(value=1.0)
+
+    settle(studies.open("study", {}), evaluate, 1)
 
 
 # -- databases -------------------------------------------------------------------------------------

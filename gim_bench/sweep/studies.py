@@ -231,7 +231,7 @@ class SharedStudy:
             if not self._is_running(claimed):
                 return False
             claimed.report(value, step)
-            return claimed.should_prune()
+            return bool(claimed.should_prune())
 
     def _claim(
         self, trials: int, *, space: Mapping[str, BaseDistribution], batch: int
