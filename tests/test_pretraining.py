@@ -8,10 +8,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from gim_bench import registry
@@ -224,8 +224,9 @@ def test_settings_that_do_not_go_together_fail_and_nothing_is_trained(tmp_path):
     evaluation = pretraining._Evaluation(
         sweep.own, sweep.bench, runs=sweep.runs, study=study, plan=sweep.plan, mirror=pytest.fail
     )
-    params = {"info_nce.prediction_steps": "3", "info_nce.skip_rows": "2"}
-    outcome = evaluation._outcome(SimpleNamespace(params=params))
+    both = {"info_nce.prediction_steps": ("3",), "info_nce.skip_rows": ("2",)}
+    space = {name: CategoricalDistribution(choice) for name, choice in both.items()}
+    outcome = evaluation._outcome(optuna.create_study().ask(space))
     assert outcome.state is TrialState.FAIL
     assert "gives 5 rows of patches" in outcome.attributes["error"]
     assert not sweep.records()
