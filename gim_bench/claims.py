@@ -54,7 +54,7 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            if owner_of(self._path.parent) != self.owner:
+            if owner_of(self._path.parent) not in {self.owner, None}:  # None: the run removed it
                 self._lost.set()
                 _thread.interrupt_main()  # ends what is under way, as Ctrl-C would
                 return

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gim_bench.errors import TrackingError
     from gim_bench.run import Bench, Cell
     from gim_bench.store import RunsFolder
-    from gim_bench.sweep import Plan, Studies
+    from gim_bench.sweep import Plan, Pretraining, Studies
     from gim_bench.tracking import Tracker
 
 app = typer.Typer(
@@ -398,6 +398,10 @@ def _say_why(table: "Sequence[Cell]", runs: "RunsFolder") -> None:
 # -- sweep ---------------------------------------------------------------------------------------
 
 
+TRIALS_OF_PROBES = 64
+TRIALS_OF_CELLS = 20
+
+
 class Modules(StrEnum):
     TOP = "top"
     ALL = "all"
@@ -407,7 +411,22 @@ class Modules(StrEnum):
 def sweep(
     suite: SuiteOption,
     method: MethodOption = None,
-    trials: Annotated[int, typer.Option(min=1, help="Of every probe, in all.")] = 64,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train whole cells with other settings, as in training.learning_rate=1e-4..1e-2, "
+            "training.epochs=2..8 or training.batch_size=16,32; may be repeated."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of every probe, in all; with --space of every method and seed.  "
+            "[default: 64, with --space 20]",
+            show_default=False,
+        ),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -419,7 +438,9 @@ def sweep(
     weight_decay: Annotated[
         bool, typer.Option("--weight-decay", help="Vary AdamW's weight decay, too.")
     ] = False,
-    modules: Annotated[Modules, typer.Option(help="The top module's probe, or all.")] = Modules.TOP,
+    modules: Annotated[
+        Modules | None, typer.Option(help="The top module's probe (the default), or all.")
+    ] = None,
     seeds: SeedsOption = None,
     device: DeviceOption = "auto",
     set_: SetOption = None,
@@ -430,17 +451,21 @@ def sweep(
     no_tracking: NoTrackingOption = False,
     json: Annotated[bool, typer.Option("--json", help="The curves instead of a table.")] = False,
 ) -> None:
-    """Try learning rates of the linear probe on the features of finished cells."""
+    """Try learning rates of the linear probe on finished cells, or settings of training."""
     from gim_bench.config import load_suite
     from gim_bench.display import progress_for
     from gim_bench.plan import cells
-    from gim_bench.report import render_sweeps
+    from gim_bench.report import render_spaces, render_sweeps
     from gim_bench.store import RunsFolder
-    from gim_bench.sweep import Plan, Studies
+    from gim_bench.sweep import Plan, Pretraining, Studies, parse_space
 
-    loaded = load_suite(suite, overrides=_overrides(set_, skip_bad_files=skip_bad_files))
+    overrides = _overrides(set_, skip_bad_files=skip_bad_files)
+    loaded = load_suite(suite, overrides=overrides)
     if loaded.probe is None:
         raise ConfigError(f"suite {loaded.name!r} has no [probe]: there is nothing to sweep")
+    if space and (weight_decay or modules):
+        raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
+    axes = parse_space(space or ())
     runs = RunsFolder(runs_dir)
     tracker = None if no_tracking else _tracker(tracking_uri)
     bench, configs = _bench(
@@ -454,6 +479,24 @@ def sweep(
     seeds_asked = range(seeds or loaded.seeds)
     data_sha256 = bench.dataset.fingerprint()
     table = cells(loaded, configs, seeds=seeds_asked, data_sha256=data_sha256)
+    database = storage or f"sqlite:///{runs.root / loaded.name / 'sweep.db'}"
+    if axes:
+        plan = Pretraining(
+            suite=suite,
+            overrides=overrides,
+            axes=axes,
+            trials=trials or TRIALS_OF_CELLS,
+            apart=loaded.fresh_process,
+        )
+        for cell in table:
+            plan.check(cell, bench)
+        runs.check_writable()
+        studies = Studies(database)
+        found = _sweep_pretraining(
+            table, bench, runs=runs, studies=studies, plan=plan, tracker=tracker
+        )
+        print(render_spaces(found, suite=loaded.name, as_json=json))
+        return
     finished = _finished(table, runs)
     _check_finished(table, finished, suite=suite)
     runs.check_writable()
@@ -462,8 +505,12 @@ def sweep(
         finished,
         bench,
         runs=runs,
-        studies=Studies(storage or f"sqlite:///{runs.root / loaded.name / 'sweep.db'}"),
-        plan=Plan(trials=trials, all_modules=modules is Modules.ALL, weight_decay=weight_decay),
+        studies=Studies(database),
+        plan=Plan(
+            trials=trials or TRIALS_OF_PROBES,
+            all_modules=modules is Modules.ALL,
+            weight_decay=weight_decay,
+        ),
         tracker=tracker,
     )
     print(render_sweeps(records, suite=loaded.name, as_json=json))
@@ -493,7 +540,7 @@ def _sweep_all(
     from gim_bench.sweep import sweep_cell
 
     records: list[Record] = []
-    try:
+    with _going_on_later(bench.progress):
         for cell in table:
             record = finished[cell.key]
             records.append(sweep_cell(cell, record, bench, runs=runs, studies=studies, plan=plan))
@@ -502,10 +549,40 @@ def _sweep_all(
                     tracker.mirror_sweeps(records[-1])
                 except TrackingError as error:
                     _give_up(tracker, error, progress=bench.progress)
-    except KeyboardInterrupt:
-        bench.progress.say("interrupted: trials are kept; the same command goes on with the others")
-        raise typer.Exit(INTERRUPTED) from None
     return records
+
+
+def _sweep_pretraining(
+    table: "Sequence[Cell]",
+    bench: "Bench",
+    *,
+    runs: "RunsFolder",
+    studies: "Studies",
+    plan: "Pretraining",
+    tracker: "Tracker | None",
+) -> "list[dict[str, Any]]":
+    """What was found for every cell's method and seed; the trials' records are mirrored."""
+    from gim_bench.sweep import sweep_pretraining
+
+    def mirror(record: "Record") -> None:
+        if tracker is not None:
+            _mirror(record, runs=runs, tracker=tracker, progress=bench.progress)
+
+    with _going_on_later(bench.progress):
+        return [
+            sweep_pretraining(own, bench, runs=runs, studies=studies, plan=plan, mirror=mirror)
+            for own in table
+        ]
+
+
+@contextmanager
+def _going_on_later(progress: "Progress") -> "Iterator[None]":
+    """Says that an interruption loses no trial, and ends with its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.say("interrupted: trials are kept; the same command goes on with the others")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 # -- sync ----------------------------------------------------------------------------------------

@@ -482,10 +482,19 @@ def _lay_over(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a table of settings")
+    table[leaf] = setting_value(text)
+
+
+def setting_value(text: str) -> Any:
+    """What `--set` makes of the text behind the "=": the value in TOML, or else the text itself.
+
+    >>> setting_value("1e-3"), setting_value("joint")
+    (0.001, 'joint')
+    """
     try:
-        table[leaf] = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[leaf] = text
+        return text
 
 
 def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:

@@ -9,6 +9,7 @@ Letters: n = labels, d = feature dimensions.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +22,7 @@ from gim_bench.classifiers import (
     fit_linear,
     fit_neighbours,
     fit_ridge,
+    validate_linear,
 )
 from gim_bench.config import Precision, ProbeSettings
 from gim_bench.contract import Batch, Learner, Progress, Target
@@ -73,6 +75,40 @@ def probe(
             task.advance()
     del features  # room for the test set
     return Probed(metrics=reader.accuracies(test, probes, targets), curves=curves)
+
+
+def validate(
+    learner: Learner,
+    *,
+    train: Batches,
+    targets: Sequence[Target],
+    settings: ProbeSettings,
+    precision: Precision,
+    title: str,
+    progress: Progress,
+) -> dict[str, list[list[float]]]:
+    """The top module's validation curves, those of `probe`; the test set is not read."""
+    reader = Reader(learner, precision=precision, title=title, progress=progress)
+    questions = [question(train, target, settings=settings) for target in targets]
+    features = reader.features_of(train, questions)
+    top = {asked: (module, values) for (asked, module), values in features.items()}
+    curves = {}
+    for asked, (module, values) in top.items():
+        tried = validate_linear(
+            labelled(values, asked),
+            learning_rates=settings.learning_rates,
+            settings=settings,
+            stream=train.stream,
+        )
+        curve = [[found.learning_rate, found.accuracy] for found in tried]
+        curves[curve_name(asked.target, module)] = curve
+    return curves
+
+
+def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
+    """Percent on validation at the top module's best rate; of several targets, the mean."""
+    top = {name.rpartition("/")[0]: curve for name, curve in curves.items()}  # the last of a target
+    return fmean(max(accuracy for _, accuracy in curve) for curve in top.values())
 
 
 # -- reading features ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -33,6 +33,7 @@ from gim_bench.contract import (
     Progress,
     Record,
     Recordings,
+    Silence,
     Split,
     Status,
     Target,
@@ -46,7 +47,7 @@ from gim_bench.interrupts import time_limit
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.probe import Probed, metric_name, probe
+from gim_bench.probe import Probed, chosen_accuracy, metric_name, probe, validate
 from gim_bench.registry import method as method_class
 from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
@@ -218,11 +219,24 @@ def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
         yield examples.frames[target.name][start:end]
 
 
-def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
+class Abandoned(Exception):  # noqa: N818 - nothing has gone wrong
+    """Whoever watches a cell wants no more of it."""
+
+
+# Told an epoch, and the accuracy that the cell's record would be chosen by if it were the last:
+# percent on validation at the top module's best rate. May raise Abandoned.
+Watch = Callable[[int, float], None]
+
+
+def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None = None) -> Record:
     """The cell's record, which is on disk when this returns.
 
     Whatever goes wrong inside is a record of status "failed" with the reason, never an exception;
-    an interruption passes through. A finished record stays until the new run has ended.
+    an interruption passes through. A finished record stays until the new run has ended. `watch`
+    hears of every epoch but the last, if the cell's one model is trained as a whole, and else of
+    none.
+
+    Raises: Abandoned where `watch` does, and nothing is left of the cell.
     """
     record = begun(cell, bench)
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
@@ -232,11 +246,16 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         runs.save(record)
     try:
         with time_limit(bench.cell_timeout):
+            models = models_of(cell, bench)
+            watch = watch if len(models) == 1 else None
             finished = [
-                _finished(cell, model, bench, record, runs=runs) for model in models_of(cell, bench)
+                _finished(cell, model, bench, record, runs=runs, watch=watch) for model in models
             ]
             record = _done(record, finished, largest=_largest_batch(cell, bench))
         resumable = False  # nothing is left to be resumed
+    except Abandoned:
+        shutil.rmtree(runs.folder_of(record))
+        raise
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
         resumable = not isinstance(error, TrainingError)  # which would come again
@@ -371,11 +390,17 @@ class Finished:
 
 
 def _finished(
-    cell: Cell, model: Model, bench: Bench, record: Record, *, runs: RunsFolder
+    cell: Cell,
+    model: Model,
+    bench: Bench,
+    record: Record,
+    *,
+    runs: RunsFolder,
+    watch: Watch | None,
 ) -> Finished:
     """One of the cell's models, trained and probed, and its encoder on disk."""
     learner = build(cell, bench, target=model.target)
-    phase = _train(cell, model, learner, bench, folder=runs.folder_of(record))
+    phase = _train(cell, model, learner, bench, folder=runs.folder_of(record), watch=watch)
     probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
     weights = learner.encoder.state_dict()
     return Finished(
@@ -390,7 +415,13 @@ def _finished(
 
 
 def _train(
-    cell: Cell, model: Model, learner: Learner, bench: Bench, *, folder: Path
+    cell: Cell,
+    model: Model,
+    learner: Learner,
+    bench: Bench,
+    *,
+    folder: Path,
+    watch: Watch | None,
 ) -> TrainingPhase:
     """`folder` is where checkpoints go, and outputs of frozen units if they are kept."""
     steps = planned_steps(cell, bench)
@@ -407,6 +438,9 @@ def _train(
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
+    on_epoch = None
+    if watch is not None and not trainer.one_by_one:
+        on_epoch = _validating(cell, model, learner, bench, watch=watch)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
@@ -418,10 +452,14 @@ def _train(
             progress=bench.progress,
             keeper=keeper,
             checkpoints=_checkpoints(cell, model, bench, folder=folder),
+            on_epoch=on_epoch,
         )
     after = calibration_seconds(bench.device)
     if trained.resumed_at is not None:
         reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
+        peaks = memory.Peaks(notes={"training": reason})
+    elif on_epoch is not None:
+        reason = "not measured: the model was validated after every epoch, which takes memory too"
         peaks = memory.Peaks(notes={"training": reason})
     # Outside of what is measured: its seconds and its memory are not training's.
     audited = _audited(
@@ -436,6 +474,31 @@ def _train(
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
+
+
+def _validating(
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
+) -> Callable[[int], None]:
+    """Tells `watch` what the learner is worth after an epoch; draws from nothing that trains it."""
+    settings = cell.config.probe
+    assert settings is not None
+    train = bench.batches(cell, Split.TRAIN)
+
+    def on_epoch(epoch: int) -> None:
+        learner.eval()
+        curves = validate(
+            learner,
+            train=train,
+            targets=model.probed,
+            settings=settings,
+            precision=cell.config.training.precision,
+            title=f"{model.name}, epoch {epoch}",
+            progress=Silence(),
+        )
+        learner.train()
+        watch(epoch, chosen_accuracy(curves))
+
+    return on_epoch
 
 
 def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:

@@ -214,6 +214,12 @@ class _Run:
         at_work = self.standing.done < steps or self.standing.epoch_steps
         return begun - 1 if begun and at_work else begun
 
+    def set_aside(self, work: Callable[[], None]) -> None:
+        """Does work that is no training: its seconds do not count."""
+        began = time.perf_counter()
+        work()
+        self._started += time.perf_counter() - began
+
     def step_is_over(
         self, stop: Callable[[], bool], *, epoch_ended: bool = False, stage_ended: bool = False
     ) -> None:
@@ -239,12 +245,15 @@ def fit(
     progress: Progress,
     keeper: Keeper | None = None,
     checkpoints: Checkpoints | None = None,
+    on_epoch: Callable[[int], None] | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
     In sequence each unit sees the same epochs, one unit after the other; with a `keeper`, a frozen
     unit's outputs are computed once and read by the unit above. With `checkpoints` it goes on from
-    the last one, on a CPU bit for bit as if it had never been interrupted.
+    the last one, on a CPU bit for bit as if it had never been interrupted. `on_epoch` is called
+    with the number of every epoch of a unit but the last; its seconds do not count, and what it
+    raises ends the training.
 
     Raises: TrainingError where a loss is no longer finite, naming unit and step, or where there is
     no room for the outputs; Interrupted after the step in which a signal to end was heard.
@@ -256,7 +265,16 @@ def fit(
     for number, unit in left:
         source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
         named = title if unit is None else f"{title} {unit}"
-        _fit_stage(run, source, unit, number, steps=steps, title=named, progress=progress)
+        _fit_stage(
+            run,
+            source,
+            unit,
+            number,
+            steps=steps,
+            title=named,
+            progress=progress,
+            on_epoch=on_epoch,
+        )
         if unit is not None:
             trainer.freeze(unit)
     if keeper is not None:
@@ -301,6 +319,7 @@ def _fit_stage(
     steps: int,
     title: str,
     progress: Progress,
+    on_epoch: Callable[[int], None] | None,
 ) -> None:
     """Trains the unit that is `number` in order, from where the run stands to `steps`."""
     standing, trainer = run.standing, run.trainer
@@ -327,6 +346,8 @@ def _fit_stage(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
             )
             run.step_is_over(stop, epoch_ended=True)
+            if on_epoch is not None and standing.done < steps:
+                run.set_aside(partial(on_epoch, epoch.number))
         # What is kept of a unit depends on its very weights: those of one that is finished are safe
         # before anything is made of them.
         run.step_is_over(stop, stage_ended=unit is not None)

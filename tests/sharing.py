@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from gim_bench.classifiers import Tried
 from gim_bench.contract import Silence
-from gim_bench.sweep import GRID, SharedStudy, Studies, Tried, space
+from gim_bench.sweep.probe_rates import BATCH, GRID, outcome, space
+from gim_bench.sweep.studies import SharedStudy, Studies
 
 POINTS = [{"learning_rate": rate} for rate in GRID]
 
@@ -26,11 +28,11 @@ def tried(params):
 def complete(study: SharedStudy, trials: int, evaluate=tried) -> None:
     study.complete(
         trials,
-        evaluate,
+        lambda claimed: [outcome(x) for x in evaluate([trial.params for trial in claimed])],
         points=POINTS,
         space=space(GRID, weight_decay=False),
-        title="t",
-        progress=Silence(),
+        batch=BATCH,
+        advance=Silence().advance,
     )
 
 

@@ -276,8 +276,9 @@ def test_a_sweep_of_cells_that_are_not_finished_names_them_and_the_command(gim_b
     assert answer.err.count("\n") == 1
 
 
-def test_a_sweep_of_a_suite_without_probes_is_refused(gim_bench):
-    answer = gim_bench("sweep", "--suite", "memory", "--no-tracking")
+@pytest.mark.parametrize("space", [(), ("--space", "training.epochs=1..2")])
+def test_a_sweep_of_a_suite_without_probes_is_refused(space, gim_bench):
+    answer = gim_bench("sweep", "--suite", "memory", "--no-tracking", *space)
     assert answer.code == 2
     assert "has no [probe]" in answer.err
 
@@ -290,6 +291,59 @@ def test_an_interrupted_sweep_says_how_to_go_on(finished, gim_bench, monkeypatch
     answer = gim_bench(*SWEEP, "--no-tracking")
     assert answer.code == 130
     assert "the same command goes on" in answer.err
+
+
+SPACE = (
+    *("sweep", "--suite", "./tiny.toml", "--method", "gim", "--trials", "2"),
+    *("--space", "training.learning_rate=1e-4..1e-2", "--space", "training.epochs=1,2"),
+)
+
+
+def test_a_sweep_of_training_prints_its_trials_and_what_runs_the_best(gim_bench, tmp_path):
+    answer = gim_bench(*SPACE, "--no-tracking")
+    assert answer.code == 0, answer.err
+    assert re.search(r"^\| +1 \| +1 \| +0.001 \| +[0-9.]+ \| complete", answer.out, re.MULTILINE)
+    ((options, best),) = re.findall(r"^- best: .* %, ((--set \S+ ?)+)$", answer.out, re.MULTILINE)
+    assert best
+    before = records(tmp_path)
+    assert len(before) == 2
+    again = gim_bench(*PLAIN, "--method", "gim", *options.split())
+    assert "1 of 1 cells are done already" in again.err
+    assert records(tmp_path) == before
+
+
+def test_a_sweep_of_training_as_json_has_an_object_for_each_method_and_seed(gim_bench):
+    options = ("--method", "supervised", "--seeds", "2", "--no-tracking", "--json")
+    found = json.loads(gim_bench(*SPACE, *options).out)
+    assert [(one["method"], one["seed"]) for one in found] == [
+        *(("gim", 0), ("supervised", 0)),
+        *(("gim", 1), ("supervised", 1)),
+    ]
+    assert all(len(one["trials"]) == 2 for one in found)
+
+
+def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(gim_bench, tmp_path):
+    store = tmp_path / "mlflow.db"
+    assert gim_bench(*SPACE, "--tracking-uri", f"sqlite:///{store}").code == 0
+    with closing(sqlite3.connect(store)) as database:
+        kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
+        assert dict(kinds) == {"cell": 2}
+
+
+def test_a_sweep_of_training_with_options_for_probes_is_refused(gim_bench):
+    for option in (("--weight-decay",), ("--modules", "all"), ("--modules", "top")):
+        answer = gim_bench(*SPACE, *option, "--no-tracking")
+        assert answer.code == 2
+        assert "are for probes" in answer.err
+
+
+def test_a_sweep_of_training_says_what_is_wrong_with_its_space_before_it_runs(gim_bench, tmp_path):
+    answer = gim_bench(*SPACE, "--space", "training.batch_size=32,40", "--no-tracking")
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", *SPACE[-2:], "--no-tracking")
+    assert "random_init trains nothing" in answer.err
 
 
 # -- report ----------------------------------------------------------------------------------------

@@ -20,17 +20,27 @@ import optuna
 import psutil
 import pytest
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from gim_bench import sweep
 from gim_bench.classifiers import Tried
-from gim_bench.contract import Status
+from gim_bench.contract import Silence, Status
 from gim_bench.errors import ConfigError
 from gim_bench.report.sweeps import HEADINGS, sweep_table
 from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
-from gim_bench.sweep import BATCH, GRID, Plan, Studies, decades_within, first_rates, sweep_cell
+from gim_bench.sweep import probe_rates
+from gim_bench.sweep import studies as shared
+from gim_bench.sweep.probe_rates import (
+    BATCH,
+    GRID,
+    Plan,
+    decades_within,
+    first_rates,
+    sweep_cell,
+    tried_in,
+)
+from gim_bench.sweep.studies import Outcome, Studies
 from tests.conftest import CLASS, PHONE
 from tests.sharing import complete, tried
 from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
@@ -119,7 +129,7 @@ def test_trials_of_the_same_study_are_the_same(tmp_path):
 def test_what_came_of_the_trials_is_read_in_their_order(studies):
     study = studies.open("study", {})
     complete(study, 4)
-    assert study.tried() == tried([{"learning_rate": rate} for rate in GRID[:4]])
+    assert tried_in(study) == tried([{"learning_rate": rate} for rate in GRID[:4]])
 
 
 def test_an_interruption_gives_the_trials_back(studies, url):
@@ -137,7 +147,7 @@ def test_a_loss_that_is_not_a_number_is_kept_as_infinite(studies):
     study = studies.open("study", {})
     lost = Tried(learning_rate=1.0, accuracy=10.0, loss=math.nan)
     complete(study, 1, evaluate=lambda params: [lost])
-    assert study.tried()[0].loss == math.inf
+    assert tried_in(study)[0].loss == math.inf
 
 
 # -- processes -------------------------------------------------------------------------------------
@@ -204,8 +214,8 @@ def test_who_died_before_saying_that_a_trial_is_theirs_has_lost_it(studies, url)
 
 
 def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(studies, url):
-    study, _ = abandoned(url, **(sweep._owner() | {"started": 1.0}))
-    assert sweep._is_lost(study.trials[0])
+    study, _ = abandoned(url, **(shared._owner() | {"started": 1.0}))
+    assert shared._is_lost(study.trials[0])
     complete(studies.open("study", {}), 20)
     check_complete(url, 20)
 
@@ -221,33 +231,35 @@ def test_who_dies_while_giving_a_trial_back_does_not_double_it(studies, url):
 def test_a_trial_of_another_machine_is_lost_after_an_hour(url, hours, lost):
     """By the time that its owner wrote, whatever time zone either machine is in."""
     claimed = time.time() - hours * 3600
-    study, _ = abandoned(url, host="elsewhere", pid=1, started=1.0, claimed=claimed)
+    study, _ = abandoned(
+        url, host="elsewhere", machine="elsewhere", pid=1, started=1.0, claimed=claimed
+    )
     (found,) = study.get_trials()
     found.datetime_start = datetime(1999, 1, 1) if not lost else datetime(2999, 1, 1)  # noqa: DTZ001 - as Optuna's
-    assert sweep._is_lost(found) is lost
+    assert shared._is_lost(found) is lost
 
 
 def test_an_owner_is_this_process_now():
-    owner = sweep._owner()
+    owner = shared._owner()
     assert owner["pid"] == os.getpid()
     assert owner["claimed"] == pytest.approx(time.time(), abs=60)
 
 
 def test_a_killed_process_that_its_parent_has_not_waited_for_has_lost_its_trial(url):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        owner = sweep._owner() | {
+        owner = shared._owner() | {
             "pid": child.pid,
             "started": psutil.Process(child.pid).create_time(),
         }
         study, _ = abandoned(url, **owner)
-        assert not sweep._is_lost(study.trials[0])
+        assert not shared._is_lost(study.trials[0])
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
-        assert sweep._is_lost(study.trials[0])
+        assert shared._is_lost(study.trials[0])
 
 
 def test_trials_that_another_process_is_at_are_waited_for(studies, url, monkeypatch):
-    study, trial = abandoned(url, **sweep._owner())
+    study, trial = abandoned(url, **shared._owner())
     monkeypatch.setattr(time, "sleep", lambda seconds: study.tell(trial, 1.0))
     trial.set_user_attr("validation_loss", 1.0)
     complete(studies.open("study", {}), 20)
@@ -267,6 +279,81 @@ def test_who_was_so_slow_that_others_took_the_trial_tells_nothing(studies, url):
     complete(study, 20, evaluate=slow)
     check_complete(url, 20)
     assert trials(url)[0].state is TrialState.FAIL
+
+
+def settle(study, evaluate, wanted):
+    """One trial after the other, of which x is always the same."""
+    study.complete(
+        wanted,
+        lambda claimed: [evaluate(trial) for trial in claimed],
+        points=[],
+        space={"x": CategoricalDistribution((1,))},
+        batch=1,
+        advance=Silence().advance,
+    )
+
+
+FAILED = Outcome(state=TrialState.FAIL, attributes={"error": "nan"})
+PRUNED = Outcome(state=TrialState.PRUNED, attributes={"key": "k"})
+
+
+@pytest.mark.parametrize("first", [Outcome(value=0.0, attributes={"key": "k"}), FAILED, PRUNED])
+def test_a_trial_with_the_parameters_of_a_settled_one_comes_to_the_same(studies, url, first):
+    study = studies.open("study", {})
+    found = []
+
+    def evaluate(trial):
+        found.append(study.outcome_of_twin(trial))
+        return found[-1] or first
+
+    settle(study, evaluate, 3)
+    assert found == [None, first, first]
+    assert [trial.state for trial in trials(url)] == [first.state] * 3
+
+
+def test_a_trial_with_the_parameters_of_one_under_way_waits_for_it(studies, url, monkeypatch):
+    study = studies.open("study", {})
+    under_way = study._study.ask({"x": CategoricalDistribution((1,))})
+    under_way.set_user_attr("owner", shared._owner())
+    assert study.outcome_of_twin(under_way) is None
+    monkeypatch.setattr(time, "sleep", lambda seconds: study._study.tell(under_way, 7.0))
+    settle(study, lambda trial: study.outcome_of_twin(trial) or pytest.fail("not waited"), 2)
+    assert [trial.value for trial in trials(url)] == [7.0, 7.0]
+
+
+def test_a_trial_whose_twins_process_has_died_does_not_wait(studies):
+    study = studies.open("study", {})
+    lost = study._study.ask({"x": CategoricalDistribution((1,))})
+    lost.set_user_attr("begun", True)
+    claimed = study._study.ask({"x": CategoricalDistribution((1,))})
+    assert study.outcome_of_twin(claimed) is None
+
+
+def test_who_died_after_writing_down_why_a_trial_failed_has_settled_it(studies, url):
+    study = studies.open("study", {})
+    lost = study._study.ask({"x": CategoricalDistribution((1,))})
+    lost.set_user_attr("error", "nan")
+    settle(study, lambda trial: pytest.fail("tried again"), 1)
+    assert [trial.state for trial in trials(url)] == [TrialState.FAIL]
+
+
+def test_while_a_trial_is_evaluated_other_machines_are_told_that_it_is_not_lost(
+    studies, url, monkeypatch
+):
+    monkeypatch.setattr(shared, "RENEW_SECONDS", 0.01)
+
+    def claimed_at():
+        (found,) = trials(url)
+        return found.user_attrs["owner"]["claimed"]
+
+    def evaluate(trial):
+        begun, deadline = claimed_at(), time.monotonic() + 60
+        while claimed_at() == begun:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return Outcome(value=1.0)
+
+    settle(studies.open("study", {}), evaluate, 1)
 
 
 # -- databases -------------------------------------------------------------------------------------
@@ -297,7 +384,7 @@ def test_what_goes_wrong_in_a_trial_is_not_laid_to_the_database(finished, monkey
     def broken(*args, **kwargs):
         raise error("in the midst of a trial")
 
-    monkeypatch.setattr(sweep, "validate_linear", broken)
+    monkeypatch.setattr(probe_rates, "validate_linear", broken)
     with pytest.raises(error, match="in the midst of a trial"):
         finished.sweep()
 
@@ -429,13 +516,13 @@ def test_the_papers_rate_is_tested_as_the_suites_probe_tests_it(tmp_path):
 def test_the_papers_trial_is_taken_from_the_study(finished, monkeypatch):
     """One pass trains the 14 trials, and no other follows them."""
     passes = []
-    validate = sweep.validate_linear
+    validate = probe_rates.validate_linear
 
     def counted(task, *, learning_rates, **others):
         passes.append(len(learning_rates))
         return validate(task, learning_rates=learning_rates, **others)
 
-    monkeypatch.setattr(sweep, "validate_linear", counted)
+    monkeypatch.setattr(probe_rates, "validate_linear", counted)
     finished.sweep()
     assert passes == [14]
     finished.sweep(weight_decay=True)
@@ -480,20 +567,20 @@ def test_weight_decay_is_varied_in_a_study_of_its_own(finished):
 
 def test_a_second_sweep_runs_no_encoder_and_reads_no_test_set(finished, monkeypatch):
     swept = finished.sweep()
-    monkeypatch.setattr(sweep, "build", lambda *args, **kwargs: pytest.fail("built"))
+    monkeypatch.setattr(probe_rates, "build", lambda *args, **kwargs: pytest.fail("built"))
     assert finished.sweep() == swept
 
 
 def count_tests(monkeypatch):
     """The probes of every pass over the test set, a list that grows."""
     passes = []
-    test_accuracies = sweep.Frozen.test_accuracies
+    test_accuracies = probe_rates.Frozen.test_accuracies
 
     def counted(frozen, probes):
         passes.append(len(probes))
         return test_accuracies(frozen, probes)
 
-    monkeypatch.setattr(sweep.Frozen, "test_accuracies", counted)
+    monkeypatch.setattr(probe_rates.Frozen, "test_accuracies", counted)
     return passes
 
 
@@ -521,20 +608,20 @@ def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
 
 def test_what_another_process_swept_meanwhile_stays(finished, monkeypatch):
     """It saved its sweep in the midst of the test."""
-    test_accuracies = sweep.Frozen.test_accuracies
+    test_accuracies = probe_rates.Frozen.test_accuracies
 
     def slow(frozen, probes):
         newest = frozen.newest()
         frozen.runs.save_sweeps(replace(newest, sweeps={"other": {"curve": []}}))
         return test_accuracies(frozen, probes)
 
-    monkeypatch.setattr(sweep.Frozen, "test_accuracies", slow)
+    monkeypatch.setattr(probe_rates.Frozen, "test_accuracies", slow)
     assert set(finished.sweep().sweeps) == {"other", "module_2"}
 
 
 def test_records_are_read_tested_and_saved_by_one_process_at_a_time(finished, monkeypatch):
-    test_accuracies = sweep.Frozen.test_accuracies
-    monkeypatch.setattr(sweep, "LOCK_SECONDS", 0.1)
+    test_accuracies = probe_rates.Frozen.test_accuracies
+    monkeypatch.setattr(shared, "LOCK_SECONDS", 0.1)
     refused = []
 
     def within(frozen, probes):
@@ -543,7 +630,7 @@ def test_records_are_read_tested_and_saved_by_one_process_at_a_time(finished, mo
         refused.append(True)
         return test_accuracies(frozen, probes)
 
-    monkeypatch.setattr(sweep.Frozen, "test_accuracies", within)
+    monkeypatch.setattr(probe_rates.Frozen, "test_accuracies", within)
     finished.sweep()
     assert refused == [True]
 
@@ -564,14 +651,14 @@ def again(finished):
     ids=["run again", "removed", "another encoder"],
 )
 def test_a_cell_that_was_run_again_during_its_sweep_is_refused(finished, monkeypatch, change):
-    test_accuracies = sweep.Frozen.test_accuracies
+    test_accuracies = probe_rates.Frozen.test_accuracies
 
     def meanwhile(frozen, probes):
         found = test_accuracies(frozen, probes)
         change(finished)
         return found
 
-    monkeypatch.setattr(sweep.Frozen, "test_accuracies", meanwhile)
+    monkeypatch.setattr(probe_rates.Frozen, "test_accuracies", meanwhile)
     with pytest.raises(ConfigError, match=r"^cannot keep the sweep of tiny/gim[^\n]*again[^\n]*$"):
         finished.sweep()
     assert not (finished.folder / "sweep.json").exists()
@@ -618,7 +705,7 @@ def test_features_of_another_encoder_or_cell_are_not_taken(finished):
 def test_an_encoder_that_is_missing_or_damaged_is_one_line(finished, harm):
     harm(finished.folder / "encoder.safetensors")
     with pytest.raises(ConfigError, match=r"cannot read the encoder[^\n]*--rerun$"):
-        finished.sweep()
+        finished.sweep(record=finished.record)
 
 
 @pytest.mark.parametrize("method", ["gim", "supervised"])

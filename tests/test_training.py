@@ -1,5 +1,6 @@
 """The trainer: two schedules with the same gradients, and `fit`, which counts and checks."""
 
+import time
 import weakref
 
 import numpy as np
@@ -355,3 +356,28 @@ def test_an_evaluated_loss_is_the_mean_over_its_batches(tiny_batch):
     learner = Scripted(lambda unit, step: float(step))
     found = trainer_of(learner).evaluate([tiny_batch] * 3)
     assert found == {"module_1": 2.0, "module_2": 2.0}
+
+
+# -- after every epoch -----------------------------------------------------------------------------
+
+
+def test_every_epoch_but_the_last_is_told_and_what_is_done_then_takes_no_time(batches):
+    told = []
+
+    def on_epoch(epoch):
+        told.append(epoch)
+        time.sleep(1.0)
+
+    trainer = trainer_of(Scripted())
+    steps = 3 * STEPS_PER_EPOCH
+    trained = fit(trainer, batches, steps=steps, title="t", progress=Silence(), on_epoch=on_epoch)
+    assert told == [1, 2]
+    assert trained.seconds < 1.0
+
+
+def test_an_epoch_that_the_budget_cuts_off_is_not_told(batches):
+    told = []
+    trainer = trainer_of(Scripted())
+    steps = STEPS_PER_EPOCH + 1
+    fit(trainer, batches, steps=steps, title="t", progress=Silence(), on_epoch=told.append)
+    assert told == [1]

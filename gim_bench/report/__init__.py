@@ -10,8 +10,11 @@ from gim_bench.report.build import SuiteLike, build
 from gim_bench.report.document import Document
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
+from gim_bench.report.spaces import render_spaces
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
+
+__all__ = ["FORMATS", "render", "render_spaces", "render_sweeps"]
 
 FORMATS = ("md", "html", "json", "csv")
 

@@ -1,39 +1,26 @@
-"""Sweeps: which learning rate a linear probe wants, tried by Optuna on frozen features.
+"""Which learning rate a linear probe wants, tried by Optuna on the features of finished cells.
 
 A trial is one linear probe of one module of a finished cell: fitted, with one learning rate (and
 weight decay), on the labels that the suite's own probe is fitted on, and scored on the share that
 this one is validated on. A study holds the trials of one module; several processes may share it.
 Only then is the test set read, once for each finished number of trials: for the best rate and for
 the paper's.
-
-Optuna's heartbeats do not work with `ask` and `tell`, and its queue is not safe on SQLite, so
-whatever decides who tries what happens under a lock of the database.
 """
 
 import math
-import socket
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import takewhile
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import optuna
-import psutil
-import sqlalchemy
 from jaxtyping import Float
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import Trial
 from torch import Tensor
 
-from gim_bench import seeding
 from gim_bench.classifiers import (
     Labelled,
     LinearProbe,
@@ -43,25 +30,20 @@ from gim_bench.classifiers import (
     validate_linear,
 )
 from gim_bench.config import ProbeSettings
-from gim_bench.contract import Learner, Progress, Record, Split, Target
+from gim_bench.contract import Learner, Record, Split, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError
-from gim_bench.locks import locked
 from gim_bench.probe import Probe, Question, Reader, curve_name, labelled, metric_name, question
 from gim_bench.run import Bench, Cell, Model, build, models_of
 from gim_bench.statistics import finished_at
 from gim_bench.store import RunsFolder
+from gim_bench.sweep.studies import WAIT_SECONDS, Outcome, SharedStudy, Studies
 
 # Löwe et al. 2019, appendices A.1 and A.2: images and speakers; phones, a label for every step.
 PAPER_RATE, PAPER_RATE_PER_STEP = 1e-3, 1e-4
 GRID = tuple(float(f"{10 ** (half / 2):.6g}") for half in range(-10, 1))  # 1e-5 to 1
 WEIGHT_DECAYS = (1e-6, 1.0)
 BATCH = 16  # trials that are trained in one pass
-STARTUP_TRIALS = 10  # at random before TPE; the rates that every study begins with count
-WAIT_SECONDS = 0.5  # between looks at trials that another process is at
-LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
-LOCK_SECONDS = 600
-CLOCK_SECONDS = 2  # by which a process seems to have started earlier or later when clocks are set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +61,7 @@ def paper_rate(target: Target) -> float:
 
 
 def sweep_cell(
-    cell: Cell, record: Record, bench: Bench, *, runs: RunsFolder, studies: "Studies", plan: Plan
+    cell: Cell, record: Record, bench: Bench, *, runs: RunsFolder, studies: Studies, plan: Plan
 ) -> Record:
     """The finished cell's record with its sweeps, which is on disk when this returns.
 
@@ -88,12 +70,24 @@ def sweep_cell(
     for model in models_of(cell, bench):
         frozen = Frozen(cell, record, model, bench, runs=runs)
         searches = _searches(frozen, studies=studies, plan=plan)
-        with studies.locked("records"):
+        with studies.locked("records"), _alone_at(cell, runs):
             found = _concluded(searches, frozen, known=frozen.newest().sweeps)
-            newest = frozen.newest()  # `run`, which takes no lock, may have replaced it meanwhile
+            newest = frozen.newest()  # a claim that was lost meanwhile is noticed
             record = replace(newest, sweeps={**newest.sweeps, **found})
             runs.save_sweeps(record)
     return record
+
+
+@contextmanager
+def _alone_at(cell: Cell, runs: RunsFolder) -> Iterator[None]:
+    """Waits for who else is at the cell: runs it again, or sweeps it in another database."""
+    while True:
+        method = cell.config.method.name
+        with runs.claimed(cell.suite, method, seed=cell.seed, key=cell.key) as claim:
+            if claim is not None:
+                yield
+                return
+        time.sleep(WAIT_SECONDS)
 
 
 # -- what is frozen ------------------------------------------------------------------------------
@@ -224,7 +218,7 @@ class Search:
     tried: Sequence[Tried]  # in the order of the trials
 
 
-def _searches(frozen: Frozen, *, studies: "Studies", plan: Plan) -> list[Search]:
+def _searches(frozen: Frozen, *, studies: Studies, plan: Plan) -> list[Search]:
     """Every study of the model, with as many trials as were asked for."""
     return [
         _search(frozen, asked.target, module, task, studies=studies, plan=plan)
@@ -238,7 +232,7 @@ def _search(
     module: str,
     task: Labelled,
     *,
-    studies: "Studies",
+    studies: Studies,
     plan: Plan,
 ) -> Search:
     record, name = frozen.record, curve_name(target, module)
@@ -252,21 +246,23 @@ def _search(
         f"{cell}/{target.name}/{module}{ending}",
         frozen.identity | {"target": target.name, "module": module},
     )
-    study.complete(
-        plan.trials,
-        evaluate,
-        points=[{"learning_rate": rate} for rate in rates],
-        space=space(rates, weight_decay=plan.weight_decay),
-        title=f"{frozen.model.name}: {name}",
-        progress=frozen.bench.progress,
-    )
+    title = f"{frozen.model.name}: {name}"
+    with frozen.bench.progress.task(title, total=plan.trials, unit="trial") as task_shown:
+        study.complete(
+            plan.trials,
+            evaluate,
+            points=[{"learning_rate": rate} for rate in rates],
+            space=space(rates, weight_decay=plan.weight_decay),
+            batch=BATCH,
+            advance=task_shown.advance,
+        )
     return Search(
         name=f"{name}{ending}",
         study=study.name,
         target=target,
         module=module,
         task=task,
-        tried=study.tried(),
+        tried=tried_in(study),
     )
 
 
@@ -286,266 +282,42 @@ def space(rates: Sequence[float], *, weight_decay: bool) -> dict[str, BaseDistri
 
 
 def _evaluate(
-    params: Sequence[Mapping[str, float]],
+    claimed: Sequence[Trial],
     *,
     task: Labelled,
     settings: ProbeSettings,
     stream: tuple[str, int],
     plan: Plan,
-) -> list[Tried]:
+) -> list[Outcome]:
     """One probe for each of the trials' parameters, all trained in one pass."""
-    return validate_linear(
+    params = [trial.params for trial in claimed]
+    tried = validate_linear(
         task,
         learning_rates=[chosen["learning_rate"] for chosen in params],
         weight_decays=[chosen["weight_decay"] for chosen in params] if plan.weight_decay else None,
         settings=settings,
         stream=stream,
     )
+    return [outcome(found) for found in tried]
 
 
-Evaluate = Callable[[Sequence[Mapping[str, float]]], list[Tried]]
+def outcome(tried: Tried) -> Outcome:
+    """What a study keeps of a probe."""
+    loss = tried.loss if math.isfinite(tried.loss) else math.inf
+    return Outcome(value=tried.accuracy, attributes={"validation_loss": loss})
 
 
-class Studies:
-    """The studies of one database, SQLite or PostgreSQL, that several processes may work at."""
-
-    def __init__(self, url: str) -> None:
-        """Raises: ConfigError where the database cannot be used."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.url = url
-        # RuntimeError: tables of another version of Optuna; ValueError: a port that is no number.
-        with self._in_one_line(RuntimeError, ValueError):
-            self._address = sqlalchemy.make_url(url)
-            if self._address.get_backend_name() not in {"sqlite", "postgresql"}:
-                raise self._unusable("use sqlite:///FILE or postgresql://HOST/NAME")
-            if self._address.get_backend_name() == "sqlite" and not self._file:
-                raise self._unusable("it names no file; use sqlite:///FILE")
-            self._engine = sqlalchemy.create_engine(self._address, poolclass=sqlalchemy.NullPool)
-            with self.locked("trials"):  # or two processes would both make the tables
-                self._storage = RDBStorage(url)
-
-    def open(self, name: str, attributes: Mapping[str, Any]) -> "SharedStudy":
-        """The study of that name, made where it is missing.
-
-        Raises: ConfigError where it is one of another encoder.
-        """
-        with self._locked_trials():
-            study = optuna.create_study(
-                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-            )
-            for attribute, value in attributes.items():
-                if study.user_attrs.setdefault(attribute, value) != value:
-                    raise ConfigError(
-                        f"the study {name!r} in {self._shown} was begun with another {attribute}: "
-                        f"the cell has been run again since; delete it with optuna delete-study, "
-                        f"or name another database with --storage"
-                    )
-                study.set_user_attr(attribute, value)
-        return SharedStudy(study, locked=self._locked_trials)
-
-    @property
-    def _file(self) -> str:
-        return "" if self._address.database in (None, ":memory:") else str(self._address.database)
-
-    @contextmanager
-    def locked(self, what: Literal["trials", "records"]) -> Iterator[None]:
-        """One process at a time within the block; a process that dies lets go.
-
-        Records have a lock of their own, for a test set may take longer than trials can wait.
-        Raises: ConfigError where the lock cannot be had; what the block raises stays as it is.
-        """
-        held = ExitStack()
-        with self._in_one_line():
-            held.enter_context(self._lock(what))
-        try:
-            yield
-        finally:
-            with self._in_one_line():
-                held.close()
-
-    @contextmanager
-    def _locked_trials(self) -> Iterator[None]:
-        """For a block that does nothing but ask the database, whose errors are one line."""
-        with self.locked("trials"), self._in_one_line():
-            yield
-
-    @contextmanager
-    def _lock(self, what: str) -> Iterator[None]:
-        if self._address.get_backend_name() == "postgresql":
-            with self._engine.begin() as connection:
-                number = seeding.derive("sweep", what)
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
-                yield
-            return
-        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{self._file}.{what}.lock"), timeout_seconds=LOCK_SECONDS):
-            yield
-
-    @property
-    def _shown(self) -> str:
-        return self._address.render_as_string(hide_password=True)
-
-    def _unusable(self, reason: str) -> ConfigError:
-        shown = self.url.rpartition("@")[2]  # no password
-        return ConfigError(f"cannot keep trials in --storage {shown!r}: {reason}")
-
-    @contextmanager
-    def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
-        """Whatever the database raises within, and `others`, as a ConfigError."""
-        reported: tuple[type[Exception], ...] = (
-            SQLAlchemyError,
-            StorageInternalError,
-            sqlite3.Error,
-            OSError,
-            *others,
+def tried_in(study: SharedStudy) -> list[Tried]:
+    """What came of the trials that are complete, in their order."""
+    return [
+        Tried(
+            learning_rate=trial.params["learning_rate"],
+            weight_decay=trial.params.get("weight_decay", 0.0),
+            accuracy=float(trial.value or 0.0),
+            loss=float(trial.user_attrs["validation_loss"]),
         )
-        try:
-            yield
-        except ImportError as error:
-            driver = "pip install 'gim-bench[postgres]'"
-            raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
-        except reported as error:
-            raise self._unusable(str(error).strip().splitlines()[0]) from None
-
-
-class SharedStudy:
-    """A study whose trials are claimed, given back and told under a lock.
-
-    Within the lock, a trial that is RUNNING belongs to who claimed it: no two processes evaluate
-    the same one, and RUNNING and COMPLETE trials together are never more than were asked for.
-    """
-
-    def __init__(
-        self, study: optuna.Study, *, locked: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        self._study = study
-        self._locked = locked
-        self.name = study.study_name
-
-    def tried(self) -> list[Tried]:
-        """What came of the trials that are complete, in their order."""
-        with self._locked():
-            complete = self._trials(TrialState.COMPLETE)
-        return [
-            Tried(
-                learning_rate=trial.params["learning_rate"],
-                weight_decay=trial.params.get("weight_decay", 0.0),
-                accuracy=float(trial.value or 0.0),
-                loss=float(trial.user_attrs["validation_loss"]),
-            )
-            for trial in complete
-        ]
-
-    def complete(
-        self,
-        trials: int,
-        evaluate: Evaluate,
-        *,
-        points: Sequence[Mapping[str, float]],
-        space: Mapping[str, BaseDistribution],
-        title: str,
-        progress: Progress,
-    ) -> None:
-        """Returns once `trials` are complete, whoever did them; `points` are the first ones."""
-        with self._locked():
-            for point in points[:trials]:
-                self._study.enqueue_trial(dict(point), skip_if_exists=True)
-        shown = 0
-        with progress.task(title, total=trials, unit="trial") as task:
-            while True:
-                claimed = self._claim(trials, space=space)
-                if claimed:
-                    self._work_off(claimed, evaluate)
-                done = len(self.tried())
-                task.advance(done - shown)
-                shown = done
-                if done >= trials:
-                    return
-                if not claimed:  # another process is at the last ones, or has died over them
-                    time.sleep(WAIT_SECONDS)
-
-    def _claim(self, trials: int, *, space: Mapping[str, BaseDistribution]) -> list[Trial]:
-        """A batch of trials that are now this process's, none where nothing is left to do."""
-        with self._locked():
-            self._give_back([t for t in self._trials(TrialState.RUNNING) if _is_lost(t)])
-            live = len(self._trials(TrialState.RUNNING, TrialState.COMPLETE))
-            self._study.sampler = _sampler(self.name, len(self._study.get_trials(deepcopy=False)))
-            claimed = []
-            for _ in range(min(BATCH, trials - live)):
-                trial = self._study.ask(dict(space))
-                trial.set_user_attr("owner", _owner())
-                claimed.append(trial)
-            return claimed
-
-    def _work_off(self, claimed: Sequence[Trial], evaluate: Evaluate) -> None:
-        try:
-            found = evaluate([trial.params for trial in claimed])
-        except BaseException:  # an interruption too leaves the trials to whoever goes on
-            mine = {trial.number for trial in claimed}
-            with self._locked():
-                self._give_back([t for t in self._trials(TrialState.RUNNING) if t.number in mine])
-            raise
-        with self._locked():
-            # Not all of them, where it took so long that some were given back.
-            still = {trial.number for trial in self._trials(TrialState.RUNNING)}
-            for trial, tried in zip(claimed, found, strict=True):
-                if trial.number in still:
-                    loss = tried.loss if math.isfinite(tried.loss) else math.inf
-                    trial.set_user_attr("validation_loss", loss)
-                    self._study.tell(trial, tried.accuracy)
-
-    def _give_back(self, lost: Sequence[FrozenTrial]) -> None:
-        """Trials that nobody is at count as failed, and their parameters are tried again."""
-        again = {trial.user_attrs.get("retry_of") for trial in self._study.get_trials()}
-        for trial in lost:
-            params = trial.system_attrs.get("fixed_params", trial.params)
-            # In this order: whoever dies between the two neither loses nor doubles a trial.
-            if params and trial.number not in again:
-                self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
-            self._study.tell(trial.number, state=TrialState.FAIL)
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
-
-
-def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
-    """Optuna's defaults change between versions, so all that matters is said."""
-    return optuna.samplers.TPESampler(
-        n_startup_trials=STARTUP_TRIALS,
-        n_ei_candidates=24,
-        multivariate=True,
-        group=False,
-        constant_liar=True,  # the trials of a batch keep away from each other
-        seed=seeding.derive("sweep", study, trials) % 2**32,
-    )
-
-
-def _owner() -> dict[str, Any]:
-    """This process, told from any other that has or had its number, and the time."""
-    process = psutil.Process()
-    return {
-        "host": socket.gethostname(),
-        "pid": process.pid,
-        "started": process.create_time(),
-        "claimed": time.time(),
-    }
-
-
-def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether nobody is at a trial that is RUNNING; asked under the lock."""
-    owner = trial.user_attrs.get("owner")
-    if owner is None:  # died before it could say so: that is done under the lock, too
-        return True
-    if owner["host"] != socket.gethostname():
-        # Not Optuna's datetime_start, which is in the time zone of the other machine.
-        return bool(time.time() - owner["claimed"] > LOST_AFTER_SECONDS)
-    try:
-        process = psutil.Process(owner["pid"])
-        started, status = process.create_time(), process.status()
-    except psutil.NoSuchProcess:
-        return True
-    # A zombie is dead, though its parent has not asked for its exit status.
-    return status == psutil.STATUS_ZOMBIE or abs(started - owner["started"]) > CLOCK_SECONDS
+        for trial in study.settled()
+    ]
 
 
 # -- what came of it -----------------------------------------------------------------------------

@@ -1,0 +1,231 @@
+"""Which settings of training a method wants: every trial is a whole cell.
+
+A trial is the cell that `run` with the same values behind `--set` would be, with its key and its
+record; it is worth what its linear probe reaches on validation, at the top module and the best
+rate. The test set decides nothing: each record has read it once, as every record has.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.pruners import MedianPruner
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from gim_bench.apart import run_apart
+from gim_bench.atomic import write_atomically
+from gim_bench.config import load_suite, setting_value
+from gim_bench.contract import Record, Silence, Status
+from gim_bench.errors import BenchError, ConfigError
+from gim_bench.plan import configs
+from gim_bench.probe import chosen_accuracy
+from gim_bench.run import Abandoned, Bench, Cell, run_cell
+from gim_bench.store import RunsFolder
+from gim_bench.sweep.spaces import Axis
+from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
+from gim_bench.table import run_table
+
+COMPLETE_BEFORE_PRUNING = 4  # trials that have told their accuracy after an epoch
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretraining:
+    """What is tried for every method and seed."""
+
+    suite: str  # a name or TOML file
+    overrides: Sequence[str]  # --set
+    axes: Sequence[Axis]
+    trials: int  # of each study
+    apart: bool  # every cell in a process of its own, as the suite has it; none is pruned
+
+    @property
+    def space(self) -> dict[str, str]:
+        """As it was typed, by setting."""
+        return {axis.name: axis.text for axis in self.axes}
+
+    def overrides_of(self, params: Mapping[str, Any]) -> list[str]:
+        """What `--set` takes to run a trial."""
+        return [axis.override(params[axis.name]) for axis in self.axes]
+
+    def cell(self, own: Cell, overrides: Sequence[str], bench: Bench) -> Cell:
+        """The suite's own cell with other settings.
+
+        Raises: ConfigError or DataError where there is no such cell.
+        """
+        name = own.config.method.name
+        suite = load_suite(self.suite, overrides=[*self.overrides, *overrides])
+        config = configs(suite, methods=[name], device=bench.device)[name]
+        bench.check(config)
+        return replace(own, config=config)
+
+    def check(self, own: Cell, bench: Bench) -> None:
+        """That there are cells at the ends of the space, and the suite's own within it.
+
+        Raises: ConfigError or DataError.
+        """
+        name = own.config.method.name
+        if own.config.method.trains_on == "none":
+            raise ConfigError(
+                f"{name} trains nothing, so --space has nothing to try on it: name the methods "
+                f"that do, as in --method gim"
+            )
+        for axis in self.axes:
+            for end in axis.ends:
+                self.cell(own, [axis.override(end)], bench)
+            axis.point(own.config)
+
+
+def sweep_pretraining(
+    own: Cell,
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    studies: Studies,
+    plan: Pretraining,
+    mirror: Callable[[Record], None],
+) -> dict[str, Any]:
+    """What came of the trials about the suite's own cell, which is on disk when this returns.
+
+    `mirror` is given the record of every cell. Raises: ConfigError where the database fails.
+    """
+    identity = {"key": own.key, "space": plan.space}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    method = own.config.method.name
+    point = {axis.name: axis.point(own.config) for axis in plan.axes}
+    study = studies.open(
+        f"{own.suite}/{method}/seed-{own.seed}/space-{digest}",
+        {"suite": own.suite, "method": method, "seed": own.seed, **identity},
+        pruner=_pruner(),
+    )
+    evaluation = _Evaluation(own, bench, runs=runs, study=study, plan=plan, mirror=mirror)
+    study.complete(
+        plan.trials,
+        evaluation.outcomes,
+        points=[point],
+        space={axis.name: axis.distribution for axis in plan.axes},
+        batch=1,
+        advance=Silence().advance,  # cells show their own progress
+    )
+    found = {
+        "suite": own.suite,
+        "method": method,
+        "seed": own.seed,
+        **identity,
+        "study": study.name,
+        **_result(study.settled(), point, plan=plan),
+    }
+    _save(found, runs.root / own.suite / method / f"space-{digest}.json")
+    return found
+
+
+def _pruner() -> MedianPruner:
+    """Gives up a trial that is below the median of the complete ones after the same epoch.
+
+    After the first epoch it never does: the rates that are fastest there are not the best later.
+    """
+    return MedianPruner(
+        n_startup_trials=COMPLETE_BEFORE_PRUNING,
+        n_warmup_steps=2,
+        interval_steps=1,
+        n_min_trials=COMPLETE_BEFORE_PRUNING,
+    )
+
+
+# -- one trial -----------------------------------------------------------------------------------
+
+
+class _Evaluation:
+    """Runs the cells that trials of a study ask for."""
+
+    def __init__(
+        self,
+        own: Cell,
+        bench: Bench,
+        *,
+        runs: RunsFolder,
+        study: SharedStudy,
+        plan: Pretraining,
+        mirror: Callable[[Record], None],
+    ) -> None:
+        self.own = own
+        self.bench = bench
+        self.runs = runs
+        self.study = study
+        self.plan = plan
+        self.mirror = mirror
+
+    def outcomes(self, claimed: Sequence[Trial]) -> list[Outcome]:
+        """One for each trial; what has been tried before is not run again."""
+        return [self.study.outcome_of_twin(trial) or self._outcome(trial) for trial in claimed]
+
+    def _outcome(self, trial: Trial) -> Outcome:
+        overrides = self.plan.overrides_of(trial.params)
+        self.bench.progress.say(f"{self.own.name}: trial with {' '.join(overrides)}")
+        try:
+            cell = self.plan.cell(self.own, overrides, self.bench)
+        except BenchError as error:  # two settings that do not go together
+            return Outcome(state=TrialState.FAIL, attributes={"error": str(error)})
+        try:
+            record = self._record(cell, trial)
+        except Abandoned:
+            return Outcome(state=TrialState.PRUNED, attributes={"key": cell.key})
+        self.mirror(record)
+        if record.status is not Status.DONE:
+            attributes = {"key": record.key, "error": record.error}
+            return Outcome(state=TrialState.FAIL, attributes=attributes)
+        accuracy = chosen_accuracy(record.probe_curves)
+        return Outcome(value=accuracy, attributes={"key": record.key})
+
+    def _record(self, cell: Cell, trial: Trial) -> Record:
+        """The cell's, from disk where it is done. Raises: Abandoned where the trial is pruned."""
+        run = run_apart if self.plan.apart else partial(run_cell, watch=partial(self._watch, trial))
+        (record,) = run_table([cell], self.bench, runs=self.runs, run=run)
+        return record
+
+    def _watch(self, trial: Trial, epoch: int, accuracy: float) -> None:
+        if self.study.is_hopeless(trial, accuracy, step=epoch):
+            self.bench.progress.say(f"pruned after epoch {epoch}, at {accuracy:.1f} %")
+            raise Abandoned
+
+
+# -- what came of it -----------------------------------------------------------------------------
+
+
+def _result(
+    trials: Sequence[FrozenTrial], point: Mapping[str, Any], *, plan: Pretraining
+) -> dict[str, Any]:
+    """What the file holds of the trials: docs/sweep.md."""
+    rows = [_row(number, trial, plan=plan) for number, trial in enumerate(trials, start=1)]
+    complete = [row for row in rows if row["validation_accuracy"] is not None]
+    (own, *_) = (row for row, trial in zip(rows, trials, strict=True) if trial.params == point)
+    # Among equals the first: the suite's own wins over others that are no better.
+    best = max(complete, key=lambda row: row["validation_accuracy"], default=None)
+    return {"best": best, "own": own, "trials": rows}
+
+
+def _row(number: int, trial: FrozenTrial, *, plan: Pretraining) -> dict[str, Any]:
+    overrides = plan.overrides_of(trial.params)
+    values = (setting_value(override.partition("=")[2]) for override in overrides)
+    return {
+        "trial": number,
+        "state": STATES[trial.state],
+        "settings": dict(zip(plan.space, values, strict=True)),
+        "set": overrides,
+        "validation_accuracy": trial.value if trial.state is TrialState.COMPLETE else None,
+        "by_epoch": [[epoch, value] for epoch, value in sorted(trial.intermediate_values.items())],
+        "key": trial.user_attrs.get("key"),
+        "error": trial.user_attrs.get("error"),
+    }
+
+
+def _save(found: Mapping[str, Any], path: Path) -> None:
+    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())

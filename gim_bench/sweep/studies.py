@@ -1,0 +1,352 @@
+"""Studies: trials in a database that several processes share, none of them lost and none double.
+
+Optuna's heartbeats do not work with `ask` and `tell`, and its queue is not safe on SQLite, so
+whatever decides who tries what happens under a lock of the database.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.pruners import BasePruner, NopPruner
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from gim_bench import seeding
+from gim_bench.errors import ConfigError
+from gim_bench.locks import locked
+from gim_bench.owners import Owner
+
+STARTUP_TRIALS = 10  # at random before TPE; the points that a study begins with count
+WAIT_SECONDS = 0.5  # between looks at trials that another process is at
+LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
+RENEW_SECONDS = 600  # between the times at which a process says that it is still at its trials
+LOCK_SECONDS = 600
+BOOKKEEPING = {"owner", "begun", "retry_of"}  # attributes of a trial, not of its outcome
+
+
+class Studies:
+    """The studies of one database, SQLite or PostgreSQL, that several processes may work at."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: ConfigError where the database cannot be used."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.url = url
+        # RuntimeError: tables of another version of Optuna; ValueError: a port that is no number.
+        with self._in_one_line(RuntimeError, ValueError):
+            self._address = sqlalchemy.make_url(url)
+            if self._address.get_backend_name() not in {"sqlite", "postgresql"}:
+                raise self._unusable("use sqlite:///FILE or postgresql://HOST/NAME")
+            if self._address.get_backend_name() == "sqlite" and not self._file:
+                raise self._unusable("it names no file; use sqlite:///FILE")
+            self._engine = sqlalchemy.create_engine(self._address, poolclass=sqlalchemy.NullPool)
+            with self.locked("trials"):  # or two processes would both make the tables
+                self._storage = RDBStorage(url)
+
+    def open(
+        self, name: str, attributes: Mapping[str, Any], *, pruner: BasePruner | None = None
+    ) -> "SharedStudy":
+        """The study of that name, made where it is missing.
+
+        Raises: ConfigError where it is one of another encoder.
+        """
+        with self._locked_trials():
+            study = optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruner or NopPruner(),
+            )
+            for attribute, value in attributes.items():
+                if study.user_attrs.setdefault(attribute, value) != value:
+                    raise ConfigError(
+                        f"the study {name!r} in {self._shown} was begun with another {attribute}: "
+                        f"the cell has been run again since; delete it with optuna delete-study, "
+                        f"or name another database with --storage"
+                    )
+                study.set_user_attr(attribute, value)
+        return SharedStudy(study, locked=self._locked_trials)
+
+    @property
+    def _file(self) -> str:
+        return "" if self._address.database in (None, ":memory:") else str(self._address.database)
+
+    @contextmanager
+    def locked(self, what: Literal["trials", "records"]) -> Iterator[None]:
+        """One process at a time within the block; a process that dies lets go.
+
+        Records have a lock of their own, for a test set may take longer than trials can wait.
+        Raises: ConfigError where the lock cannot be had; what the block raises stays as it is.
+        """
+        held = ExitStack()
+        with self._in_one_line():
+            held.enter_context(self._lock(what))
+        try:
+            yield
+        finally:
+            with self._in_one_line():
+                held.close()
+
+    @contextmanager
+    def _locked_trials(self) -> Iterator[None]:
+        """For a block that does nothing but ask the database, whose errors are one line."""
+        with self.locked("trials"), self._in_one_line():
+            yield
+
+    @contextmanager
+    def _lock(self, what: str) -> Iterator[None]:
+        if self._address.get_backend_name() == "postgresql":
+            with self._engine.begin() as connection:
+                number = seeding.derive("sweep", what)
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
+                yield
+            return
+        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+        with locked(Path(f"{self._file}.{what}.lock"), timeout_seconds=LOCK_SECONDS):
+            yield
+
+    @property
+    def _shown(self) -> str:
+        return self._address.render_as_string(hide_password=True)
+
+    def _unusable(self, reason: str) -> ConfigError:
+        shown = self.url.rpartition("@")[2]  # no password
+        return ConfigError(f"cannot keep trials in --storage {shown!r}: {reason}")
+
+    @contextmanager
+    def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
+        """Whatever the database raises within, and `others`, as a ConfigError."""
+        reported: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            StorageInternalError,
+            sqlite3.Error,
+            OSError,
+            *others,
+        )
+        try:
+            yield
+        except ImportError as error:
+            driver = "pip install 'gim-bench[postgres]'"
+            raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
+        except reported as error:
+            raise self._unusable(str(error).strip().splitlines()[0]) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a trial."""
+
+    value: float | None = None  # None: it has none
+    state: TrialState = TrialState.COMPLETE
+    # Kept with the trial. Of one that failed, "error" says why.
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Evaluate = Callable[[Sequence[Trial]], Sequence[Outcome]]
+
+
+class SharedStudy:
+    """A study whose trials are claimed, given back and told under a lock.
+
+    Within the lock, a trial that is RUNNING belongs to who claimed it: no two processes evaluate
+    the same one, and those that are RUNNING or settled together are never more than were asked for.
+    """
+
+    def __init__(
+        self, study: optuna.Study, *, locked: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._study = study
+        self._locked = locked
+        self.name = study.study_name
+
+    def settled(self) -> list[FrozenTrial]:
+        """The trials that count, in their order; one that was given back does not."""
+        with self._locked():
+            return [trial for trial in self._trials() if _is_settled(trial)]
+
+    def complete(
+        self,
+        trials: int,
+        evaluate: Evaluate,
+        *,
+        points: Sequence[Mapping[str, Any]],
+        space: Mapping[str, BaseDistribution],
+        batch: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Returns once `trials` are settled, whoever did them; `points` are the first ones.
+
+        `evaluate` is given up to `batch` of them at once, `advance` told how many more are settled.
+        """
+        with self._locked():
+            for point in points[:trials]:
+                self._study.enqueue_trial(dict(point), skip_if_exists=True)
+        shown = 0
+        while True:
+            claimed = self._claim(trials, space=space, batch=batch)
+            if claimed:
+                self._work_off(claimed, evaluate)
+            done = len(self.settled())
+            advance(done - shown)
+            shown = done
+            if done >= trials:
+                return
+            if not claimed:  # another process is at the last ones, or has died over them
+                time.sleep(WAIT_SECONDS)
+
+    def outcome_of_twin(self, claimed: Trial) -> Outcome | None:
+        """What came of a trial with the same parameters; None where this one is to find out.
+
+        Waits for one that another process is at.
+        """
+        while True:
+            with self._locked():
+                twins = [trial for trial in self._trials() if _are_twins(trial, claimed)]
+                for twin in filter(_is_settled, twins):
+                    return _outcome(twin)
+                if not any(_is_begun(twin) for twin in twins):
+                    claimed.set_user_attr("begun", True)
+                    return None
+            time.sleep(WAIT_SECONDS)
+
+    def is_hopeless(self, claimed: Trial, value: float, *, step: int) -> bool:
+        """Whether the study's pruner gives the trial up, whose value is this after that step."""
+        with self._locked():
+            if not self._is_running(claimed):
+                return False
+            claimed.report(value, step)
+            return bool(claimed.should_prune())
+
+    def _claim(
+        self, trials: int, *, space: Mapping[str, BaseDistribution], batch: int
+    ) -> list[Trial]:
+        """A batch of trials that are now this process's, none where nothing is left to do."""
+        with self._locked():
+            self._give_back([t for t in self._trials(TrialState.RUNNING) if _is_lost(t)])
+            found = self._trials()
+            live = sum(t.state is TrialState.RUNNING or _is_settled(t) for t in found)
+            self._study.sampler = _sampler(self.name, len(found))
+            claimed = []
+            for _ in range(min(batch, trials - live)):
+                trial = self._study.ask(dict(space))
+                trial.set_user_attr("owner", _owner())
+                claimed.append(trial)
+            return claimed
+
+    def _work_off(self, claimed: Sequence[Trial], evaluate: Evaluate) -> None:
+        try:
+            with self._renewed(claimed):
+                found = evaluate(claimed)
+        except BaseException:  # an interruption too leaves the trials to whoever goes on
+            mine = {trial.number for trial in claimed}
+            with self._locked():
+                self._give_back([t for t in self._trials(TrialState.RUNNING) if t.number in mine])
+            raise
+        with self._locked():
+            for trial, outcome in zip(claimed, found, strict=True):
+                if self._is_running(trial):
+                    for name, value in outcome.attributes.items():
+                        trial.set_user_attr(name, value)
+                    self._study.tell(trial, outcome.value, state=outcome.state)
+
+    @contextmanager
+    def _renewed(self, claimed: Sequence[Trial]) -> Iterator[None]:
+        """Within the block other machines are told now and then that the trials are not lost."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(RENEW_SECONDS):
+                # A database that is away is met, and reported, by whoever tells what came of them.
+                with suppress(ConfigError), self._locked():
+                    for trial in filter(self._is_running, claimed):
+                        trial.set_user_attr("owner", _owner())
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _give_back(self, lost: Sequence[FrozenTrial]) -> None:
+        """Trials that nobody is at do not count, and their parameters are tried again."""
+        again = {trial.user_attrs.get("retry_of") for trial in self._study.get_trials()}
+        for trial in lost:
+            params = trial.system_attrs.get("fixed_params", trial.params)
+            # In this order: whoever dies between the two neither loses nor doubles a trial. Who
+            # died after writing down why it failed has settled it.
+            if params and trial.number not in again and "error" not in trial.user_attrs:
+                self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _is_running(self, trial: Trial) -> bool:
+        """Not where evaluating it took so long that it was given back; asked under the lock."""
+        return any(t.number == trial.number for t in self._trials(TrialState.RUNNING))
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+
+def _is_settled(trial: FrozenTrial) -> bool:
+    """Whether it counts: it is complete, pruned, or has failed for a reason of its own."""
+    failed = trial.state is TrialState.FAIL and "error" in trial.user_attrs
+    return failed or trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def _is_begun(trial: FrozenTrial) -> bool:
+    """Whether somebody is finding out what comes of it; asked under the lock."""
+    running = trial.state is TrialState.RUNNING
+    return running and "begun" in trial.user_attrs and not _is_lost(trial)
+
+
+def _are_twins(trial: FrozenTrial, claimed: Trial) -> bool:
+    return trial.number != claimed.number and trial.params == claimed.params
+
+
+def _outcome(trial: FrozenTrial) -> Outcome:
+    """What came of a trial that is settled."""
+    complete = trial.state is TrialState.COMPLETE
+    attributes = {name: x for name, x in trial.user_attrs.items() if name not in BOOKKEEPING}
+    return Outcome(
+        value=trial.value if complete else None, state=trial.state, attributes=attributes
+    )
+
+
+def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
+    """Optuna's defaults change between versions, so all that matters is said."""
+    return optuna.samplers.TPESampler(
+        n_startup_trials=STARTUP_TRIALS,
+        n_ei_candidates=24,
+        multivariate=True,
+        group=False,
+        constant_liar=True,  # the trials of a batch keep away from each other
+        seed=seeding.derive("sweep", study, trials) % 2**32,
+    )
+
+
+def _owner() -> dict[str, Any]:
+    """This process, and the time."""
+    return {**Owner.here().as_dict(), "claimed": time.time()}
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether nobody is at a trial that is RUNNING; asked under the lock."""
+    told = trial.user_attrs.get("owner")
+    owner = Owner.read(told)
+    if told is None or owner is None:  # died before it could say so, which is under the lock, too
+        return True
+    gone = owner.is_gone()
+    # Not Optuna's datetime_start, which is in the time zone of the other machine.
+    return bool(time.time() - told["claimed"] > LOST_AFTER_SECONDS) if gone is None else gone
