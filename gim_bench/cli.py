@@ -1,5 +1,6 @@
 """What users type. Results go to standard output, progress and errors to standard error."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gim_bench.errors import BenchError, ConfigError
+from gim_bench.errors import BenchError, ConfigError, one_line
 from gim_bench.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ NoTrackingOption = Annotated[bool, typer.Option("--no-tracking", help="Without M
 def main() -> NoReturn:
     """The command line; an error of the user's is one line and exit code 2."""
     terminate_as_interrupt()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:
@@ -74,7 +77,13 @@ def main() -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
     except OSError as error:  # a disk that is full or gone; records are written whole or not at all
-        print(f"error: {error}; what was finished is kept, run the same again", file=sys.stderr)
+        line = one_line(str(error))
+        print(f"error: {line}; what was finished is kept, run the same again", file=sys.stderr)
+        sys.exit(FAILED)
+    except MemoryError as error:
+        print(
+            f"error: memory does not suffice ({error}): lower the sizes asked for", file=sys.stderr
+        )
         sys.exit(FAILED)
     sys.exit(0)
 
