@@ -66,11 +66,17 @@ class Base:
             )
 
     def load_into(self, encoder: nn.Module) -> None:
-        """Gives the lowest modules the base's weights."""
+        """Gives the lowest modules the base's weights. Raises: ConfigError if they do not fit."""
         from safetensors.torch import load_file
 
         weights = load_file(self.folder / WEIGHTS)
-        encoder.load_state_dict({**encoder.state_dict(), **weights})
+        try:
+            encoder.load_state_dict({**encoder.state_dict(), **weights})
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--from {self.folder}: its {WEIGHTS} does not fit this encoder "
+                f"({str(error).splitlines()[-1].strip()}): use a cell that was trained alike"
+            ) from None
 
 
 def read_base(folder: Path) -> Base:
@@ -94,6 +100,10 @@ def read_base(folder: Path) -> Base:
             f"encoder"
         ) from None
     modules = {name.split(".")[1] for name in names if name.startswith("stages.")}
+    if not modules:
+        raise ConfigError(
+            f"--from {folder}: its {WEIGHTS} holds no modules: use a cell that trained one encoder"
+        )
     return Base(record=record, folder=folder, sha256=sha256, modules=len(modules))
 
 

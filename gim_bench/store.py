@@ -13,11 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gim_bench.atomic import write_atomically
+from gim_bench.config import Name
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
 
@@ -165,7 +167,9 @@ class RunsFolder:
 
 
 def _sha256(tensor: "Tensor") -> str:
-    return hashlib.sha256(tensor.numpy().data).hexdigest()
+    import torch
+
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def _identities(records: Sequence[Record]) -> list[list[str]]:
@@ -175,15 +179,110 @@ def _identities(records: Sequence[Record]) -> list[list[str]]:
 def read_record(path: Path) -> Record | None:
     """A record that is whole and of known fields; anything else does not count as one."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Record)}
-        measured = {name: v for name, v in table["metrics"].items() if v is not None}
-        return Record(
-            **{name: value for name, value in table.items() if name in known}
-            | {"status": Status(table["status"]), "metrics": measured}
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        content = path.read_bytes()
+        _Stored.model_validate_json(content)
+        table = json.loads(content)
+    except (OSError, ValueError):
         return None
+    known = {field.name for field in fields(Record)}
+    return Record(
+        **{name: value for name, value in table.items() if name in known}
+        | {
+            "status": Status(table["status"]),
+            "metrics": _known(table["metrics"]),
+            "losses": [_known(row) for row in table.get("losses", ())],
+        }
+    )
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The numbers that were finite when they were written."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Tried(BaseModel):
+    """One rate of a sweep, with its accuracies in percent."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    learning_rate: float
+    weight_decay: float
+    validation_accuracy: float
+    test_accuracy: float
+
+
+class _Swept(BaseModel):
+    """What a sweep found for one probe."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    trials: int
+    best: _Tried
+    paper: _Tried
+    decades_within_one_point: float | None
+    test_reads: int = 1
+
+
+class _Method(BaseModel):
+    """What a record's configuration says of its method."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str = ""
+    gradient_flow: Literal["isolated", "end_to_end", "none"] = "none"
+    options: dict[str, Any] = {}
+
+
+class _Config(BaseModel):
+    """A record's configuration; whatever else it says, it may be one of another version."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    method: _Method = _Method()
+    dataset: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    info_nce: dict[str, Any] = {}
+
+
+class _Provenance(BaseModel):
+    """Where a record comes from, as far as it is read for more than to be shown."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    versions: dict[str, str] | None = None
+    threads: int | None = None
+    gpu: str | None = None
+
+
+class _Stored(BaseModel):
+    """What a file has to say to be a record; `Record` says what it means."""
+
+    model_config = ConfigDict(strict=True)
+
+    suite: Name
+    method: Name
+    dataset: str
+    seed: int
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    status: Status
+    error: str | None = None
+    fits: bool = True
+    metrics: dict[str, float | None]
+    config: _Config = _Config()
+    provenance: _Provenance = _Provenance()
+    protocol: str = ""
+    losses: list[dict[str, float | None]] = []
+    probe_curves: dict[str, list[tuple[float, float]]] = {}
+    isolation: dict[str, dict[str, float | None]] = {}
+    sweeps: dict[str, _Swept] = {}
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> "_Stored":
+        if any(row.get("epoch") is None for row in self.losses):
+            raise ValueError("losses of no epoch")
+        if self.isolation and "gradient_flow" not in self.config.method.model_fields_set:
+            raise ValueError("norms of gradients and no word on where they should flow")
+        return self
 
 
 def _json(value: Any) -> Any:
