@@ -14,7 +14,7 @@ from importlib import resources
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -434,7 +434,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read the suite {path}: {error}") from None
+        raise ConfigError(
+            f"cannot read the suite {path} ({error}): it must be TOML, in UTF-8"
+        ) from None
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -515,7 +517,7 @@ def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: 
         return _unknown_kind(first, dotted, origin=origin) + more
     if first["type"] == "missing":
         return f"{origin}: the setting {dotted!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("an object", "a table")
     if first["type"] == "value_error":
         return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}{more}"
     return f"{origin}: {dotted} = {first['input']!r}: {message[:1].lower() + message[1:]}{more}"
@@ -549,6 +551,10 @@ def _unknown_kind(problem: Mapping[str, Any], dotted: str, *, origin: str) -> st
 def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     for parent in parents:
         annotation = KINDS.get(str(parent)) or model.model_fields[str(parent)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        tables = [
+            kind
+            for kind in (annotation, *get_args(annotation))  # of what may be left out, too
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        model = tables[0] if tables else model
     return list(model.model_fields)

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
+from gim_bench.contract import Split
 from gim_bench.datasets.image_folder import ImageFolder, decode
 from gim_bench.errors import DataError
-from tests.bad_input.feed import damaged, fed, folder_of_its_own, in_time, result_or_line
+from tests.bad_input.feed import TEXTS, damaged, fed, folder_of_its_own, in_time, result_or_line
 
 PIXELS = np.random.default_rng(0).integers(256, size=(12, 10, 4), dtype=np.uint8)
 KINDS = {
@@ -92,6 +93,28 @@ def _folder(folder) -> ImageFolder:
     return ImageFolder(
         options=ImageFolder.Options(), data_dir=folder / "mine", cache_dir=folder / "cache"
     )
+
+
+NAMES = st.one_of(
+    TEXTS,
+    st.binary(min_size=1, max_size=8).map(os.fsdecode),
+    st.sampled_from([".hidden", "-x", "*"]),
+)
+
+
+@fed(25, name=NAMES)
+def test_a_class_of_any_name_is_read_or_refused_in_a_line(name):
+    with folder_of_its_own() as folder:
+        mine = _folder(folder)
+        try:
+            (folder / "mine" / "train" / name).mkdir(exist_ok=True)
+            (folder / "mine" / "train" / name / "a.png").write_bytes(GOOD[0])
+        except (OSError, ValueError):
+            return  # the system has no such folders
+        with result_or_line():
+            mine.prepare()
+            (target,) = mine.targets()
+            assert len(mine.split(Split.TRAIN)) >= len(target.classes) >= 2
 
 
 def test_an_image_of_more_pixels_than_pillow_allows_is_refused():
