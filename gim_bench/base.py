@@ -12,8 +12,9 @@ from gim_bench.config import CellConfig, grid_rows
 from gim_bench.contract import GradientFlow, Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
+from gim_bench.records import read_record
 from gim_bench.statistics import flatten
-from gim_bench.store import RECORD, read_record
+from gim_bench.store import RECORD
 
 WEIGHTS = "encoder.safetensors"
 
@@ -66,11 +67,17 @@ class Base:
             )
 
     def load_into(self, encoder: nn.Module) -> None:
-        """Gives the lowest modules the base's weights."""
+        """Gives the lowest modules the base's weights. Raises: ConfigError if they do not fit."""
         from safetensors.torch import load_file
 
         weights = load_file(self.folder / WEIGHTS)
-        encoder.load_state_dict({**encoder.state_dict(), **weights})
+        try:
+            encoder.load_state_dict({**encoder.state_dict(), **weights})
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--from {self.folder}: its {WEIGHTS} does not fit this encoder "
+                f"({str(error).splitlines()[-1].strip()}): use a cell that was trained alike"
+            ) from None
 
 
 def read_base(folder: Path) -> Base:
@@ -93,7 +100,16 @@ def read_base(folder: Path) -> Base:
             f"--from {folder}: cannot read its {WEIGHTS} ({error}): use a cell that trained one "
             f"encoder"
         ) from None
+    if record.files.get(WEIGHTS) != sha256:
+        raise ConfigError(
+            f"--from {folder}: its {WEIGHTS} was altered since its record was written: run the "
+            f"cell again"
+        )
     modules = {name.split(".")[1] for name in names if name.startswith("stages.")}
+    if not modules:
+        raise ConfigError(
+            f"--from {folder}: its {WEIGHTS} holds no modules: use a cell that trained one encoder"
+        )
     return Base(record=record, folder=folder, sha256=sha256, modules=len(modules))
 
 

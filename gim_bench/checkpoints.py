@@ -2,9 +2,9 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Checkpoints:
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("checkpoint-*.pt"))
+        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 6}-*.pt"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -92,9 +92,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.stem.endswith(f"-{_digest(path)}"):
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError):
-        return None  # written whole, but by something else
+        with warnings.catch_warnings(action="ignore"):  # of pickles by something else
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # written whole, but by something else: damaged pickles raise nearly anything
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"made_by", "state"} else None
 
 
 def _number(path: Path) -> int:

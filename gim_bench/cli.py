@@ -1,5 +1,6 @@
 """What users type. Results go to standard output, progress and errors to standard error."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gim_bench.errors import BenchError, ConfigError
+from gim_bench.errors import BenchError, ConfigError, one_line
 from gim_bench.interrupts import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ NoTrackingOption = Annotated[bool, typer.Option("--no-tracking", help="Without M
 def main() -> NoReturn:
     """The command line; an error of the user's is one line and exit code 2."""
     terminate_as_interrupt()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as ending:
@@ -81,7 +84,13 @@ def main() -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
     except OSError as error:  # a disk that is full or gone; records are written whole or not at all
-        print(f"error: {error}; what was finished is kept, run the same again", file=sys.stderr)
+        line = one_line(str(error))
+        print(f"error: {line}; what was finished is kept, run the same again", file=sys.stderr)
+        sys.exit(FAILED)
+    except MemoryError as error:
+        print(
+            f"error: memory does not suffice ({error}): lower the sizes asked for", file=sys.stderr
+        )
         sys.exit(FAILED)
     sys.exit(0)
 
@@ -701,7 +710,15 @@ def _records_of(suite: "Suite", runs_dir: Path) -> "list[Record]":
     """The suite's records with its own settings; says how many others there are."""
     from gim_bench.store import RunsFolder
 
-    found = RunsFolder(runs_dir).records(suite.name)
+    runs = RunsFolder(runs_dir)
+    found = runs.records(suite.name)
+    if damaged := runs.unreadable(suite.name):
+        print(
+            f"left out: {len(damaged)} record(s) that were altered, cut off or written by another "
+            f"version, such as {damaged[0]}; run --suite {suite.name} makes those anew that its "
+            f"settings still ask for",
+            file=sys.stderr,
+        )
     records = [record for record in found if suite.describes(record.config)]
     if len(records) < len(found):
         print(

@@ -14,7 +14,7 @@ from importlib import resources
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -25,7 +25,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[int, Field(ge=0)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
+# Of suites and methods, which records lie in folders named after.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 
 FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
 
@@ -242,7 +244,7 @@ class CapacitySettings(Settings):
 class Suite(Settings):
     """A table: methods × seeds on one data set, everything else shared."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     summary: str
     protocol: str  # named beside every number
     published: tuple[str, ...] = ()  # "<file>/<table>" in results/published, if comparable
@@ -431,8 +433,10 @@ def _check_own(files: Mapping[Path, Mapping[str, Any]]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot read the suite {path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"cannot read the suite {path} ({error}): it must be TOML, in UTF-8"
+        ) from None
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -455,13 +459,15 @@ def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise ConfigError(_first_complaint(error, model, origin=origin)) from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: tables or lists are nested too deep: flatten them") from None
 
 
 def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
     """The suite's file; paths are relative to the folder `beside`."""
     if name_or_path.endswith(".toml") or "/" in name_or_path:
         path = beside / Path(name_or_path).expanduser()
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigError(
                 f"no suite file {name_or_path!r} ({where}): write one, or name a shipped suite"
             )
@@ -470,6 +476,13 @@ def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--sui
     if name_or_path not in suites:
         raise ConfigError(unknown_name("suite", name_or_path, known=suites, where=where))
     return suites[name_or_path]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _lay_over(table: dict[str, Any], override: str) -> None:
@@ -493,7 +506,7 @@ def setting_value(text: str) -> Any:
     """
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -513,7 +526,7 @@ def _first_complaint(error: ValidationError, model: type[BaseModel], *, origin: 
         return _unknown_kind(first, dotted, origin=origin) + more
     if first["type"] == "missing":
         return f"{origin}: the setting {dotted!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("an object", "a table")
     if first["type"] == "value_error":
         return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}{more}"
     return f"{origin}: {dotted} = {first['input']!r}: {message[:1].lower() + message[1:]}{more}"
@@ -547,6 +560,10 @@ def _unknown_kind(problem: Mapping[str, Any], dotted: str, *, origin: str) -> st
 def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
     for parent in parents:
         annotation = KINDS.get(str(parent)) or model.model_fields[str(parent)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        tables = [
+            kind
+            for kind in (annotation, *get_args(annotation))  # of what may be left out, too
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        model = tables[0] if tables else model
     return list(model.model_fields)

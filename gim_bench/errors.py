@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST_LINE = 1_000  # characters
+
 
 class BenchError(Exception):
     """Base of every error that is the user's to mend; shown as one line, without a traceback."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(BenchError):
@@ -30,6 +35,20 @@ class TimeLimitError(BenchError):
 
 class RoomError(BenchError):
     """A disk without room for what is to be kept; with room, the cell goes on where it was."""
+
+
+def one_line(text: str) -> str:
+    r"""`text` with what cannot be printed escaped, and without the middle where it is too long.
+
+    File names and settings are whatever somebody wrote, and errors quote them.
+
+    >>> one_line("no method 'a" + chr(10) + "b'")
+    "no method 'a\\nb'"
+    """
+    if len(text) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        text = f"{text[:half]} … {text[-half:]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def unknown_name(kind: str, name: str, *, known: Iterable[str], where: str = "") -> str:

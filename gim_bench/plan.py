@@ -26,7 +26,7 @@ from gim_bench.config import (
 )
 from gim_bench.contract import Dataset, Learner, Modality, Split
 from gim_bench.devices import autocast, resolve_precision
-from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.probe import readable
 from gim_bench.run import Bench, Cell, Model, build, models_of, planned_steps, trainer_of
 
@@ -175,7 +175,23 @@ class Estimate:
 
 
 def estimate(cell: Cell, bench: Bench) -> Estimate:
-    """Times a few real steps and forward passes, and multiplies. Nothing is kept or recorded."""
+    """Times a few real steps and forward passes, and multiplies. Nothing is kept or recorded.
+
+    Raises: ConfigError where they fail, as the cell would.
+    """
+    try:
+        return _timed_and_multiplied(cell, bench)
+    except BenchError:
+        raise
+    except Exception as error:  # whatever settings of absurd size make PyTorch raise
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = "does not fit into memory" if memory.is_exhausted(error) else "would fail"
+        raise ConfigError(
+            f"{cell.name} {why} ({reason}): lower the sizes in its settings"
+        ) from None
+
+
+def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     steps = planned_steps(cell, bench)
     train_seconds = probe_seconds = 0.0
     models = models_of(cell, bench)

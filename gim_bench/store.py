@@ -10,10 +10,8 @@ import csv
 import hashlib
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from gim_bench.atomic import write_atomically
 from gim_bench.claims import Claim, claimed
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
+from gim_bench.records import finite, read_record, record_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +30,8 @@ RECORD = "record.json"
 MIRRORED = "mirrored.json"
 LOG = "error.log"
 SWEEP = "sweep.json"
-SEAL = "sha256"  # the record's last entry: of all others
 LOCK = ".lock"
+DAMAGED = "its record or encoder was altered or cut off since it was written"
 
 
 class RunsFolder:
@@ -85,8 +84,15 @@ class RunsFolder:
 
     def records(self, suite: str) -> list[Record]:
         """Every record of the suite that can be believed, in a stable order."""
-        found = (read_record(path) for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")))
+        found = (read_record(path) for path in self._paths(suite))
         return [record for record in found if record is not None]
+
+    def unreadable(self, suite: str) -> list[Path]:
+        """The files of the suite's other records, in the same order."""
+        return [path for path in self._paths(suite) if read_record(path) is None]
+
+    def _paths(self, suite: str) -> list[Path]:
+        return sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}"))
 
     def suites(self) -> list[str]:
         """The suites that have records, by name."""
@@ -101,8 +107,7 @@ class RunsFolder:
             (folder / LOG).unlink(missing_ok=True)  # of an earlier try
         if not record.sweeps:
             (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
-        text = json.dumps(sealed(_json(record.as_dict())), indent=2, allow_nan=False) + "\n"
-        write_atomically(folder / RECORD, text.encode())
+        write_atomically(folder / RECORD, record_json(record).encode())
 
     def save_encoder(
         self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
@@ -168,7 +173,7 @@ class RunsFolder:
         self.save(record)
         identity = {"suite": record.suite, "method": record.method, "seed": record.seed}
         table = {**identity, "key": record.key, "sweeps": record.sweeps}
-        text = json.dumps(_json(table), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(finite(table), indent=2, allow_nan=False) + "\n"
         write_atomically(self.folder_of(record) / SWEEP, text.encode())
 
     def save_log(self, record: Record, text: str) -> Path:
@@ -197,7 +202,9 @@ class RunsFolder:
 
 
 def _sha256(tensor: "Tensor") -> str:
-    return hashlib.sha256(tensor.numpy().data).hexdigest()
+    import torch
+
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def _file_sha256(path: Path) -> str | None:
@@ -209,42 +216,8 @@ def _file_sha256(path: Path) -> str | None:
         return None
 
 
-def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's table with its seal, by which it is known whether it was altered since."""
-    content = {name: value for name, value in table.items() if name != SEAL}
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {**content, SEAL: seal}
-
-
 def _identities(records: Sequence[Record]) -> list[list[str]]:
     return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
-
-
-def read_record(path: Path) -> Record | None:
-    """A record as it was written, and of known fields; anything else does not count as one."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        if table != sealed(table):
-            return None
-        known = {field.name for field in fields(Record)}
-        measured = {name: v for name, v in table["metrics"].items() if v is not None}
-        return Record(
-            **{name: value for name, value in table.items() if name in known}
-            | {"status": Status(table["status"]), "metrics": measured}
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _json(value: Any) -> Any:
-    """`value` without what JSON has no word for: a number that is not finite becomes null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): _json(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    return value
 
 
 def _toml(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from gim_bench.claims import owner_of
 from gim_bench.contract import Progress, Record, Status
 from gim_bench.run import Bench, Cell
-from gim_bench.store import RunsFolder
+from gim_bench.store import DAMAGED, RunsFolder
 
 WAIT_SECONDS = 0.5  # between looks at cells that other processes are at
 RunCell = Callable[..., Record]
@@ -74,6 +74,8 @@ def _run(
         # Another process may have ended it between the look at its record and the claim.
         if ended := _ended(cell, runs, before=before, rerun=rerun):
             return ended
+        if runs.is_damaged(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key):
+            bench.progress.say(f"{cell.name} runs again: {DAMAGED}")
         try:
             return run(cell, bench, runs=runs)
         except KeyboardInterrupt:

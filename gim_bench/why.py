@@ -8,7 +8,7 @@ from gim_bench.claims import owner_of
 from gim_bench.contract import Record, Status
 from gim_bench.run import Cell
 from gim_bench.statistics import flatten
-from gim_bench.store import RunsFolder
+from gim_bench.store import DAMAGED, RunsFolder
 
 SHOWN = 4  # differences
 
@@ -24,7 +24,7 @@ def why(cell: Cell, runs: RunsFolder) -> str:
     record = runs.find(**identity)
     if record is None:
         if runs.is_damaged(**identity):
-            return "runs: its record or encoder was altered or cut off since it was written"
+            return f"runs: {DAMAGED}"
         return f"runs: {_against_others(cell, runs)}"
     if record.status is Status.DONE:
         return f"done: nothing has changed since {record.provenance.get('finished_at')}"

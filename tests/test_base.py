@@ -8,8 +8,9 @@ import torch
 from gim_bench.base import read_base
 from gim_bench.errors import ConfigError
 from gim_bench.plan import cells, configs
+from gim_bench.records import sealed
 from gim_bench.run import build, models_of, run_cell
-from gim_bench.store import RunsFolder, sealed
+from gim_bench.store import RunsFolder
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 THREE = "encoder.blocks=[1,1,1]"
@@ -140,6 +141,14 @@ def test_a_cell_that_failed_is_no_base(finished):
     path = finished / "record.json"
     path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "status": "failed"})))
     with pytest.raises(ConfigError, match=r"holds a cell that is failed"):
+        read_base(finished)
+
+
+def test_weights_that_were_altered_are_no_base(finished):
+    path = finished / "encoder.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"encoder\.safetensors was altered since"):
         read_base(finished)
 
 

@@ -17,8 +17,9 @@ from gim_bench import provenance, registry
 from gim_bench.cli import main
 from gim_bench.config import shipped_suites
 from gim_bench.errors import TrackingError
+from gim_bench.records import read_record
 from gim_bench.run import run_cell
-from gim_bench.store import RunsFolder, read_record
+from gim_bench.store import RunsFolder
 from gim_bench.tracking import Tracker
 from tests.regression.cells import COMMITTED
 from tests.servers import Server, names
@@ -384,6 +385,15 @@ def test_records_with_other_settings_are_left_out_and_counted(finished, gim_benc
     assert answer.err.startswith("left out: 1 record(s) with other settings")
     other = gim_bench(*REPORT, "--format", "json", "--set", "probe.steps=1")
     assert len(json.loads(other.out)) == 1
+
+
+def test_a_record_that_was_altered_is_left_out_and_named(finished, gim_bench, tmp_path):
+    path = next((tmp_path / "runs").glob("*/gim/*/record.json"))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    answer = gim_bench(*REPORT, "--format", "json")
+    assert [cell["method"] for cell in json.loads(answer.out)] == ["random_init"]
+    assert answer.err.startswith("left out: 1 record(s) that were altered, cut off")
+    assert str(path.relative_to(tmp_path)) in answer.err
 
 
 # -- list and data ---------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ def test_memory_128_is_the_memory_suite_with_as_many_steps_of_more_images():
         ("augmentation.flip=yes", ["augmentation.flip = 'yes'", "boolean"]),
         ("encoder.blocks=3", ["encoder.blocks = 3", "array"]),
         ("encoder.blocks=[3, true]", ["encoder.blocks.1 = True", "integer"]),
-        ("encoder=3", ["encoder = 3", "object"]),
+        ("encoder=3", ["encoder = 3", "table"]),
         ("methods=gim", ["methods = 'gim'", "array"]),
         ("name=7", ["name = 7", "string"]),
         ("training.schedule=sideways", ["training.schedule = 'sideways'", "joint", "interleaved"]),

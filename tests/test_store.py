@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
-from gim_bench.store import RECORD, RunsFolder, sealed
+from gim_bench.records import sealed
+from gim_bench.store import RECORD, RunsFolder
 
 KEY = "0123456789abcdef" * 4
 TO = "sqlite:///mlflow.db"
@@ -222,6 +223,55 @@ def test_a_damaged_record_does_not_count(damage, runs):
     path.write_text(text, errors="surrogateescape")
     assert found(runs) is None
     assert runs.records("tiny") == [record(seed=0)]
+
+
+TRIED = {"learning_rate": 1.0, "weight_decay": 0.0, "validation_accuracy": 1.0}
+SWEPT = {"trials": 2, "decades_within_one_point": None, "paper": TRIED | {"test_accuracy": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"suite": "../tiny"},
+        {"method": "../gim"},
+        {"key": "0"},
+        {"seed": "2"},
+        {"metrics": {"accuracy": "high"}},
+        {"config": {"method": []}},
+        {"config": {"training": 3}},
+        {"provenance": {"versions": ["torch"]}},
+        {"provenance": {"threads": "two"}},
+        {"losses": [{"module_1": 2.5}]},
+        {"losses": [{"epoch": None, "module_1": 2.5}]},
+        {"probe_curves": {"module_1": [[0.1]]}},
+        {"isolation": {"module_1": {"module_1": 1.0}}},  # of no declared gradient flow
+        {"isolation": [], "config": {"method": {"gradient_flow": "none"}}},
+        {"sweeps": {"module_1": SWEPT | {"best": TRIED}}},
+        {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "trials": "all"}}},
+        {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "decades_within_one_point": "1"}}},
+    ],
+)
+def test_a_record_that_readers_would_stumble_over_does_not_count(change, runs):
+    runs.save(record())
+    path = runs.folder_of(record()) / RECORD
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | change)))
+    assert runs.records("tiny") == []
+
+
+def test_a_complete_record_counts(runs):
+    """What the changes above were made to."""
+    whole = {
+        "isolation": {"module_1": {"module_1": 1.0, "module_2": None}},
+        "config": {"method": {"gradient_flow": "isolated"}},
+        "sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"]}},
+    }
+    runs.save(record(**whole))
+    assert runs.records("tiny") == [record(**whole)]
+
+
+def test_a_loss_that_was_not_a_number_is_absent_when_read_back(runs):
+    runs.save(record(losses=[{"epoch": 1, "module_1": float("nan"), "module_2": 2.0}]))
+    assert found(runs).losses == [{"epoch": 1, "module_2": 2.0}]
 
 
 def test_a_field_of_a_later_version_does_not_hide_the_record(runs):

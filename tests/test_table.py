@@ -64,6 +64,17 @@ def test_with_rerun_finished_cells_are_run_too(two, suite, runs):
     assert run.names == ["gim", "random_init"] * 2
 
 
+def test_a_cell_whose_encoder_was_altered_runs_again_with_a_line(two, suite, runs):
+    listener, run = Listener(), Counting()
+    (record,) = run_table(two[:1], tiny_bench(suite), runs=runs, run=run)
+    (runs.folder_of(record) / "encoder.safetensors").write_bytes(b"")
+    (again,) = run_table(two[:1], tiny_bench(suite, progress=listener), runs=runs, run=run)
+    assert run.names == ["gim", "gim"]
+    assert again.files == record.files
+    (line,) = (line for line in listener.lines if "runs again" in line)
+    assert line.endswith("altered or cut off since it was written")
+
+
 def test_a_cell_that_another_process_is_at_comes_last_and_is_not_run_again(two, suite, runs):
     """Even with --rerun, for which the other's run will do."""
     gim, _ = two

@@ -118,8 +118,8 @@ class AudioFolder(SpeechFiles):
 
 
 def resample(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
-    """The same sound at 16 kHz; untouched if it has that rate."""
-    if rate_hz == SAMPLE_RATE_HZ:
+    """The same sound at 16 kHz; untouched if it has that rate, or no samples."""
+    if rate_hz == SAMPLE_RATE_HZ or not len(samples):
         return samples
     import torch
     from torchaudio.functional import resample as resampled

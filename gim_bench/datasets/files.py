@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import os
+import stat
 import tarfile
 import urllib.error
 import urllib.request
@@ -161,6 +162,8 @@ def stamp_of(path: Path) -> Stamp:
         status = path.stat()
     except OSError as error:
         raise unreadable(error) from None
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe or a device might never end
+        raise DataError(f"cannot read {path} (it is no regular file): remove it")
     return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
@@ -185,7 +188,7 @@ def _entry(size: int, mtime_ns: int, sha256: str, md5: str) -> tuple[Stamp, Chec
 def files_below(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
     """All files of these suffixes at any depth, sorted; links are followed, hidden names are not.
 
-    Raises: DataError naming a folder that cannot be read.
+    Raises: DataError naming a folder that cannot be read, or a link to a folder that it lies in.
     """
     return [Path(path) for path in sorted(_walk(folder, suffixes=suffixes))]
 
@@ -207,7 +210,13 @@ def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise unreadable(error)
 
+    above: dict[str, frozenset[str]] = {}  # the real folders that each place lies in
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        holders = above.get(place.rpartition(os.sep)[0], frozenset())
+        if real in holders:
+            raise DataError(f"cannot read {place} (it leads back to {real}): remove that link")
+        above[place] = holders | {real}
         folders[:] = [name for name in folders if not hidden(name)]
         for name in files:
             if name.lower().endswith(suffixes) and not hidden(name):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from gim_bench.datasets.files import FileDataset, files_below, fingerprint_of, f
 from gim_bench.errors import DataError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+# What their bytes may be, whatever their names say: Pillow's other decoders are little used, and
+# one of them runs a program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+# An image of more than Pillow's 89 million pixels is refused; by default it warns up to twice that.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 UNLABELLED = ("unlabeled", "unlabelled")
 LAYOUT = "unlabeled/*.jpg (may be left out), train/<class>/*.jpg and test/<class>/*.jpg"
 
@@ -230,7 +236,7 @@ def decode(path: Path, *, size: int) -> np.ndarray:
     Raises: DataError naming a file that is no readable image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             # With bilinear weights over the whole area that a pixel comes from: no aliasing.
             square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
     except Exception as error:  # decoders of damaged files raise nearly anything

@@ -32,6 +32,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FULL_SCALE = 2**15  # of int16 samples
+# Floating-point samples may go beyond -1..1, and are clipped. Beyond this they are in other units.
+LOUDEST = 100.0
 WAV_SLACK_BYTES = 8  # that a WAV file may lack: some writers count its header in, or a padding byte
 WAV_OPEN_BYTES = 2**31 - 2**16  # sizes from here on are left open by programs that write to pipes
 
@@ -493,10 +495,11 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
         raise UnusableError(f"{path} (it cannot be decoded: {why})") from None
     if not is_whole:
         raise UnusableError(f"{path} (it breaks off before its end)")
-    mono = samples.mean(axis=1)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise UnusableError(f"{path} (some of its samples are not finite)")
-    return mono, rate_hz
+    if (loudest := np.abs(samples).max(initial=0)) > LOUDEST:
+        raise UnusableError(f"{path} (its samples reach {loudest:,.4g} where 1 is full scale)")
+    return samples.mean(axis=1), rate_hz
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

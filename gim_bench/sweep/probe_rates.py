@@ -143,7 +143,13 @@ class Frozen:
     @cached_property
     def _reader(self) -> Reader:
         learner: Learner = build(self.cell, self.bench, target=self.model.target)
-        learner.encoder.load_state_dict(self.runs.read_encoder(self.record, name=self.encoder))
+        try:
+            learner.encoder.load_state_dict(self.runs.read_encoder(self.record, name=self.encoder))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the encoder in {self.runs.folder_of(self.record)} is not the cell's "
+                f"({str(error).splitlines()[-1].strip()}): run the cell again with --rerun"
+            ) from None
         return Reader(
             learner.eval(),
             precision=self.cell.config.training.precision,

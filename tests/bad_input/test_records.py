@@ -1,0 +1,120 @@
+"""Records and references that were altered, cut off, or written by something else."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+from hypothesis import strategies as st
+
+from gim_bench.records import sealed
+from gim_bench.regression.reference import update
+from gim_bench.store import RECORD, RunsFolder
+from tests.bad_input.feed import (
+    VALUES,
+    altered,
+    check_answer,
+    damaged,
+    fed,
+    folder_of_its_own,
+    gim_bench,
+)
+from tests.regression.cells import cells
+from tests.tiny_suite import TOML, tiny_suite
+
+COMMANDS = {
+    "report": ("report", "--suite", "./tiny.toml"),
+    "page": ("report", "--suite", "./tiny.toml", "--format", "html"),
+    "list": ("report", "--suite", "./tiny.toml", "--format", "csv"),
+    "data": ("report", "--suite", "./tiny.toml", "--format", "json"),
+    "check": ("check", "--suite", "./tiny.toml", "--against", "reference.json"),
+    "update": (
+        "check",
+        "--suite",
+        "./tiny.toml",
+        "--against",
+        "new.json",
+        "--update",
+        "--reason=x",
+    ),
+}
+CODES = (0, 1, 2, 3)  # a check finds cells worse, or that it cannot judge
+
+
+@cache
+def _good() -> tuple[dict, str, list]:
+    """A record, the reference, and all records."""
+    with folder_of_its_own() as folder:
+        suite = tiny_suite(folder)
+        records = [_complete(record) for record in cells(suite)]
+        update(folder / "reference.json", records, suite=suite, reason="the tests")
+        first = json.loads(json.dumps(records[0].as_dict()))
+        return first, (folder / "reference.json").read_text(), records
+
+
+def _complete(record):
+    """With all that a record of a trained and swept cell holds."""
+    tried = {"learning_rate": 1e-3, "weight_decay": 0.0, "validation_accuracy": 61.0,
+             "test_accuracy": 60.0}  # fmt: skip
+    swept = {"trials": 2, "test_reads": 1, "best": tried, "paper": tried,
+             "decades_within_one_point": 1.5}  # fmt: skip
+    units = ("module_1", "module_2")
+    trains = record.method != "random_init"
+    return replace(
+        record,
+        metrics={**record.metrics, **({"train/steps": 4.0} if trains else {})},
+        losses=[{"epoch": e, "module_1": 2.3, "module_2": 2.0} for e in (1, 2)] if trains else [],
+        probe_curves={unit: [[1e-3, 50.0], [1e-1, 61.0]] for unit in units},
+        isolation={u: {v: float(u == v) for v in units} for u in units} if trains else {},
+        sweeps={"module_2": swept},
+    )
+
+
+def _fed(content: bytes, command, *, reference: bytes | None = None):
+    """The answer to a command where the first record, or the reference, is `content`."""
+    _, good, records = _good()
+    with folder_of_its_own() as folder:
+        (folder / "tiny.toml").write_text(TOML)
+        (folder / "reference.json").write_bytes(good.encode() if reference is None else reference)
+        runs = RunsFolder(folder / "runs")
+        for record in records:
+            runs.save(record)
+        if reference is None:
+            (runs.folder_of(records[0]) / RECORD).write_bytes(content)
+        check_answer(gim_bench(*COMMANDS[command]), codes=CODES)
+
+
+def _json(tree) -> bytes:
+    """As json.dumps writes it, which has words for what is not finite."""
+    return json.dumps(tree).encode()
+
+
+@fed(40, data=st.data(), command=st.sampled_from(list(COMMANDS)))
+def test_a_record_with_one_thing_wrong_is_answered_in_a_line(data, command):
+    """With a seal of its own: another program wrote it so."""
+    record, _, _ = _good()
+    wrong = data.draw(altered(record))
+    _fed(_json(sealed(wrong) if isinstance(wrong, dict) else wrong), command)
+
+
+@fed(20, data=st.data(), command=st.sampled_from(list(COMMANDS)))
+def test_a_damaged_record_is_answered_in_a_line(data, command):
+    record, _, _ = _good()
+    _fed(data.draw(damaged((_json(record),))), command)
+
+
+@fed(20, content=VALUES.map(_json), command=st.sampled_from(list(COMMANDS)))
+def test_other_json_than_a_record_is_answered_in_a_line(content, command):
+    _fed(content, command)
+
+
+@fed(30, data=st.data())
+def test_a_reference_with_one_thing_wrong_is_answered_in_a_line(data):
+    _, reference, _ = _good()
+    tree = data.draw(altered(json.loads(reference)))
+    _fed(b"", "check", reference=_json(tree))
+
+
+@fed(15, data=st.data())
+def test_a_damaged_reference_is_answered_in_a_line(data):
+    _, reference, _ = _good()
+    _fed(b"", "check", reference=data.draw(damaged((reference.encode(),))))
