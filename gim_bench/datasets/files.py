@@ -83,10 +83,11 @@ class Stamp:
 
     size: int  # bytes
     mtime_ns: int
+    ctime_ns: int  # which, unlike the former, no program can set
 
 
 class KnownChecksums:
-    """Checksums remembered in a JSON file for as long as a file keeps its size and mtime."""
+    """Checksums remembered in a JSON file for as long as a file keeps its stamp."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -127,7 +128,7 @@ class KnownChecksums:
 
     def _save(self, progress: Progress) -> None:
         entries = {
-            name: [stamp.size, stamp.mtime_ns, checksums.sha256, checksums.md5]
+            name: [stamp.size, stamp.mtime_ns, stamp.ctime_ns, checksums.sha256, checksums.md5]
             for name, (stamp, checksums) in self._known.items()
         }
         try:
@@ -164,7 +165,7 @@ def stamp_of(path: Path) -> Stamp:
         raise unreadable(error) from None
     if not stat.S_ISREG(status.st_mode):  # to read a pipe or a device might never end
         raise DataError(f"cannot read {path} (it is no regular file): remove it")
-    return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
+    return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
 
 def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
@@ -176,10 +177,13 @@ def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
         return {}
 
 
-def _entry(size: int, mtime_ns: int, sha256: str, md5: str) -> tuple[Stamp, Checksums]:
+def _entry(
+    size: int, mtime_ns: int, ctime_ns: int, sha256: str, md5: str
+) -> tuple[Stamp, Checksums]:
     if len(sha256) != 64 or len(md5) != 32:
         raise ValueError("digits are missing")
-    return Stamp(size=size, mtime_ns=mtime_ns), Checksums(sha256=sha256, md5=md5)
+    stamp = Stamp(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+    return stamp, Checksums(sha256=sha256, md5=md5)
 
 
 # -- folders -------------------------------------------------------------------------------------
