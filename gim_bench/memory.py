@@ -16,6 +16,8 @@ import psutil
 import torch
 
 SAMPLING_SECONDS = 0.01
+# The environment variable by which glibc gives back blocks from that size on at once.
+MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 NOT_AVAILABLE = 2**64 - 1  # what NVML gives in place of a number of bytes that it cannot tell
 
 
@@ -116,7 +118,7 @@ class _HostPeak:
                 "host_peak_bytes": peak,
                 "host_over_baseline_bytes": max(0, peak - self._baseline),
             },
-            notes={"host": f"{how}; baseline {self._baseline} bytes before it"},
+            notes={"host": f"{how}; baseline {self._baseline} bytes before it{_given_back()}"},
         )
 
     def _high_water_mark(self) -> int:
@@ -187,6 +189,11 @@ class _GpuPeak:
                 f"to the driver, process {os.getpid()} is another one (a container): it holds less "
                 f"than PyTorch does here"
             )
+
+
+def _given_back() -> str:
+    threshold = os.environ.get(MMAP_THRESHOLD)
+    return "" if threshold is None else f"; blocks of {threshold} bytes are given back once free"
 
 
 def _sampled(times: int) -> str:

@@ -60,6 +60,17 @@ def test_what_this_process_holds_is_no_part_of_a_cell_s_peak(suite, runs):
 
 
 @pytest.mark.slow
+def test_peaks_of_the_same_cell_are_the_same(suite, runs):
+    """To a tenth: the tiny cell trains in about 20 MB. The variable is not left behind."""
+    cell = tiny_cell(suite, "gim")
+    records = [run_apart(cell, tiny_bench(suite), runs=runs) for _ in range(3)]
+    peaks = [record.metrics["memory/host_over_baseline_bytes"] for record in records]
+    assert max(peaks) < 1.1 * min(peaks)
+    assert "given back once free" in records[0].provenance["memory"]["training"]["host"]
+    assert apart.MMAP_THRESHOLD not in os.environ
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("life", "reason"),
     [(killed, "does not fit: the process was killed"), (broken_off, "exit code 3")],

@@ -56,9 +56,9 @@ LOSS = Kind(
 MEMORY = Kind(
     name="memory",
     worse=Worse.HIGHER,
-    floor=16 * 2**20,
+    floor=4 * 2**20,
     share=0.10,
-    reason="10 %, or 16 MiB: allocators round up, and libraries load what they first need",
+    reason="10 %, or 4 MiB: allocators round up, and libraries load what they first need",
 )
 SPEED = Kind(
     name="speed",
