@@ -52,6 +52,8 @@ class Checkpoints:
     def _write(self, content: Mapping[str, Any]) -> None:
         paths = self._paths()
         number = _number(paths[-1]) + 1 if paths else 1
+        for begun in self.folder.glob("*checkpoint-*.part*"):  # by a process that was killed
+            begun.unlink()
         part = self.folder / f"checkpoint-{number:06}.part"
         try:
             with atomically(part) as file:

@@ -298,6 +298,15 @@ def test_one_is_due_after_its_time_and_at_the_end_of_an_epoch_after_a_tenth_of_i
     assert not written.due(epoch_ended=True)
 
 
+def test_what_killed_processes_had_begun_to_write_does_not_pile_up(tmp_path):
+    for number in range(3):
+        (tmp_path / f".checkpoint-00000{number}.part.123-abcd").write_bytes(b"begun")
+        (tmp_path / f"checkpoint-00000{number}.part").write_bytes(b"written, not named")
+    saved = always(tmp_path)
+    saved.save({"step": 1})
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_clearing_leaves_no_folder(tmp_path):
     always(tmp_path / "c").save({"number": 1})
     always(tmp_path / "c").clear()

@@ -57,8 +57,8 @@ MEMORY = Kind(
     name="memory",
     worse=Worse.HIGHER,
     floor=4 * 2**20,
-    share=0.10,
-    reason="10 %, or 4 MiB: allocators round up, and libraries load what they first need",
+    share=0.15,
+    reason="15 %, or 4 MiB: allocators round up, and libraries load what they first need",
 )
 SPEED = Kind(
     name="speed",
