@@ -608,11 +608,12 @@ def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
 
 def test_what_another_process_swept_meanwhile_stays(finished, monkeypatch):
     """It saved its sweep in the midst of the test."""
+    other = finished.sweep(trials=2).sweeps["module_2"]
     test_accuracies = probe_rates.Frozen.test_accuracies
 
     def slow(frozen, probes):
         newest = frozen.newest()
-        frozen.runs.save_sweeps(replace(newest, sweeps={"other": {"curve": []}}))
+        frozen.runs.save_sweeps(replace(newest, sweeps={"other": other}))
         return test_accuracies(frozen, probes)
 
     monkeypatch.setattr(probe_rates.Frozen, "test_accuracies", slow)

@@ -1,5 +1,6 @@
 """Records mirrored to a real SQLite store, as `mlflow ui` would open it."""
 
+import hashlib
 import json
 import re
 import socket
@@ -24,6 +25,10 @@ START, END = 1_793_527_200_000, 1_793_527_260_000  # 2026-11-01T10:00 and 10:01 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
+def key_of(method, seed):
+    return hashlib.sha256(f"{method} {seed}".encode()).hexdigest()
+
+
 def cell(method="gim", *, seed=0, accuracy=60.0, **changes):
     return Record(
         **{
@@ -31,7 +36,7 @@ def cell(method="gim", *, seed=0, accuracy=60.0, **changes):
             "method": method,
             "dataset": "photos",
             "seed": seed,
-            "key": f"{method}-{seed}",
+            "key": key_of(method, seed),
             "status": Status.DONE,
             "metrics": {"accuracy": accuracy, "accuracy/module_1": 55.5},
             "config": {
@@ -115,7 +120,7 @@ def test_a_run_is_found_by_what_people_group_and_filter_by(tracker):
     tracker.mirror(cell(seed=3))
     tracker.mirror(cell("cpc"))
     wanted = {
-        "gim_bench.key": "gim-3",
+        "gim_bench.key": key_of("gim", 3),
         "suite": "quickstart",
         "method": "gim",
         "seed": "3",
@@ -442,8 +447,20 @@ def test_more_runs_than_one_page_of_mlflow_are_all_found(tracker, monkeypatch):
 
 
 SWEPT = {
-    "best": {"learning_rate": 0.01, "validation_accuracy": 71.0},
-    "paper": {"learning_rate": 0.001, "validation_accuracy": 70.0},
+    "trials": 3,
+    "decades_within_one_point": 1.0,
+    "best": {
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "validation_accuracy": 71.0,
+        "test_accuracy": 69.0,
+    },
+    "paper": {
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "validation_accuracy": 70.0,
+        "test_accuracy": 68.0,
+    },
     "curve": [
         {
             "learning_rate": rate,
@@ -475,7 +492,7 @@ def test_the_trials_of_a_sweep_are_child_runs_that_are_found_by_tag(tracker):
     (parent,) = runs(tracker, "tags.kind = 'sweep'")
     trials = runs(tracker, "tags.kind = 'probe_trial' and tags.module = 'module_2'")
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
-    assert {run.data.tags["gim_bench.key"] for run in trials} == {"gim-0"}
+    assert {run.data.tags["gim_bench.key"] for run in trials} == {key_of("gim", 0)}
     found = {float(run.data.params["learning_rate"]): run.data.metrics for run in trials}
     assert found == {
         1e-3: {"validation_accuracy": 70.0, "validation_loss": 1.5},
