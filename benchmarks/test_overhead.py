@@ -1,9 +1,11 @@
 """What stands around training: an epoch of quickstart's GIM bare, and as `run` does it; MLflow.
 
 Seconds are of this process's processors, not of the clock: on a machine with other jobs the few
-per cent that are looked for here would drown.
+per cent that are looked for here would drown. An epoch is short: what is done once for each cell
+(audit, calibration, record) weighs eight times as much here as in quickstart.
 """
 
+import ctypes
 import itertools
 import time
 from pathlib import Path
@@ -28,6 +30,19 @@ pytestmark = [
     # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blocks_are_kept() -> None:
+    """Blocks of up to 32 MiB stay with the process when they are freed, if it has glibc.
+
+    Else it may come to hand them back at every step, and page faults then cost more than is
+    looked for here: in about half of all runs, bare ones or not (docs/experiments.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+        assert mallopt(m_mmap_threshold, 2**25) == mallopt(m_trim_threshold, 2**30) == 1
 
 
 @pytest.fixture(scope="module")

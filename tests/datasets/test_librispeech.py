@@ -392,7 +392,6 @@ def test_verify_reads_and_decodes_everything_again(root, data, decodings):
     status = path.stat()
     alter(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    data().prepare()  # the price of a warm start
     assert str(path) in refusal(data(), LibriSpeech.verify)
 
 
