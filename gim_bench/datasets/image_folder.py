@@ -71,7 +71,7 @@ class ImageFolder(FileDataset):
             pass
 
     def fingerprint(self) -> str:
-        """sha256 of the names and contents of all images; a warm start looks at sizes and times alone."""
+        """sha256 of the names and contents of all images; a warm start looks at their stamps."""
         return self._fingerprint
 
     def targets(self) -> Sequence[Target]:

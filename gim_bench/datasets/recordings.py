@@ -140,7 +140,7 @@ class SpeechFiles(FileDataset):
             pass
 
     def fingerprint(self) -> str:
-        """sha256 of the names and contents of all files; a warm start looks at sizes and times alone."""
+        """sha256 of the names and contents of all files; a warm start looks at their stamps."""
         return self._fingerprint
 
     @cached_property
