@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,10 +43,10 @@ class RunsFolder:
 
     def check_writable(self) -> None:
         """Raises: ConfigError in one line where records could not be written."""
-        probe = self.root / ".write-check"
         try:
-            write_atomically(probe, b"")
-            probe.unlink()
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Of a name of its own: processes that begin together would remove each other's.
+            tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
             raise ConfigError(
                 f"cannot write records to {self.root} ({error.strerror}): choose another folder "

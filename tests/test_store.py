@@ -4,6 +4,7 @@ import csv
 import json
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -313,6 +314,17 @@ def test_the_record_is_written_last(runs, monkeypatch):
 def test_a_writable_folder_is_made_and_left_empty(runs):
     runs.check_writable()
     assert list(runs.root.iterdir()) == []
+
+
+def test_processes_that_begin_together_do_not_remove_what_the_others_look_with(runs, monkeypatch):
+    """Whatever has a name goes the moment it is there, as another process would remove it."""
+    replace = Path.replace
+
+    def replace_and_lose(path, target):
+        replace(path, target).unlink()
+
+    monkeypatch.setattr(Path, "replace", replace_and_lose)
+    runs.check_writable()
 
 
 def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
