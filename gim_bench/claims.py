@@ -89,7 +89,7 @@ def owner_of(folder: Path) -> Owner | None:
     """Who has claimed the cell of that folder, if anybody."""
     try:
         return Owner.read(json.loads((folder / CLAIM).read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

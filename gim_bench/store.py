@@ -192,7 +192,7 @@ class RunsFolder:
         """
         try:
             noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return noted == {"to": to, "records": _identities(records)}
 

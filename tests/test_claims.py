@@ -78,9 +78,17 @@ def test_an_owner_that_cannot_be_seen_counts_as_dead_after_its_silence(seconds, 
     assert is_free(folder, lock) is free
 
 
-def test_what_is_no_claim_is_free_after_a_silence_too(folder, lock):
+NO_CLAIMS = {
+    "a word for a number": '{"pid": "twelve"}',
+    "a number without end": json.dumps(ABROAD.as_dict() | {"pid": float("inf")}),
+    "lists within lists": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NO_CLAIMS.values(), ids=NO_CLAIMS)
+def test_what_is_no_claim_is_free_after_a_silence_too(content, folder, lock):
     left_by(ABROAD, folder, seconds_ago=300)
-    (folder / CLAIM).write_text('{"pid": "twelve"}')
+    (folder / CLAIM).write_text(content)
     assert not is_free(folder, lock)
     os.utime(folder / CLAIM, (1, 1))
     assert is_free(folder, lock)

@@ -362,8 +362,9 @@ def test_a_summary_of_more_seeds_is_not_mirrored_yet(runs):
     assert not runs.is_mirrored(more, folder=runs.root / "tiny", to=TO)
 
 
-def test_a_damaged_note_means_mirroring_again(runs):
+@pytest.mark.parametrize("content", ['{"to":', "[" * 100_000], ids=["cut off", "deep"])
+def test_a_damaged_note_means_mirroring_again(content, runs):
     folder = runs.folder_of(record())
     runs.note_mirrored([record()], folder=folder, to=TO)
-    (folder / "mirrored.json").write_text('{"to":')
+    (folder / "mirrored.json").write_text(content)
     assert not runs.is_mirrored([record()], folder=folder, to=TO)

@@ -173,7 +173,7 @@ def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
     try:
         entries = json.loads(path.read_bytes()).items()
         return {name: _entry(*entry) for name, entry in entries}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -105,7 +105,16 @@ def test_fresh_checksums_are_read_again(file, tmp_path, reads):
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[1]", b"\xff\xfe", b'{"x": [1, 2]}', b'{"x": [1, 2, "ab", "cd"]}', b'{"x": 3}'],
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"x": [1, 2]}',
+        b'{"x": [1, 2, "ab", "cd"]}',
+        b'{"x": 3}',
+    ],
 )
 def test_damaged_memory_is_ignored_and_redone(file, tmp_path, damage):
     memory = tmp_path / "known.json"
