@@ -47,7 +47,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's table with its seal, by which it is known whether it was altered since."""
+    """The table with its seal, by which it is known whether it was altered since."""
     content = {name: value for name, value in table.items() if name != SEAL}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {**content, SEAL: seal}
