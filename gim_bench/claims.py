@@ -8,6 +8,7 @@ touch where it cannot. Files are looked at and changed under a lock of the suite
 import _thread
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ class Claim:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if owner_of(self._path.parent) not in {self.owner, None}:  # None: the run removed it
                 self._lost.set()
-                _thread.interrupt_main()  # ends what is under way, as Ctrl-C would
+                _thread.interrupt_main(_heeded())  # ends what is under way, as Ctrl-C would
                 return
             try:
                 os.utime(self._path)
@@ -83,6 +84,12 @@ def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
         yield claim
     finally:
         claim.let_go()
+
+
+def _heeded() -> signal.Signals:
+    """Ctrl-C, or SIGTERM where the former is ignored: in a script's background."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return signal.SIGTERM if ignored else signal.SIGINT
 
 
 def owner_of(folder: Path) -> Owner | None:

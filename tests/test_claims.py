@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from gim_bench import claims
 from gim_bench.claims import CLAIM, claimed, owner_of
+from gim_bench.interrupts import terminate_as_interrupt
 from gim_bench.owners import Owner
 
 ABROAD = Owner(host="far", machine="far away", pid=1, started=0.0)
@@ -114,6 +116,21 @@ def test_who_was_taken_over_is_stopped_and_leaves_the_other_claim(folder, lock, 
             time.sleep(10)
         assert claim.is_lost
     assert owner_of(folder) == ABROAD
+
+
+def test_so_it_is_in_the_background_of_a_script_which_has_it_ignore_ctrl_c(
+    folder, lock, monkeypatch
+):
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate_as_interrupt()
+    try:
+        with claimed(folder, lock=lock), pytest.raises(KeyboardInterrupt):
+            (folder / CLAIM).write_text(json.dumps(ABROAD.as_dict()))
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_of_many_at_once_one_gets_the_claim(folder, lock):
