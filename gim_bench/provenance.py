@@ -89,7 +89,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints, stripped; None where there is no git, or no repository."""
     try:
         done = subprocess.run(  # noqa: S603 - a constant command
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git
+            # The user's own git. To look must lock nothing: who was killed would leave the lock.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
             timeout=10,

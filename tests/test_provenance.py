@@ -1,6 +1,7 @@
 """Where a number comes from is found out, or said to be unknown; never guessed."""
 
 import json
+import os
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -52,6 +53,16 @@ def test_a_changed_file_makes_the_checkout_dirty(package, git):
     git("commit", "--quiet", "-m", "first")
     (package / "__init__.py").write_text("changed = True\n")
     assert provenance.git_state()["git_dirty"] is True
+
+
+def test_to_look_writes_nothing_into_the_checkout(package, git):
+    """Nor locks it: a process killed meanwhile would leave a lock that stops the user's own git."""
+    git("add", "gim_bench")
+    git("commit", "--quiet", "-m", "first")
+    os.utime(package / "__init__.py", (1, 1))
+    before = (package.parent / ".git" / "index").read_bytes()
+    assert provenance.git_state()["git_dirty"] is False
+    assert (package.parent / ".git" / "index").read_bytes() == before
 
 
 def test_results_beside_the_code_do_not_make_it_dirty(package, git):
