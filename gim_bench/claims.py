@@ -5,7 +5,6 @@ claim of an owner who has died is free at once where that can be seen, and after
 touch where it cannot. Files are looked at and changed under a lock of the suite.
 """
 
-import _thread
 import json
 import os
 import signal
@@ -57,7 +56,7 @@ class Claim:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if owner_of(self._path.parent) not in {self.owner, None}:  # None: the run removed it
                 self._lost.set()
-                _thread.interrupt_main(_heeded())  # ends what is under way, as Ctrl-C would
+                _end_what_is_under_way()
                 return
             try:
                 os.utime(self._path)
@@ -86,10 +85,13 @@ def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
         claim.let_go()
 
 
-def _heeded() -> signal.Signals:
-    """Ctrl-C, or SIGTERM where the former is ignored: in a script's background."""
+def _end_what_is_under_way() -> None:
+    """As Ctrl-C would; as SIGTERM where the former is ignored: in a script's background."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    return signal.SIGTERM if ignored else signal.SIGINT
+    main = threading.main_thread().ident
+    assert main is not None
+    # Not `_thread.interrupt_main`, which does not wake up who waits for another process.
+    signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def owner_of(folder: Path) -> Owner | None:
