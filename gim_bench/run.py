@@ -517,10 +517,10 @@ def _kept_outputs(model: Model, *, folder: Path) -> Path:
 
 def _checkpoints(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
     """Only the same code goes on from them: half a training each by two would be neither's."""
-    commit = provenance.git_state().get("git_commit")
+    code = provenance.code_sha256(method_class(cell.config.method.like))
     return Checkpoints(
         folder / f"{model.prefix}checkpoints",
-        made_by=f"cell {cell.key}, commit {commit}, PyTorch {torch.__version__}",
+        made_by=f"cell {cell.key}, code {code[:16]}, PyTorch {torch.__version__}",
         every_seconds=bench.checkpoint_seconds,
         progress=bench.progress,
     )

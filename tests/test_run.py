@@ -1168,6 +1168,17 @@ def test_an_interrupted_cell_ends_as_one_that_never_was(tmp_path):
     assert not list(runs.root.glob("**/checkpoint*"))
 
 
+def test_another_version_of_a_method_does_not_go_on_from_what_the_one_before_left(
+    tmp_path, monkeypatch
+):
+    """Half a training each by two would be neither's."""
+    suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    assert interrupted_cell(cell, suite, runs, step=1)
+    monkeypatch.setattr("gim_bench.provenance.code_sha256", lambda *kinds: "f" * 64)
+    assert "resumed_at_step" not in run_cell(cell, tiny_bench(suite), runs=runs).provenance
+
+
 def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
     suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
     cell = tiny_cell(suite, "gim")
