@@ -42,7 +42,7 @@ from gim_bench.contract import (
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches, in_gray
 from gim_bench.datasets.windows import WindowBatches
-from gim_bench.errors import BenchError, DataError, TrainingError
+from gim_bench.errors import BenchError, DataError, TrainingError, one_line
 from gim_bench.interrupts import time_limit
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
@@ -718,7 +718,7 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     return replace(
         record,
         status=Status.FAILED,
-        error=reason,
+        error=one_line(reason),
         fits=fits,
         provenance={**record.provenance, **finished},
     )

@@ -180,7 +180,8 @@ class RunsFolder:
     def save_log(self, record: Record, text: str) -> Path:
         """The traceback of a failed cell. Raises: OSError."""
         path = self.folder_of(record) / LOG
-        write_atomically(path, text.encode())
+        # Names of files may be no text, and errors quote them.
+        write_atomically(path, text.encode(errors="backslashreplace"))
         return path
 
     # -- what has been mirrored ----------------------------------------------------------------

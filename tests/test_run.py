@@ -770,6 +770,15 @@ def test_an_error_nobody_foresaw_is_a_failed_record_with_a_log(suite, bench, tmp
 
 
 @pytest.mark.usefixtures("misbehaving")
+def test_an_error_that_cannot_be_printed_is_a_failed_record_that_can(bench, tmp_path):
+    """And be read back, which no record with half a character can."""
+    suite, runs = tiny_suite(tmp_path, 'methods=["unprintable"]'), RunsFolder(tmp_path / "runs")
+    record = run_cell(tiny_cell(suite, "unprintable"), bench, runs=runs)
+    assert record.error.startswith(r"RuntimeError: no file \x1b[31mcaf\udce9.jpg (traceback in ")
+    assert [found.error for found in runs.records("tiny")] == [record.error]
+
+
+@pytest.mark.usefixtures("misbehaving")
 def test_a_diverging_cell_fails_in_one_line_without_a_log(suite, bench, tmp_path):
     runs = RunsFolder(tmp_path)
     record = run_cell(tiny_cell(suite, "diverging"), bench, runs=runs)
