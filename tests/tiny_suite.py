@@ -250,7 +250,8 @@ class Observed(GreedyInfoMax):
 
 
 MISBEHAVING = {
-    name: f"tests.tiny_suite:{name.capitalize()}" for name in ("broken", "diverging", "interrupted", "unprintable")
+    name: f"tests.tiny_suite:{name.capitalize()}"
+    for name in ("broken", "diverging", "interrupted", "unprintable")
 }
 
 
