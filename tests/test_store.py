@@ -244,12 +244,16 @@ SWEPT = {"trials": 2, "decades_within_one_point": None, "paper": TRIED | {"test_
         {"provenance": {"threads": "two"}},
         {"losses": [{"module_1": 2.5}]},
         {"losses": [{"epoch": None, "module_1": 2.5}]},
+        {"losses": [{"epoch": float("nan"), "module_1": 2.5}]},
+        {"provenance": {"finished_at": "yesterday"}},
+        {"provenance": {"started_at": 5}},
         {"probe_curves": {"module_1": [[0.1]]}},
         {"isolation": {"module_1": {"module_1": 1.0}}},  # of no declared gradient flow
         {"isolation": [], "config": {"method": {"gradient_flow": "none"}}},
         {"sweeps": {"module_1": SWEPT | {"best": TRIED}}},
         {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "trials": "all"}}},
         {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "decades_within_one_point": "1"}}},
+        {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "curve": [TRIED]}}},
     ],
 )
 def test_a_record_that_readers_would_stumble_over_does_not_count(change, runs):
