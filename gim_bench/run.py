@@ -259,6 +259,8 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
         resumable = not isinstance(error, TrainingError)  # which would come again
+    if record.status is Status.DONE:
+        runs.put_encoders(record)
     runs.save(record)
     if not resumable:
         _clear(cell, bench, folder=runs.folder_of(record))

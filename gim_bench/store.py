@@ -32,6 +32,7 @@ MIRRORED = "mirrored.json"
 LOG = "error.log"
 SWEEP = "sweep.json"
 LOCK = ".lock"
+NEW = ".new"
 DAMAGED = "its record or encoder was altered or cut off since it was written"
 
 
@@ -113,13 +114,23 @@ class RunsFolder:
     def save_encoder(
         self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
     ) -> dict[str, str]:
-        """A trained encoder, as safetensors; its file's name and sha256. Raises: OSError."""
+        """A trained encoder, as safetensors; its file's name and sha256.
+
+        It lies beside that of a finished run before, whose record counts for as long as that is
+        there, until `put_encoders`. Raises: OSError.
+        """
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         content, file = save(tensors), f"{name}.safetensors"
-        write_atomically(self.folder_of(record) / file, content)
+        write_atomically(self.folder_of(record) / f"{file}{NEW}", content)
         return {file: hashlib.sha256(content).hexdigest()}
+
+    def put_encoders(self, record: Record) -> None:
+        """The encoders that were saved for the record take their places. Raises: OSError."""
+        for file in record.files:
+            path = self.folder_of(record) / file
+            path.with_name(f"{file}{NEW}").replace(path)
 
     def encoder_sha256(self, record: Record, *, name: str) -> str:
         """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""

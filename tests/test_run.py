@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gim_bench import capacity, metrics, registry, run, seeding
+from gim_bench import capacity, metrics, registry, run, seeding, table
 from gim_bench.audit import Audit, audit, flop_counter, leaks
 from gim_bench.capacity import Capacity
 from gim_bench.contract import (
@@ -1194,6 +1194,27 @@ def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
     before = run_cell(cell, tiny_bench(suite), runs=runs)
     interrupted_cell(cell, suite, runs, step=1)
     assert _as_read(before) in runs.records("tiny")
+
+
+def test_so_does_one_that_is_interrupted_between_two_models_that_come_out_otherwise(
+    speech_suite, speech_bench, tmp_path, monkeypatch
+):
+    """As they do on a GPU, or after the code was changed."""
+    runs, cell = RunsFolder(tmp_path), tiny_cell(speech_suite, "supervised")
+    before = run_cell(cell, speech_bench, runs=runs)
+
+    def otherwise(trainer, *arguments, **options):
+        if "phone" in options["title"]:
+            raise KeyboardInterrupt
+        trained = fit(trainer, *arguments, **options)
+        with torch.no_grad():
+            next(trainer.learner.parameters()).add_(1)
+        return trained
+
+    monkeypatch.setattr(run, "fit", otherwise)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, speech_bench, runs=runs)
+    assert table.found(cell, runs) == _as_read(before)
 
 
 def test_a_cell_that_takes_longer_than_it_may_is_a_failure_that_can_be_gone_on_with(tmp_path):

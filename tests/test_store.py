@@ -159,7 +159,7 @@ def test_the_encoders_weights_are_read_back_bit_for_bit(runs):
         "stages.0.weight": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
         "bias": torch.randn(4, requires_grad=True),
     }
-    runs.save_encoder(record(), weights, name="encoder")
+    runs.put_encoders(record(files=runs.save_encoder(record(), weights, name="encoder")))
     read = load_file(runs.folder_of(record()) / "encoder.safetensors")
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
@@ -168,7 +168,8 @@ def test_the_encoders_weights_are_read_back_bit_for_bit(runs):
 def test_each_of_a_cells_encoders_has_a_file_of_its_own(runs):
     """Supervised methods on speech train two models."""
     for number, name in enumerate(("speaker_encoder", "phone_encoder")):
-        runs.save_encoder(record(), {"bias": torch.full((3,), number)}, name=name)
+        weights = {"bias": torch.full((3,), number)}
+        runs.put_encoders(record(files=runs.save_encoder(record(), weights, name=name)))
     folder = runs.folder_of(record())
     assert load_file(folder / "speaker_encoder.safetensors")["bias"].tolist() == [0, 0, 0]
     assert load_file(folder / "phone_encoder.safetensors")["bias"].tolist() == [1, 1, 1]
@@ -176,8 +177,19 @@ def test_each_of_a_cells_encoders_has_a_file_of_its_own(runs):
 
 def test_an_encoder_without_weights_is_an_empty_file_of_its_kind(runs):
     """As MFCC's, which learns nothing."""
-    runs.save_encoder(record(), {}, name="encoder")
+    runs.put_encoders(record(files=runs.save_encoder(record(), {}, name="encoder")))
     assert load_file(runs.folder_of(record()) / "encoder.safetensors") == {}
+
+
+def test_a_new_encoder_leaves_a_finished_record_what_it_names_until_it_is_put_in_place(runs):
+    first, second = ({"bias": torch.full((3,), number)} for number in (1, 2))
+    before = record(files=runs.save_encoder(record(), first, name="encoder"))
+    runs.put_encoders(before)
+    runs.save(before)
+    after = record(files=runs.save_encoder(record(), second, name="encoder"))
+    assert found(runs) == before
+    runs.put_encoders(after)
+    assert found(runs) is None
 
 
 def test_the_log_of_a_failed_cell_lies_beside_its_record(runs):
