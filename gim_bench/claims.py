@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gim_bench.atomic import write_atomically
@@ -45,12 +45,14 @@ class Claim:
         self._beating.start()
 
     def let_go(self) -> None:
-        """Unless it is another's by now."""
+        """Unless it is another's by now. A folder that held nothing else goes, too."""
         self._over.set()
         self._beating.join()
         with locked(self._lock):
             if owner_of(self._path.parent) == self.owner:
                 self._path.unlink()
+                with suppress(OSError):
+                    self._path.parent.rmdir()
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):

@@ -254,7 +254,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
             record = _done(record, finished, largest=_largest_batch(cell, bench))
         resumable = False  # nothing is left to be resumed
     except Abandoned:
-        shutil.rmtree(runs.folder_of(record))
+        runs.remove(record)
         raise
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)

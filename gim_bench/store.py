@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from gim_bench.atomic import write_atomically
-from gim_bench.claims import Claim, claimed
+from gim_bench.claims import CLAIM, Claim, claimed
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.records import finite, read_record, record_json
@@ -110,6 +111,20 @@ class RunsFolder:
         if not record.sweeps:
             (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
         write_atomically(folder / RECORD, record_json(record).encode())
+
+    def remove(self, record: Record) -> None:
+        """Nothing is left of the cell, but for a claim: until that is let go, no other may begin.
+
+        Raises: OSError.
+        """
+        folder = self.folder_of(record)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != CLAIM:
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
     def save_encoder(
         self, record: Record, weights: "Mapping[str, Tensor]", *, name: str

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gim_bench.claims import owner_of
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.records import sealed
@@ -322,6 +323,18 @@ def test_the_record_is_written_last(runs, monkeypatch):
     runs.save(record())
     assert written[-1] == RECORD
     assert set(written) == {RECORD, "config.toml", "losses.csv"}
+
+
+def test_what_is_left_of_a_cell_that_was_removed_is_who_is_at_it(runs):
+    """Or another process would begin it in the folder that is being removed."""
+    identity = {"method": "gim", "seed": record().seed, "key": record().key}
+    with runs.claimed("tiny", **identity) as claim:
+        runs.save(record())
+        runs.save_features(record(), torch.zeros(1), name="f", encoder="e")
+        runs.remove(record())
+        assert [path.name for path in runs.folder_of(record()).iterdir()] == ["claim.json"]
+        assert claim.owner == owner_of(runs.folder_of(record()))
+    assert not runs.folder_of(record()).exists()
 
 
 # -- writable --------------------------------------------------------------------------------------
