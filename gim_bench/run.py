@@ -53,6 +53,7 @@ from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
 
 CHECKPOINT_SECONDS = 60.0
+NOT_WRITTEN = "cannot be written"  # what the reason of a cell begins with that a full disk ended
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -712,7 +713,7 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     if not fits:
         reason = f"does not fit: {reason.splitlines()[0]}"
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
-        reason = f"cannot be written: {reason}"
+        reason = f"{NOT_WRITTEN}: {reason}"
     elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
         reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"

@@ -99,7 +99,7 @@ def test_a_record_that_cannot_be_written_is_said_in_a_line(runs, tmp_path, capfd
         record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert record.error == "its record could not be written: is there room on the disk?"
+    assert record.error == "cannot be written: its record; is there room on the disk?"
     assert capfd.readouterr().err == ""
 
 
