@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +103,18 @@ def owner_of(folder: Path) -> Owner | None:
         return Owner.read(json.loads((folder / CLAIM).read_bytes()))
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def seems_held(folder: Path) -> bool:
+    """Whether somebody seems to be at the cell; by this machine's clock, and without the lock."""
+    owner = owner_of(folder)
+    gone = True if owner is None else owner.is_gone()
+    if gone is not None:
+        return not gone
+    try:
+        return time.time() - (folder / CLAIM).stat().st_mtime <= SILENT_SECONDS
+    except OSError:
+        return False
 
 
 def _is_free(path: Path, *, clock: Path) -> bool:
