@@ -18,10 +18,11 @@ from gim_bench.contract import Dataset, Record, Silence, Status
 from gim_bench.errors import TimeLimitError
 from gim_bench.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.memory import MMAP_THRESHOLD
-from gim_bench.run import Bench, Cell, begun, run_cell
+from gim_bench.run import NOT_WRITTEN, Bench, Cell, begun, run_cell
 from gim_bench.store import RunsFolder
 
 FAREWELL_SECONDS = 60.0  # for its checkpoint
+WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
 MMAP_THRESHOLD_BYTES = 128 * 1024  # glibc's own to begin with
 
 
@@ -123,6 +124,8 @@ def _run(
         run_cell(cell, bench, runs=RunsFolder(runs))
     except KeyboardInterrupt:  # the other process says what there is to say
         sys.exit(128 + signal.SIGTERM)
+    except OSError:  # so it does here, or meets the same
+        sys.exit(WITHOUT_RECORD)
 
 
 def _end_with_parent() -> None:
@@ -135,4 +138,6 @@ def _end_with_parent() -> None:
 def _why(exit_code: int | None) -> str:
     if exit_code == -signal.SIGKILL:
         return "does not fit: the process was killed by the system, as it does when memory is full"
+    if exit_code == WITHOUT_RECORD:
+        return f"{NOT_WRITTEN}: its record; is there room on the disk?"
     return f"its process ended with exit code {exit_code} and left no result"

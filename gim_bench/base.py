@@ -91,6 +91,11 @@ def read_base(folder: Path) -> Base:
             f"--from {folder} holds {found}: name the folder of a finished cell, as in "
             f"runs/<suite>/<method>/seed-0-1a2b3c4d"
         )
+    if not isinstance(record.config.get("method", {}).get("like"), str):
+        raise ConfigError(
+            f"--from {folder}: its record does not say what it was trained by: use a cell that "
+            f"this version has run"
+        )
     try:
         sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         with safe_open(folder / WEIGHTS, framework="numpy") as file:
@@ -123,4 +128,5 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _blocks(encoder: Mapping[str, Any]) -> list[int]:
     """Of each of its modules, where it is made of blocks."""
-    return list(encoder.get("blocks") or ())
+    blocks = encoder.get("blocks") or ()
+    return list(blocks) if isinstance(blocks, (list, tuple)) else [blocks]

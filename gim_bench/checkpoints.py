@@ -91,12 +91,12 @@ class Checkpoints:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """What is in it; None if that is not what was written."""
-    if not path.stem.endswith(f"-{_digest(path)}"):
-        return None
     try:
+        if not path.stem.endswith(f"-{_digest(path)}"):
+            return None
         with warnings.catch_warnings(action="ignore"):  # of pickles by something else
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # written whole, but by something else: damaged pickles raise nearly anything
+    except Exception:  # unreadable, or by something else: damaged pickles raise nearly anything
         return None
     return found if isinstance(found, dict) and found.keys() == {"made_by", "state"} else None
 

@@ -5,12 +5,13 @@ claim of an owner who has died is free at once where that can be seen, and after
 touch where it cannot. Files are looked at and changed under a lock of the suite.
 """
 
-import _thread
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gim_bench.atomic import write_atomically
@@ -45,18 +46,20 @@ class Claim:
         self._beating.start()
 
     def let_go(self) -> None:
-        """Unless it is another's by now."""
+        """Unless it is another's by now. A folder that held nothing else goes, too."""
         self._over.set()
         self._beating.join()
         with locked(self._lock):
             if owner_of(self._path.parent) == self.owner:
                 self._path.unlink()
+                with suppress(OSError):
+                    self._path.parent.rmdir()
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if owner_of(self._path.parent) not in {self.owner, None}:  # None: the run removed it
                 self._lost.set()
-                _thread.interrupt_main()  # ends what is under way, as Ctrl-C would
+                _end_what_is_under_way()
                 return
             try:
                 os.utime(self._path)
@@ -85,12 +88,33 @@ def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
         claim.let_go()
 
 
+def _end_what_is_under_way() -> None:
+    """As Ctrl-C would; as SIGTERM where the former is ignored: in a script's background."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    main = threading.main_thread().ident
+    assert main is not None
+    # Not `_thread.interrupt_main`, which does not wake up who waits for another process.
+    signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
+
+
 def owner_of(folder: Path) -> Owner | None:
     """Who has claimed the cell of that folder, if anybody."""
     try:
         return Owner.read(json.loads((folder / CLAIM).read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def seems_held(folder: Path) -> bool:
+    """Whether somebody seems to be at the cell; by this machine's clock, and without the lock."""
+    owner = owner_of(folder)
+    gone = True if owner is None else owner.is_gone()
+    if gone is not None:
+        return not gone
+    try:
+        return time.time() - (folder / CLAIM).stat().st_mtime <= SILENT_SECONDS
+    except OSError:
+        return False
 
 
 def _is_free(path: Path, *, clock: Path) -> bool:

@@ -38,6 +38,7 @@ app.add_typer(data_app, name="data")
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+LONGEST_SECONDS = 10**8  # three years; clocks cannot be set to any number
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="A shipped suite, or a TOML file.")]
 SetOption = Annotated[
@@ -78,8 +79,9 @@ def main() -> NoReturn:
             ending.__context__.__cause__, KeyboardInterrupt
         ):
             raise
-        print("interrupted; what was finished is kept, run the same again", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _say_interrupted()
+    except KeyboardInterrupt:  # before Typer has begun, or after it has ended
+        _say_interrupted()
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
@@ -93,6 +95,11 @@ def main() -> NoReturn:
         )
         sys.exit(FAILED)
     sys.exit(0)
+
+
+def _say_interrupted() -> NoReturn:
+    print("interrupted; what was finished is kept, run the same again", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -119,7 +126,11 @@ def run(
     ] = 60.0,
     cell_timeout: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds after which a cell is given up, to be tried next time."),
+        typer.Option(
+            min=1,
+            max=LONGEST_SECONDS,
+            help="Seconds after which a cell is given up, to be tried next time.",
+        ),
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Finished cells, too.")] = False,
     why: Annotated[

@@ -75,8 +75,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     # Again and again, for an exception that is raised within a destructor comes to nothing.
     signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_SECONDS)
     try:
-        yield
-    except _TimeIsUp:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _TimeIsUp:  # as late as while it is called off
         raise TimeLimitError(f"took longer than --cell-timeout {seconds:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -41,7 +41,7 @@ class Owner:
                 pid=int(table["pid"]),
                 started=float(table["started"]),
             )
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             return None
         return found
 

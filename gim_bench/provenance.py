@@ -1,9 +1,11 @@
 """Where a number comes from: code, packages, hardware, settings of the machine."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -56,6 +58,29 @@ def git_state() -> dict[str, Any]:
     return {"git_commit": commit, "git_dirty": bool(status)}
 
 
+def code_sha256(*kinds: type) -> str:
+    """Of the sources of this package, and of the packages that `kinds` and their bases are of."""
+    names = {cls.__module__.partition(".")[0] for kind in kinds for cls in kind.__mro__}
+    ours = (names | {"gim_bench"}) - {"torch"} - sys.stdlib_module_names
+    sums = [_sources_sha256(name) for name in sorted(ours)]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+@cache
+def _sources_sha256(name: str) -> str:
+    """Of every source file of the package, or of the module that stands alone, of that name."""
+    module = sys.modules[name]
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    if not files and module.__file__ is not None:
+        files = [Path(module.__file__)]
+    return hashlib.sha256(b"".join(_sha256(file) for file in files)).hexdigest()
+
+
+def _sha256(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
+
+
 @cache
 def cpu_name() -> str:
     """The processor's model name."""
@@ -89,7 +114,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints, stripped; None where there is no git, or no repository."""
     try:
         done = subprocess.run(  # noqa: S603 - a constant command
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git
+            # The user's own git. To look must lock nothing: who was killed would leave the lock.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],  # noqa: S607
             capture_output=True,
             text=True,
             timeout=10,

@@ -9,10 +9,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gim_bench.config import Name
 from gim_bench.contract import Record, Status
@@ -47,7 +48,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's table with its seal, by which it is known whether it was altered since."""
+    """The table with its seal, by which it is known whether it was altered since."""
     content = {name: value for name, value in table.items() if name != SEAL}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {**content, SEAL: seal}
@@ -72,6 +73,18 @@ def finite(value: Any) -> Any:
 # -- what is read --------------------------------------------------------------------------------
 
 
+def _moment(text: str) -> str:
+    """Raises: ValueError where it is no ISO 8601 time."""
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except OverflowError as error:
+        raise ValueError("a time before or after all times") from error
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+
+
 class _Tried(BaseModel):
     """One rate of a sweep, with its accuracies in percent."""
 
@@ -81,6 +94,17 @@ class _Tried(BaseModel):
     weight_decay: float
     validation_accuracy: float
     test_accuracy: float
+
+
+class _Trial(BaseModel):
+    """One point of a sweep's curve."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    learning_rate: float
+    weight_decay: float
+    validation_accuracy: float
+    validation_loss: float | None
 
 
 class _Swept(BaseModel):
@@ -93,6 +117,7 @@ class _Swept(BaseModel):
     paper: _Tried
     decades_within_one_point: float | None
     test_reads: int = 1
+    curve: list[_Trial] = []
 
 
 class _Method(BaseModel):
@@ -124,6 +149,14 @@ class _Provenance(BaseModel):
     versions: dict[str, str] | None = None
     threads: int | None = None
     gpu: str | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+
+
+def _epoch(row: Mapping[str, float | None]) -> float:
+    """Of a row of losses; not a number where it has none."""
+    epoch = row.get("epoch")
+    return math.nan if epoch is None else epoch
 
 
 class _Stored(BaseModel):
@@ -153,7 +186,7 @@ class _Stored(BaseModel):
     def _can_be_drawn(self) -> "_Stored":
         if len({frozenset(row) for row in self.isolation.values()}) > 1:
             raise ValueError("norms of gradients that are no matrix")
-        if any(row.get("epoch") is None for row in self.losses):
+        if not all(math.isfinite(_epoch(row)) for row in self.losses):
             raise ValueError("losses of no epoch")
         if self.isolation and "gradient_flow" not in self.config.method.model_fields_set:
             raise ValueError("norms of gradients and no word on where they should flow")

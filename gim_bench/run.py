@@ -42,7 +42,7 @@ from gim_bench.contract import (
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.crops import ImageBatches, in_gray
 from gim_bench.datasets.windows import WindowBatches
-from gim_bench.errors import BenchError, DataError, TrainingError
+from gim_bench.errors import BenchError, DataError, TrainingError, one_line
 from gim_bench.interrupts import time_limit
 from gim_bench.kept_outputs import Keeper
 from gim_bench.nn.conv_gru import ConvGRUEncoder
@@ -53,6 +53,7 @@ from gim_bench.store import RunsFolder
 from gim_bench.training import VALIDATION, Trained, Trainer, fit, joined
 
 CHECKPOINT_SECONDS = 60.0
+NOT_WRITTEN = "cannot be written"  # what the reason of a cell begins with that a full disk ended
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -254,11 +255,13 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
             record = _done(record, finished, largest=_largest_batch(cell, bench))
         resumable = False  # nothing is left to be resumed
     except Abandoned:
-        shutil.rmtree(runs.folder_of(record))
+        runs.remove(record)
         raise
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = _failed(record, error, runs=runs)
         resumable = not isinstance(error, TrainingError)  # which would come again
+    if record.status is Status.DONE:
+        runs.put_encoders(record)
     runs.save(record)
     if not resumable:
         _clear(cell, bench, folder=runs.folder_of(record))
@@ -517,10 +520,10 @@ def _kept_outputs(model: Model, *, folder: Path) -> Path:
 
 def _checkpoints(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
     """Only the same code goes on from them: half a training each by two would be neither's."""
-    commit = provenance.git_state().get("git_commit")
+    code = provenance.code_sha256(method_class(cell.config.method.like))
     return Checkpoints(
         folder / f"{model.prefix}checkpoints",
-        made_by=f"cell {cell.key}, commit {commit}, PyTorch {torch.__version__}",
+        made_by=f"cell {cell.key}, code {code[:16]}, PyTorch {torch.__version__}",
         every_seconds=bench.checkpoint_seconds,
         progress=bench.progress,
     )
@@ -710,7 +713,7 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     if not fits:
         reason = f"does not fit: {reason.splitlines()[0]}"
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
-        reason = f"cannot be written: {reason}"
+        reason = f"{NOT_WRITTEN}: {reason}"
     elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
         reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"
@@ -718,7 +721,7 @@ def _failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     return replace(
         record,
         status=Status.FAILED,
-        error=reason,
+        error=one_line(reason),
         fits=fits,
         provenance={**record.provenance, **finished},
     )

@@ -10,6 +10,8 @@ import csv
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from gim_bench.atomic import write_atomically
-from gim_bench.claims import Claim, claimed
+from gim_bench.claims import CLAIM, Claim, claimed
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.records import finite, read_record, record_json
@@ -31,6 +33,7 @@ MIRRORED = "mirrored.json"
 LOG = "error.log"
 SWEEP = "sweep.json"
 LOCK = ".lock"
+NEW = ".new"
 DAMAGED = "its record or encoder was altered or cut off since it was written"
 
 
@@ -42,10 +45,10 @@ class RunsFolder:
 
     def check_writable(self) -> None:
         """Raises: ConfigError in one line where records could not be written."""
-        probe = self.root / ".write-check"
         try:
-            write_atomically(probe, b"")
-            probe.unlink()
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Of a name of its own: processes that begin together would remove each other's.
+            tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
             raise ConfigError(
                 f"cannot write records to {self.root} ({error.strerror}): choose another folder "
@@ -109,16 +112,40 @@ class RunsFolder:
             (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
         write_atomically(folder / RECORD, record_json(record).encode())
 
+    def remove(self, record: Record) -> None:
+        """Nothing is left of the cell, but for a claim: until that is let go, no other may begin.
+
+        Raises: OSError.
+        """
+        folder = self.folder_of(record)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != CLAIM:
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
     def save_encoder(
         self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
     ) -> dict[str, str]:
-        """A trained encoder, as safetensors; its file's name and sha256. Raises: OSError."""
+        """A trained encoder, as safetensors; its file's name and sha256.
+
+        It lies beside that of a finished run before, whose record counts for as long as that is
+        there, until `put_encoders`. Raises: OSError.
+        """
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         content, file = save(tensors), f"{name}.safetensors"
-        write_atomically(self.folder_of(record) / file, content)
+        write_atomically(self.folder_of(record) / f"{file}{NEW}", content)
         return {file: hashlib.sha256(content).hexdigest()}
+
+    def put_encoders(self, record: Record) -> None:
+        """The encoders that were saved for the record take their places. Raises: OSError."""
+        for file in record.files:
+            path = self.folder_of(record) / file
+            path.with_name(f"{file}{NEW}").replace(path)
 
     def encoder_sha256(self, record: Record, *, name: str) -> str:
         """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
@@ -179,7 +206,8 @@ class RunsFolder:
     def save_log(self, record: Record, text: str) -> Path:
         """The traceback of a failed cell. Raises: OSError."""
         path = self.folder_of(record) / LOG
-        write_atomically(path, text.encode())
+        # Names of files may be no text, and errors quote them.
+        write_atomically(path, text.encode(errors="backslashreplace"))
         return path
 
     # -- what has been mirrored ----------------------------------------------------------------
@@ -191,7 +219,7 @@ class RunsFolder:
         """
         try:
             noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return noted == {"to": to, "records": _identities(records)}
 

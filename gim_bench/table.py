@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from gim_bench.claims import owner_of
 from gim_bench.contract import Progress, Record, Status
@@ -55,6 +57,8 @@ def _ended(cell: Cell, runs: RunsFolder, *, before: Record | None, rerun: bool) 
         return None
     if record.status is Status.DONE and not rerun:
         return record
+    if before is not None:  # sweeps may have been added to it since, which is no run
+        before = replace(before, sweeps=record.sweeps)
     return record if record != before else None
 
 
@@ -68,19 +72,25 @@ def _run(
     rerun: bool,
 ) -> Record | None:
     """The record that the cell's run leaves; None where another process is at it, or took it."""
-    with runs.claimed(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key) as claim:
-        if claim is None:
-            return None
-        # Another process may have ended it between the look at its record and the claim.
-        if ended := _ended(cell, runs, before=before, rerun=rerun):
-            return ended
-        if runs.is_damaged(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key):
-            bench.progress.say(f"{cell.name} runs again: {DAMAGED}")
-        try:
+    identity: dict[str, Any] = {
+        "method": cell.config.method.name,
+        "seed": cell.seed,
+        "key": cell.key,
+    }
+    claim = None
+    try:
+        with runs.claimed(cell.suite, **identity) as claim:
+            if claim is None:
+                return None
+            # Another process may have ended it between the look at its record and the claim.
+            if ended := _ended(cell, runs, before=before, rerun=rerun):
+                return ended
+            if runs.is_damaged(cell.suite, **identity):
+                bench.progress.say(f"{cell.name} runs again: {DAMAGED}")
             return run(cell, bench, runs=runs)
-        except KeyboardInterrupt:
-            if not claim.is_lost:
-                raise
+    except KeyboardInterrupt:  # which may come as late as while the claim is let go
+        if claim is None or not claim.is_lost:
+            raise
     bench.progress.say(
         f"{cell.name} was taken over by another process, which found this one silent for minutes"
     )

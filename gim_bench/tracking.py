@@ -490,7 +490,7 @@ def sweep_entry(record: Record) -> Entry:
     rows = [
         {"probe": name, "trial": number, **tried}
         for name, found in record.sweeps.items()
-        for number, tried in enumerate(found["curve"])
+        for number, tried in enumerate(found.get("curve", ()))
     ]
     return Entry(
         name=f"{record.method} seed {record.seed} sweep",

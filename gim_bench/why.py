@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gim_bench import RESULTS_VERSION
-from gim_bench.claims import owner_of
+from gim_bench.claims import owner_of, seems_held
 from gim_bench.contract import Record, Status
 from gim_bench.run import Cell
 from gim_bench.statistics import flatten
@@ -31,7 +31,7 @@ def why(cell: Cell, runs: RunsFolder) -> str:
     if record.status is Status.FAILED:
         return f"runs: it failed before: {record.error}"
     owner = owner_of(runs.folder_of(record))
-    if owner is not None and not owner.is_gone():
+    if owner is not None and seems_held(runs.folder_of(record)):
         return f"waits: process {owner.pid} on {owner.host} is at it"
     return "runs: it was interrupted"
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -86,6 +87,20 @@ def test_a_process_that_ends_without_a_result_is_a_failed_cell(
     assert record.fits is (life is broken_off)
     (kept,) = runs.records("tiny")
     assert (kept.status, kept.error) == (record.status, record.error)
+
+
+@pytest.mark.slow
+def test_a_record_that_cannot_be_written_is_said_in_a_line(runs, tmp_path, capfd):
+    """Files may not grow beyond a size that this process's short record of the failure has."""
+    suite = tiny_suite(tmp_path, "training.epochs=40")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 1024, hard))
+    try:
+        record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert record.error == "cannot be written: its record; is there room on the disk?"
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -137,6 +137,26 @@ def test_a_folder_without_a_record_is_one_line(tmp_path):
         read_base(tmp_path)
 
 
+def with_settings(finished, section, settings):
+    """Another program's record, say."""
+    path = finished / "record.json"
+    found = json.loads(path.read_text())
+    found["config"][section] |= settings
+    path.write_text(json.dumps(sealed(found)))
+
+
+def test_a_record_that_names_no_method_is_one_line(finished):
+    with_settings(finished, "method", {"like": 3})
+    with pytest.raises(ConfigError, match=r"^--from [^\n]*: its record does not say what it was "):
+        read_base(finished)
+
+
+def test_blocks_that_are_no_list_are_one_line(finished, tmp_path):
+    with_settings(finished, "encoder", {"blocks": 3})
+    with pytest.raises(ConfigError, match=r"^--from [^\n]*: its modules have \[3\] blocks"):
+        checked(tmp_path, finished, THREE)
+
+
 def test_a_cell_that_failed_is_no_base(finished):
     path = finished / "record.json"
     path.write_text(json.dumps(sealed({**json.loads(path.read_text()), "status": "failed"})))

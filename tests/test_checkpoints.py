@@ -254,6 +254,12 @@ def test_one_that_was_cut_off_is_passed_over(tmp_path):
     assert always(tmp_path).newest() is None
 
 
+def test_one_that_cannot_be_read_is_passed_over(tmp_path):
+    always(tmp_path).save({"number": 1})
+    (tmp_path / f"checkpoint-000002-{'0' * 16}.pt").mkdir()
+    assert always(tmp_path).newest() == {"number": 1}
+
+
 def test_a_pickle_of_something_else_is_never_run(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from gim_bench import claims
 from gim_bench.claims import CLAIM, claimed, owner_of
+from gim_bench.interrupts import terminate_as_interrupt
 from gim_bench.owners import Owner
 
 ABROAD = Owner(host="far", machine="far away", pid=1, started=0.0)
@@ -78,9 +80,17 @@ def test_an_owner_that_cannot_be_seen_counts_as_dead_after_its_silence(seconds, 
     assert is_free(folder, lock) is free
 
 
-def test_what_is_no_claim_is_free_after_a_silence_too(folder, lock):
+NO_CLAIMS = {
+    "a word for a number": '{"pid": "twelve"}',
+    "a number without end": json.dumps(ABROAD.as_dict() | {"pid": float("inf")}),
+    "lists within lists": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NO_CLAIMS.values(), ids=NO_CLAIMS)
+def test_what_is_no_claim_is_free_after_a_silence_too(content, folder, lock):
     left_by(ABROAD, folder, seconds_ago=300)
-    (folder / CLAIM).write_text('{"pid": "twelve"}')
+    (folder / CLAIM).write_text(content)
     assert not is_free(folder, lock)
     os.utime(folder / CLAIM, (1, 1))
     assert is_free(folder, lock)
@@ -98,14 +108,32 @@ def test_an_owner_touches_its_claim_again_and_again(folder, lock, monkeypatch):
 
 
 def test_who_was_taken_over_is_stopped_and_leaves_the_other_claim(folder, lock, monkeypatch):
-    """As after a machine has slept."""
+    """As after a machine has slept; at once, whatever it waits for."""
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    began = time.monotonic()
     with claimed(folder, lock=lock) as claim:
         (folder / CLAIM).write_text(json.dumps(ABROAD.as_dict()))
         with pytest.raises(KeyboardInterrupt):
             time.sleep(10)
         assert claim.is_lost
+        assert time.monotonic() - began < 5
     assert owner_of(folder) == ABROAD
+
+
+def test_so_it_is_in_the_background_of_a_script_which_has_it_ignore_ctrl_c(
+    folder, lock, monkeypatch
+):
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate_as_interrupt()
+    try:
+        with claimed(folder, lock=lock):
+            (folder / CLAIM).write_text(json.dumps(ABROAD.as_dict()))
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_of_many_at_once_one_gets_the_claim(folder, lock):

@@ -647,12 +647,29 @@ def test_why_says_for_every_cell_whether_it_would_be_run_and_runs_none(finished,
     assert "done: nothing has changed since" in gim_bench(*PLAIN, "--why").out
 
 
+def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gim_bench.cli.app", interrupt)
+    answer = gim_bench(*PLAIN)
+    assert answer == (130, "", "interrupted; what was finished is kept, run the same again\n")
+
+
 def test_a_cell_that_takes_too_long_has_failed_and_the_next_one_runs(gim_bench, tmp_path):
     slow = ("--method", "gim", "--method", "random_init", "--set", "training.epochs=1000")
     answer = gim_bench(*PLAIN, *slow, "--cell-timeout", "1")
     assert answer.code == 1
     assert "gim seed 0 failed: took longer than --cell-timeout 1 s" in answer.err
     assert statuses(tmp_path) == {("gim", 0): "failed", ("random_init", 0): "done"}
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "1e9"])
+def test_a_time_limit_that_no_clock_can_be_set_to_is_wrong_use(seconds, gim_bench, tmp_path):
+    answer = gim_bench(*PLAIN, "--cell-timeout", seconds)
+    assert answer.code == 2
+    assert "'--cell-timeout'" in answer.err
+    assert not (tmp_path / "runs").exists()
 
 
 # -- MLflow ----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Sweeps of settings of training: trials that are whole cells, and what is left of them."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -214,6 +216,43 @@ def test_a_trial_that_failed_is_not_tried_again(diverging):
     diverging(trials=2)
     assert diverging(trials=2)["trials"] == diverging(trials=2)["trials"]
     assert len(diverging.mirrored) == 2
+
+
+def test_a_full_disk_fails_no_trial(sweep, monkeypatch):
+    """The settings are not to blame, and the same command tries them again."""
+    save_encoder, fit = RunsFolder.save_encoder, []
+
+    def full(*arguments, **names):
+        fit.append(names)
+        if len(fit) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save_encoder(*arguments, **names)
+
+    monkeypatch.setattr(RunsFolder, "save_encoder", full)
+    with pytest.raises(OSError, match=r"gim seed 0: cannot be written: .*No space left"):
+        sweep()
+    assert [row["state"] for row in sweep()["trials"]] == ["complete"] * 3
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_a_suite_that_is_changed_meanwhile_ends_the_sweep_and_fails_no_trial(
+    change, sweep, monkeypatch
+):
+    path = sweep.folder / "tiny.toml"
+
+    def after_the_first(record):
+        if change == "edited":
+            path.write_text(TOML.replace("negatives = 4", "negatives = 5"))
+        else:
+            path.unlink()
+
+    sweep.mirrored = SimpleNamespace(append=after_the_first)
+    with pytest.raises(ConfigError, match=r"tiny\.toml"):
+        sweep()
+    assert len(sweep.trials(TrialState.COMPLETE)) == 1
+    path.write_text(TOML)
+    sweep.mirrored = []
+    assert [row["state"] for row in sweep()["trials"]] == ["complete"] * 3
 
 
 def test_settings_that_do_not_go_together_fail_and_nothing_is_trained(tmp_path):

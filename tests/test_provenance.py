@@ -1,8 +1,11 @@
 """Where a number comes from is found out, or said to be unknown; never guessed."""
 
+import importlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -54,6 +57,16 @@ def test_a_changed_file_makes_the_checkout_dirty(package, git):
     assert provenance.git_state()["git_dirty"] is True
 
 
+def test_to_look_writes_nothing_into_the_checkout(package, git):
+    """Nor locks it: a process killed meanwhile would leave a lock that stops the user's own git."""
+    git("add", "gim_bench")
+    git("commit", "--quiet", "-m", "first")
+    os.utime(package / "__init__.py", (1, 1))
+    before = (package.parent / ".git" / "index").read_bytes()
+    assert provenance.git_state()["git_dirty"] is False
+    assert (package.parent / ".git" / "index").read_bytes() == before
+
+
 def test_results_beside_the_code_do_not_make_it_dirty(package, git):
     git("add", "gim_bench")
     git("commit", "--quiet", "-m", "first")
@@ -77,6 +90,33 @@ def test_outside_of_a_repository_there_is_no_commit(package, monkeypatch):
 def test_without_git_there_is_no_commit(package, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state() == {"git_commit": None, "git_dirty": None}
+
+
+@pytest.fixture
+def method_of(tmp_path, monkeypatch):
+    """A method of somebody's package, whose other module says `text`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "somebodys").mkdir()
+    (tmp_path / "somebodys" / "method.py").write_text("class Method: ...\n")
+
+    def import_with(text):
+        (tmp_path / "somebodys" / "layers.py").write_text(text)
+        provenance._sources_sha256.cache_clear()
+        return importlib.import_module("somebodys.method").Method
+
+    yield import_with
+    for name in ("somebodys", "somebodys.method"):
+        sys.modules.pop(name, None)
+    provenance._sources_sha256.cache_clear()
+
+
+def test_code_is_known_by_its_sources_those_of_installed_packages_too(method_of):
+    ours = provenance.code_sha256()
+    first, again, other = (
+        provenance.code_sha256(method_of(text)) for text in ("width = 3\n",) * 2 + ("width = 4\n",)
+    )
+    assert ours != first == again != other
 
 
 # -- the machine -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gim_bench import capacity, metrics, registry, run, seeding
+from gim_bench import capacity, metrics, registry, run, seeding, table
 from gim_bench.audit import Audit, audit, flop_counter, leaks
 from gim_bench.capacity import Capacity
 from gim_bench.contract import (
@@ -770,6 +770,15 @@ def test_an_error_nobody_foresaw_is_a_failed_record_with_a_log(suite, bench, tmp
 
 
 @pytest.mark.usefixtures("misbehaving")
+def test_an_error_that_cannot_be_printed_is_a_failed_record_that_can(bench, tmp_path):
+    """And be read back, which no record with half a character can."""
+    suite, runs = tiny_suite(tmp_path, 'methods=["unprintable"]'), RunsFolder(tmp_path / "runs")
+    record = run_cell(tiny_cell(suite, "unprintable"), bench, runs=runs)
+    assert record.error.startswith(r"RuntimeError: no file \x1b[31mcaf\udce9.jpg (traceback in ")
+    assert [found.error for found in runs.records("tiny")] == [record.error]
+
+
+@pytest.mark.usefixtures("misbehaving")
 def test_a_diverging_cell_fails_in_one_line_without_a_log(suite, bench, tmp_path):
     runs = RunsFolder(tmp_path)
     record = run_cell(tiny_cell(suite, "diverging"), bench, runs=runs)
@@ -1168,12 +1177,44 @@ def test_an_interrupted_cell_ends_as_one_that_never_was(tmp_path):
     assert not list(runs.root.glob("**/checkpoint*"))
 
 
+def test_another_version_of_a_method_does_not_go_on_from_what_the_one_before_left(
+    tmp_path, monkeypatch
+):
+    """Half a training each by two would be neither's."""
+    suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    assert interrupted_cell(cell, suite, runs, step=1)
+    monkeypatch.setattr("gim_bench.provenance.code_sha256", lambda *kinds: "f" * 64)
+    assert "resumed_at_step" not in run_cell(cell, tiny_bench(suite), runs=runs).provenance
+
+
 def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
     suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
     cell = tiny_cell(suite, "gim")
     before = run_cell(cell, tiny_bench(suite), runs=runs)
     interrupted_cell(cell, suite, runs, step=1)
     assert _as_read(before) in runs.records("tiny")
+
+
+def test_so_does_one_that_is_interrupted_between_two_models_that_come_out_otherwise(
+    speech_suite, speech_bench, tmp_path, monkeypatch
+):
+    """As they do on a GPU, or after the code was changed."""
+    runs, cell = RunsFolder(tmp_path), tiny_cell(speech_suite, "supervised")
+    before = run_cell(cell, speech_bench, runs=runs)
+
+    def otherwise(trainer, *arguments, **options):
+        if "phone" in options["title"]:
+            raise KeyboardInterrupt
+        trained = fit(trainer, *arguments, **options)
+        with torch.no_grad():
+            next(trainer.learner.parameters()).add_(1)
+        return trained
+
+    monkeypatch.setattr(run, "fit", otherwise)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, speech_bench, runs=runs)
+    assert table.found(cell, runs) == _as_read(before)
 
 
 def test_a_cell_that_takes_longer_than_it_may_is_a_failure_that_can_be_gone_on_with(tmp_path):

@@ -4,11 +4,13 @@ import csv
 import json
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from gim_bench.claims import owner_of
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.records import sealed
@@ -158,7 +160,7 @@ def test_the_encoders_weights_are_read_back_bit_for_bit(runs):
         "stages.0.weight": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
         "bias": torch.randn(4, requires_grad=True),
     }
-    runs.save_encoder(record(), weights, name="encoder")
+    runs.put_encoders(record(files=runs.save_encoder(record(), weights, name="encoder")))
     read = load_file(runs.folder_of(record()) / "encoder.safetensors")
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
@@ -167,7 +169,8 @@ def test_the_encoders_weights_are_read_back_bit_for_bit(runs):
 def test_each_of_a_cells_encoders_has_a_file_of_its_own(runs):
     """Supervised methods on speech train two models."""
     for number, name in enumerate(("speaker_encoder", "phone_encoder")):
-        runs.save_encoder(record(), {"bias": torch.full((3,), number)}, name=name)
+        weights = {"bias": torch.full((3,), number)}
+        runs.put_encoders(record(files=runs.save_encoder(record(), weights, name=name)))
     folder = runs.folder_of(record())
     assert load_file(folder / "speaker_encoder.safetensors")["bias"].tolist() == [0, 0, 0]
     assert load_file(folder / "phone_encoder.safetensors")["bias"].tolist() == [1, 1, 1]
@@ -175,8 +178,19 @@ def test_each_of_a_cells_encoders_has_a_file_of_its_own(runs):
 
 def test_an_encoder_without_weights_is_an_empty_file_of_its_kind(runs):
     """As MFCC's, which learns nothing."""
-    runs.save_encoder(record(), {}, name="encoder")
+    runs.put_encoders(record(files=runs.save_encoder(record(), {}, name="encoder")))
     assert load_file(runs.folder_of(record()) / "encoder.safetensors") == {}
+
+
+def test_a_new_encoder_leaves_a_finished_record_what_it_names_until_it_is_put_in_place(runs):
+    first, second = ({"bias": torch.full((3,), number)} for number in (1, 2))
+    before = record(files=runs.save_encoder(record(), first, name="encoder"))
+    runs.put_encoders(before)
+    runs.save(before)
+    after = record(files=runs.save_encoder(record(), second, name="encoder"))
+    assert found(runs) == before
+    runs.put_encoders(after)
+    assert found(runs) is None
 
 
 def test_the_log_of_a_failed_cell_lies_beside_its_record(runs):
@@ -243,12 +257,16 @@ SWEPT = {"trials": 2, "decades_within_one_point": None, "paper": TRIED | {"test_
         {"provenance": {"threads": "two"}},
         {"losses": [{"module_1": 2.5}]},
         {"losses": [{"epoch": None, "module_1": 2.5}]},
+        {"losses": [{"epoch": float("nan"), "module_1": 2.5}]},
+        {"provenance": {"finished_at": "yesterday"}},
+        {"provenance": {"started_at": 5}},
         {"probe_curves": {"module_1": [[0.1]]}},
         {"isolation": {"module_1": {"module_1": 1.0}}},  # of no declared gradient flow
         {"isolation": [], "config": {"method": {"gradient_flow": "none"}}},
         {"sweeps": {"module_1": SWEPT | {"best": TRIED}}},
         {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "trials": "all"}}},
         {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "decades_within_one_point": "1"}}},
+        {"sweeps": {"module_1": SWEPT | {"best": SWEPT["paper"], "curve": [TRIED]}}},
     ],
 )
 def test_a_record_that_readers_would_stumble_over_does_not_count(change, runs):
@@ -307,12 +325,35 @@ def test_the_record_is_written_last(runs, monkeypatch):
     assert set(written) == {RECORD, "config.toml", "losses.csv"}
 
 
+def test_what_is_left_of_a_cell_that_was_removed_is_who_is_at_it(runs):
+    """Or another process would begin it in the folder that is being removed."""
+    identity = {"method": "gim", "seed": record().seed, "key": record().key}
+    with runs.claimed("tiny", **identity) as claim:
+        runs.save(record())
+        runs.save_features(record(), torch.zeros(1), name="f", encoder="e")
+        runs.remove(record())
+        assert [path.name for path in runs.folder_of(record()).iterdir()] == ["claim.json"]
+        assert claim.owner == owner_of(runs.folder_of(record()))
+    assert not runs.folder_of(record()).exists()
+
+
 # -- writable --------------------------------------------------------------------------------------
 
 
 def test_a_writable_folder_is_made_and_left_empty(runs):
     runs.check_writable()
     assert list(runs.root.iterdir()) == []
+
+
+def test_processes_that_begin_together_do_not_remove_what_the_others_look_with(runs, monkeypatch):
+    """Whatever has a name goes the moment it is there, as another process would remove it."""
+    replace = Path.replace
+
+    def replace_and_lose(path, target):
+        replace(path, target).unlink()
+
+    monkeypatch.setattr(Path, "replace", replace_and_lose)
+    runs.check_writable()
 
 
 def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
@@ -350,8 +391,9 @@ def test_a_summary_of_more_seeds_is_not_mirrored_yet(runs):
     assert not runs.is_mirrored(more, folder=runs.root / "tiny", to=TO)
 
 
-def test_a_damaged_note_means_mirroring_again(runs):
+@pytest.mark.parametrize("content", ['{"to":', "[" * 100_000], ids=["cut off", "deep"])
+def test_a_damaged_note_means_mirroring_again(content, runs):
     folder = runs.folder_of(record())
     runs.note_mirrored([record()], folder=folder, to=TO)
-    (folder / "mirrored.json").write_text('{"to":')
+    (folder / "mirrored.json").write_text(content)
     assert not runs.is_mirrored([record()], folder=folder, to=TO)

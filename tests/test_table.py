@@ -2,14 +2,16 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from gim_bench import table
+from gim_bench.claims import Claim
 from gim_bench.contract import Status
 from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
-from gim_bench.table import run_table
+from gim_bench.table import found, run_table
 from tests.listener import Listener
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
 
@@ -32,6 +34,16 @@ def two(suite):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(table, "WAIT_SECONDS", 0.01)
+
+
+TRIED = {"learning_rate": 0.1, "weight_decay": 0.0, "validation_accuracy": 1.0}
+SWEEPS = {
+    "module_2": {
+        "trials": 1,
+        "decades_within_one_point": 0.0,
+        **{role: {**TRIED, "test_accuracy": 1.0} for role in ("best", "paper")},
+    }
+}
 
 
 class Counting:
@@ -61,6 +73,21 @@ def test_with_rerun_finished_cells_are_run_too(two, suite, runs):
     run, bench = Counting(), tiny_bench(suite)
     list(run_table(two, bench, runs=runs, run=run))
     list(run_table(two, bench, runs=runs, run=run, rerun=True))
+    assert run.names == ["gim", "random_init"] * 2
+
+
+def test_a_sweep_meanwhile_is_no_run_that_makes_do(two, suite, runs):
+    """A cell that is to run again, and was swept while the ones before it ran."""
+    run, bench = Counting(), tiny_bench(suite)
+    gim, other = two
+    list(run_table(two, bench, runs=runs, run=run))
+
+    def swept(cell, bench, *, runs):
+        if cell is gim:
+            runs.save_sweeps(replace(found(other, runs), sweeps=SWEEPS))
+        return run(cell, bench, runs=runs)
+
+    list(run_table(two, bench, runs=runs, run=swept, rerun=True))
     assert run.names == ["gim", "random_init"] * 2
 
 
@@ -150,6 +177,22 @@ def test_a_process_whose_cell_was_taken_over_takes_the_other_s_record(
     (record,) = run_table([gim], bench, runs=runs, run=taken_over)
     assert record.status is Status.DONE
     assert any("taken over by another process" in line for line in listener.lines)
+
+
+def test_it_may_be_stopped_as_late_as_while_it_lets_the_cell_go(two, suite, runs, monkeypatch):
+    """Then, too, the suite goes on."""
+
+    def stopped(claim):
+        claim._lost.set()
+        let_go(claim)
+        raise KeyboardInterrupt
+
+    let_go = Claim.let_go
+    monkeypatch.setattr(Claim, "let_go", stopped)
+    run = Counting()
+    records = list(run_table(two, tiny_bench(suite), runs=runs, run=run))
+    assert [record.method for record in records] == ["gim", "random_init"]
+    assert run.names == ["gim", "random_init"]
 
 
 def test_an_interruption_of_one_s_own_passes_through(two, suite, runs):

@@ -1,11 +1,16 @@
 """Why a cell would be run: every part of its key, and what else may have happened to it."""
 
+import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
 
 from gim_bench import why as module
+from gim_bench.claims import CLAIM
 from gim_bench.contract import Status
+from gim_bench.owners import Owner
 from gim_bench.run import run_cell
 from gim_bench.store import RunsFolder
 from gim_bench.why import why
@@ -82,6 +87,21 @@ def test_an_interruption_and_a_process_at_work(cell, record, runs):
         assert why(cell, runs) == (
             f"waits: process {claim.owner.pid} on {claim.owner.host} is at it"
         )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer"),
+    [(60, "waits: process 1 on far is at it"), (300, "runs: it was interrupted")],
+)
+def test_a_process_of_another_machine_is_at_it_until_it_is_silent(
+    seconds, answer, cell, record, runs
+):
+    runs.save(replace(record, status=Status.RUNNING))
+    claim = runs.folder_of(record) / CLAIM
+    owner = Owner(host="far", machine="far away", pid=1, started=0.0)
+    claim.write_text(json.dumps(owner.as_dict()))
+    os.utime(claim, (time.time() - seconds,) * 2)
+    assert why(cell, runs) == answer
 
 
 @pytest.mark.parametrize("file", ["record.json", "encoder.safetensors"])

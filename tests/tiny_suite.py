@@ -217,6 +217,14 @@ class Broken(GreedyInfoMax):
         yield
 
 
+class Unprintable(GreedyInfoMax):
+    """Fails at a file whose name is no text, and tells it in colour."""
+
+    def losses(self, batch: Batch):
+        raise RuntimeError("no file \x1b[31mcaf\udce9.jpg")
+        yield
+
+
 class Diverging(GreedyInfoMax):
     """Its second module's loss is not a number."""
 
@@ -242,7 +250,8 @@ class Observed(GreedyInfoMax):
 
 
 MISBEHAVING = {
-    name: f"tests.tiny_suite:{name.capitalize()}" for name in ("broken", "diverging", "interrupted")
+    name: f"tests.tiny_suite:{name.capitalize()}"
+    for name in ("broken", "diverging", "interrupted", "unprintable")
 }
 
 

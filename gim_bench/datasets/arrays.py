@@ -80,7 +80,7 @@ def _lengths_if_whole(
         if description != _described(found.sha256, dtype, lengths):
             return None
         return np.array(lengths, dtype=np.int64)
-    except (OSError, ValueError, TypeError, KeyError, DataError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, DataError):
         return None
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from gim_bench.atomic import atomically, write_atomically
 from gim_bench.contract import Dataset, Progress, Task
 from gim_bench.errors import DataError
+from gim_bench.records import sealed
 
 MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
 TIMEOUT_SECONDS = 60
@@ -132,7 +133,7 @@ class KnownChecksums:
             for name, (stamp, checksums) in self._known.items()
         }
         try:
-            write_atomically(self.path, json.dumps(entries).encode())
+            write_atomically(self.path, json.dumps(sealed({"files": entries})).encode())
         except OSError as error:
             progress.say(f"checksums will be computed again next time: {reason(error)}")
 
@@ -171,9 +172,11 @@ def stamp_of(path: Path) -> Stamp:
 def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
     """What the file at `path` holds; nothing, where it is missing or damaged."""
     try:
-        entries = json.loads(path.read_bytes()).items()
-        return {name: _entry(*entry) for name, entry in entries}
-    except (OSError, ValueError, TypeError, AttributeError):
+        table = json.loads(path.read_bytes())
+        if table != sealed(table):
+            return {}
+        return {name: _entry(*entry) for name, entry in table["files"].items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return {}
 
 

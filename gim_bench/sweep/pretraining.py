@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from gim_bench.apart import run_apart
 from gim_bench.atomic import write_atomically
-from gim_bench.config import load_suite, setting_value
+from gim_bench.config import CellConfig, load_suite, setting_value
 from gim_bench.contract import Record, Silence, Status
 from gim_bench.errors import BenchError, ConfigError
 from gim_bench.plan import configs
 from gim_bench.probe import chosen_accuracy
-from gim_bench.run import Abandoned, Bench, Cell, run_cell
+from gim_bench.run import NOT_WRITTEN, Abandoned, Bench, Cell, run_cell
 from gim_bench.store import RunsFolder
 from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
@@ -61,11 +61,25 @@ class Pretraining:
 
         Raises: ConfigError or DataError where there is no such cell.
         """
-        name = own.config.method.name
-        suite = load_suite(self.suite, overrides=[*self.overrides, *overrides])
-        config = configs(suite, methods=[name], device=bench.device)[name]
+        config = self._config(own, overrides, bench)
         bench.check(config)
         return replace(own, config=config)
+
+    def check_unchanged(self, own: Cell, bench: Bench) -> None:
+        """That trials are still of what the sweep began with.
+
+        Raises: ConfigError where the suite's file says something else by now.
+        """
+        if self._config(own, [], bench) != own.config:
+            raise ConfigError(
+                f"the suite {self.suite} was changed while it was swept: its trials no longer "
+                f"compare; change it back, or sweep the suite as it now is in a sweep of its own"
+            )
+
+    def _config(self, own: Cell, overrides: Sequence[str], bench: Bench) -> CellConfig:
+        name = own.config.method.name
+        suite = load_suite(self.suite, overrides=[*self.overrides, *overrides])
+        return configs(suite, methods=[name], device=bench.device)[name]
 
     def check(self, own: Cell, bench: Bench) -> None:
         """That there are cells at the ends of the space, and the suite's own within it.
@@ -170,6 +184,7 @@ class _Evaluation:
     def _outcome(self, trial: Trial) -> Outcome:
         overrides = self.plan.overrides_of(trial.params)
         self.bench.progress.say(f"{self.own.name}: trial with {' '.join(overrides)}")
+        self.plan.check_unchanged(self.own, self.bench)
         try:
             cell = self.plan.cell(self.own, overrides, self.bench)
         except BenchError as error:  # two settings that do not go together
@@ -179,6 +194,8 @@ class _Evaluation:
         except Abandoned:
             return Outcome(state=TrialState.PRUNED, attributes={"key": cell.key})
         self.mirror(record)
+        if (record.error or "").startswith(NOT_WRITTEN):  # of the disk, not of the settings
+            raise OSError(f"{self.own.name}: {record.error}")
         if record.status is not Status.DONE:
             attributes = {"key": record.key, "error": record.error}
             return Outcome(state=TrialState.FAIL, attributes=attributes)

@@ -70,7 +70,7 @@ def sweep_cell(
     for model in models_of(cell, bench):
         frozen = Frozen(cell, record, model, bench, runs=runs)
         searches = _searches(frozen, studies=studies, plan=plan)
-        with studies.locked("records"), _alone_at(cell, runs):
+        with _alone_at(cell, runs):
             found = _concluded(searches, frozen, known=frozen.newest().sweeps)
             newest = frozen.newest()  # a claim that was lost meanwhile is noticed
             record = replace(newest, sweeps={**newest.sweeps, **found})
@@ -80,7 +80,7 @@ def sweep_cell(
 
 @contextmanager
 def _alone_at(cell: Cell, runs: RunsFolder) -> Iterator[None]:
-    """Waits for who else is at the cell: runs it again, or sweeps it in another database."""
+    """Waits for who else is at the cell, and runs it again or sweeps it, too."""
     while True:
         method = cell.config.method.name
         with runs.claimed(cell.suite, method, seed=cell.seed, key=cell.key) as claim:

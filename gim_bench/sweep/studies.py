@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -50,7 +50,7 @@ class Studies:
             if self._address.get_backend_name() == "sqlite" and not self._file:
                 raise self._unusable("it names no file; use sqlite:///FILE")
             self._engine = sqlalchemy.create_engine(self._address, poolclass=sqlalchemy.NullPool)
-            with self.locked("trials"):  # or two processes would both make the tables
+            with self._locked():  # or two processes would both make the tables
                 self._storage = RDBStorage(url)
 
     def open(
@@ -83,15 +83,14 @@ class Studies:
         return "" if self._address.database in (None, ":memory:") else str(self._address.database)
 
     @contextmanager
-    def locked(self, what: Literal["trials", "records"]) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """One process at a time within the block; a process that dies lets go.
 
-        Records have a lock of their own, for a test set may take longer than trials can wait.
         Raises: ConfigError where the lock cannot be had; what the block raises stays as it is.
         """
         held = ExitStack()
         with self._in_one_line():
-            held.enter_context(self._lock(what))
+            held.enter_context(self._lock())
         try:
             yield
         finally:
@@ -101,19 +100,19 @@ class Studies:
     @contextmanager
     def _locked_trials(self) -> Iterator[None]:
         """For a block that does nothing but ask the database, whose errors are one line."""
-        with self.locked("trials"), self._in_one_line():
+        with self._locked(), self._in_one_line():
             yield
 
     @contextmanager
-    def _lock(self, what: str) -> Iterator[None]:
+    def _lock(self) -> Iterator[None]:
         if self._address.get_backend_name() == "postgresql":
             with self._engine.begin() as connection:
-                number = seeding.derive("sweep", what)
+                number = seeding.derive("sweep", "trials")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
                 yield
             return
         Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{self._file}.{what}.lock"), timeout_seconds=LOCK_SECONDS):
+        with locked(Path(f"{self._file}.trials.lock"), timeout_seconds=LOCK_SECONDS):
             yield
 
     @property

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gim_bench.records import sealed
 from gim_bench.regression.reference import update
 from gim_bench.store import RECORD, RunsFolder
+from gim_bench.tracking import suite_entries
 from tests.bad_input.feed import (
     VALUES,
     altered,
@@ -55,8 +56,10 @@ def _complete(record):
     """With all that a record of a trained and swept cell holds."""
     tried = {"learning_rate": 1e-3, "weight_decay": 0.0, "validation_accuracy": 61.0,
              "test_accuracy": 60.0}  # fmt: skip
+    curve = [{"learning_rate": rate, "weight_decay": 0.0, "validation_accuracy": 61.0,
+              "validation_loss": 1.5} for rate in (1e-3, 1e-2)]  # fmt: skip
     swept = {"trials": 2, "test_reads": 1, "best": tried, "paper": tried,
-             "decades_within_one_point": 1.5}  # fmt: skip
+             "decades_within_one_point": 1.5, "curve": curve}  # fmt: skip
     units = ("module_1", "module_2")
     trains = record.method != "random_init"
     return replace(
@@ -94,6 +97,19 @@ def test_a_record_with_one_thing_wrong_is_answered_in_a_line(data, command):
     record, _, _ = _good()
     wrong = data.draw(altered(record))
     _fed(_json(sealed(wrong) if isinstance(wrong, dict) else wrong), command)
+
+
+@fed(60, data=st.data())
+def test_a_record_with_one_thing_wrong_is_mirrored_or_does_not_count(data):
+    """All that MLflow would be sent, but for MLflow, which takes seconds."""
+    record, _, _ = _good()
+    with folder_of_its_own() as folder:
+        path = folder / "tiny" / "gim" / "seed-0-00000000" / RECORD
+        path.parent.mkdir(parents=True)
+        path.write_bytes(_json(sealed(data.draw(altered(record)))))
+        runs = RunsFolder(folder)
+        for entry in suite_entries(runs.records("tiny"), folder_of=runs.folder_of):
+            assert len(entry.digest()) == 64
 
 
 @fed(20, data=st.data(), command=st.sampled_from(list(COMMANDS)))

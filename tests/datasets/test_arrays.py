@@ -107,7 +107,8 @@ def test_a_damaged_array_is_made_anew(keep, made, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "altered", "gone", "no JSON", "a list", "without lengths", "other lengths"]
+    "damage",
+    ["cut", "altered", "gone", "no JSON", "deep", "a list", "without lengths", "other lengths"],
 )
 def test_a_damaged_description_is_not_believed(keep, made, tmp_path, damage):
     keep()
@@ -122,6 +123,8 @@ def test_a_damaged_description_is_not_believed(keep, made, tmp_path, damage):
             path.unlink()
         case "no JSON":
             path.write_bytes(b"\xff\xfe")
+        case "deep":
+            path.write_text("[" * 100_000)
         case "a list":
             path.write_bytes(b"[1]")
         case "without lengths":

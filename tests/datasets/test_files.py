@@ -15,6 +15,7 @@ from gim_bench.contract import Silence
 from gim_bench.datasets import files
 from gim_bench.datasets.files import KnownChecksums, checksums_of, download, fingerprint_of
 from gim_bench.errors import DataError
+from gim_bench.records import sealed
 from tests.listener import Listener
 
 
@@ -105,13 +106,37 @@ def test_fresh_checksums_are_read_again(file, tmp_path, reads):
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[1]", b"\xff\xfe", b'{"x": [1, 2]}', b'{"x": [1, 2, "ab", "cd"]}', b'{"x": 3}'],
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        *(
+            json.dumps(sealed(table)).encode()
+            for table in (
+                {},
+                {"files": 3},
+                {"files": {"x": 3}},
+                {"files": {"x": [1, 2]}},
+                {"files": {"x": [1, 2, 3, "ab", "cd"]}},
+            )
+        ),
+    ],
 )
 def test_damaged_memory_is_ignored_and_redone(file, tmp_path, damage):
     memory = tmp_path / "known.json"
     memory.write_bytes(damage)
     assert ask(KnownChecksums(memory), file) == checksums_of(file)
-    assert str(file) in json.loads(memory.read_bytes())
+    assert str(file) in json.loads(memory.read_bytes())["files"]
+
+
+def test_an_altered_digit_of_what_is_remembered_is_not_believed(file, tmp_path):
+    """Or every cell would run again, and its record name data that never was."""
+    memory = tmp_path / "known.json"
+    found = ask(KnownChecksums(memory), file)
+    memory.write_text(memory.read_text().replace(found.sha256, "0" * 64))
+    assert ask(KnownChecksums(memory), file) == found
 
 
 def test_memory_that_cannot_be_written_costs_a_line_and_not_the_checksums(file, tmp_path):
@@ -135,7 +160,7 @@ def test_an_interruption_keeps_what_was_read(file, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "checksums_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         KnownChecksums(tmp_path / "known.json").of([file, other], title="x", progress=Silence())
-    assert list(json.loads((tmp_path / "known.json").read_bytes())) == [str(file)]
+    assert list(json.loads((tmp_path / "known.json").read_bytes())["files"]) == [str(file)]
 
 
 def test_a_missing_file_is_named(tmp_path):
