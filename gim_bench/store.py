@@ -236,7 +236,9 @@ def _sha256(tensor: "Tensor") -> str:
 
 
 def _file_sha256(path: Path) -> str | None:
-    """None where it cannot be read."""
+    """None where it cannot be read; a pipe is not waited for."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

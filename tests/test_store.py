@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,13 @@ def test_a_record_that_readers_would_stumble_over_does_not_count(change, runs):
     path = runs.folder_of(record()) / RECORD
     path.write_text(json.dumps(sealed(json.loads(path.read_text()) | change)))
     assert runs.records("tiny") == []
+
+
+def test_a_pipe_in_the_place_of_an_encoder_is_not_waited_for(runs):
+    saved = record(files={"encoder.safetensors": "0" * 64})
+    runs.save(saved)
+    os.mkfifo(runs.folder_of(saved) / "encoder.safetensors")
+    assert found(runs) is None
 
 
 def test_a_complete_record_counts(runs):
