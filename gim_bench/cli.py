@@ -662,10 +662,12 @@ def _readers(
 def _records_to_sync(
     suite: "Suite", runs: "RunsFolder", overrides: "Sequence[str]"
 ) -> "list[Record]":
+    from gim_bench.plan import describes
+
     return [
         record
         for record in runs.records(suite.name)
-        if not overrides or suite.describes(record.config)
+        if not overrides or describes(suite, record.config)
     ]
 
 
@@ -719,6 +721,7 @@ def report(
 
 def _records_of(suite: "Suite", runs_dir: Path) -> "list[Record]":
     """The suite's records with its own settings; says how many others there are."""
+    from gim_bench.plan import describes
     from gim_bench.store import RunsFolder
 
     runs = RunsFolder(runs_dir)
@@ -730,7 +733,7 @@ def _records_of(suite: "Suite", runs_dir: Path) -> "list[Record]":
             f"settings still ask for",
             file=sys.stderr,
         )
-    records = [record for record in found if suite.describes(record.config)]
+    records = [record for record in found if describes(suite, record.config)]
     if len(records) < len(found):
         print(
             f"left out: {len(found) - len(records)} record(s) with other settings (name them "

@@ -287,9 +287,10 @@ class Suite(Settings):
         return self
 
     def describes(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's resolved configuration is one that this suite would give.
+        """Whether a record's resolved configuration is one that this suite's file allows.
 
-        What only a run resolves (defaults of options, precision "auto", the device) may be any.
+        What only a run resolves (precision "auto", the device) may be any; so may what the file
+        leaves to methods and data sets, which `plan.describes` knows.
         """
         shared = {"encoder", "augmentation", "info_nce", "training", "probe", "capacity"}
         ours = self.model_dump(mode="json", include=shared)

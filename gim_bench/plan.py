@@ -2,10 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -29,6 +31,7 @@ from gim_bench.devices import autocast, resolve_precision
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.probe import readable
 from gim_bench.run import Bench, Cell, Model, build, models_of, planned_steps, trainer_of
+from gim_bench.statistics import flatten
 
 TIMED_STEPS = 3
 
@@ -77,6 +80,34 @@ def configs(
         )
         for settings in resolved
     }
+
+
+def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
+    """Whether a record's resolved configuration is one that this suite would give.
+
+    `Suite.describes` knows what its file says; here, what that leaves to the method and the data
+    set is resolved, too: an option that was set otherwise is another experiment. A row whose
+    method or data set is not known here is taken at its word.
+    """
+    return (
+        suite.describes(config)
+        and _agree(config.get("method", {}), partial(_method_of, suite, config))
+        and _agree(config.get("dataset", {}), lambda: dataset_of(suite)[1].model_dump(mode="json"))
+    )
+
+
+def _agree(found: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]) -> bool:
+    """Whether all that both name is the same; what another version did not have yet is no word."""
+    try:
+        expected = flatten(resolve())
+    except BenchError:
+        return True
+    return all(expected.get(name, value) == value for name, value in flatten(found).items())
+
+
+def _method_of(suite: Suite, config: Mapping[str, Any]) -> dict[str, Any]:
+    name = config.get("method", {}).get("name", "")
+    return _method_settings(suite, name, where="record").model_dump(mode="json")
 
 
 def _on_top(settings: MethodSettings, base: Base) -> MethodSettings:

@@ -9,7 +9,7 @@ from gim_bench.config import Precision, Recompute, Schedule, load_suite, shipped
 from gim_bench.contract import Modality, Split
 from gim_bench.datasets.windows import tiles
 from gim_bench.errors import ConfigError
-from gim_bench.plan import cells, configs, dataset_of, estimate
+from gim_bench.plan import cells, configs, dataset_of, describes, estimate
 from gim_bench.seeding import derive
 from tests.tiny_suite import (
     CPU,
@@ -94,6 +94,34 @@ def test_a_suite_describes_the_configurations_it_resolves_to(tmp_path):
         assert suite.describes(config.as_dict())
         for other in ("training.epochs=9", "capacity.up_to=9"):
             assert not tiny_suite(tmp_path, *overrides, other).describes(config.as_dict())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method.cpc.autoregressor=none",
+        "method.cpc.schedule=joint",
+        "method.cpc.recompute=layers",
+        "method.cpc.only=module_1",
+        "method.cpc.like=gim",
+        "dataset.size=40",
+    ],
+)
+def test_what_a_suite_leaves_to_its_methods_and_data_set_is_part_of_it(override, tmp_path):
+    """Its file names none of these, so a record that has another value is not of this suite."""
+    size = TOML.replace("size = 26\n", "")  # the data set's own
+    suite = tiny_suite(tmp_path, toml=size)
+    other = resolved(tiny_suite(tmp_path, override, toml=size), "cpc")["cpc"].as_dict()
+    assert describes(suite, resolved(suite, "cpc")["cpc"].as_dict())
+    assert not describes(suite, other)
+    assert describes(tiny_suite(tmp_path, override, toml=size), other)
+
+
+def test_rows_that_are_not_known_here_are_taken_at_their_word(tmp_path):
+    """Such as those of a package that is not installed, or that train modules on a base."""
+    suite = tiny_suite(tmp_path)
+    config = resolved(suite, "gim")["gim"].as_dict()
+    assert describes(suite, config | {"method": config["method"] | {"name": "theirs"}})
 
 
 def test_the_suite_of_memory_looks_for_the_largest_batch_of_every_row():
