@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gim_bench.config import CellConfig, parse
-from gim_bench.contract import Record, Status
+from gim_bench.contract import GradientFlow, Record, Status
 from gim_bench.errors import ConfigError
 from gim_bench.report.comparison import Difference, count_differences, differences, mixtures
 from gim_bench.statistics import finished_at
@@ -62,6 +62,16 @@ def cells_of(records: Sequence[Record], *, methods: Sequence[str]) -> Cells:
 def settings_of(record: Record) -> dict[str, Any]:
     """The cell's resolved configuration without the device, which decides no setting."""
     return {name: value for name, value in record.config.items() if name != "device"}
+
+
+def without_gradients(records: Sequence[Record]) -> list[str]:
+    """The seeds of trained cells of which nobody measured how far their gradients reach."""
+    return [str(r.seed) for r in records if _trains(r) and not r.isolation]
+
+
+def _trains(record: Record) -> bool:
+    flow = record.config["method"]["gradient_flow"]
+    return "train/steps" in record.metrics and flow != GradientFlow.NONE
 
 
 def _is_current(record: Record) -> bool:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from gim_bench import RESULTS_VERSION, provenance
 from gim_bench.audit import leaks
 from gim_bench.config import Suite
-from gim_bench.contract import GradientFlow, Record
-from gim_bench.regression.cells import Cells, cells_of, settings_of
+from gim_bench.contract import Record
+from gim_bench.regression.cells import Cells, cells_of, settings_of, without_gradients
 from gim_bench.regression.reference import (
     MethodReference,
     Reference,
@@ -248,15 +248,9 @@ def _pairs(
 def _without_gradients(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
     """Methods that train, of which nobody measured how far their gradients reach."""
     for method, records in by_method.items():
-        seeds = [str(r.seed) for r in records if _trains(r) and not r.isolation]
-        if seeds:
+        if seeds := without_gradients(records):
             message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
             yield _unjudged("gradient isolation", message, method)
-
-
-def _trains(record: Record) -> bool:
-    flow = record.config["method"]["gradient_flow"]
-    return "train/steps" in record.metrics and flow != GradientFlow.NONE
 
 
 def _kept(

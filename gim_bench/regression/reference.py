@@ -13,7 +13,7 @@ from gim_bench.audit import leaks
 from gim_bench.config import Settings, Suite
 from gim_bench.contract import Record
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.regression.cells import cells_of, settings_of
+from gim_bench.regression.cells import cells_of, settings_of, without_gradients
 from gim_bench.regression.tolerance import KINDS, compared, kind_of
 from gim_bench.report.published import results_folder
 
@@ -148,7 +148,9 @@ def new_reference(
     problems = [
         *cells.problems,
         *_uncommitted(cells.records),
+        *_of_other_code(cells.records),
         *_leaking(cells.records),
+        *_unmeasured(cells.by_method),
         *cells.undeclared,
         *_resumed(cells.records),
         *_too_few_seeds(cells.by_method),
@@ -181,8 +183,33 @@ def _uncommitted(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def _of_other_code(records: Sequence[Record]) -> list[str]:
+    """A reason that is given for today's code is not one for the cells of another commit.
+
+    Uncommitted changes of the code are none of theirs: a reference that was just written is one.
+    """
+    here = provenance.git_state()["git_commit"]
+    if here is None:  # outside of a checkout nothing is known of the code
+        return []
+    commits = {str(r.provenance.get("git_commit") or "unknown") for r in records}
+    return [
+        f"the cells are of commit {commit}, the code is {here}: run with --rerun, or into a fresh "
+        f"--runs-dir"
+        for commit in sorted(commits - {here})
+    ]
+
+
 def _leaking(records: Sequence[Record]) -> list[str]:
     return [f"{r.method} seed {r.seed}: {leak}" for r in records for leak in leaks(r)]
+
+
+def _unmeasured(by_method: Mapping[str, Sequence[Record]]) -> list[str]:
+    return [
+        f"gradients of {method} were not measured in seed {', '.join(seeds)}: run again with "
+        f"--rerun"
+        for method, records in by_method.items()
+        if (seeds := without_gradients(records))
+    ]
 
 
 def _resumed(records: Sequence[Record]) -> list[str]:

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from gim_bench import provenance
 from gim_bench.contract import Status
 from gim_bench.errors import ConfigError
 from gim_bench.regression.reference import read_reference, reference_path, update
-from tests.regression.cells import audited, cell, cells, changed
+from tests.regression.cells import COMMITTED, audited, cell, cells, changed
 from tests.tiny_suite import tiny_suite
 
 LEAK = {"module_2": {"module_1": 0.01, "module_2": 0.2}}
@@ -83,11 +84,27 @@ def test_records_that_cannot_be_judged_by_make_no_reference(file, suite):
         (changed(cells(suite), git_dirty=True), "a-dirty, .*: commit first"),
         ([audited(cells(suite)[0], LEAK), *cells(suite)[1:]], "gim seed 0: the loss of module_2"),
         ([*cells(suite)[:3], *cells(longer)[3:]], "undeclared difference: training.epochs"),
+        (changed(cells(suite), git_commit="b" * 40), f"are of commit {'b' * 40}, the code is aaa"),
+        (trained(cells(suite)), "gradients of gim were not measured in seed 0, 1, 2"),
         (changed(cells(suite), resumed_at_step=[50]), "gim seed 0 was interrupted and resumed"),
     ):
         with pytest.raises(ConfigError, match=f"make no reference: .*{why}"):
             update(file, records, suite=suite, reason="x")
     assert file.read_text() == before
+
+
+def test_a_checkout_that_another_reference_was_just_written_to_is_not_other_code(
+    suite, tmp_path, monkeypatch
+):
+    """Both of a commit: the second one is of the same cells as the first, and as clean."""
+    monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_dirty": True})
+    update(tmp_path / "second.json", cells(suite), suite=suite, reason="second")
+    assert read_reference(tmp_path / "second.json", suite="tiny").reason == "second"
+
+
+def trained(records):
+    """The records, saying that they took steps."""
+    return [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]
 
 
 def without(record, metric):
