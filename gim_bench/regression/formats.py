@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.errors import ConfigError, one_line, unknown_name
 from gim_bench.metrics import describe
 from gim_bench.regression.judge import Compared, Finding, Outcome, Verdict
 from gim_bench.regression.tolerance import FALSE_ALARMS, POWER, kind_of
@@ -220,13 +220,15 @@ def _as_junit(verdict: Verdict) -> str:
         failures=str(verdict.outcomes.count(Outcome.WORSE)),
         errors=str(verdict.outcomes.count(Outcome.UNJUDGED)),
     )
-    for classname, name, outcome, message in cases:
+    about = one_line(_about(verdict))  # XML has no word for some characters, escaped or not
+    for classname, name, outcome, found in cases:
+        message = one_line(found)
         case = ET.SubElement(
             suite, "testcase", classname=f"{verdict.suite}.{classname}".rstrip("."), name=name
         )
         if outcome is not Outcome.PASSES:
             tag = "failure" if outcome is Outcome.WORSE else "error"
-            ET.SubElement(case, tag, message=message).text = f"{message}; {_about(verdict)}"
+            ET.SubElement(case, tag, message=message).text = f"{message}; {about}"
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
 

@@ -30,6 +30,7 @@ from gim_bench.regression.tolerance import (
 from gim_bench.statistics import flatten
 
 UPDATE = "or write a new reference with --update --reason"
+NOTHING_COMPARED = "nothing was compared: the reference has no metric that counts on this machine"
 
 
 class Outcome(StrEnum):
@@ -117,6 +118,8 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
         pairs, incomplete = _pairs(judged, reference)
         of_methods += [*incomplete, *_without_gradients(judged)]
+        if not pairs and not of_methods:
+            of_methods.append(_unjudged("reference", f"{NOTHING_COMPARED}: run on one, {UPDATE}"))
     level = FALSE_ALARMS / max(1, len(pairs))
     return Verdict(
         suite=suite.name,

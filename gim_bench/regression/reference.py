@@ -166,7 +166,7 @@ def new_reference(
         protocol=suite.protocol,
         results_version=RESULTS_VERSION,
         data_sha256=first.provenance["data_sha256"],
-        reason=reason.strip(),
+        reason=" ".join(reason.split()),
         date=provenance.now(),
         commit=commit_of(first.provenance),
         machine=machine_of(first),

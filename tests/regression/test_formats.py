@@ -1,6 +1,7 @@
 """A verdict as text, Markdown, JSON and JUnit's XML."""
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -80,6 +81,16 @@ def test_junit_has_a_case_for_each_metric_and_finding(verdict):
     assert "now 48.8" in failure.get("message")
     assert cases["tiny.cpc", "reference"].find("error") is not None
     assert len(cases["tiny.gim", "loss"]) == 0
+
+
+def test_junit_is_xml_whatever_a_reason_or_an_error_says(verdict):
+    """Colours of a terminal, for one, are no characters of XML."""
+    told = replace(verdict.findings[0], message="\x1b[31mno\x00")
+    reference = verdict.reference.model_copy(update={"reason": "it \x07 rang"})
+    page = render(replace(verdict, findings=[told], reference=reference), "junit")
+    error = ET.fromstring(page).find(".//error")  # noqa: S314 - our own
+    assert error.get("message") == r"\x1b[31mno\x00"
+    assert r"it \x07 rang" in error.text
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones(verdict):

@@ -285,6 +285,20 @@ def test_a_metric_that_the_reference_lacks_is_noted(check, records):
     ]
 
 
+@pytest.mark.parametrize("costs_alone", [True, False])
+def test_a_check_that_compared_nothing_is_no_pass(costs_alone, reference, suite, records):
+    """As where only memory and speed are kept, and the machine is another."""
+    kept = {
+        method: of_method.model_copy(
+            update={"metrics": {MEMORY: of_method.metrics[MEMORY]} if costs_alone else {}}
+        )
+        for method, of_method in reference.methods.items()
+    }
+    bare = reference.model_copy(update={"methods": kept})
+    elsewhere = changed(records, threads=99)
+    assert only_message(judge(elsewhere, bare, suite=suite)).startswith("nothing was compared")
+
+
 def test_a_training_whose_gradients_were_not_measured_cannot_be_judged(check, records):
     """Of a method that trains nothing, there is nothing to measure."""
     trained = [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]

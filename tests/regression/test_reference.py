@@ -56,12 +56,12 @@ def test_values_stand_by_seed_beside_where_they_come_from(file, suite):
 
 def test_what_it_said_before_goes_to_its_history(file, suite):
     before = read_reference(file, suite="tiny")
-    for reason in ("second", "third"):
+    for reason in ("second", "third,\n of two lines"):
         update(file, cells(suite), suite=suite, reason=reason)
     kept = read_reference(file, suite="tiny")
     assert [change.reason for change in kept.history] == ["first", "second"]
     assert kept.history[0].date == before.date
-    assert kept.reason == "third"
+    assert kept.reason == "third, of two lines"
 
 
 @pytest.mark.parametrize("reason", ["", "  "])
