@@ -776,3 +776,10 @@ def test_the_range_within_a_point_is_unbroken_and_in_powers_of_ten():
     assert decades_within(found, points=1.0) == pytest.approx(2.0)
     assert decades_within(found, points=10.0) == pytest.approx(5.0)
     assert decades_within(found[:1], points=1.0) == 0.0
+
+
+def test_just_one_point_below_is_within_one_point():
+    """634 and 644 of 1,000: in floating point, the two are a little further apart."""
+    low, high = 100 * 634 / 1000, 100 * 644 / 1000
+    assert high - low > 1.0
+    assert decades_within(curve((1e-3, low), (1e-2, high)), points=1.0) == pytest.approx(1.0)

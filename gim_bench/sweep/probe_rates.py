@@ -438,7 +438,8 @@ def decades_within(tried: Sequence[Tried], *, points: float) -> float | None:
     place = curve.index(best)
 
     def near(found: Tried) -> bool:
-        return found.accuracy >= best.accuracy - points
+        # Shares of a hundred are rounded: 63.4 is one point below 64.4, by the numbers it is more.
+        return best.accuracy - found.accuracy <= points + 1e-9
 
     *_, highest = takewhile(near, curve[place:])
     *_, lowest = takewhile(near, reversed(curve[: place + 1]))
