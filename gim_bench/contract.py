@@ -184,6 +184,13 @@ class Dataset(ABC):
     def split(self, split: Split) -> Examples:
         """The examples of one split. Raises: DataError."""
 
+    def incomplete(self) -> str:
+        """What is here of data that papers used, where it is not all; empty where it is.
+
+        Hook: numbers on a part of the data are not set against a paper's. Raises: DataError.
+        """
+        return ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

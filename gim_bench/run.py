@@ -593,6 +593,7 @@ def begun(cell: Cell, bench: Bench) -> Record:
             **provenance.describe(str(bench.device)),
             "precision": cell.config.training.precision,
             "data_sha256": cell.data_sha256,
+            **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
             "results_version": RESULTS_VERSION,
             "started_at": provenance.now(),
         },

@@ -212,6 +212,15 @@ def test_a_record_says_where_it_comes_from(done):
     assert done["gim"].config["training"]["schedule"] == "interleaved"
 
 
+def test_a_record_says_where_only_a_part_of_the_data_was_there(tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path)
+    bench = tiny_bench(suite)
+    assert "data_incomplete" not in run.begun(tiny_cell(suite, "gim"), bench).provenance
+    monkeypatch.setattr(bench.dataset, "incomplete", lambda: "1 of 2 photographs")
+    found = run.begun(tiny_cell(suite, "gim"), bench).provenance
+    assert found["data_incomplete"] == "1 of 2 photographs"
+
+
 def test_the_probes_curve_has_every_rate_of_every_module(done):
     for record in done.values():
         assert set(record.probe_curves) == {"module_1", "module_2"}

@@ -181,13 +181,16 @@ class LibriSpeech(SpeechFiles):
     def split_files(self) -> Mapping[Split, Path]:
         return self._split_files
 
+    def incomplete(self) -> str:
+        found = len(self.files)
+        if found == UTTERANCES:
+            return ""
+        return f"{found:,} of the {UTTERANCES:,} utterances of {FOLDER}"
+
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
         """As the split files say; where there are none, by the utterances' ids."""
-        if len(self.files) != UTTERANCES:
-            self.progress.say(
-                f"librispeech: {len(self.files):,} of the {UTTERANCES:,} utterances of {FOLDER} "
-                f"are in {self.root}"
-            )
+        if here := self.incomplete():
+            self.progress.say(f"librispeech: {here} are in {self.root}")
         if not self._split_files:
             self.progress.say(
                 f"librispeech: no {' and '.join(SPLIT_FILES.values())}: a fifth of the utterances "

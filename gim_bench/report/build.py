@@ -301,7 +301,7 @@ def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
 def _provenance(record: Record) -> list[str]:
     """Data, code and machine of one cell, a line each."""
     found = record.provenance
-    sha256 = found.get("data_sha256")
+    sha256, incomplete = found.get("data_sha256"), found.get("data_incomplete")
     commit = str(found.get("git_commit") or "unknown")[:12]
     dirty = " with uncommitted changes" if found.get("git_dirty") else ""
     versions = ", ".join(f"{name} {v}" for name, v in (found.get("versions") or {}).items())
@@ -313,7 +313,9 @@ def _provenance(record: Record) -> list[str]:
         found.get("precision"),
     ]
     return [
-        f"Data: {record.dataset}" + (f", sha256 {str(sha256)[:12]}…" if sha256 else ""),
+        f"Data: {record.dataset}"
+        + (f", sha256 {str(sha256)[:12]}…" if sha256 else "")
+        + (f", not all of it: {incomplete}" if incomplete else ""),
         f"Code: commit {commit}{dirty}" + (f"; {versions}" if versions else ""),
         f"Machine: {', '.join(str(part) for part in machine if part) or 'unknown'}",
     ]

@@ -37,7 +37,10 @@ LEGEND = (
         "the paper's own ±, where it prints one. A wide interval excludes little: read it first."
     ),
     "differs: neither of the two.",
-    "not comparable: our settings are not the suite's, or the seeds saw different data.",
+    (
+        "not comparable: our settings are not the suite's, the data is not all there, or the seeds "
+        "saw different data."
+    ),
     "too few seeds: one seed has no interval.",
     "not run: no finished cell here has this number.",
     (
@@ -104,7 +107,10 @@ def verdict(ours: Summary | None, paper: Published, *, comparable: bool) -> Verd
 
 def _comparable(row: Row, describes: Describes) -> bool:
     data = {record.provenance.get("data_sha256") for record in row.records}
-    return len(data) == 1 and all(describes(record.config) for record in row.records)
+    return len(data) == 1 and all(
+        describes(record.config) and not record.provenance.get("data_incomplete")
+        for record in row.records
+    )
 
 
 def _table(found: Sequence[Entry]) -> Table:

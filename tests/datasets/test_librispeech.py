@@ -285,6 +285,12 @@ def test_an_empty_folder_counts_as_missing(data, tmp_path):
 def test_a_part_of_the_data_is_used_and_its_size_is_said(root, data, listener):
     data().prepare()
     assert sum("15 of the 28,539 utterances" in line for line in listener.lines) == 1
+    assert data().incomplete() == "15 of the 28,539 utterances of train-clean-100"
+
+
+def test_all_of_the_data_is_complete(root, data, monkeypatch):
+    monkeypatch.setattr(librispeech, "UTTERANCES", 15)
+    assert data().incomplete() == ""
 
 
 def test_a_single_speaker_is_refused(root, data):

@@ -102,6 +102,14 @@ def test_seeds_that_saw_different_data_are_not_comparable():
     assert table(page, TITLE)[7][-1] == "not comparable"
 
 
+def test_a_part_of_the_papers_data_is_not_comparable():
+    """Ten speakers are easier to tell apart than the paper's 251."""
+    part = provenance(data_incomplete="900 of the 28,539 utterances")
+    page = markdown(seeds("gim", 81.9, 81.9, provenance=part), published=("loewe2019/table1",))
+    assert table(page, TITLE)[7][-1] == "not comparable"
+    assert "…, not all of it: 900 of the 28,539 utterances\n" in page
+
+
 def test_memory_is_compared_in_the_paper_s_unit():
     name = "memory/gpu_allocated_peak_bytes"
     records = [cell("cpc", seed=s, metrics={name: b}) for s, b in enumerate((7.6e9, 7.8e9, 7.6e9))]
