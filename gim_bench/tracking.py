@@ -61,6 +61,7 @@ STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FA
 KEY = "gim_bench.key"
 SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
+ONE_EXPERIMENT = ("data_sha256", "git_commit")  # tags in which the seeds of a mean should agree
 PARENT = "mlflow.parentRunId"  # under which MLflow's pages show a run's children
 
 
@@ -465,7 +466,7 @@ def summary_entry(records: Sequence[Record]) -> Entry:
     """The MLflow run that sums up one method's finished `records`, one for each seed."""
     first, n = records[0], len(records)
     seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
-    flat = [_params(record.config) for record in records]
+    flat, tags = [_params(record.config) for record in records], [_tags(r) for r in records]
     ends = [_milliseconds(record.provenance.get("finished_at")) for record in records]
     finished_ms = max((end for end in ends if end is not None), default=None)
     return Entry(
@@ -476,7 +477,7 @@ def summary_entry(records: Sequence[Record]) -> Entry:
             "kind": "summary",
             SETTINGS: _sha256(settings_of(first)),
         },
-        tags=_common([_tags(record) for record in records]) | {"seeds": seeds},
+        tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
         params=_common(flat),
         points=_summary_points(records),
         status="FINISHED",
@@ -618,6 +619,12 @@ def _files(record: Record, folder: Path | None) -> dict[str, str]:
             ["module,learning_rate,validation_accuracy_percent", *rows, ""]
         )
     return files
+
+
+def _mixed(tables: Sequence[dict[str, str]]) -> str:
+    """Which of data and code the tables do not agree on: a mean over both is of no experiment."""
+    found = {name: {table.get(name) for table in tables} for name in ONE_EXPERIMENT}
+    return ", ".join(name for name, values in found.items() if len(values) > 1) or "nothing"
 
 
 def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:

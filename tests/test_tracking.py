@@ -308,6 +308,16 @@ def test_what_the_seeds_do_not_share_is_left_out_of_the_summary(tracker):
     assert run.data.tags["data_sha256"] == "0123"
 
 
+def test_a_summary_says_whether_its_seeds_are_of_one_experiment(tracker):
+    moved = cell().provenance | {"git_commit": "later", "data_sha256": "4567"}
+    tracker.summarise("quickstart", [cell(), cell(seed=1, provenance=moved)])
+    (run,) = runs(tracker)
+    assert run.data.tags["mixed"] == "data_sha256, git_commit"
+    tracker.summarise("quickstart", [cell(), cell(seed=1)])
+    (run,) = runs(tracker)
+    assert run.data.tags["mixed"] == "nothing"
+
+
 def test_cells_of_other_settings_have_a_summary_of_their_own(tracker):
     other = cell().config | {"encoder": {"width": 16}}
     records = [cell(accuracy=60.0), cell(seed=1, accuracy=62.0)]
