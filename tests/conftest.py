@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -14,10 +15,13 @@ from gim_bench.config import (
     InfoNCESettings,
     Recompute,
     ResNetSettings,
+    Suite,
 )
 from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
 from gim_bench.nn.conv_gru import ConvGRUEncoder
 from gim_bench.nn.resnet import ResNetEncoder
+from gim_bench.store import RunsFolder
+from tests.tiny_suite import tiny_suite
 
 TINY_ENCODER = ResNetSettings(
     kind="resnet", width=4, blocks=(1, 1, 1), patch_size=8, patch_overlap=4
@@ -184,3 +188,15 @@ def tiny_batch() -> Batch:
 def tiny_speech() -> Batch:
     """Six windows of 0.2 s with speakers, and phones where they are known."""
     return speech_batch()
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    """Image cells that take a fraction of a second."""
+    return tiny_suite(tmp_path)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> RunsFolder:
+    """A folder for records that has none yet."""
+    return RunsFolder(tmp_path / "runs")

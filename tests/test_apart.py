@@ -21,16 +21,6 @@ from gim_bench.store import RunsFolder
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
 
 
-@pytest.fixture
-def suite(tmp_path):
-    return tiny_suite(tmp_path)
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return RunsFolder(tmp_path / "runs")
-
-
 def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 

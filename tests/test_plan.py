@@ -23,11 +23,6 @@ from tests.tiny_suite import (
 
 
 @pytest.fixture
-def suite(tmp_path):
-    return tiny_suite(tmp_path)
-
-
-@pytest.fixture
 def speech_suite(tmp_path):
     with noise_registered():
         yield tiny_suite(tmp_path, toml=SPEECH_TOML)

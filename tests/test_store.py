@@ -49,11 +49,6 @@ def record(**changes):
     )
 
 
-@pytest.fixture
-def runs(tmp_path):
-    return RunsFolder(tmp_path / "runs")
-
-
 def found(runs, *, key=KEY):
     return runs.find("tiny", "gim", seed=2, key=key)
 

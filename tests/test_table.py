@@ -10,20 +10,9 @@ from gim_bench import table
 from gim_bench.claims import Claim
 from gim_bench.contract import Status
 from gim_bench.run import run_cell
-from gim_bench.store import RunsFolder
 from gim_bench.table import found, run_table
 from tests.listener import Listener
-from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
-
-
-@pytest.fixture
-def suite(tmp_path):
-    return tiny_suite(tmp_path)
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return RunsFolder(tmp_path / "runs")
+from tests.tiny_suite import tiny_bench, tiny_cell
 
 
 @pytest.fixture

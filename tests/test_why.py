@@ -12,19 +12,8 @@ from gim_bench.claims import CLAIM
 from gim_bench.contract import Status
 from gim_bench.owners import Owner
 from gim_bench.run import run_cell
-from gim_bench.store import RunsFolder
 from gim_bench.why import why
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
-
-
-@pytest.fixture
-def suite(tmp_path):
-    return tiny_suite(tmp_path)
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return RunsFolder(tmp_path / "runs")
 
 
 @pytest.fixture

@@ -10,14 +10,8 @@ from gim_bench.contract import Status
 from gim_bench.errors import ConfigError
 from gim_bench.regression.reference import read_reference, reference_path, update
 from tests.regression.cells import COMMITTED, audited, cell, cells, changed
-from tests.tiny_suite import tiny_suite
 
 LEAK = {"module_2": {"module_1": 0.01, "module_2": 0.2}}
-
-
-@pytest.fixture
-def suite(tmp_path):
-    return tiny_suite(tmp_path)
 
 
 @pytest.fixture
