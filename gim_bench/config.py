@@ -4,7 +4,6 @@ A suite states every shared setting once. A method's own table, `[method.<name>]
 method's options: the encoder, the data, the budget and the probe belong to the suite.
 """
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.seals import digest
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -347,7 +347,7 @@ class CellConfig(Settings):
             "seed": seed,
             "results_version": RESULTS_VERSION,
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return digest(identity)
 
 
 def grid_rows(

@@ -4,7 +4,6 @@ The seal tells a file that was altered or cut off; the check one that another ve
 package, or another program, wrote.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -17,8 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from gim_bench.config import Name
 from gim_bench.contract import Record, Status
-
-SEAL = "sha256"  # the last entry: of all others
+from gim_bench.seals import sealed
 
 
 def record_json(record: Record) -> str:
@@ -45,13 +43,6 @@ def read_record(path: Path) -> Record | None:
             "losses": [_known(row) for row in table.get("losses", ())],
         }
     )
-
-
-def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with its seal, by which it is known whether it was altered since."""
-    content = {name: value for name, value in table.items() if name != SEAL}
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {**content, SEAL: seal}
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -6,7 +6,6 @@ in several processes. Those that share a SQLite file take turns. A server has no
 there everyone looks again after every change, until nothing is left to do.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -33,6 +32,7 @@ from urllib.parse import urlsplit
 from gim_bench.contract import Record, Status
 from gim_bench.errors import TrackingError
 from gim_bench.locks import locked
+from gim_bench.seals import digest
 from gim_bench.statistics import by_settings, flatten, settings_of, summarise_metrics
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Entry:
 
     def digest(self) -> str:
         """sha256 of everything in the entry."""
-        return _sha256(asdict(self))
+        return digest(asdict(self))
 
 
 class Tracker:
@@ -475,7 +475,7 @@ def summary_entry(records: Sequence[Record]) -> Entry:
             "suite": first.suite,
             "method": first.method,
             "kind": "summary",
-            SETTINGS: _sha256(settings_of(first)),
+            SETTINGS: digest(settings_of(first)),
         },
         tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
         params=_common(flat),
@@ -635,10 +635,6 @@ def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _milliseconds(moment: Any) -> int | None:

@@ -8,8 +8,8 @@ import torch
 from gim_bench.base import read_base
 from gim_bench.errors import ConfigError
 from gim_bench.plan import cells, configs
-from gim_bench.records import sealed
 from gim_bench.run import build, models_of, run_cell
+from gim_bench.seals import sealed
 from gim_bench.store import RunsFolder
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gim_bench.claims import owner_of
 from gim_bench.contract import Record, Status
 from gim_bench.errors import ConfigError
-from gim_bench.records import sealed
+from gim_bench.seals import sealed
 from gim_bench.store import RECORD, RunsFolder
 
 KEY = "0123456789abcdef" * 4

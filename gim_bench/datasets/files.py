@@ -19,7 +19,7 @@ from pathlib import Path
 from gim_bench.atomic import atomically, write_atomically
 from gim_bench.contract import Dataset, Progress, Task
 from gim_bench.errors import DataError
-from gim_bench.records import sealed
+from gim_bench.seals import sealed
 
 MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
 TIMEOUT_SECONDS = 60

@@ -5,7 +5,6 @@ record; it is worth what its linear probe reaches on validation, at the top modu
 rate. The test set decides nothing: each record has read it once, as every record has.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from gim_bench.errors import BenchError, ConfigError
 from gim_bench.plan import configs
 from gim_bench.probe import chosen_accuracy
 from gim_bench.run import NOT_WRITTEN, Abandoned, Bench, Cell, run_cell
+from gim_bench.seals import digest
 from gim_bench.store import RunsFolder
 from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
@@ -112,11 +112,11 @@ def sweep_pretraining(
     `mirror` is given the record of every cell. Raises: ConfigError where the database fails.
     """
     identity = {"key": own.key, "space": plan.space}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    digits = digest(identity)[:8]
     method = own.config.method.name
     point = {axis.name: axis.point(own.config) for axis in plan.axes}
     study = studies.open(
-        f"{own.suite}/{method}/seed-{own.seed}/space-{digest}",
+        f"{own.suite}/{method}/seed-{own.seed}/space-{digits}",
         {"suite": own.suite, "method": method, "seed": own.seed, **identity},
         pruner=_pruner(),
     )
@@ -137,7 +137,7 @@ def sweep_pretraining(
         "study": study.name,
         **_result(study.settled(), point, plan=plan),
     }
-    _save(found, runs.root / own.suite / method / f"space-{digest}.json")
+    _save(found, runs.root / own.suite / method / f"space-{digits}.json")
     return found
 
 

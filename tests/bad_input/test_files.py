@@ -21,7 +21,7 @@ from gim_bench.datasets import stl10
 from gim_bench.datasets.files import ArchiveError, unpack
 from gim_bench.datasets.librispeech import LibriSpeech
 from gim_bench.datasets.stl10 import STL10
-from gim_bench.records import sealed
+from gim_bench.seals import sealed
 from gim_bench.store import RECORD, RunsFolder
 from tests.bad_input.feed import (
     Answer,

@@ -6,8 +6,8 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from gim_bench.records import sealed
 from gim_bench.regression.reference import update
+from gim_bench.seals import sealed
 from gim_bench.store import RECORD, RunsFolder
 from gim_bench.tracking import suite_entries
 from tests.bad_input.feed import (

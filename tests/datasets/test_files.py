@@ -15,7 +15,7 @@ from gim_bench.contract import Silence
 from gim_bench.datasets import files
 from gim_bench.datasets.files import KnownChecksums, checksums_of, download, fingerprint_of
 from gim_bench.errors import DataError
-from gim_bench.records import sealed
+from gim_bench.seals import sealed
 from tests.listener import Listener
 
 
