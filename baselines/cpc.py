@@ -6,13 +6,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from gim_bench.config import Settings
 from gim_bench.contract import Batch, GradientFlow, Ingredients, Modality, Split, Traits
+from gim_bench.encoders.pixelcnn import PixelCNN
 from gim_bench.errors import ConfigError
 from gim_bench.methods.info_nce import InfoNCEStack
 from gim_bench.methods.stack import Encodings
-from gim_bench.nn.pixelcnn import PixelCNN
 from gim_bench.objectives.info_nce import InfoNCEHead
+from gim_bench.settings.schema import Settings
 
 
 class ContrastivePredictiveCoding(InfoNCEStack):

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from gim_bench.config import FRAME_SAMPLES, Settings
 from gim_bench.contract import (
     FRAME_WINDOW_SAMPLES,
     SAMPLE_RATE_HZ,
@@ -20,6 +19,7 @@ from gim_bench.contract import (
     Modality,
     Traits,
 )
+from gim_bench.settings.schema import FRAME_SAMPLES, Settings
 
 
 class MFCC(Learner):

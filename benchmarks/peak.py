@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gim_bench import memory
+from gim_bench.hardware import memory
 
 STEPS = 2  # the first one allocates the optimiser's state
 

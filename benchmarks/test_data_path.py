@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from gim_bench.config import CropSettings
 from gim_bench.contract import Batch, Images
-from gim_bench.datasets.crops import ImageBatches, in_gray
+from gim_bench.datasets.images.crops import ImageBatches, in_gray
+from gim_bench.settings.schema import CropSettings
 
 BATCH_SIZE, IMAGES = 128, 1024
 MEAN, STD = 0.412, 0.257

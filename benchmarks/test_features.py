@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import textbook_vision
-from gim_bench import devices, registry, seeding
-from gim_bench.config import InfoNCESettings, Precision, ResNetSettings
+from gim_bench import registry, seeding
 from gim_bench.contract import Ingredients, Learner, Target
-from gim_bench.nn.resnet import ResNetEncoder
+from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.hardware import devices
+from gim_bench.settings.schema import InfoNCESettings, Precision, ResNetSettings
 
 CPU = torch.device("cpu")
 PRECISION = devices.resolve_precision(Precision.AUTO, CPU)

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks import textbook_audio, textbook_vision
-from gim_bench import devices, seeding
-from gim_bench.config import InfoNCESettings, Precision
+from gim_bench import seeding
+from gim_bench.hardware import devices
 from gim_bench.objectives.info_nce import InfoNCEHead
+from gim_bench.settings.schema import InfoNCESettings, Precision
 
 CPU = torch.device("cpu")
 

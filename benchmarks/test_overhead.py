@@ -13,13 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from gim_bench.config import Suite, load_suite
-from gim_bench.contract import Silence, Split
-from gim_bench.display import progress_for
-from gim_bench.plan import cells, configs, dataset_of
-from gim_bench.run import Bench, Cell, build, models_of, planned_steps, run_cell, trainer_of
-from gim_bench.store import RunsFolder
-from gim_bench.tracking import Tracker
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import build, models_of, planned_steps, trainer_of
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.resolve import cells, configs, dataset_of
+from gim_bench.cells.run import run_cell
+from gim_bench.cli.display import progress_for
+from gim_bench.contract import Split
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.settings.schema import Suite
+from gim_bench.settings.suites import load_suite
+from gim_bench.tracking.client import Tracker
 
 CPU = torch.device("cpu")
 EPOCHS = 1

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from gim_bench import seeding
-from gim_bench.classifiers import train_linear
-from gim_bench.config import load_suite
-from gim_bench.contract import Silence, Split
-from gim_bench.plan import cells, configs, dataset_of
-from gim_bench.probe import Probed, probe
-from gim_bench.run import Bench, build
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import build
+from gim_bench.cells.resolve import cells, configs, dataset_of
+from gim_bench.contract import Split
+from gim_bench.probing.classifiers import train_linear
+from gim_bench.probing.probe import Probed, probe
+from gim_bench.progress import Silence
+from gim_bench.settings.suites import load_suite
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 128

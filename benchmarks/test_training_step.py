@@ -11,12 +11,19 @@ import torch
 
 from benchmarks import textbook_audio, textbook_vision
 from benchmarks.peak import peak_bytes
-from gim_bench import devices, registry, seeding
-from gim_bench.config import ConvGRUSettings, InfoNCESettings, Precision, ResNetSettings, Schedule
+from gim_bench import registry, seeding
 from gim_bench.contract import Batch, Encoder, Ingredients, Target
-from gim_bench.nn.conv_gru import ConvGRUEncoder
-from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.training import Trainer
+from gim_bench.encoders.conv_gru import ConvGRUEncoder
+from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.hardware import devices
+from gim_bench.settings.schema import (
+    ConvGRUSettings,
+    InfoNCESettings,
+    Precision,
+    ResNetSettings,
+    Schedule,
+)
+from gim_bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PRECISION = devices.resolve_precision(Precision.AUTO, CPU)

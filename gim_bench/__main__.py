@@ -1,6 +1,6 @@
 """`python -m gim_bench`."""
 
-from gim_bench.cli import main
+from gim_bench.cli.main import main
 
 if __name__ == "__main__":
     main()

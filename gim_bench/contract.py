@@ -10,56 +10,21 @@ there is one; for speech one every 10 ms), d = channels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.config import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule, Settings
 from gim_bench.errors import ConfigError
+from gim_bench.progress import Progress, Silence
+from gim_bench.settings.schema import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule, Settings
 
 # -- progress ------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A piece of work under way, with a known number of steps."""
-
-    def advance(self, steps: int = 1, **facts: float | str) -> None:
-        """`steps` more are done; `facts` (loss_module_1=2.31) are shown beside the bar."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Where work reports to: bars on a terminal, plain lines elsewhere, nothing in tests."""
-
-    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Shows `title` with speed and time left until the block is left."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-
-
-class Silence:
-    """The progress that shows nothing; its own task."""
-
-    def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
-        return self
-
-    def say(self, line: str) -> None: ...
-
-    def advance(self, steps: int = 1, **facts: float | str) -> None: ...
-
-    def __enter__(self) -> Task:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
 
 
 # -- data ----------------------------------------------------------------------------------------
@@ -330,40 +295,3 @@ class Learner(nn.Module, ABC):
 
 
 # -- results -------------------------------------------------------------------------------------
-
-
-class Status(StrEnum):
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One cell's result, as `record.json` holds it and `report --format json` prints it."""
-
-    suite: str
-    method: str
-    dataset: str
-    seed: int
-    key: str
-    status: Status
-    error: str | None = None
-    fits: bool = True  # False: it failed because memory did not suffice
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    protocol: str = ""
-    # Loss of every unit in every epoch, [{"epoch": 1, "module_1": 2.31, …}, …].
-    losses: Sequence[Mapping[str, float]] = ()
-    # Validation accuracy over the probe's learning rates, {module: [[rate, percent], …]}.
-    probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
-    # ‖∂loss_m/∂θ_n‖₂ after training, {unit of loss m: {module n: norm, …}, …}; None: not finite.
-    isolation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    # The sha256 of each encoder's file beside the record, {"encoder.safetensors": "3b1f…"}.
-    files: Mapping[str, str] = field(default_factory=dict)
-    # What `sweep` found for a probe, by the name that its curve has: see docs/sweep.md.
-    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)

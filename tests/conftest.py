@@ -8,8 +8,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from gim_bench import calibration, registry, seeding
-from gim_bench.config import (
+from gim_bench import registry, seeding
+from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
+from gim_bench.encoders.conv_gru import ConvGRUEncoder
+from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.hardware import calibration
+from gim_bench.records.folder import RunsFolder
+from gim_bench.settings.schema import (
     FRAME_SAMPLES,
     ConvGRUSettings,
     InfoNCESettings,
@@ -17,10 +22,6 @@ from gim_bench.config import (
     ResNetSettings,
     Suite,
 )
-from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
-from gim_bench.nn.conv_gru import ConvGRUEncoder
-from gim_bench.nn.resnet import ResNetEncoder
-from gim_bench.store import RunsFolder
 from tests.tiny_suite import tiny_suite
 
 TINY_ENCODER = ResNetSettings(

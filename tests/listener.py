@@ -1,6 +1,6 @@
 """A progress that remembers."""
 
-from gim_bench.contract import Silence
+from gim_bench.progress import Silence
 
 
 class Listener(Silence):

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from gim_bench.classifiers import Tried
-from gim_bench.contract import Silence
+from gim_bench.probing.classifiers import Tried
+from gim_bench.progress import Silence
 from gim_bench.sweep.probe_rates import BATCH, GRID, outcome, space
 from gim_bench.sweep.studies import SharedStudy, Studies
 

@@ -6,10 +6,10 @@ A `case` is a method on a modality that it declares, and for methods that use la
 import pytest
 import torch
 
-from gim_bench.config import Precision, Recompute, Schedule
 from gim_bench.contract import Batch, Encoder, GradientFlow, Modality, Split
 from gim_bench.methods.stack import module_name
-from gim_bench.training import Trainer
+from gim_bench.settings.schema import Precision, Recompute, Schedule
+from gim_bench.training.trainer import Trainer
 from tests.conftest import STEPS, Case, Tiny, build_tiny, cases, methods_for
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from gim_bench.contract import Status
-from gim_bench.store import RECORD, RunsFolder
+from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.record import Status
 from tests.tiny_suite import TOML
 
 pytestmark = pytest.mark.slow

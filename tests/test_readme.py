@@ -8,8 +8,8 @@ import pytest
 import typer
 
 from gim_bench import registry
-from gim_bench.cli import app
-from gim_bench.config import load_suite, shipped_suites
+from gim_bench.cli.main import app
+from gim_bench.settings.suites import load_suite, shipped_suites
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from gim_bench import registry
-from gim_bench.config import FRAME_SAMPLES, Settings, Suite, load_suite
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.resolve import cells, configs
 from gim_bench.contract import (
     Batch,
     Dataset,
@@ -19,18 +21,17 @@ from gim_bench.contract import (
     Ingredients,
     Learner,
     Modality,
-    Progress,
     Recordings,
-    Silence,
     Split,
     Target,
     Traits,
     label_frames,
 )
-from gim_bench.datasets.photos import Photos
+from gim_bench.datasets.images.photos import Photos
 from gim_bench.methods.gim import GreedyInfoMax
-from gim_bench.plan import cells, configs
-from gim_bench.run import Bench, Cell
+from gim_bench.progress import Progress, Silence
+from gim_bench.settings.schema import FRAME_SAMPLES, Settings, Suite
+from gim_bench.settings.suites import load_suite
 
 CPU = torch.device("cpu")
 

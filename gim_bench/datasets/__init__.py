@@ -4,11 +4,11 @@ To add a data set: write its file, add a line here.
 """
 
 DATASETS = {
-    "photos": "gim_bench.datasets.photos:Photos",
-    "random_images": "gim_bench.datasets.random_images:RandomImages",
-    "stl10": "gim_bench.datasets.stl10:STL10",
-    "image_folder": "gim_bench.datasets.image_folder:ImageFolder",
-    "espeak": "gim_bench.datasets.espeak:Espeak",
-    "librispeech": "gim_bench.datasets.librispeech:LibriSpeech",
-    "audio_folder": "gim_bench.datasets.audio_folder:AudioFolder",
+    "photos": "gim_bench.datasets.images.photos:Photos",
+    "random_images": "gim_bench.datasets.images.random_images:RandomImages",
+    "stl10": "gim_bench.datasets.images.stl10:STL10",
+    "image_folder": "gim_bench.datasets.images.image_folder:ImageFolder",
+    "espeak": "gim_bench.datasets.speech.espeak:Espeak",
+    "librispeech": "gim_bench.datasets.speech.librispeech:LibriSpeech",
+    "audio_folder": "gim_bench.datasets.speech.audio_folder:AudioFolder",
 }

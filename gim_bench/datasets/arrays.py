@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gim_bench.atomic import atomically, write_atomically
-from gim_bench.contract import Progress
 from gim_bench.datasets.files import Hashing, KnownChecksums
 from gim_bench.errors import DataError
+from gim_bench.progress import Progress
+from gim_bench.system.atomic import atomically, write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gim_bench.atomic import atomically, write_atomically
-from gim_bench.contract import Dataset, Progress, Task
+from gim_bench.contract import Dataset
 from gim_bench.errors import DataError
+from gim_bench.progress import Progress, Task
 from gim_bench.seals import sealed
+from gim_bench.system.atomic import atomically, write_atomically
 
 MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
 TIMEOUT_SECONDS = 60

@@ -6,8 +6,8 @@ Source: Löwe et al. 2019, section 4.2 and Table 4.
 from dataclasses import replace
 
 from gim_bench.contract import Encoder, Modality
+from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.methods.gim import GreedyInfoMax
-from gim_bench.nn.conv_gru import ConvGRUEncoder
 
 
 class GreedyInfoMaxWithoutBPTT(GreedyInfoMax):

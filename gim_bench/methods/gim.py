@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from gim_bench.config import Schedule
 from gim_bench.contract import GradientFlow, Split, Traits
 from gim_bench.methods.info_nce import InfoNCEStack
+from gim_bench.settings.schema import Schedule
 
 
 class GreedyInfoMax(InfoNCEStack):

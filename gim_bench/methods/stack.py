@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gim_bench.config import Recompute
 from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner
+from gim_bench.settings.schema import Recompute
 
 # In how many pieces a batch goes through modules whose activations are not kept.
 PIECES = 8

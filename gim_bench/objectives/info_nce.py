@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.config import InfoNCESettings
+from gim_bench.settings.schema import InfoNCESettings
 
 
 def info_nce(

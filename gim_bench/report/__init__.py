@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Sequence
 
-from gim_bench.contract import Record
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.metrics import describe
+from gim_bench.records.metrics import describe
+from gim_bench.records.record import Record
 from gim_bench.report.build import SuiteLike, build
 from gim_bench.report.document import Document
 from gim_bench.report.listing import as_csv, as_json

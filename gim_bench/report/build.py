@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from gim_bench.contract import Record, Status
-from gim_bench.metrics import METRICS, describe, target_of
+from gim_bench.records.metrics import METRICS, describe, target_of
+from gim_bench.records.record import Record, Status
+from gim_bench.records.statistics import finished_at, newest_done, summarise_metrics
 from gim_bench.report.columns import (
     NATS,
     PERCENT,
@@ -36,7 +37,6 @@ from gim_bench.report.ledger import ledger
 from gim_bench.report.pairs import differences_on_the_same_seeds
 from gim_bench.report.published import Numbers, load
 from gim_bench.report.sweeps import sweep_section
-from gim_bench.statistics import finished_at, newest_done, summarise_metrics
 
 # Beside the linear probe they need no interval and no table by module of their own.
 SECONDARY = {"accuracy/own_head", "ridge_accuracy", "knn_accuracy"}

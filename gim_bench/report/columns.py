@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gim_bench.contract import Record
-from gim_bench.metrics import describe, target_of
+from gim_bench.records.metrics import describe, target_of
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import Summary
 from gim_bench.report.document import Column, Table
 from gim_bench.report.published import Numbers
-from gim_bench.statistics import Summary
 
 NONE = "–"
 TOO_LARGE = "does not fit"

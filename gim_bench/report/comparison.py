@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gim_bench.config import Schedule
-from gim_bench.contract import Record
-from gim_bench.statistics import flatten
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import flatten
+from gim_bench.settings.schema import Schedule
 
 DECLARED = "method."  # settings that a method's own declaration and options account for
 ABSENT = "absent"

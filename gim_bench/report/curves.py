@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from gim_bench.contract import Record
-from gim_bench.metrics import target_of
+from gim_bench.records.metrics import target_of
+from gim_bench.records.record import Record
 from gim_bench.report.columns import Row
 from gim_bench.report.document import Curve, Figure, Panel, Points
-from gim_bench.training import VALIDATION
+from gim_bench.training.loop import VALIDATION
 
 OBJECTIVES = {"info_nce": "InfoNCE", "cross_entropy": "Cross-entropy"}
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from gim_bench.audit import leaks
-from gim_bench.contract import Record
-from gim_bench.metrics import target_of
+from gim_bench.records.metrics import target_of
+from gim_bench.records.record import Record
 from gim_bench.report.columns import NONE
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.training.audit import leaks
 
 HEADINGS = ("method", "gradient flow declared", "losses", "each reaches", "as declared")
 

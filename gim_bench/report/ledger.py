@@ -5,18 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from gim_bench.report.columns import (
-    NONE,
-    PublishedNumbers,
-    Row,
-    heading_of,
-    show,
-    signed,
-    style_of,
-)
+from gim_bench.records.statistics import Summary
+from gim_bench.report.columns import NONE, PublishedNumbers, Row, heading_of, show, signed, style_of
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 from gim_bench.report.published import Numbers, Published
-from gim_bench.statistics import Summary
 
 Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
 

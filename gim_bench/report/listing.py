@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gim_bench.contract import Record
 from gim_bench.errors import ConfigError
-from gim_bench.metrics import describe
+from gim_bench.records.metrics import describe
+from gim_bench.records.record import Record
 
 FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error", "fits")
 CSV_FIELDS = ("suite", "method", "dataset", "seed", "key", "status")

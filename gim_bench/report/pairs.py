@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gim_bench.records.statistics import PairedDifference, paired_difference, values_by_seed
 from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_of
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
-from gim_bench.statistics import PairedDifference, paired_difference, values_by_seed
 
 REFERENCE = "gim"
 ONE_SEED = "one seed"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.metrics import METRICS
+from gim_bench.records.metrics import METRICS
 
 CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
 

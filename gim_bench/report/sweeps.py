@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gim_bench.contract import Record
+from gim_bench.records.record import Record
 from gim_bench.report.columns import NONE
 from gim_bench.report.document import Column, Section, Table
 

@@ -15,19 +15,25 @@ from typing import Any
 from optuna.pruners import MedianPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from gim_bench.apart import run_apart
-from gim_bench.atomic import write_atomically
-from gim_bench.config import CellConfig, load_suite, setting_value
-from gim_bench.contract import Record, Silence, Status
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.outcome import NOT_WRITTEN
+from gim_bench.cells.phases import Abandoned
+from gim_bench.cells.resolve import configs
+from gim_bench.cells.run import run_cell
+from gim_bench.cells.table import run_table
 from gim_bench.errors import BenchError, ConfigError
-from gim_bench.plan import configs
-from gim_bench.probe import chosen_accuracy
-from gim_bench.run import NOT_WRITTEN, Abandoned, Bench, Cell, run_cell
+from gim_bench.probing.probe import chosen_accuracy
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record, Status
 from gim_bench.seals import digest
-from gim_bench.store import RunsFolder
+from gim_bench.settings.schema import CellConfig
+from gim_bench.settings.suites import load_suite, setting_value
 from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
-from gim_bench.table import run_table
+from gim_bench.system.atomic import write_atomically
 
 COMPLETE_BEFORE_PRUNING = 4  # trials that have told their accuracy after an epoch
 STATES = {

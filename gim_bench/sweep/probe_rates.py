@@ -21,7 +21,13 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import Trial
 from torch import Tensor
 
-from gim_bench.classifiers import (
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import Model, build, models_of
+from gim_bench.cells.cell import Cell
+from gim_bench.contract import Learner, Split, Target
+from gim_bench.datasets.batches import Batches
+from gim_bench.errors import ConfigError
+from gim_bench.probing.classifiers import (
     Labelled,
     LinearProbe,
     Tried,
@@ -29,14 +35,19 @@ from gim_bench.classifiers import (
     refit_linear,
     validate_linear,
 )
-from gim_bench.config import ProbeSettings
-from gim_bench.contract import Learner, Record, Split, Target
-from gim_bench.datasets.batches import Batches
-from gim_bench.errors import ConfigError
-from gim_bench.probe import Probe, Question, Reader, curve_name, labelled, metric_name, question
-from gim_bench.run import Bench, Cell, Model, build, models_of
-from gim_bench.statistics import finished_at
-from gim_bench.store import RunsFolder
+from gim_bench.probing.probe import (
+    Probe,
+    Question,
+    Reader,
+    curve_name,
+    labelled,
+    metric_name,
+    question,
+)
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import finished_at
+from gim_bench.settings.schema import ProbeSettings
 from gim_bench.sweep.studies import WAIT_SECONDS, Outcome, SharedStudy, Studies
 
 # Löwe et al. 2019, appendices A.1 and A.2: images and speakers; phones, a label for every step.

@@ -12,8 +12,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from gim_bench.config import CellConfig, setting_value
 from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.settings.schema import CellConfig
+from gim_bench.settings.suites import setting_value
 
 # Other tables say what trials are measured by, which must be the same for all of them.
 TABLES = ("augmentation", "encoder", "info_nce", "method", "training")

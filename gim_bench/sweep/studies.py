@@ -24,8 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gim_bench import seeding
 from gim_bench.errors import ConfigError
-from gim_bench.locks import locked
-from gim_bench.owners import Owner
+from gim_bench.system.locks import locked
+from gim_bench.system.processes import Owner
 
 STARTUP_TRIALS = 10  # at random before TPE; the points that a study begins with count
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at

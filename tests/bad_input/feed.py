@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gim_bench.cli import main
+from gim_bench.cli.main import main
 from gim_bench.errors import LONGEST_LINE, BenchError
 
 TIMES = int(os.environ.get("BAD_INPUT_TIMES", "1"))

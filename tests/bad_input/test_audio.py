@@ -8,12 +8,12 @@ import soundfile
 from hypothesis import strategies as st
 
 from gim_bench.contract import Split
-from gim_bench.datasets.audio_folder import AudioFolder
 from gim_bench.datasets.files import UnusableError
-from gim_bench.datasets.librispeech import LibriSpeech
+from gim_bench.datasets.speech.audio_folder import AudioFolder
+from gim_bench.datasets.speech.librispeech import LibriSpeech
 from gim_bench.errors import DataError
 from tests.bad_input.feed import TEXTS, damaged, fed, folder_of_its_own, result_or_line
-from tests.datasets.speech_files import ramp, write
+from tests.datasets.speech.speech_files import ramp, write
 
 KINDS = {"WAV": ("PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW"), "FLAC": ("PCM_16",)}
 

@@ -15,14 +15,15 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from gim_bench.checkpoints import DIGEST, Checkpoints
-from gim_bench.contract import Silence, Split
-from gim_bench.datasets import stl10
+from gim_bench.contract import Split
 from gim_bench.datasets.files import ArchiveError, unpack
-from gim_bench.datasets.librispeech import LibriSpeech
-from gim_bench.datasets.stl10 import STL10
+from gim_bench.datasets.images import stl10
+from gim_bench.datasets.images.stl10 import STL10
+from gim_bench.datasets.speech.librispeech import LibriSpeech
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.seals import sealed
-from gim_bench.store import RECORD, RunsFolder
+from gim_bench.training.checkpoints import DIGEST, Checkpoints
 from tests.bad_input.feed import (
     Answer,
     check_answer,
@@ -32,9 +33,9 @@ from tests.bad_input.feed import (
     gim_bench,
     result_or_line,
 )
-from tests.datasets.test_stl10 import COUNTS, binaries
+from tests.datasets.images.test_stl10 import COUNTS, binaries
 from tests.listener import Listener
-from tests.test_store import record
+from tests.records.test_folder import record
 from tests.tiny_suite import TOML
 
 # -- STL-10 ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gim_bench.contract import Split
-from gim_bench.datasets.image_folder import ImageFolder, decode
+from gim_bench.datasets.images.image_folder import ImageFolder, decode
 from gim_bench.errors import DataError
 from tests.bad_input.feed import TEXTS, damaged, fed, folder_of_its_own, in_time, result_or_line
 

@@ -6,10 +6,10 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from gim_bench.regression.reference import update
+from gim_bench.check.reference import update
+from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.seals import sealed
-from gim_bench.store import RECORD, RunsFolder
-from gim_bench.tracking import suite_entries
+from gim_bench.tracking.entries import suite_entries
 from tests.bad_input.feed import (
     VALUES,
     altered,
@@ -19,7 +19,7 @@ from tests.bad_input.feed import (
     folder_of_its_own,
     gim_bench,
 )
-from tests.regression.cells import cells
+from tests.check.cells import cells
 from tests.tiny_suite import TOML, tiny_suite
 
 COMMANDS = {

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from gim_bench.contract import Silence
 from gim_bench.datasets.arrays import kept
 from gim_bench.datasets.files import KnownChecksums
+from gim_bench.progress import Silence
 from tests.listener import Listener
 
 PIECES = [np.array([1, -2, 3]), np.array([], dtype=int), np.array([[4, 5], [6, 7]])]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gim_bench import atomic
-from gim_bench.contract import Silence
 from gim_bench.datasets import files
 from gim_bench.datasets.files import KnownChecksums, checksums_of, download, fingerprint_of
 from gim_bench.errors import DataError
+from gim_bench.progress import Silence
 from gim_bench.seals import sealed
+from gim_bench.system import atomic
 from tests.listener import Listener
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from gim_bench import registry
 from gim_bench.contract import Batch, GradientFlow, Learner, Modality, Split
+from gim_bench.encoders.pixelcnn import PixelCNN
 from gim_bench.errors import ConfigError
-from gim_bench.nn.pixelcnn import PixelCNN
 from gim_bench.objectives.info_nce import InfoNCEHead
 from tests.conftest import (
     CLASS,

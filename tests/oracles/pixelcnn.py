@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from gim_bench.nn.pixelcnn import PixelCNN
+from gim_bench.encoders.pixelcnn import PixelCNN
 
 
 class MaskedConv2d(nn.Conv2d):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gim_bench.contract import Record, Status
+from gim_bench.records.record import Record, Status
 
 TRAITS = {
     "gim": ("info_nce", "isolated", "unlabelled"),

@@ -5,7 +5,7 @@ import io
 import json
 from html.parser import HTMLParser
 
-from gim_bench.contract import Status
+from gim_bench.records.record import Status
 from gim_bench.report import render
 from gim_bench.report.document import Bullets, Column, Document, Section, Table
 from gim_bench.report.webpage import as_html

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from gim_bench.config import load_suite
+from gim_bench.records.statistics import summarise
 from gim_bench.report import published, render
 from gim_bench.report.ledger import LEGEND, Verdict, verdict
 from gim_bench.report.published import Published
-from gim_bench.statistics import summarise
+from gim_bench.settings.suites import load_suite
 from tests.report.cells import Suite, cell, config, provenance
 from tests.report.test_tables import markdown, table
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gim_bench.contract import Status
 from gim_bench.errors import ConfigError
+from gim_bench.records.record import Status
 from gim_bench.report import render
 from tests.report.cells import Suite, cell, config, provenance
 

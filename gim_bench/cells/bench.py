@@ -1,0 +1,167 @@
+"""A data set on a device, and the checks that it can carry a cell."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from gim_bench.cells.cell import Cell
+from gim_bench.contract import (
+    Dataset,
+    Examples,
+    Images,
+    Modality,
+    Recordings,
+    Split,
+    Target,
+    label_frames,
+)
+from gim_bench.datasets.batches import Batches, whole_batches
+from gim_bench.datasets.images.crops import ImageBatches, in_gray
+from gim_bench.datasets.speech.windows import WindowBatches
+from gim_bench.errors import DataError
+from gim_bench.progress import Progress
+from gim_bench.settings.schema import CellConfig, CropSettings
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Bench:
+    """A prepared data set on a device, on which cells are run one after another."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        progress: Progress,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        cell_timeout: float | None = None,
+    ) -> None:
+        """With `checkpoint_seconds` between the checkpoints of a training.
+
+        A cell that takes longer than `cell_timeout` seconds has failed.
+        """
+        self.dataset = dataset
+        self.device = device
+        self.progress = progress
+        self.checkpoint_seconds = checkpoint_seconds
+        self.cell_timeout = cell_timeout
+        self._splits: dict[Split, Examples] = {}
+        self._gray: dict[Split, Images] = {}
+
+    @cached_property
+    def targets(self) -> Sequence[Target]:
+        return self.dataset.targets()
+
+    def split(self, split: Split) -> Examples:
+        if split not in self._splits:
+            self._splits[split] = self.dataset.split(split)
+        return self._splits[split]
+
+    def images(self, split: Split, *, gray: bool) -> Images:
+        """The images of one split; the gray ones are made once, for all cells."""
+        examples = self.split(split)
+        assert isinstance(examples, Images)
+        if not gray:
+            return examples
+        if split not in self._gray:
+            self._gray[split] = in_gray(examples)
+        return self._gray[split]
+
+    def batches(self, cell: Cell, split: Split, *, held_out: float = 0.0) -> Batches:
+        augmentation = cell.config.augmentation
+        shared: dict[str, Any] = {
+            "batch_size": cell.config.training.batch_size,
+            "stream": cell.stream,
+            "device": self.device,
+            "held_out": held_out,
+        }
+        if isinstance(augmentation, CropSettings):
+            images = self.images(split, gray=augmentation.grayscale)
+            return ImageBatches(images, augmentation=augmentation, **shared)
+        examples = self.split(split)
+        assert isinstance(examples, Recordings)
+        return WindowBatches(examples, augmentation=augmentation, **shared)
+
+    def check(self, config: CellConfig) -> None:
+        """Raises: DataError where the data cannot carry the cell, before anything is trained."""
+        name = config.dataset.name
+        noun = "image" if self.dataset.modality is Modality.IMAGE else "recording"
+        for target in self.targets:
+            if len(target.classes) < 2:
+                raise DataError(
+                    f"{name} has {len(target.classes)} {target.name}(s): a probe needs at least "
+                    f"two different ones"
+                )
+        for split in (Split.UNLABELLED, Split.TRAIN):
+            found, needed = len(self.split(split)), config.training.batch_size
+            held_out = config.training.held_out
+            if not whole_batches(found, batch_size=needed, held_out=held_out):
+                left = found - round(found * held_out)
+                less = f" of which {left} are not held out," if held_out else ""
+                raise DataError(
+                    f"{name} has {found} {split} {noun}s,{less} fewer than one batch of {needed}: "
+                    f"add {noun}s, or lower it with --set training.batch_size={left}"
+                )
+        self._check_held_out(config, noun=noun)
+        if not len(self.split(Split.TEST)):
+            raise DataError(f"{name} has no test {noun}s: add some")
+        if isinstance(config.augmentation, CropSettings):
+            self._check_crop(config.augmentation, name=name)
+        for target in self.targets:
+            self._check_labels(target, name=name, noun=noun)
+
+    def _check_held_out(self, config: CellConfig, *, noun: str) -> None:
+        share, batch_size = config.training.held_out, config.training.batch_size
+        if not share or config.method.trains_on == "none":
+            return
+        split = Split(config.method.trains_on)
+        held_out = round(len(self.split(split)) * share)
+        if held_out < batch_size:
+            raise DataError(
+                f"training.held_out = {share:g} holds out {held_out} {split} {noun}(s) of "
+                f"{config.dataset.name}, fewer than one batch of {batch_size}: raise it, or set it "
+                f"to 0 for no validation loss"
+            )
+
+    def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
+        for split, needed in ((Split.TRAIN, 2), (Split.TEST, 1)):
+            found = sum(1 for _ in islice(labelled(self.split(split), target), needed))
+            if found < needed:
+                raise DataError(
+                    f"{name} has {found} {split} {noun}(s) with a {target.name} label where a "
+                    f"probe needs {needed} or more: label more"
+                )
+
+    def _check_crop(self, augmentation: CropSettings, *, name: str) -> None:
+        for split in Split:
+            examples = self.split(split)
+            assert isinstance(examples, Images)
+            height, width = examples.images.shape[-2:]
+            if augmentation.crop > min(height, width):
+                raise DataError(
+                    f"a crop of {augmentation.crop} pixels does not fit into the {split} "
+                    f"images of {name}, {height}×{width}: lower augmentation.crop or use larger "
+                    f"images"
+                )
+
+
+def labelled(examples: Examples, target: Target) -> Iterator[np.ndarray]:
+    """The labels of every image or recording that has any of that target."""
+    return (labels for labels in _labels_of_each(examples, target) if np.any(labels >= 0))
+
+
+def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
+    """A target's labels, of one image or recording after the other."""
+    if not target.per_step:
+        yield from examples.labels[target.name]
+        return
+    assert isinstance(examples, Recordings)
+    end = 0
+    for length in examples.lengths:
+        start, end = end, end + label_frames(int(length))
+        yield examples.frames[target.name][start:end]

@@ -1,0 +1,114 @@
+"""A cell's models, learners and trainers, built from its settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gim_bench import seeding
+from gim_bench.cells.bench import Bench, labelled
+from gim_bench.cells.cell import Cell
+from gim_bench.contract import Encoder, Ingredients, Learner, Split, Target
+from gim_bench.datasets.batches import whole_batches
+from gim_bench.encoders.conv_gru import ConvGRUEncoder
+from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.probing.probe import metric_name
+from gim_bench.registry import method as method_class
+from gim_bench.settings.schema import (
+    Budget,
+    CellConfig,
+    CropSettings,
+    ResNetSettings,
+    WindowSettings,
+)
+from gim_bench.training.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One of the models that a cell trains: supervised methods learn one for each target."""
+
+    name: str  # of the cell, and where there are several models of the target
+    prefix: str  # of its losses, where it learns a target other than the class of an image
+    target: Target  # what it learns, if anything
+    probed: Sequence[Target]
+    labels: int  # labelled examples of its split, if it learns from labels
+
+
+def models_of(cell: Cell, bench: Bench) -> list[Model]:
+    """A model for each target if it learns from labels, else one that is probed for all."""
+    targets = bench.targets
+    if not cell.config.method.uses_labels:
+        return [Model(name=cell.name, prefix="", target=targets[0], probed=targets, labels=0)]
+    return [
+        Model(
+            name=cell.name if len(targets) == 1 else f"{cell.name}, {target.name}",
+            prefix=metric_name(target, ""),
+            target=target,
+            probed=[target],
+            labels=sum(1 for _ in labelled(bench.split(Split.TRAIN), target)),
+        )
+        for target in targets
+    ]
+
+
+def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
+    """The cell's learner on its device; its encoder is the one that every method starts from."""
+    config = cell.config
+    with seeding.weights_from("encoder", cell.seed):
+        encoder = _encoder(config)
+    kind = method_class(config.method.like)
+    with seeding.weights_from("heads", config.method.like, cell.seed):
+        learner = kind(
+            Ingredients(
+                encoder=encoder,
+                target=target,
+                info_nce=config.info_nce,
+                options=kind.Options(**config.method.options),
+                negatives=seeding.generator(
+                    "negatives", config.method.like, cell.seed, device=bench.device
+                ),
+                recompute=config.method.recompute,
+                compiled=config.training.compile,
+            )
+        )
+    if cell.base is not None:
+        cell.base.load_into(learner.encoder)
+    # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
+    return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _encoder(config: CellConfig) -> Encoder:
+    if isinstance(config.encoder, ResNetSettings):
+        assert isinstance(config.augmentation, CropSettings)
+        channels = 1 if config.augmentation.grayscale else 3
+        return ResNetEncoder(config.encoder, in_channels=channels)
+    assert isinstance(config.augmentation, WindowSettings)
+    return ConvGRUEncoder(config.encoder, samples=config.augmentation.samples)
+
+
+def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
+    """The trainer that the cell's settings ask for."""
+    training = cell.config.training
+    return Trainer(
+        learner,
+        learning_rate=training.learning_rate,
+        schedule=cell.config.method.schedule,
+        only=cell.config.method.only,
+        frozen=None if cell.base is None else cell.base.top,
+        precision=training.precision,
+        device=device,
+    )
+
+
+def planned_steps(cell: Cell, bench: Bench) -> int:
+    """Optimiser steps of one of the cell's models; 0 for a method that trains nothing."""
+    trains_on, training = cell.config.method.trains_on, cell.config.training
+    if trains_on == "none":
+        return 0
+    counted = trains_on if training.budget is Budget.EPOCHS else Split.UNLABELLED
+    return training.epochs * whole_batches(
+        len(bench.split(Split(counted))),
+        batch_size=training.batch_size,
+        held_out=training.held_out,
+    )

@@ -1,0 +1,137 @@
+"""What a cell would cost, from a few timed steps."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
+from gim_bench.cells.cell import Cell
+from gim_bench.contract import Learner, Split
+from gim_bench.errors import BenchError, ConfigError
+from gim_bench.hardware import memory
+from gim_bench.hardware.devices import autocast
+from gim_bench.probing.classifiers import train_linear
+from gim_bench.probing.probe import readable
+
+TIMED_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What one cell would take, extrapolated from a few timed steps."""
+
+    steps: int
+    train_seconds: float
+    probe_seconds: float
+    peak_bytes: int | None  # the GPU's where the cell runs on one, else the host's
+
+    @property
+    def seconds(self) -> float:
+        return self.train_seconds + self.probe_seconds
+
+
+def estimate(cell: Cell, bench: Bench) -> Estimate:
+    """Times a few real steps and forward passes, and multiplies. Nothing is kept or recorded.
+
+    Raises: ConfigError where they fail, as the cell would.
+    """
+    try:
+        return _timed_and_multiplied(cell, bench)
+    except BenchError:
+        raise
+    except Exception as error:  # whatever settings of absurd size make PyTorch raise
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = "does not fit into memory" if memory.is_exhausted(error) else "would fail"
+        raise ConfigError(
+            f"{cell.name} {why} ({reason}): lower the sizes in its settings"
+        ) from None
+
+
+def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
+    steps = planned_steps(cell, bench)
+    train_seconds = probe_seconds = 0.0
+    models = models_of(cell, bench)
+    with memory.measure(bench.device) as peaks:
+        for model in models:
+            learner = build(cell, bench, target=model.target)
+            if steps:
+                train_seconds += steps * _seconds_per_step(cell, learner, bench)
+            probe_seconds += _probe_seconds(cell, model, learner, bench)
+    name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
+    peak = peaks.metrics.get(f"memory/{name}")
+    return Estimate(
+        steps=steps * len(models),
+        train_seconds=train_seconds,
+        probe_seconds=probe_seconds,
+        peak_bytes=None if peak is None else int(peak),
+    )
+
+
+def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
+    """Median over a few steps, after one that warms up; in sequence, of all units' together."""
+    trainer = trainer_of(cell, learner, device=bench.device)
+    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    total = 0.0
+    for unit in trainer.stages():
+        times = []
+        for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
+            with _timed(bench.device) as seconds:
+                trainer.step(batch, only=unit)
+            times += seconds
+        total += statistics.median(times[1:] or times)
+    return total
+
+
+def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> float:
+    """Feature extraction of both splits, and the training of every module's linear probes."""
+    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
+    with (
+        _timed(bench.device) as extraction,
+        autocast(bench.device, cell.config.training.precision),
+    ):
+        features = learner.features(next(train.in_order()).inputs)
+    examples = len(train.groups) + len(test.groups)
+    settings = cell.config.probe
+    if settings is None:
+        return 0.0
+    seconds = extraction[0] * examples / train.batch_size
+    for target in model.probed:
+        with _timed(bench.device) as training:
+            for values in features.values():
+                rows = readable(values, target).float()
+                while len(rows) < settings.batch_size:
+                    rows = torch.cat([rows, rows])
+                train_linear(
+                    rows,
+                    torch.zeros(len(rows), dtype=torch.long, device=rows.device),
+                    learning_rates=settings.learning_rates,
+                    classes=len(target.classes),
+                    steps=TIMED_STEPS,
+                    batch_size=settings.batch_size,
+                    standardised=settings.standardise,
+                    stream=cell.stream,
+                )
+        seconds += 2 * training[0] / TIMED_STEPS * settings.steps
+    return seconds
+
+
+@contextmanager
+def _timed(device: torch.device) -> Iterator[list[float]]:
+    """A list that holds the block's wall seconds once it is left, the device's work included."""
+    seconds: list[float] = []
+    _wait_for(device)
+    started = time.perf_counter()
+    yield seconds
+    _wait_for(device)
+    seconds.append(time.perf_counter() - started)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,79 @@
+"""Why a cell would be run, or not: what its key holds that an earlier record's did not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.cells.cell import Cell
+from gim_bench.records.claims import owner_of, seems_held
+from gim_bench.records.folder import DAMAGED, RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.records.statistics import flatten
+
+SHOWN = 4  # differences
+
+
+def why(cell: Cell, runs: RunsFolder) -> str:
+    """One line."""
+    identity: dict[str, Any] = {
+        "suite": cell.suite,
+        "method": cell.config.method.name,
+        "seed": cell.seed,
+        "key": cell.key,
+    }
+    record = runs.find(**identity)
+    if record is None:
+        if runs.is_damaged(**identity):
+            return f"runs: {DAMAGED}"
+        return f"runs: {_against_others(cell, runs)}"
+    if record.status is Status.DONE:
+        return f"done: nothing has changed since {record.provenance.get('finished_at')}"
+    if record.status is Status.FAILED:
+        return f"runs: it failed before: {record.error}"
+    owner = owner_of(runs.folder_of(record))
+    if owner is not None and seems_held(runs.folder_of(record)):
+        return f"waits: process {owner.pid} on {owner.host} is at it"
+    return "runs: it was interrupted"
+
+
+def _against_others(cell: Cell, runs: RunsFolder) -> str:
+    """What differs from the most similar record of the same method and seed."""
+    others = [
+        _differences(cell, record)
+        for record in runs.records(cell.suite)
+        if (record.method, record.seed) == (cell.config.method.name, cell.seed)
+    ]
+    if not others:
+        return "it has no record yet"
+    nearest = min(others, key=len)
+    more = f", and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+    return f"{', '.join(nearest[:SHOWN])}{more}"
+
+
+def _differences(cell: Cell, record: Record) -> list[str]:
+    """Each as in "training.epochs is 10, was 8"; of what is only in one of the two, too."""
+    ours = _parts(cell.config.as_dict(), cell.data_sha256, RESULTS_VERSION)
+    theirs = _parts(
+        record.config,
+        record.provenance.get("data_sha256"),
+        record.provenance.get("results_version"),
+    )
+    return [
+        f"{name} is {_shown(ours.get(name))}, was {_shown(theirs.get(name))}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _parts(config: Mapping[str, Any], data_sha256: Any, results_version: Any) -> dict[str, Any]:
+    """All that a key is made of, but for the seed."""
+    return {
+        **flatten(config),
+        "the data's sha256": data_sha256,
+        "the results version": results_version,
+    }
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return f"{text[:8]}…" if len(text) == 64 else text

@@ -1,0 +1,148 @@
+"""A cell in a process of its own, so that its memory holds nothing of the cells before it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.outcome import NOT_WRITTEN, begun
+from gim_bench.cells.run import run_cell
+from gim_bench.contract import Dataset
+from gim_bench.errors import TimeLimitError
+from gim_bench.hardware.memory import MMAP_THRESHOLD
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.settings.schema import Settings
+from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
+
+FAREWELL_SECONDS = 60.0  # for its checkpoint
+WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
+MMAP_THRESHOLD_BYTES = 128 * 1024  # glibc's own to begin with
+
+
+def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
+    """As `run_cell`, in a fresh process; one that is killed leaves a record of status "failed"."""
+    dataset = bench.dataset
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run,
+        args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.cache_dir),
+        kwargs={
+            "device": str(bench.device),
+            "runs": runs.root,
+            "checkpoint_seconds": bench.checkpoint_seconds,
+        },
+    )
+    started = begun(cell, bench)
+    title = f"{cell.name}: in a process of its own"
+    fits = True
+    with bench.progress.task(title, total=1, unit="cell") as task:
+        with _deaf_to_interrupts(), _giving_back():
+            process.start()
+        try:
+            with time_limit(bench.cell_timeout):
+                process.join()
+            error, fits = _why(process.exitcode), process.exitcode != -signal.SIGKILL
+        except TimeLimitError as late:
+            error = str(late)
+        finally:
+            _end(process)
+        task.advance()
+    if process.exitcode == 0:
+        found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+        assert found is not None
+        return found
+    failed = replace(started, status=Status.FAILED, error=error, fits=fits)
+    runs.save(failed)
+    return failed
+
+
+def _end(process: BaseProcess) -> None:
+    """A process that is still there keeps what it can, and is gone when this returns."""
+    try:
+        process.terminate()
+        process.join(FAREWELL_SECONDS)
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started within inherits it: Ctrl-C is for this process, which then ends the other."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _giving_back() -> Iterator[None]:
+    """What is started within gives large blocks back to the system as soon as they are free.
+
+    Left alone, glibc keeps those that are smaller than the largest freed so far, up to 32 MiB, and
+    peaks of one and the same cell differ by a tenth and more.
+    """
+    if MMAP_THRESHOLD in os.environ:
+        yield
+        return
+    os.environ[MMAP_THRESHOLD] = str(MMAP_THRESHOLD_BYTES)
+    try:
+        yield
+    finally:
+        del os.environ[MMAP_THRESHOLD]
+
+
+def _run(
+    cell: Cell,
+    kind: type[Dataset],
+    options: Settings,
+    data_dir: Path | None,
+    cache_dir: Path,
+    *,
+    device: str,
+    runs: Path,
+    checkpoint_seconds: float,
+) -> None:
+    """The other process's whole life, which ends with that of the one that began it."""
+    terminate_as_interrupt()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
+    bench = Bench(
+        dataset,
+        device=torch.device(device),
+        progress=Silence(),
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    try:
+        run_cell(cell, bench, runs=RunsFolder(runs))
+    except KeyboardInterrupt:  # the other process says what there is to say
+        sys.exit(128 + signal.SIGTERM)
+    except OSError:  # so it does here, or meets the same
+        sys.exit(WITHOUT_RECORD)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _why(exit_code: int | None) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "does not fit: the process was killed by the system, as it does when memory is full"
+    if exit_code == WITHOUT_RECORD:
+        return f"{NOT_WRITTEN}: its record; is there room on the disk?"
+    return f"its process ended with exit code {exit_code} and left no result"

@@ -1,0 +1,175 @@
+"""The record that a cell leaves, from what its phases measured."""
+
+import errno
+import statistics
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.phases import Finished
+from gim_bench.errors import BenchError, one_line
+from gim_bench.hardware import memory
+from gim_bench.records import provenance
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.training import capacity
+from gim_bench.training.loop import VALIDATION, joined
+
+NOT_WRITTEN = "cannot be written"  # what the reason of a cell begins with that a full disk ended
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def begun(cell: Cell, bench: Bench) -> Record:
+    """The record of a cell that has not ended."""
+    return Record(
+        suite=cell.suite,
+        method=cell.config.method.name,
+        dataset=cell.config.dataset.name,
+        seed=cell.seed,
+        key=cell.key,
+        status=Status.RUNNING,
+        config=cell.config.as_dict(),
+        protocol=cell.protocol,
+        provenance={
+            **provenance.describe(str(bench.device)),
+            "precision": cell.config.training.precision,
+            "data_sha256": cell.data_sha256,
+            **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
+            "results_version": RESULTS_VERSION,
+            "started_at": provenance.now(),
+        },
+    )
+
+
+def done(
+    record: Record, finished: Sequence[Finished], *, largest: capacity.Capacity | None = None
+) -> Record:
+    """Costs of a cell's models add up; their peaks do not."""
+    metrics: dict[str, float] = {}
+    for found in finished:
+        metrics |= dict(found.probed.metrics) | _last_losses(found)
+    if probe_seconds := sum(found.probe_seconds for found in finished):
+        metrics["probe/seconds"] = probe_seconds
+    steps = sum(found.training.trained.steps for found in finished)
+    if steps:
+        seconds = sum(found.training.trained.seconds for found in finished)
+        samples = sum(found.training.trained.samples for found in finished)
+        metrics |= {
+            "train/seconds": seconds,
+            "train/steps": steps,
+            "train/samples": samples,
+            "train/samples_per_second": samples / seconds,
+            "train/step_per_calibration": seconds / steps / _calibration(finished),
+            "train/labels": sum(found.model.labels for found in finished),
+            "train/parameters": sum(found.training.trained.parameters for found in finished),
+        }
+        if all(found.training.audited.flops for found in finished):
+            metrics["train/flops"] = sum(found.training.audited.flops for found in finished)
+    training = [found.training.peaks for found in finished]
+    probing = [found.probe_peaks for found in finished]
+    metrics |= _highest(training) | _highest(probing)
+    notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
+    if largest is not None:
+        notes["largest_batch"] = largest.note
+        metrics |= {} if largest.batch is None else {"memory/largest_batch": largest.batch}
+    return replace(
+        record,
+        status=Status.DONE,
+        metrics=metrics,
+        losses=joined([_prefixed(found) for found in finished]),
+        probe_curves={
+            name: curve for found in finished for name, curve in found.probed.curves.items()
+        },
+        isolation={
+            f"{found.model.prefix}{unit}": row
+            for found in finished
+            for unit, row in found.training.audited.isolation.items()
+        },
+        files={name: sha256 for found in finished for name, sha256 in found.files.items()},
+        provenance={
+            **record.provenance,
+            "memory": notes,
+            **_resumed(finished),
+            "finished_at": provenance.now(),
+        },
+    )
+
+
+def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
+    """Of every peak that is known of all models, the highest."""
+    return {
+        name: max(found.metrics[name] for found in peaks)
+        for name in peaks[0].metrics
+        if all(name in found.metrics for found in peaks)
+    }
+
+
+def _notes(peaks: Sequence[memory.Peaks]) -> dict[str, str]:
+    """Of the model of which least is known, for they say why."""
+    return min(peaks, key=lambda found: len(found.metrics)).notes
+
+
+def _calibration(finished: Sequence[Finished]) -> float:
+    """Seconds of one run of the fixed work, the mean over the models that were trained."""
+    return statistics.fmean(
+        x.training.calibration_seconds for x in finished if x.training.trained.steps
+    )
+
+
+def _last_losses(found: Finished) -> dict[str, float]:
+    """The last epoch's losses; the bare name is the top unit's."""
+    if not found.training.trained.losses:
+        return {}
+    prefix, losses = found.model.prefix, found.training.trained.losses[-1]
+    named = {_loss_name(prefix, unit): x for unit, x in losses.items() if unit != "epoch"}
+    for top in found.top:
+        for unit in (top, f"{VALIDATION}{top}"):
+            if unit in losses:
+                named[_loss_name(prefix, unit).rpartition("/")[0]] = losses[unit]
+    return named
+
+
+def _loss_name(prefix: str, unit: str) -> str:
+    """Of a unit's training or, where the history says so, validation loss."""
+    bare = unit.removeprefix(VALIDATION)
+    return f"{prefix}loss/{unit}" if bare == unit else f"{prefix}validation_loss/{bare}"
+
+
+def _resumed(finished: Sequence[Finished]) -> dict[str, Any]:
+    """After which step's checkpoint training went on, where it did."""
+    steps = [found.training.trained.resumed_at for found in finished]
+    return {} if steps == [None] * len(steps) else {"resumed_at_step": steps}
+
+
+def _prefixed(found: Finished) -> list[dict[str, float]]:
+    """The losses of every epoch, named so that several models' can stand beside each other."""
+    return [
+        {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
+        for row in found.training.trained.losses
+    ]
+
+
+def failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
+    reason = str(error).strip() or "no message"
+    fits = not memory.is_exhausted(error)
+    if not fits:
+        reason = f"does not fit: {reason.splitlines()[0]}"
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        reason = f"{NOT_WRITTEN}: {reason}"
+    elif not isinstance(error, BenchError):
+        log = runs.save_log(record, traceback.format_exc())
+        reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"
+    finished = {"finished_at": provenance.now()}
+    return replace(
+        record,
+        status=Status.FAILED,
+        error=one_line(reason),
+        fits=fits,
+        provenance={**record.provenance, **finished},
+    )

@@ -1,0 +1,133 @@
+"""A finished cell's encoder as a base: its modules stay as they are, others are trained on top."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gim_bench.contract import GradientFlow
+from gim_bench.errors import ConfigError
+from gim_bench.methods.stack import module_name
+from gim_bench.records.folder import RECORD
+from gim_bench.records.record import Record, Status
+from gim_bench.records.sealed import read_record
+from gim_bench.records.statistics import flatten
+from gim_bench.settings.schema import CellConfig, grid_rows
+
+WEIGHTS = "encoder.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A finished cell with the sha256 and the number of modules of its encoder's weights."""
+
+    record: Record
+    folder: Path
+    sha256: str
+    modules: int
+
+    @property
+    def method(self) -> str:
+        """What it was trained by."""
+        return str(self.record.config["method"]["like"])
+
+    @property
+    def top(self) -> str:
+        """Name of its topmost module."""
+        return module_name(self.modules - 1)
+
+    def check(self, config: CellConfig, *, data_sha256: str) -> None:
+        """Raises: ConfigError where the new cell has other data, or no module to add."""
+        ours = {**_shared(config.as_dict()), "data sha256": data_sha256}
+        found = self.record.provenance.get("data_sha256")
+        theirs = {**_shared(self.record.config), "data sha256": found}
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ConfigError(
+                    f"--from {self.folder}: its {name} is {theirs.get(name)}, this suite's is "
+                    f"{ours.get(name)}: use a base that was trained alike"
+                )
+        if config.method.gradient_flow != GradientFlow.ISOLATED:
+            raise ConfigError(
+                f"--from {self.folder}: the method {config.method.like!r} trains no module apart "
+                f"from the others: use one whose modules are isolated, such as gim_iterative"
+            )
+        blocks, below = (_blocks(c["encoder"]) for c in (config.as_dict(), self.record.config))
+        if blocks[: len(below)] != below:
+            raise ConfigError(
+                f"--from {self.folder}: its modules have {below} blocks, this encoder's {blocks}: "
+                f"leave those of the lower ones as they are, and add to them"
+            )
+        if len(grid_rows(config.encoder, config.augmentation)) <= self.modules:
+            raise ConfigError(
+                f"--from {self.folder}: it has all {self.modules} modules of this encoder: add "
+                f"one, as in --set encoder.blocks=[3,4,6,3]"
+            )
+
+    def load_into(self, encoder: nn.Module) -> None:
+        """Gives the lowest modules the base's weights. Raises: ConfigError if they do not fit."""
+        from safetensors.torch import load_file
+
+        weights = load_file(self.folder / WEIGHTS)
+        try:
+            encoder.load_state_dict({**encoder.state_dict(), **weights})
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--from {self.folder}: its {WEIGHTS} does not fit this encoder "
+                f"({str(error).splitlines()[-1].strip()}): use a cell that was trained alike"
+            ) from None
+
+
+def read_base(folder: Path) -> Base:
+    """The finished cell in that folder. Raises: ConfigError where there is none with an encoder."""
+    from safetensors import SafetensorError, safe_open
+
+    record = read_record(folder / RECORD)
+    if record is None or record.status is not Status.DONE:
+        found = "no readable record" if record is None else f"a cell that is {record.status}"
+        raise ConfigError(
+            f"--from {folder} holds {found}: name the folder of a finished cell, as in "
+            f"runs/<suite>/<method>/seed-0-1a2b3c4d"
+        )
+    if not isinstance(record.config.get("method", {}).get("like"), str):
+        raise ConfigError(
+            f"--from {folder}: its record does not say what it was trained by: use a cell that "
+            f"this version has run"
+        )
+    try:
+        sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"--from {folder}: cannot read its {WEIGHTS} ({error}): use a cell that trained one "
+            f"encoder"
+        ) from None
+    if record.files.get(WEIGHTS) != sha256:
+        raise ConfigError(
+            f"--from {folder}: its {WEIGHTS} was altered since its record was written: run the "
+            f"cell again"
+        )
+    modules = {name.split(".")[1] for name in names if name.startswith("stages.")}
+    if not modules:
+        raise ConfigError(
+            f"--from {folder}: its {WEIGHTS} holds no modules: use a cell that trained one encoder"
+        )
+    return Base(record=record, folder=folder, sha256=sha256, modules=len(modules))
+
+
+def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a base and the cell on top of it must have in common, by dotted name."""
+    sections = ("dataset", "augmentation", "encoder")
+    found = flatten({name: config.get(name) or {} for name in sections})
+    found.pop("encoder.blocks", None)  # there are to be more of them
+    return found
+
+
+def _blocks(encoder: Mapping[str, Any]) -> list[int]:
+    """Of each of its modules, where it is made of blocks."""
+    blocks = encoder.get("blocks") or ()
+    return list(blocks) if isinstance(blocks, (list, tuple)) else [blocks]

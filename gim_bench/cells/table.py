@@ -1,0 +1,106 @@
+"""A suite's cells, each run by the first of the processes that come to it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.progress import Progress
+from gim_bench.records.claims import owner_of
+from gim_bench.records.folder import DAMAGED, RunsFolder
+from gim_bench.records.record import Record, Status
+
+WAIT_SECONDS = 0.5  # between looks at cells that other processes are at
+RunCell = Callable[..., Record]
+
+
+def run_table(
+    table: Sequence[Cell],
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    run: RunCell,
+    rerun: bool = False,
+) -> Iterator[Record]:
+    """The record of every cell, each as soon as it is there; cells of other processes come last.
+
+    A cell that is done is not run again, nor is one that another process has ended since this was
+    called. With `rerun`, the former is. Raises: OSError.
+    """
+    before = {cell.key: found(cell, runs) for cell in table}
+    waiting = list(table)
+    told: set[str] = set()
+    while waiting:
+        for cell in list(waiting):
+            record = _ended(cell, runs, before=before[cell.key], rerun=rerun)
+            if record is None:
+                record = _run(cell, bench, runs, run, before=before[cell.key], rerun=rerun)
+            if record is not None:
+                waiting.remove(cell)
+                yield record
+            elif cell.key not in told:
+                told.add(cell.key)
+                _tell(cell, runs, progress=bench.progress)
+        if waiting:
+            time.sleep(WAIT_SECONDS)
+
+
+def found(cell: Cell, runs: RunsFolder) -> Record | None:
+    """The cell's record as it is on disk; None where there is none that can be believed."""
+    return runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+
+
+def _ended(cell: Cell, runs: RunsFolder, *, before: Record | None, rerun: bool) -> Record | None:
+    """The cell's record, if nothing is left to be done for it."""
+    record = found(cell, runs)
+    if record is None or record.status is Status.RUNNING:
+        return None
+    if record.status is Status.DONE and not rerun:
+        return record
+    if before is not None:  # sweeps may have been added to it since, which is no run
+        before = replace(before, sweeps=record.sweeps)
+    return record if record != before else None
+
+
+def _run(
+    cell: Cell,
+    bench: Bench,
+    runs: RunsFolder,
+    run: RunCell,
+    *,
+    before: Record | None,
+    rerun: bool,
+) -> Record | None:
+    """The record that the cell's run leaves; None where another process is at it, or took it."""
+    identity: dict[str, Any] = {
+        "method": cell.config.method.name,
+        "seed": cell.seed,
+        "key": cell.key,
+    }
+    claim = None
+    try:
+        with runs.claimed(cell.suite, **identity) as claim:
+            if claim is None:
+                return None
+            # Another process may have ended it between the look at its record and the claim.
+            if ended := _ended(cell, runs, before=before, rerun=rerun):
+                return ended
+            if runs.is_damaged(cell.suite, **identity):
+                bench.progress.say(f"{cell.name} runs again: {DAMAGED}")
+            return run(cell, bench, runs=runs)
+    except KeyboardInterrupt:  # which may come as late as while the claim is let go
+        if claim is None or not claim.is_lost:
+            raise
+    bench.progress.say(
+        f"{cell.name} was taken over by another process, which found this one silent for minutes"
+    )
+    return None
+
+
+def _tell(cell: Cell, runs: RunsFolder, *, progress: Progress) -> None:
+    folder = runs.folder(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+    owner = owner_of(folder)
+    who = "another process" if owner is None else f"process {owner.pid} on {owner.host}"
+    progress.say(f"{cell.name}: {who} is at it")

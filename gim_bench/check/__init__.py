@@ -1,0 +1,20 @@
+"""Is this code worse than it was? Records of a suite against a reference that was kept of it.
+
+`tolerance` says when two sets of seeds differ by more than chance, `judge` what is compared and
+what forbids it, `reference` holds the file, and `formats` prints the verdict.
+"""
+
+from gim_bench.check.formats import check_format, render
+from gim_bench.check.judge import Verdict, judge
+from gim_bench.check.reference import Reference, read_reference, reference_path, update
+
+__all__ = [
+    "Reference",
+    "Verdict",
+    "check_format",
+    "judge",
+    "read_reference",
+    "reference_path",
+    "render",
+    "update",
+]

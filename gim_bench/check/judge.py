@@ -1,0 +1,304 @@
+"""What the records of a suite say of the code: no worse, worse, or nothing that can be judged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.check.cells import Cells, cells_of, settings_of, without_gradients
+from gim_bench.check.reference import MethodReference, Reference, commit_of, machine_of, was_resumed
+from gim_bench.check.tolerance import (
+    COSTS,
+    FALSE_ALARMS,
+    Difference,
+    Kind,
+    compare,
+    compared,
+    enough,
+    kind_of,
+)
+from gim_bench.records import provenance
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import flatten
+from gim_bench.settings.schema import Suite
+from gim_bench.training.audit import leaks
+
+UPDATE = "or write a new reference with --update --reason"
+NOTHING_COMPARED = "nothing was compared: the reference has no metric that counts on this machine"
+
+
+class Outcome(StrEnum):
+    PASSES = "passes"
+    WORSE = "worse"
+    UNJUDGED = "cannot judge"
+
+
+EXIT_CODES = {Outcome.PASSES: 0, Outcome.WORSE: 1, Outcome.UNJUDGED: 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One metric of one method."""
+
+    method: str
+    metric: str
+    found: Difference
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.WORSE if self.found.worse else Outcome.PASSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is wrong besides a mean that moved, in one line; `method` is empty for all of them."""
+
+    outcome: Outcome
+    what: str  # "settings", "gradient isolation", …
+    message: str
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All that was looked at."""
+
+    suite: str
+    commit: str  # of the records; empty where there are none
+    reference: Reference
+    level: float  # the chance of a false alarm that each comparison is given
+    compared: Sequence[Compared]
+    findings: Sequence[Finding]
+    notes: Sequence[str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Worse wins over what cannot be judged: what is known to be worse stays so."""
+        ordered = (Outcome.WORSE, Outcome.UNJUDGED)
+        return next((outcome for outcome in ordered if outcome in self.outcomes), Outcome.PASSES)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of every comparison and every finding."""
+        return [*(c.outcome for c in self.compared), *(f.outcome for f in self.findings)]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.outcome]
+
+
+class _Pair(NamedTuple):
+    """Values to compare; those of the reference, then today's."""
+
+    method: str
+    metric: str
+    kind: Kind
+    before: Sequence[float]
+    now: Sequence[float]
+
+
+def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> Verdict:
+    """The verdict on the newest finished cells of every method of the suite or the reference.
+
+    The chance of a false alarm is divided evenly among the comparisons (Bonferroni's correction),
+    so that a check of unchanged code calls something worse in 1 % of all cases at the most.
+    """
+    cells = cells_of(records, methods=list(dict.fromkeys([*suite.methods, *reference.methods])))
+    of_suite = list(_about_the_suite(cells, reference))
+    of_methods = [] if of_suite else list(_about_the_methods(cells, reference))
+    unjudged = {finding.method for finding in of_methods}
+    pairs: list[_Pair] = []
+    if not of_suite:
+        judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
+        pairs, incomplete = _pairs(judged, reference)
+        of_methods += [*incomplete, *_without_gradients(judged)]
+        if not pairs and not of_methods:
+            of_methods.append(_unjudged("reference", f"{NOTHING_COMPARED}: run on one, {UPDATE}"))
+    level = FALSE_ALARMS / max(1, len(pairs))
+    return Verdict(
+        suite=suite.name,
+        commit=commit_of(cells.records[0].provenance) if cells.records else "",
+        reference=reference,
+        level=level,
+        compared=[
+            Compared(
+                method=pair.method,
+                metric=pair.metric,
+                found=compare(pair.before, pair.now, kind=pair.kind, level=level),
+            )
+            for pair in pairs
+        ],
+        findings=[*_certain(cells), *of_suite, *of_methods],
+        notes=list(_notes(cells, reference)),
+    )
+
+
+# -- what needs no statistics ----------------------------------------------------------------------
+
+
+def _certain(cells: Cells) -> Iterator[Finding]:
+    """What is worse whatever the reference says."""
+    for record in cells.records:
+        for leak in leaks(record):
+            yield Finding(
+                outcome=Outcome.WORSE,
+                what="gradient isolation",
+                message=f"seed {record.seed}: {leak}",
+                method=record.method,
+            )
+    for difference in cells.undeclared:
+        yield Finding(outcome=Outcome.WORSE, what="identical settings", message=difference)
+
+
+def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
+    """Why nothing can be compared."""
+    if reference.results_version != RESULTS_VERSION:
+        yield _unjudged(
+            "results version",
+            f"the reference is of results version {reference.results_version}, the code of "
+            f"{RESULTS_VERSION}: write a new reference with --update --reason",
+        )
+    for problem in cells.problems:
+        yield _unjudged("cells", problem)
+    found = {str(record.provenance.get("data_sha256")) for record in cells.records}
+    for sha256 in sorted(found - {reference.data_sha256}):
+        yield _unjudged(
+            "data",
+            f"the data is another, sha256 {sha256[:12]}… where the reference has "
+            f"{reference.data_sha256[:12]}…: use the same data, {UPDATE}",
+        )
+    yield from _of_other_code(cells.records)
+
+
+def _of_other_code(records: Sequence[Record]) -> Iterator[Finding]:
+    """What cells of another commit say is not about the code that is here."""
+    state = provenance.git_state()
+    if state["git_commit"] is None:  # outside of a checkout nothing is known of the code
+        return
+    here = commit_of(state)
+    commits = {commit_of(record.provenance) for record in records}
+    if len(commits) == 1 and commits != {here}:  # several are a mixture, which is a problem itself
+        yield _unjudged(
+            "code",
+            f"cells are of commit {commits.pop()}, the code is {here}: run with --rerun, or into "
+            f"a fresh --runs-dir",
+        )
+
+
+def _about_the_methods(cells: Cells, reference: Reference) -> Iterator[Finding]:
+    """Why some of the methods cannot be compared."""
+    for method, records in cells.by_method.items():
+        kept = reference.methods.get(method)
+        if kept is None:
+            message = "not in the reference: write a new one with --update --reason"
+            yield _unjudged("reference", message, method)
+            continue
+        changed = _changed(kept.config, settings_of(records[0]))
+        if changed:
+            message = f"other settings than the reference's: {'; '.join(changed)}: set them back"
+            yield _unjudged("settings", f"{message}, {UPDATE}", method)
+        elif not enough(len(kept.seeds), len(records)):
+            message = (
+                f"too few seeds: {len(records)} here and {len(kept.seeds)} in the reference where "
+                f"two and two, or one and three, are the fewest: run with --seeds"
+            )
+            yield _unjudged("seeds", message, method)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, each with both values."""
+    old, new = flatten(before), flatten(now)
+    return [
+        f"{name} {new.get(name)}, not {old.get(name)}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _unjudged(what: str, message: str, method: str = "") -> Finding:
+    return Finding(outcome=Outcome.UNJUDGED, what=what, message=message, method=method)
+
+
+# -- what does -------------------------------------------------------------------------------------
+
+
+def _pairs(
+    by_method: Mapping[str, Sequence[Record]], reference: Reference
+) -> tuple[list[_Pair], list[Finding]]:
+    """The metrics of the reference beside today's, and a finding for each that is not there."""
+    pairs, absent = [], []
+    for method, records in by_method.items():
+        for name, kind, before in _kept(reference.methods[method], records, reference):
+            usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
+            now = [record.metrics[name] for record in usable if name in record.metrics]
+            if len(now) < len(usable):
+                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have it"
+                absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
+            elif not enough(len(before), len(now)):
+                message = "too few seeds that were not resumed: run with --rerun"
+                absent.append(_unjudged(name, message, method))
+            else:
+                pairs.append(_Pair(method, name, kind, before, now))
+    return pairs, absent
+
+
+def _without_gradients(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
+    """Methods that train, of which nobody measured how far their gradients reach."""
+    for method, records in by_method.items():
+        if seeds := without_gradients(records):
+            message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
+            yield _unjudged("gradient isolation", message, method)
+
+
+def _kept(
+    kept: MethodReference, records: Sequence[Record], reference: Reference
+) -> Iterator[tuple[str, Kind, list[float]]]:
+    """The metrics that may be compared; memory and speed only on a machine of the same kind."""
+    for name, values in kept.metrics.items():
+        kind = kind_of(name)
+        assert kind is not None
+        if _comparable(name, records, reference):
+            yield name, kind, list(values.values())
+
+
+def _comparable(name: str, records: Sequence[Record], reference: Reference) -> bool:
+    return kind_of(name) not in COSTS or machine_of(records[0]).is_like(reference.machine)
+
+
+def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
+    """What a reader has to know to trust the verdict."""
+    records = cells.records
+    if not records:
+        return
+    if provenance.git_state()["git_dirty"] and any(r.provenance.get("git_dirty") for r in records):
+        yield (
+            "the cells and the code have uncommitted changes, which may not be the same: commit, "
+            "and run into a fresh --runs-dir"
+        )
+    machine = machine_of(records[0])
+    if not machine.is_like(reference.machine):
+        yield (
+            f"memory and speed are not compared: the reference is of "
+            f"{reference.machine.described()}, these cells of {machine.described()}"
+        )
+    resumed = [f"{record.method} seed {record.seed}" for record in records if was_resumed(record)]
+    if resumed:
+        yield f"memory and speed are compared without resumed cells: {', '.join(resumed)}"
+    for method, of_method in cells.by_method.items():
+        new = _unknown(of_method, reference)
+        if new:
+            yield f"{method} {', '.join(new)}: not in the reference, not compared"
+
+
+def _unknown(records: Sequence[Record], reference: Reference) -> list[str]:
+    """Metrics of a method's cells that could be compared if the reference had them."""
+    method = reference.methods.get(records[0].method)
+    if method is None:
+        return []
+    found = dict.fromkeys(name for record in records for name in compared(record.metrics))
+    return [
+        name
+        for name in found
+        if name not in method.metrics and _comparable(name, records, reference)
+    ]

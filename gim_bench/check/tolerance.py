@@ -1,0 +1,173 @@
+"""When a metric is worse: by more than chance explains, and by more than anybody should mind."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gim_bench.records.metrics import target_of
+from gim_bench.records.statistics import Summary, summarise
+
+# The chance that a check of unchanged code calls anything worse, all comparisons together.
+FALSE_ALARMS = 0.01
+POWER = 0.8
+# Seeds on both sides together, with two or more in the reference: two degrees of freedom.
+FEWEST_SEEDS = 4
+HOST_MEMORY = "memory/host_over_baseline_bytes"
+
+
+class Worse(StrEnum):
+    """Which way a metric has to move to be worse."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    EITHER = "either way"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What metrics are judged alike, and the difference below which none is worse."""
+
+    name: str
+    worse: Worse
+    floor: float  # in the metric's unit; of a relative kind, at the least
+    share: float = 0.0  # of the reference's mean
+    reason: str
+
+    def floor_at(self, mean: float) -> float:
+        """The floor, in the metric's unit, where the reference's mean is `mean`."""
+        return max(self.floor, self.share * abs(mean))
+
+
+ACCURACY = Kind(
+    name="accuracy",
+    worse=Worse.LOWER,
+    floor=1.0,
+    reason="points: what another processor's rounding moves a probe on a few hundred examples by",
+)
+LOSS = Kind(
+    name="loss",
+    worse=Worse.EITHER,
+    floor=0.02,
+    reason="nats: far below what a row, a negative or a gradient that is not as stated moves it by",
+)
+MEMORY = Kind(
+    name="memory",
+    worse=Worse.HIGHER,
+    floor=4 * 2**20,
+    share=0.15,
+    reason="15 %, or 4 MiB: allocators round up, and libraries load what they first need",
+)
+SPEED = Kind(
+    name="speed",
+    worse=Worse.HIGHER,
+    floor=0.0,
+    share=0.50,
+    reason="50 %: on shared or other machines a step and the calibration slow down unlike",
+)
+COSTS = (MEMORY, SPEED)
+
+KINDS = {
+    "accuracy": ACCURACY,
+    "loss": LOSS,
+    HOST_MEMORY: MEMORY,
+    "memory/gpu_allocated_peak_bytes": MEMORY,
+    "memory/gpu_reserved_peak_bytes": MEMORY,
+    "train/step_per_calibration": SPEED,
+}
+
+
+def kind_of(name: str) -> Kind | None:
+    """How a metric is judged, of whatever module and target; None where it is not."""
+    return KINDS.get(target_of(re.sub(r"/module_\d+$", "", name))[1])
+
+
+def compared(names: Iterable[str]) -> list[str]:
+    """The metrics of a record that are judged, each thing once.
+
+    The bare name is the top module's, which is not repeated under its number; a GPU's memory
+    stands for the host's.
+    """
+    judged = [name for name in names if kind_of(name) is not None]
+    on_gpu = any(name.startswith("memory/gpu_") for name in judged)
+    tops = {_top_module(bare, judged) for bare in judged if "/module_" not in bare}
+    return [name for name in judged if name not in tops and not (on_gpu and name == HOST_MEMORY)]
+
+
+def _top_module(bare: str, names: Sequence[str]) -> str:
+    """The numbered name of the highest module; empty where there is none."""
+    modules = [name for name in names if name.startswith(f"{bare}/module_")]
+    return max(modules, key=lambda name: int(name.rpartition("_")[2]), default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How far the mean of new seeds is from the reference's, and how far it may be."""
+
+    reference: Summary
+    now: Summary
+    tolerance: float  # in the metric's unit, as the two below
+    detectable: float  # the smallest true change that is noticed with about 80 % power
+    worse: bool
+
+    @property
+    def difference(self) -> float:
+        return self.now.mean - self.reference.mean
+
+
+def enough(reference: int, now: int) -> bool:
+    """Whether that many seeds can be compared: two and two, or three and one."""
+    return reference >= 2 and now >= 1 and reference + now >= FEWEST_SEEDS
+
+
+def compare(
+    reference: Sequence[float], now: Sequence[float], *, kind: Kind, level: float
+) -> Difference:
+    """Student's two-sample test with pooled variance, and the kind's floor.
+
+    Worse is a difference of means, in the kind's direction, that exceeds both the floor and
+    t(1 - level; n + m - 2) standard errors; of a loss, which may move either way, each direction
+    has half of the level. Pooling is right where nothing has changed, which is what a false alarm
+    is about; unlike Welch's test it takes a single new seed, with n - 1 degrees of freedom. Seeds
+    are not paired: their runs repeat bit for bit on one machine alone.
+
+    Worked by hand: 60, 61, 62 against 50, 51, 52 at a level of 1 %. Both variances are 1, so the
+    standard error is √(1/3 + 1/3) = 0.816, t(0.99; 4) = 3.747 and the tolerance 3.06; the
+    difference is 10.
+
+    The detectable change has a power of about 80 % by the noncentral t distribution if the true
+    spread is the one seen, and clears the floor as often.
+    """
+    assert enough(len(reference), len(now))
+    from scipy.special import nctdtrinc, ndtri, stdtrit
+
+    before, after = summarise(reference), summarise(now)
+    freedom = before.n + after.n - 2
+    error = _pooled(reference, now) * math.sqrt(1 / before.n + 1 / after.n)
+    side = level / 2 if kind.worse is Worse.EITHER else level
+    critical = float(stdtrit(freedom, 1 - side))
+    floor = kind.floor_at(before.mean)
+    tolerance = max(critical * error, floor)
+    moved = {
+        Worse.LOWER: before.mean - after.mean,
+        Worse.HIGHER: after.mean - before.mean,
+        Worse.EITHER: abs(after.mean - before.mean),
+    }[kind.worse]
+    return Difference(
+        reference=before,
+        now=after,
+        tolerance=tolerance,
+        detectable=max(
+            float(nctdtrinc(freedom, 1 - POWER, critical)) * error,
+            floor + float(ndtri(POWER)) * error,
+        ),
+        worse=moved > tolerance,
+    )
+
+
+def _pooled(*groups: Sequence[float]) -> float:
+    """The standard deviation within the groups, each about its own mean."""
+    squares = sum((x - statistics.fmean(group)) ** 2 for group in groups for x in group)
+    return math.sqrt(squares / sum(len(group) - 1 for group in groups))

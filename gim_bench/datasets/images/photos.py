@@ -1,0 +1,129 @@
+"""Crops of the photographs that scikit-image ships: real image statistics, nothing downloaded."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from gim_bench import seeding
+from gim_bench.contract import Dataset, Images, Split, Target
+from gim_bench.errors import DataError
+from gim_bench.settings.schema import Settings
+
+# One class each. Where a pair or a duplicate exists (motorcycle), one is taken.
+PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "hubble": "hubble_deep_field.jpg",
+    "ihc": "ihc.png",
+    "moon": "moon.png",
+    "motorcycle": "motorcycle_left.png",
+    "page": "page.png",
+    "retina": "retina.jpg",
+    "rocket": "rocket.jpg",
+    "text": "text.png",
+}
+
+
+class Photos(Dataset):
+    """Which of 16 photographs is this crop from? Train and test crops never share a pixel.
+
+    Each photograph is cut into vertical stripes, alternately for training (labelled and
+    unlabelled) and for testing; crops lie within one stripe.
+    """
+
+    class Options(Settings):
+        """Sizes in pixels; numbers of crops for each photograph."""
+
+        size: Annotated[int, Field(ge=8)] = 36
+        stripes: Annotated[int, Field(ge=2)] = 8
+        unlabelled_crops: Annotated[int, Field(gt=0)] = 300
+        train_crops: Annotated[int, Field(gt=0)] = 100
+        test_crops: Annotated[int, Field(gt=0)] = 100
+
+    options: Options
+
+    def prepare(self) -> None:
+        """Nothing to fetch: the photographs come with scikit-image."""
+
+    def verify(self) -> None:
+        """Every photograph is there and can be decoded."""
+        _ = self._photographs
+
+    def fingerprint(self) -> str:
+        """sha256 of the photographs' files and of the options that cut them."""
+        digest = hashlib.sha256(self.options.model_dump_json().encode())
+        for path in self._paths:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def targets(self) -> Sequence[Target]:
+        return [Target(name="class", classes=list(PHOTOGRAPHS))]
+
+    def split(self, split: Split) -> Images:
+        crops = {
+            Split.UNLABELLED: self.options.unlabelled_crops,
+            Split.TRAIN: self.options.train_crops,
+            Split.TEST: self.options.test_crops,
+        }[split]
+        images = [
+            self._crops(photograph, name=name, split=split, crops=crops)
+            for name, photograph in zip(PHOTOGRAPHS, self._photographs, strict=True)
+        ]
+        labels = np.repeat(np.arange(len(images), dtype=np.int64), crops)
+        return Images(
+            images=np.concatenate(images),
+            labels={} if split is Split.UNLABELLED else {"class": labels},
+        )
+
+    def _crops(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> np.ndarray:
+        """`crops` squares at random places in the stripes of that split, [crop channel h w]."""
+        size = self.options.size
+        height, width = photograph.shape[1:]
+        stripe = width // self.options.stripes
+        if stripe < size or height < size:
+            raise DataError(
+                f"photos: {self.options.stripes} stripes of {name} ({height}×{width}) leave no "
+                f"room for crops of {size} pixels: lower dataset.size or dataset.stripes"
+            )
+        ours = [i for i in range(self.options.stripes) if (i % 2 == 1) == (split is Split.TEST)]
+        # The crops are part of the data, so they depend on no seed of the suite.
+        draw = np.random.default_rng(seeding.derive("photos", name, split))
+        lefts = stripe * draw.choice(ours, crops) + draw.integers(stripe - size + 1, size=crops)
+        tops = draw.integers(height - size + 1, size=crops)
+        return np.stack(
+            [
+                photograph[:, top : top + size, left : left + size]
+                for top, left in zip(tops, lefts, strict=True)
+            ]
+        )
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        folder = Path(str(resources.files("skimage") / "data"))
+        paths = [folder / file for file in PHOTOGRAPHS.values()]
+        for path in paths:
+            if not path.is_file():
+                raise DataError(
+                    f"photos: {path} is missing: reinstall scikit-image, which ships it"
+                )
+        return paths
+
+    @cached_property
+    def _photographs(self) -> list[np.ndarray]:
+        """All photographs as RGB, uint8 [channel row column]."""
+        return [
+            np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in self._paths
+        ]

@@ -1,0 +1,129 @@
+"""Your own recordings: `<speaker>/**/*.wav` or `.flac` below one folder, at any sample rate."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from gim_bench.contract import SAMPLE_RATE_HZ, Split
+from gim_bench.datasets.files import UnusableError
+from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine
+from gim_bench.datasets.speech.recordings import (
+    AudioFile,
+    Recording,
+    SpeechFiles,
+    read_audio,
+    split_by_name,
+    to_int16,
+)
+from gim_bench.errors import DataError
+from gim_bench.settings import schema as config
+
+LAYOUT = "<speaker>/**/*.wav or .flac"
+LABEL_FILES = ("phones.txt", "converted_aligned_phones.txt")  # the first that is there
+RATES_HZ = range(1_000, 1_000_001)  # beyond, the header is wrong
+# A resampling filter has as many phases as the ratio's terms are large. All usual rates have exact
+# ratios below this; for others it is off by less than a millionth, which no ear and no 10 ms label
+# notices.
+LARGEST_TERM = 1_000
+
+
+class AudioFolder(SpeechFiles):
+    """Recordings in folders named by speaker, resampled to 16 kHz.
+
+    A recording is for testing where the sha256 of its path below the folder, as a fraction, is
+    below `test_fraction`; every speaker keeps one for training and, of two or more, has one for
+    testing. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's format; an id
+    is a file's name, or its path below the folder, without the suffix.
+    """
+
+    class Options(SpeechFiles.Options):
+        """The share of test recordings; whether files that cannot be used are skipped."""
+
+        test_fraction: config.Fraction = 0.2
+
+    options: Options
+
+    name = "audio_folder"
+    suffixes = (".flac", ".wav")
+    phones = MOST_PHONES
+
+    @property
+    def root(self) -> Path:
+        if self.data_dir is None:
+            raise DataError(
+                f"audio_folder: no folder was named: give --data-dir a folder that holds {LAYOUT}"
+            )
+        return self.data_dir
+
+    def check_presence(self) -> None:
+        if not self.root.is_dir():
+            raise DataError(
+                f"audio_folder: no folder {self.root}: give --data-dir a folder that holds {LAYOUT}"
+            )
+
+    def audio_file(self, path: Path, *, name: str) -> AudioFile:
+        speaker, _, rest = name.partition("/")
+        if not rest:
+            raise UnusableError(f"{path} (it lies in no folder named after its speaker)")
+        return AudioFile(path=path, name=name, id=name, speaker=speaker)
+
+    def decode(self, path: Path) -> np.ndarray:
+        samples, rate_hz = read_audio(path)
+        if rate_hz not in RATES_HZ:
+            raise UnusableError(f"{path} (it claims {rate_hz:,} samples a second)")
+        return to_int16(resample(samples, rate_hz=rate_hz))
+
+    def decoder_versions(self) -> Sequence[str]:
+        return [version("torchaudio")]
+
+    def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
+        return split_by_name(
+            recordings, test_fraction=self.options.test_fraction, test_every_speaker=True
+        )
+
+    # -- labels ----------------------------------------------------------------------------------
+
+    def label_file(self) -> Path | None:
+        paths = (self.root / name for name in LABEL_FILES)
+        return next((path for path in paths if path.is_file()), None)
+
+    def phone_classes(self, lines: Sequence[LabelLine]) -> int:
+        """One more than the largest number in the file."""
+        return 1 + max(int(line.phones.max()) for line in lines)
+
+    @cached_property
+    def _by_label_id(self) -> Mapping[str, Sequence[AudioFile]]:
+        """The files that an id of the label file may mean."""
+        files = dict[str, list[AudioFile]]()
+        for file in self.files:
+            path, _, _ = file.name.rpartition(".")
+            # Both are the same for no file, because every file lies in a folder.
+            for label_id in (path, path.rpartition("/")[2]):
+                files.setdefault(label_id, []).append(file)
+        return files
+
+    def labelled_by(self, label_id: str) -> AudioFile | None:
+        files = self._by_label_id.get(label_id, [])
+        if len(files) > 1:
+            twins = files[0].path.with_suffix("") == files[1].path.with_suffix("")
+            remedy = "remove one of the two" if twins else "label them by their paths"
+            raise UnusableError(
+                f"{label_id!r} is the name of {files[0].name} and of {files[1].name}: {remedy}"
+            )
+        return files[0] if files else None
+
+
+def resample(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
+    """The same sound at 16 kHz; untouched if it has that rate, or no samples."""
+    if rate_hz == SAMPLE_RATE_HZ or not len(samples):
+        return samples
+    import torch
+    from torchaudio.functional import resample as resampled
+
+    ratio = Fraction(SAMPLE_RATE_HZ, rate_hz).limit_denominator(LARGEST_TERM)
+    found = resampled(torch.from_numpy(samples), ratio.denominator, ratio.numerator)
+    return found.numpy()

@@ -1,0 +1,329 @@
+"""LibriSpeech train-clean-100: 100 hours of English read aloud by 251 speakers.
+
+Source: Panayotov et al. 2015; address and checksum are those of torchaudio's LIBRISPEECH. Phone
+labels and the split into train and test: van den Oord et al. 2018 (CPC).
+"""
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from gim_bench.contract import SAMPLE_RATE_HZ, Split
+from gim_bench.datasets.files import (
+    ArchiveError,
+    UnusableError,
+    download,
+    files_below,
+    reason,
+    unpack,
+    unreadable,
+)
+from gim_bench.datasets.speech.phone_labels import LIBRISPEECH_PHONES
+from gim_bench.datasets.speech.recordings import (
+    AudioFile,
+    Recording,
+    SpeechFiles,
+    count,
+    read_audio,
+    split_by_name,
+    to_int16,
+)
+from gim_bench.errors import DataError
+from gim_bench.system.atomic import write_atomically
+
+FOLDER = "train-clean-100"
+ARCHIVE = f"{FOLDER}.tar.gz"
+URL = f"http://www.openslr.org/resources/12/{ARCHIVE}"
+UTTERANCES = 28_539
+LABELS_FOLDER = "LibriSpeech100_labels_split"
+LABEL_FILE = "converted_aligned_phones.txt"
+SPLIT_FILES = {Split.TRAIN: "train_split.txt", Split.TEST: "test_split.txt"}
+TEST_FRACTION = 0.2  # CPC's own split is about 80 to 20
+
+AUDIO = re.compile(
+    r"(?P<folder>(?P<speaker>\d+)/(?P<chapter>\d+))/(?P<id>(?P=speaker)-(?P=chapter)-\d+)\.flac",
+    re.ASCII,
+)
+UTTERANCE = re.compile(r"\d+-\d+-\d+", re.ASCII)
+
+
+class LibriSpeech(SpeechFiles):
+    """The paper's speech; it lies in `LibriSpeech/` below `--data-dir`, or below the cache.
+
+    Without CPC's split files an utterance is for testing where the sha256 of its id, as a fraction,
+    is below 0.2; a speaker whose utterances all are keeps the first for training.
+    """
+
+    name = "librispeech"
+    suffixes = (".flac",)
+    phones = LIBRISPEECH_PHONES
+
+    def prepare(self) -> None:
+        """Download and unpack (6.3 GB) what is missing, then decode; no file is overwritten."""
+        if not self._has_audio or self._unfinished.exists():
+            self._fetch_and_unpack()
+        super().prepare()
+
+    # -- where the files are ---------------------------------------------------------------------
+
+    @property
+    def _base(self) -> Path:
+        return self.data_dir or self.cache_dir / self.name
+
+    @property
+    def root(self) -> Path:
+        """`train-clean-100`: the data folder itself, or in it, or in `LibriSpeech` in it."""
+        base = self._base
+        if base.name == FOLDER:
+            return base
+        is_parent = base.name == "LibriSpeech" or (base / FOLDER).is_dir()
+        return base / FOLDER if is_parent else base / "LibriSpeech" / FOLDER
+
+    @property
+    def _beside(self) -> Path:
+        """The folder that holds `LibriSpeech`."""
+        parent = self.root.parent
+        return parent.parent if parent.name == "LibriSpeech" else parent
+
+    def _find(self, name: str) -> Path | None:
+        """The file of labels or of a split, at the first of the places where it may lie."""
+        places = [
+            folder / name
+            for base in (self._base, self._beside)
+            for folder in (base, base / LABELS_FOLDER)
+        ]
+        return next((path for path in places if path.is_file()), None)
+
+    @property
+    def _has_audio(self) -> bool:
+        return self.root.is_dir() and bool(files_below(self.root, suffixes=self.suffixes))
+
+    @property
+    def _unfinished(self) -> Path:
+        """A file that is there while the archive is being unpacked."""
+        return self.root.parent / f".{FOLDER}.unpacking"
+
+    @property
+    def _command(self) -> str:
+        where = f" --data-dir {self.data_dir}" if self.data_dir else ""
+        return f"python -m gim_bench data prepare --suite librispeech{where}"
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def check_presence(self) -> None:
+        if self._unfinished.exists():
+            raise DataError(
+                f"librispeech: the unpacking into {self.root} was interrupted: run "
+                f"`{self._command}`, which carries on"
+            )
+        if not self._has_audio:
+            raise DataError(
+                f"librispeech: no recordings in {self.root}: fetch them with `{self._command}` "
+                f"(6.3 GB), or try `--suite quickstart-audio`, which needs no download"
+            )
+
+    def audio_file(self, path: Path, *, name: str) -> AudioFile:
+        match = AUDIO.fullmatch(name)
+        if match is None:
+            raise UnusableError(
+                f"{path} (its name is not <speaker>/<chapter>/<speaker>-<chapter>-<number>.flac)"
+            )
+        return AudioFile(path=path, name=name, id=match["id"], speaker=match["speaker"])
+
+    def decode(self, path: Path) -> np.ndarray:
+        samples, rate_hz = read_audio(path)
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise UnusableError(
+                f"{path} (it has {rate_hz:,} samples a second where LibriSpeech has "
+                f"{SAMPLE_RATE_HZ:,}; the data set audio_folder takes any rate)"
+            )
+        return to_int16(samples)
+
+    # -- labels ----------------------------------------------------------------------------------
+
+    def label_file(self) -> Path | None:
+        return self._find(LABEL_FILE)
+
+    def say_unlabelled(self) -> None:
+        self.progress.say(
+            f"librispeech: no {LABEL_FILE}, so phones are left out: the CPC authors publish it as "
+            f"{LABELS_FOLDER}; put {LABEL_FILE} into {self._beside / LABELS_FOLDER}"
+        )
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, AudioFile]:
+        return {file.id: file for file in self.files}
+
+    def labelled_by(self, label_id: str) -> AudioFile | None:
+        if not UTTERANCE.fullmatch(label_id):
+            raise UnusableError(f"{label_id!r} is no utterance such as '2911-12359-0007'")
+        return self._by_id.get(label_id)
+
+    # -- splits ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _split_files(self) -> Mapping[Split, Path]:
+        found = {split: self._find(name) for split, name in SPLIT_FILES.items()}
+        present = {split: path for split, path in found.items() if path is not None}
+        for split, path in found.items():
+            if path is None and present:
+                (other,) = present.values()
+                raise DataError(
+                    f"librispeech: {other} is there and {SPLIT_FILES[split]} is not: put it into "
+                    f"the same folder, or remove the one that is there"
+                )
+        return present
+
+    def split_files(self) -> Mapping[Split, Path]:
+        return self._split_files
+
+    def incomplete(self) -> str:
+        found = len(self.files)
+        if found == UTTERANCES:
+            return ""
+        return f"{found:,} of the {UTTERANCES:,} utterances of {FOLDER}"
+
+    def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
+        """As the split files say; where there are none, by the utterances' ids."""
+        if here := self.incomplete():
+            self.progress.say(f"librispeech: {here} are in {self.root}")
+        if not self._split_files:
+            self.progress.say(
+                f"librispeech: no {' and '.join(SPLIT_FILES.values())}: a fifth of the utterances "
+                f"is for testing, chosen by their ids"
+            )
+            return split_by_name(recordings, test_fraction=TEST_FRACTION, test_every_speaker=False)
+        ids = self._read_split_files()
+        self._say_split(ids, recordings=recordings)
+        return {split: [r for r in recordings if r.file.id in ids[split]] for split in ids}
+
+    def _read_split_files(self) -> dict[Split, set[str]]:
+        """The ids of each. Raises: DataError where one is in both."""
+        faults, ids = list[str](), dict[Split, set[str]]()
+        for split, path in self._split_files.items():
+            ids[split] = set()
+            for place, utterance in _ids(path):
+                if UTTERANCE.fullmatch(utterance):
+                    ids[split].add(utterance)
+                else:
+                    fault = f"{place}: {utterance!r} is no utterance such as '2911-12359-0007'"
+                    self.refuse_or(faults.append, UnusableError(fault))
+        self.say_skipped(faults, kind="line")
+        if both := sorted(ids[Split.TRAIN] & ids[Split.TEST]):
+            train, test = self._split_files.values()
+            raise DataError(
+                f"librispeech: {both[0]} is in {train} and in {test.name}: remove it from one"
+            )
+        return ids
+
+    def _say_split(self, ids: Mapping[Split, set[str]], *, recordings: Sequence[Recording]) -> None:
+        named, here = set[str]().union(*ids.values()), {r.file.id for r in recordings}
+        facts = [f"librispeech: split by {' and '.join(map(str, self._split_files.values()))}"]
+        if absent := len(named - here):
+            facts.append(f"{count(absent, 'utterance')} in them without audio are not used")
+        if unnamed := len(here - named):
+            facts.append(f"{count(unnamed, 'recording')} in neither are not used")
+        self.progress.say("; ".join(facts))
+
+    def nothing_for(self, split: Split) -> str:
+        if path := self._split_files.get(split):
+            return (
+                f"librispeech: {path} names no recording that is in {self.root}: put them there, "
+                f"or remove the split files"
+            )
+        return super().nothing_for(split)
+
+    # -- fetching --------------------------------------------------------------------------------
+
+    @property
+    def _archive(self) -> Path:
+        """Where the archive is, or will be."""
+        home = self._base if self._base != self.root else self.root.parent
+        places = [home / ARCHIVE, self.root.parent / ARCHIVE, self._beside / ARCHIVE]
+        return next((path for path in places if path.is_file()), places[0])
+
+    def _fetch_and_unpack(self) -> None:
+        """What an earlier try left is carried on; an archive that was there before is kept."""
+        archive = self._archive
+        try:
+            ours = not archive.exists() or self._unfinished.read_bytes() == b"downloaded"
+        except OSError:
+            ours = False
+        self._fetch(archive)
+        try:
+            write_atomically(self._unfinished, b"downloaded" if ours else b"given")
+            unpack(
+                archive,
+                place=self._place,
+                total_bytes=archive.stat().st_size,  # FLAC hardly shrinks
+                progress=self.progress,
+            )
+            self._unfinished.unlink()
+        except ArchiveError as error:
+            raise DataError(
+                f"librispeech: cannot unpack {archive} ({error}): delete it and run "
+                f"`{self._command}`"
+            ) from None
+        except OSError as error:
+            raise DataError(
+                f"librispeech: cannot unpack {archive} into {self.root} ({reason(error)}): free "
+                f"7 GB there, or name another folder with --data-dir"
+            ) from None
+        if ours:
+            archive.unlink()
+
+    def _fetch(self, archive: Path) -> None:
+        """The archive at `archive`, its sha256 right. Raises: DataError."""
+        expected = official_sha256()
+        if not archive.exists():
+            download(
+                URL,
+                to=archive,
+                sha256=expected,
+                advice=(
+                    f"connect this machine, or put a copy of the file at {archive} and run the "
+                    f"same command again; `--suite quickstart-audio` needs no download"
+                ),
+                progress=self.progress,
+            )
+            return
+        title = f"checking {archive.name}"
+        (found,) = self.known.of([archive], title=title, progress=self.progress)
+        if found.sha256 != expected:
+            raise DataError(
+                f"librispeech: {archive} has sha256 {found.sha256} where {expected} is expected: "
+                f"delete this file and run `{self._command}`, which downloads it"
+            )
+
+    def _place(self, member: str) -> Path | None:
+        """Where a member of the archive belongs; None unless it is a recording's."""
+        prefix = f"LibriSpeech/{FOLDER}/"
+        name = posixpath.normpath(member)
+        match = AUDIO.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        return match and self.root / match["speaker"] / match["chapter"] / f"{match['id']}.flac"
+
+
+def official_sha256() -> str:
+    """What torchaudio knows of the archive; imported only here, because that takes a second."""
+    from torchaudio.datasets.librispeech import _CHECKSUMS
+
+    return _CHECKSUMS[URL]
+
+
+def _ids(path: Path) -> list[tuple[str, str]]:
+    """(place, id) of every line but empty ones. Raises: DataError where it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise unreadable(error) from None
+    except UnicodeDecodeError:
+        raise DataError(
+            f"librispeech: {path} is not UTF-8 text: replace it by a list of utterances, or remove "
+            f"it"
+        ) from None
+    stripped = ((f"{path}, line {n}", line.strip()) for n, line in enumerate(lines, start=1))
+    return [(place, line) for place, line in stripped if line]

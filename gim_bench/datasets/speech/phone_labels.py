@@ -1,0 +1,112 @@
+"""Phone labels as they were published with CPC: a line per utterance, a number for every 10 ms.
+
+    2911-12359-0007 0 0 0 31 31 31 5 5 …
+
+Source: van den Oord et al. 2018, `converted_aligned_phones.txt`: forced alignments made with Kaldi.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gim_bench.datasets.files import MEGABYTE, Megabytes, stamp_of, unreadable
+from gim_bench.progress import Progress
+
+LIBRISPEECH_PHONES = 41
+MOST_PHONES = 1000  # more than any language has; a larger number is a slip
+UNLABELLED = -1
+# The published labels are as many as the audio has frames. Other aligners count otherwise, by a
+# window at the end; whoever is further off has labelled something else.
+TOLERANCE_FRAMES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLine:
+    """The labels of one utterance."""
+
+    place: str  # file and line number, for messages
+    id: str
+    phones: np.ndarray  # int16 [frame]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFile:
+    """The lines that can be used, and what is wrong with the others."""
+
+    lines: Sequence[LabelLine]
+    faults: Sequence[str]
+
+
+def read_phone_labels(path: Path, *, phones: int, progress: Progress) -> LabelFile:
+    """All lines of the file; labels are 0 to `phones` - 1.
+
+    Raises: DataError where the file cannot be read.
+    """
+    numbers, seen = _Numbers(phones), dict[str, int]()
+    lines, faults = list[LabelLine](), list[str]()
+    total = math.ceil(stamp_of(path).size / MEGABYTE)
+    try:
+        with (
+            path.open("rb") as file,
+            progress.task(f"reading {path.name}", total=total, unit="MB") as task,
+        ):
+            done = Megabytes(task)
+            for number, content in enumerate(file, start=1):
+                done.add(len(content))
+                place = f"{path}, line {number}"
+                try:
+                    if line := _parse(content, numbers=numbers, place=place):
+                        _refuse_second(line.id, seen=seen, number=number)
+                        lines.append(line)
+                except ValueError as error:
+                    faults.append(f"{place}: {error}")
+    except OSError as error:
+        raise unreadable(error) from None
+    return LabelFile(lines=lines, faults=faults)
+
+
+def fitted(phones: np.ndarray, *, frames: int) -> np.ndarray | None:
+    """As many labels as `frames`, cut or filled with -1 at the end; None if too many differ."""
+    if abs(len(phones) - frames) > TOLERANCE_FRAMES:
+        return None
+    missing = max(0, frames - len(phones))
+    return np.pad(phones[:frames], (0, missing), constant_values=UNLABELLED)
+
+
+class _Numbers(dict[str, int]):
+    """The number that a text stands for; each is read once. Raises: ValueError for others."""
+
+    def __init__(self, phones: int) -> None:
+        self._phones = phones
+
+    def __missing__(self, text: str) -> int:
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 5
+        if not is_number or int(text) >= self._phones:
+            raise ValueError(f"{text!r} is no phone: numbers from 0 to {self._phones - 1} are")
+        self[text] = int(text)
+        return self[text]
+
+
+def _parse(content: bytes, *, numbers: _Numbers, place: str) -> LabelLine | None:
+    """The line's id and labels; None for an empty line. Raises: ValueError saying what is wrong."""
+    try:
+        words = content.decode("utf-8-sig").split()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not words:
+        return None
+    utterance, *labels = words
+    if not labels:
+        raise ValueError(f"no numbers follow {utterance!r}")
+    phones = np.fromiter(map(numbers.__getitem__, labels), dtype=np.int16, count=len(labels))
+    return LabelLine(place=place, id=utterance, phones=phones)
+
+
+def _refuse_second(utterance: str, *, seen: dict[str, int], number: int) -> None:
+    """Raises: ValueError where the utterance was in an earlier line."""
+    if utterance in seen:
+        raise ValueError(f"{utterance!r} is labelled in line {seen[utterance]} already")
+    seen[utterance] = number

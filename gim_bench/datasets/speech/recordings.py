@@ -1,0 +1,527 @@
+"""What data sets of speech files share: decoding, once; labels that fit the audio; splits."""
+
+import hashlib
+import json
+import os
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import soundfile
+
+from gim_bench.contract import Modality, Recordings, Split, Target, label_frames
+from gim_bench.datasets.arrays import Kept, kept
+from gim_bench.datasets.files import FileDataset, UnusableError, files_below, fingerprint_of, reason
+from gim_bench.datasets.speech.phone_labels import UNLABELLED, LabelLine, fitted, read_phone_labels
+from gim_bench.errors import DataError
+from gim_bench.settings.schema import Settings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FULL_SCALE = 2**15  # of int16 samples
+# Floating-point samples may go beyond -1..1, and are clipped. Beyond this they are in other units.
+LOUDEST = 100.0
+WAV_SLACK_BYTES = 8  # that a WAV file may lack: some writers count its header in, or a padding byte
+WAV_OPEN_BYTES = 2**31 - 2**16  # sizes from here on are left open by programs that write to pipes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFile:
+    """A file of speech, by whom, and what labels and splits know it by."""
+
+    path: Path
+    name: str  # below the data set's folder, with "/"
+    id: str
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """An audio file that could be decoded, and where its samples are in the array."""
+
+    file: AudioFile
+    start: int
+    length: int  # samples
+
+    @property
+    def frames(self) -> int:
+        return label_frames(self.length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phones:
+    """Labels that fit their recordings."""
+
+    classes: int
+    by_id: Mapping[str, np.ndarray]  # int16 [frame], by the id of the audio file
+
+
+class SpeechFiles(FileDataset):
+    """Speech in files of the user's, decoded once into one array of 16 kHz below the cache folder.
+
+    Subclasses say which files those are, how one is decoded, and which go to which split.
+    """
+
+    class Options(Settings):
+        """Whether files and labels that cannot be used are skipped and counted, or an error."""
+
+        skip_bad_files: bool = False
+
+    options: Options
+    modality = Modality.SPEECH
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    phones: ClassVar[int]  # that labels may number
+
+    # -- what subclasses say ---------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def root(self) -> Path:
+        """The folder that the audio files are below."""
+
+    @abstractmethod
+    def check_presence(self) -> None:
+        """Raises: DataError where there is nothing to read, with what to do."""
+
+    @abstractmethod
+    def audio_file(self, path: Path, *, name: str) -> AudioFile:
+        """The file at `path`, which is `name` below the root. Raises: UnusableError."""
+
+    @abstractmethod
+    def decode(self, path: Path) -> np.ndarray:
+        """int16 [sample] at 16 kHz. Raises: UnusableError."""
+
+    @abstractmethod
+    def label_file(self) -> Path | None:
+        """Where the phone labels are; None where there are none."""
+
+    def split_files(self) -> Mapping[Split, Path]:
+        """The files that say which recordings go to which split; empty where none do."""
+        return {}
+
+    def say_unlabelled(self) -> None:
+        """Hook: where there are no phone labels, a line on how to get some."""
+
+    @abstractmethod
+    def labelled_by(self, label_id: str) -> AudioFile | None:
+        """The file that a line of labels is for; None: it is not here. Raises: UnusableError."""
+
+    @abstractmethod
+    def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
+        """Those of TRAIN and those of TEST. Raises: DataError."""
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Compute checksums, decode, and read the labels, where that has not been done yet."""
+        _ = self._phones
+
+    def verify(self) -> None:
+        """Every file is read and decoded again; what is remembered of them is renewed."""
+        self.check_presence()
+        self._sha256s(self._all_files, fresh=True)
+        self.prepare()
+        for _ in self._decoded():
+            pass
+
+    def fingerprint(self) -> str:
+        """sha256 of the names and contents of all files; a warm start looks at their stamps."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self._sha256s(self._all_files))
+
+    def targets(self) -> Sequence[Target]:
+        """The speaker; the phone of every 10 ms, where the labels of phones are there."""
+        speaker = Target(name="speaker", classes=self._speakers)
+        if self._phones is None:
+            return [speaker]
+        phones = [str(phone) for phone in range(self._phones.classes)]
+        return [speaker, Target(name="phone", classes=phones, per_step=True)]
+
+    def split(self, split: Split) -> Recordings:
+        """Views of the memory-mapped samples; the train recordings serve as unlabelled ones."""
+        chosen = self._by_split[Split.TEST if split is Split.TEST else Split.TRAIN]
+        labelled = split is not Split.UNLABELLED
+        return Recordings(
+            samples=self._array.values,
+            starts=np.array([recording.start for recording in chosen], dtype=np.int64),
+            lengths=np.array([recording.length for recording in chosen], dtype=np.int64),
+            labels={"speaker": self._speaker_labels(chosen)} if labelled else {},
+            frames={"phone": self._phone_labels(chosen)} if labelled and self._phones else {},
+        )
+
+    def _speaker_labels(self, recordings: Sequence[Recording]) -> np.ndarray:
+        number = {speaker: number for number, speaker in enumerate(self._speakers)}
+        return np.array([number[r.file.speaker] for r in recordings], dtype=np.int64)
+
+    def _phone_labels(self, recordings: Sequence[Recording]) -> np.ndarray:
+        """int16, of all frames of all recordings in order; -1 where there is no label."""
+        assert self._phones is not None
+        by_id = self._phones.by_id
+        labels = [
+            by_id[r.file.id] if r.file.id in by_id else np.full(r.frames, UNLABELLED, np.int16)
+            for r in recordings
+        ]
+        return np.concatenate(labels)
+
+    # -- which files -----------------------------------------------------------------------------
+
+    @cached_property
+    def _listing(self) -> tuple[Sequence[AudioFile], Sequence[str]]:
+        """The audio files in order of their paths, and what is wrong with those left out."""
+        self.check_presence()
+        files, faults = list[AudioFile](), list[str]()
+        for path in files_below(self.root, suffixes=self.suffixes):
+            try:
+                files.append(self._listed(path))
+            except UnusableError as error:
+                self.refuse_or(faults.append, error)
+        return files, faults
+
+    def _listed(self, path: Path) -> AudioFile:
+        """Raises: UnusableError."""
+        if not os.access(path, os.R_OK):
+            raise UnusableError(f"{path} (it cannot be read)")
+        return self.audio_file(path, name=path.relative_to(self.root).as_posix())
+
+    @property
+    def files(self) -> Sequence[AudioFile]:
+        return self._listing[0]
+
+    @property
+    def _all_files(self) -> list[tuple[str, Path]]:
+        """(name, path) of every file that the splits are made of."""
+        label_file = self.label_file()
+        beside = [*self.split_files().values(), *([label_file] if label_file else [])]
+        return [(f.name, f.path) for f in self.files] + [(path.name, path) for path in beside]
+
+    def _sha256s(
+        self, files: Sequence[tuple[str, Path]], *, fresh: bool = False
+    ) -> list[tuple[str, str]]:
+        """(name, sha256) of each. Raises: DataError."""
+        found = self.known.of(
+            [path for _, path in files],
+            title=f"checksums of {self.root.name}",
+            progress=self.progress,
+            fresh=fresh,
+        )
+        return [(name, sums.sha256) for (name, _), sums in zip(files, found, strict=True)]
+
+    # -- what cannot be used ---------------------------------------------------------------------
+
+    def refuse_or(self, note: Callable[[str], None], error: UnusableError) -> None:
+        """Take note of what is skipped; or, where nothing may be: Raises: DataError."""
+        if not self.options.skip_bad_files:
+            raise DataError(
+                f"{self.name}: cannot use {error}: mend or remove it, or go on without such files "
+                f"and lines with --skip-bad-files"
+            ) from None
+        note(str(error))
+
+    def say_skipped(self, faults: Sequence[str], *, kind: str) -> None:
+        """One line on what was skipped, if anything was."""
+        if faults:
+            self.progress.say(
+                f"{self.name}: skipped {count(len(faults), kind)}, the first of them: {faults[0]}"
+            )
+
+    # -- decoded once ----------------------------------------------------------------------------
+
+    @cached_property
+    def _array(self) -> Kept:
+        """A piece for every file; an empty one, which no recording is, where it was skipped."""
+        try:
+            return kept(
+                self._array_path,
+                dtype=np.int16,
+                pieces=self._decoded,
+                known=self.known,
+                progress=self.progress,
+            )
+        except OSError as error:
+            raise DataError(
+                f"{self.name}: cannot keep the decoded recordings ({reason(error)}): make room for "
+                f"115 MB for every hour of speech in {self.cache_dir}"
+            ) from None
+
+    @property
+    def _array_path(self) -> Path:
+        """Named after all that its samples depend on; labels are not among it."""
+        audio = fingerprint_of(self._sha256s([(file.name, file.path) for file in self.files]))
+        identity = json.dumps([audio, *self.decoder_versions()])
+        name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        return self.cache_dir / self.name / f"{name}.bin"
+
+    def decoder_versions(self) -> Sequence[str]:
+        """What samples depend on beside the files; for lossless ones at 16 kHz, nothing."""
+        return ()
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        """Each file's samples; none of a file that is skipped."""
+        title = f"decoding {self.root.name}"
+        paths = [file.path for file in self.files]
+        with self.progress.task(title, total=len(paths), unit="recording") as task:
+            for found in in_threads(self._attempt, paths):
+                if isinstance(found, UnusableError):
+                    self.refuse_or(lambda _: None, found)  # said when the array is looked at
+                    yield np.empty(0, dtype=np.int16)
+                else:
+                    yield found
+                task.advance()
+
+    def _attempt(self, path: Path) -> np.ndarray | UnusableError:
+        try:
+            samples = self.decode(path)
+        except UnusableError as error:
+            return error
+        return samples if len(samples) else UnusableError(f"{path} (it holds no samples)")
+
+    def _fault(self, path: Path) -> str:
+        """What is wrong with a file that is known to be unusable."""
+        found = self._attempt(path)
+        if isinstance(found, UnusableError):
+            return str(found)
+        return f"{path} (it failed once: delete {self._array_path} to have it tried again)"
+
+    @cached_property
+    def _recordings(self) -> Sequence[Recording]:
+        """The files that could be decoded. Raises: DataError where there is none."""
+        lengths = self._array.lengths
+        starts = np.cumsum(lengths) - lengths
+        found = [
+            Recording(file=file, start=int(start), length=int(length))
+            for file, start, length in zip(self.files, starts, lengths, strict=True)
+        ]
+        faults = [*self._listing[1]]
+        for empty in (recording for recording in found if not recording.length):
+            # Only the first is shown: what is wrong with it is not kept, and is found again.
+            why = str(empty.file.path) if faults else self._fault(empty.file.path)
+            self.refuse_or(faults.append, UnusableError(why))
+        self.say_skipped(faults, kind="audio file")
+        return [recording for recording in found if recording.length]
+
+    # -- splits ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _by_split(self) -> Mapping[Split, Sequence[Recording]]:
+        """Those of TRAIN and TEST, two speakers or more, each known from TRAIN."""
+        speakers = len({recording.file.speaker for recording in self._recordings})
+        if speakers < 2:
+            raise DataError(
+                f"{self.name}: {self.root} holds usable recordings of {count(speakers, 'speaker')} "
+                f"where two or more are needed: add recordings of others"
+            )
+        by_split = self.assign(self._recordings)
+        for split, recordings in by_split.items():
+            if not recordings:
+                raise DataError(self.nothing_for(split))
+        trained = {recording.file.speaker for recording in by_split[Split.TRAIN]}
+        for recording in by_split[Split.TEST]:
+            if recording.file.speaker not in trained:
+                raise DataError(
+                    f"{self.name}: the speaker {recording.file.speaker} has test recordings but no "
+                    f"train recording: add one, or remove {recording.file.id} from the test split"
+                )
+        return by_split
+
+    def nothing_for(self, split: Split) -> str:
+        """What to say where a split is empty."""
+        return (
+            f"{self.name}: {self.root} leaves no {split} recording: add recordings, two or more of "
+            f"each speaker"
+        )
+
+    @cached_property
+    def _speakers(self) -> Sequence[str]:
+        return sorted({recording.file.speaker for recording in self._by_split[Split.TRAIN]})
+
+    # -- phone labels ----------------------------------------------------------------------------
+
+    @cached_property
+    def _phones(self) -> Phones | None:
+        """The labels, fitted; None where TRAIN or TEST has none. Raises: DataError."""
+        by_split, path = self._by_split, self.label_file()
+        if path is None:
+            self.say_unlabelled()
+            return None
+        labels = read_phone_labels(path, phones=self.phones, progress=self.progress)
+        faults = list[str]()
+        for fault in labels.faults:
+            self.refuse_or(faults.append, UnusableError(fault))
+        by_id = self._matched(labels.lines, faults=faults)
+        self.say_skipped(faults, kind="label line")
+        if not by_id:
+            self._refuse_foreign(path, lines=labels.lines)
+        self._say_how_many(by_id)
+        for split, recordings in by_split.items():
+            if not any(recording.file.id in by_id for recording in recordings):
+                self.progress.say(
+                    f"{self.name}: no {split} recording is labelled in {path.name}: phones are "
+                    f"left out"
+                )
+                return None
+        return Phones(classes=self.phone_classes(labels.lines), by_id=by_id)
+
+    def phone_classes(self, lines: Sequence[LabelLine]) -> int:
+        return self.phones
+
+    def _matched(self, lines: Sequence[LabelLine], *, faults: list[str]) -> dict[str, np.ndarray]:
+        """The fitted labels of each recording that has some; what has no recording is counted."""
+        recordings = {recording.file.id: recording for recording in self._recordings}
+        by_id, without_audio = dict[str, np.ndarray](), 0
+        for line in lines:
+            try:
+                file = self.labelled_by(line.id)
+                recording = None if file is None else recordings.get(file.id)
+                if recording is None:
+                    without_audio += 1
+                else:
+                    _label(by_id, recording, phones=line.phones)
+            except UnusableError as error:
+                self.refuse_or(faults.append, UnusableError(f"{line.place}: {error}"))
+        if without_audio and by_id:
+            self.progress.say(
+                f"{self.name}: labels of {count(without_audio, 'utterance')} without audio are not "
+                f"used"
+            )
+        return by_id
+
+    def _refuse_foreign(self, path: Path, *, lines: Sequence[LabelLine]) -> None:
+        """Raises: DataError naming an id of each side."""
+        labelled = f"labels {lines[0].id!r}" if lines else "labels nothing"
+        raise DataError(
+            f"{self.name}: {path} {labelled} and none of the recordings, which are such as "
+            f"{self._recordings[0].file.id.removesuffix(self._recordings[0].file.path.suffix)!r} "
+            f"(without suffix): is it the labels of another data set? Replace or remove it"
+        )
+
+    def _say_how_many(self, by_id: Mapping[str, np.ndarray]) -> None:
+        used = [recording for recordings in self._by_split.values() for recording in recordings]
+        if missing := sum(recording.file.id not in by_id for recording in used):
+            self.progress.say(
+                f"{self.name}: {missing:,} of {count(len(used), 'recording')} have no phone labels"
+            )
+
+
+def count(number: int, noun: str) -> str:
+    """The number and its noun.
+
+    >>> count(1, "line"), count(28_539, "utterance")
+    ('1 line', '28,539 utterances')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _label(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.ndarray) -> None:
+    """Put the labels of a recording among the others. Raises: UnusableError if they do not fit."""
+    if recording.file.id in by_id:
+        raise UnusableError(f"{recording.file.name} is labelled in an earlier line too")
+    labels = fitted(phones, frames=recording.frames)
+    if labels is None:
+        raise UnusableError(
+            f"{recording.file.id} has {count(len(phones), 'label')} where its audio has "
+            f"{count(recording.frames, 'frame')} of 10 ms"
+        )
+    by_id[recording.file.id] = labels
+
+
+# -- splits that depend on ids -------------------------------------------------------------------
+
+
+def draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+
+
+def split_by_name(
+    recordings: Sequence[Recording], *, test_fraction: float, test_every_speaker: bool
+) -> Mapping[Split, Sequence[Recording]]:
+    """A recording is for testing where its id's draw is below `test_fraction`.
+
+    So it stays where it is, whichever others come and go; with two exceptions. Of a speaker who
+    would have nothing to train on, the first recording is; and where `test_every_speaker`, of one
+    who has two or more and would have none to test on, that of the lowest draw is.
+    """
+    by_speaker = dict[str, list[Recording]]()
+    for recording in recordings:
+        by_speaker.setdefault(recording.file.speaker, []).append(recording)
+    testing = set[str]()
+    for theirs in by_speaker.values():
+        ids = [recording.file.id for recording in theirs]
+        drawn = {name for name in ids if draw(name) < test_fraction}
+        if len(drawn) == len(ids):
+            drawn.remove(ids[0])
+        if test_every_speaker and not drawn and len(ids) > 1:
+            drawn.add(min(ids, key=draw))
+        testing |= drawn
+    return {
+        Split.TRAIN: [r for r in recordings if r.file.id not in testing],
+        Split.TEST: [r for r in recordings if r.file.id in testing],
+    }
+
+
+# -- samples -------------------------------------------------------------------------------------
+
+
+def read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """float32 samples in [-1, 1), the mean of all channels, and how many there are in a second.
+
+    Raises: UnusableError.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            frames, rate_hz = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+        is_whole = len(samples) == frames and not _lacks_bytes(path)
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        why = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise UnusableError(f"{path} (it cannot be decoded: {why})") from None
+    if not is_whole:
+        raise UnusableError(f"{path} (it breaks off before its end)")
+    if not np.isfinite(samples).all():
+        raise UnusableError(f"{path} (some of its samples are not finite)")
+    if (loudest := np.abs(samples).max(initial=0)) > LOUDEST:
+        raise UnusableError(f"{path} (its samples reach {loudest:,.4g} where 1 is full scale)")
+    return samples.mean(axis=1), rate_hz
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1) as int16, those beyond clipped; what was int16 before is so again."""
+    scaled = np.rint(samples * FULL_SCALE)
+    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def _lacks_bytes(path: Path) -> bool:
+    """Whether a WAV file is shorter than it says, which libsndfile does not mind."""
+    with path.open("rb") as file:
+        header = file.read(8)
+    claimed = int.from_bytes(header[4:], "little") + len(header)
+    is_open = claimed >= WAV_OPEN_BYTES or header[:4] != b"RIFF"
+    return not is_open and claimed > path.stat().st_size + WAV_SLACK_BYTES
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What `function` makes of each item, in order; several threads work a little ahead.
+
+    A pool's own `map` would hold all results that are not yet taken, which here may be 12 GB.
+    """
+    threads = os.cpu_count() or 1
+    ahead = deque[Future[Result]]()
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

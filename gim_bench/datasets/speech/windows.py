@@ -1,0 +1,157 @@
+"""Batches of speech: windows cut out of recordings and normalised, all at once on the device.
+
+Letters: n = recordings of a split, w = windows, b = windows of a batch; step = one of a window's
+10 ms steps.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int16
+from torch import Tensor
+
+from gim_bench.contract import FIRST_LABEL, Batch, Recordings, label_frames
+from gim_bench.datasets.batches import Batches, resident, shared
+from gim_bench.settings.schema import FRAME_SAMPLES, WindowSettings
+
+UNLABELLED = -1
+FULL_SCALE = 2**15  # of 16-bit samples
+
+
+class Windows(NamedTuple):
+    """Windows of recordings; they begin on the 10 ms grid of their recording."""
+
+    recordings: Int[Tensor, "w"]
+    frames: Int[Tensor, "w"]  # where they begin, in units of 10 ms
+    counted: Int[Tensor, "w"]  # the first frame label that is theirs; earlier ones are another's
+
+
+class WindowBatches(Batches):
+    """A window at a random place of each recording in training; for the probe, all of it.
+
+    For the probe a recording is cut into windows end to end; the last one ends with the recording
+    and counts only the frames that the one before it has not. A recording shorter than the window
+    is followed by silence, whose frames have no labels.
+    """
+
+    noun = "window"
+    noun_of_items = "recording"
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        *,
+        augmentation: WindowSettings,
+        batch_size: int,
+        stream: tuple[str, int],
+        device: torch.device,
+        held_out: float = 0.0,
+    ) -> None:
+        super().__init__(batch_size=batch_size, stream=stream, device=device, held_out=held_out)
+        self.augmentation = augmentation
+        self.steps = augmentation.samples // FRAME_SAMPLES
+        self._samples = resident(shared(recordings.samples), device=device)
+        self._starts = torch.from_numpy(recordings.starts)
+        self._lengths = torch.from_numpy(recordings.lengths)
+        self._of_recording = {name: shared(found) for name, found in recordings.labels.items()}
+        self._of_frame = {name: shared(found) for name, found in recordings.frames.items()}
+        counts = [label_frames(int(length)) for length in recordings.lengths]
+        self._frame_counts = torch.tensor(counts, dtype=torch.long)
+        self._frame_starts = self._frame_counts.cumsum(0) - self._frame_counts
+
+    @property
+    def items(self) -> int:
+        return len(self._starts)
+
+    @cached_property
+    def labels(self) -> Mapping[str, Int[Tensor, "w *step"]]:
+        return self._labels(self._tiles)
+
+    @property
+    def groups(self) -> Int[Tensor, "w"]:
+        return self._tiles.recordings
+
+    def in_order(self) -> Iterator[Batch]:
+        for chosen in torch.arange(len(self._tiles.frames)).split(self.batch_size):
+            yield self._batch(Windows(*(values[chosen] for values in self._tiles)))
+
+    def _augmented(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Batch:
+        places = (self._lengths[chosen] - self.augmentation.samples) // FRAME_SAMPLES + 1
+        fraction = torch.rand(len(chosen), generator=draw, dtype=torch.float64)
+        frames = (fraction * places.clamp(min=1)).long()
+        return self._batch(Windows(chosen, frames, frames + FIRST_LABEL))
+
+    @cached_property
+    def _tiles(self) -> Windows:
+        """The windows that all recordings are cut into."""
+        found = [
+            (recording, frame, counted)
+            for recording, length in enumerate(self._lengths.tolist())
+            for frame, counted in tiles(length, window=self.augmentation.samples)
+        ]
+        return Windows(*torch.tensor(found, dtype=torch.long).reshape(-1, 3).unbind(1))
+
+    def _batch(self, windows: Windows) -> Batch:
+        to = self._samples.device
+        begin = self._starts[windows.recordings] + windows.frames * FRAME_SAMPLES
+        end = self._starts[windows.recordings] + self._lengths[windows.recordings]
+        samples = cut(
+            self._samples, begin.to(to), end=end.to(to), size=self.augmentation.samples
+        ).to(self.device, non_blocking=True)
+        return Batch(
+            inputs=normalise(samples, augmentation=self.augmentation),
+            labels={name: found.to(self.device) for name, found in self._labels(windows).items()},
+        )
+
+    def _labels(self, windows: Windows) -> dict[str, Int[Tensor, "w *step"]]:
+        whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}
+        # The frame label of every step, counted within its recording.
+        frame = windows.frames[:, None] + torch.arange(self.steps) + FIRST_LABEL
+        known = (
+            (frame >= windows.counted[:, None].clamp(min=0))
+            & (frame < self._frame_counts[windows.recordings, None])
+        )  # fmt: skip
+        place = torch.where(known, self._frame_starts[windows.recordings, None] + frame, 0)
+        stepwise = {
+            name: torch.where(known, found[place].long(), UNLABELLED) if len(found)
+            else torch.full_like(frame, UNLABELLED)
+            for name, found in self._of_frame.items()
+        }  # fmt: skip
+        return whole | stepwise
+
+
+def tiles(length: int, *, window: int) -> Iterator[tuple[int, int]]:
+    """Windows of `window` samples that cover a recording of `length` samples, end to end.
+
+    (where each begins, the first frame label it counts), in frames of 10 ms. The last one is moved
+    back so that it ends with the recording; what little it adds is all that it counts.
+    """
+    steps = window // FRAME_SAMPLES
+    whole = max(1, length // window)
+    for tile in range(whole):
+        yield tile * steps, tile * steps + FIRST_LABEL
+    reached = whole * steps + FIRST_LABEL
+    if label_frames(length) > reached and length > window:
+        yield (length - window) // FRAME_SAMPLES, reached
+
+
+def cut(
+    samples: Int16[Tensor, "sample"],
+    begin: Int[Tensor, "b"],
+    *,
+    end: Int[Tensor, "b"],
+    size: int,
+) -> Int16[Tensor, "b size"]:
+    """`size` samples from each `begin`; zeros from `end` on."""
+    places = begin[:, None] + torch.arange(size, device=samples.device)
+    inside = places < end[:, None]
+    return samples[torch.where(inside, places, 0)] * inside
+
+
+def normalise(
+    samples: Int16[Tensor, "b size"], *, augmentation: WindowSettings
+) -> Float[Tensor, "b size"]:
+    """Samples in -1..1 with the suite's mean 0 and standard deviation 1."""
+    return (samples.float() / FULL_SCALE - augmentation.mean) / augmentation.std

@@ -1,0 +1,92 @@
+"""ResNet v2 over image patches, without batch norm, cut into modules by depth.
+
+Letters: p = patch (all patches of all images form one batch), d = channels.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gim_bench.contract import Encoder
+from gim_bench.settings.schema import ResNetSettings
+
+EXPANSION = 4  # output channels of a bottleneck block over its inner width
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation bottleneck block without batch norm.
+
+    The shortcut is a 1×1 convolution where the block changes size and the identity elsewhere.
+
+    Source: He et al. 2016 (identity mappings), Fig. 4e; Löwe et al. 2019, appendix A.1.
+    """
+
+    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1)
+        self.conv3 = nn.Conv2d(width, out_channels, kernel_size=1)
+        resizes = stride != 1 or in_channels != out_channels
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride) if resizes else None
+        )
+
+    def forward(self, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p e i j"]:
+        activated = F.relu(x)
+        residual = self.conv1(activated)
+        residual = self.conv2(F.relu(residual, inplace=True))
+        residual = self.conv3(F.relu(residual, inplace=True))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return residual.add_(shortcut)
+
+
+class ResNetEncoder(Encoder):
+    """The paper's ResNet-50 v2 at its default settings: three modules of 3, 4 and 6 blocks.
+
+    Module m has `width`·2^(m-1) inner and four times as many output channels. The first one keeps
+    the patch's size (5×5 convolution of stride 1, no pooling); each later one halves it.
+
+    Source: Löwe et al. 2019, section 4.1 and appendix A.1.
+    """
+
+    def __init__(self, settings: ResNetSettings, *, in_channels: int) -> None:
+        super().__init__()
+        self.patch_size = settings.patch_size
+        self.patch_stride = settings.patch_size - settings.patch_overlap
+        widths = [settings.width * 2**m for m in range(len(settings.blocks))]
+        self.dims: Sequence[int] = [EXPANSION * width for width in widths]
+        stem = nn.Conv2d(in_channels, settings.width, kernel_size=5, stride=1, padding=2)
+        stages = []
+        channels = settings.width
+        for m, (width, blocks) in enumerate(zip(widths, settings.blocks, strict=True)):
+            layers: list[nn.Module] = [stem] if m == 0 else []
+            for block in range(blocks):
+                stride = 2 if m > 0 and block == 0 else 1
+                layers.append(Bottleneck(channels, width, stride=stride))
+                channels = EXPANSION * width
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.ModuleList(stages)
+
+    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
+        """All overlapping patches, row by row, as one batch."""
+        size, stride = self.patch_size, self.patch_stride
+        patches = inputs.unfold(2, size, stride).unfold(3, size, stride)
+        return rearrange(patches, "image c row column h w -> (image row column) c h w")
+
+    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
+        """The spatial mean of every patch, laid out as the grid (appendix A.1)."""
+        side = round((len(activations) // batch_size) ** 0.5)
+        # Channels last before the mean, so that the gradient is laid out like the activations: as
+        # NCHW it would be converted at every layer on the way back.
+        means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
+        return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
+
+    def steps(
+        self, z: Float[Tensor, "image row column d"], *, module: int
+    ) -> Float[Tensor, "image 1 d"]:
+        """The mean over the grid: an image has one label (section 4.1)."""
+        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)

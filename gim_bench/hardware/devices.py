@@ -1,0 +1,51 @@
+"""Which device and number format a cell uses, decided once and then explicit."""
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from gim_bench.errors import ConfigError
+from gim_bench.settings.schema import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device named; under "auto" the first GPU, or the CPU without one. Raises: ConfigError."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"no device {name!r} (--device): use auto, cpu, cuda or cuda:<number>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no device {name!r} (--device): PyTorch sees {torch.cuda.device_count()} GPU(s); "
+            f"use --device cpu, or install a driver for CUDA {torch.version.cuda}"
+        )
+    return device
+
+
+def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
+    """The precision asked for; under "auto" bf16 where the hardware multiplies in it, else fp32."""
+    import torch
+
+    if precision is not Precision.AUTO:
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - no public name
+    return Precision.BF16 if fast else Precision.FP32
+
+
+def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
+    """Within the block, matrix products and convolutions compute in `precision`."""
+    import torch
+
+    enabled = precision is Precision.BF16
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -1,0 +1,1 @@
+"""Records: what cells leave on disk, and what is made of their numbers."""

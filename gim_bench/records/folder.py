@@ -1,0 +1,269 @@
+"""Records on disk: the truth that MLflow, the report and every later run read.
+
+`<runs>/<suite>/<method>/seed-<n>-<key8>/` holds record.json, config.toml, losses.csv,
+encoder.safetensors, and error.log where the cell failed. The record is written last, so a folder
+whose record says "done" is complete. It ends with its own sha256 and holds those of the encoders:
+what was altered or cut off since is not believed.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from gim_bench.errors import ConfigError
+from gim_bench.records.claims import CLAIM, Claim, claimed
+from gim_bench.records.record import Record, Status
+from gim_bench.records.sealed import finite, read_record, record_json
+from gim_bench.system.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RECORD = "record.json"
+MIRRORED = "mirrored.json"
+LOG = "error.log"
+SWEEP = "sweep.json"
+LOCK = ".lock"
+NEW = ".new"
+DAMAGED = "its record or encoder was altered or cut off since it was written"
+
+
+class RunsFolder:
+    """All records below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check_writable(self) -> None:
+        """Raises: ConfigError in one line where records could not be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Of a name of its own: processes that begin together would remove each other's.
+            tempfile.TemporaryFile(dir=self.root).close()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write records to {self.root} ({error.strerror}): choose another folder "
+                f"with --runs-dir"
+            ) from None
+
+    def folder(self, suite: str, method: str, *, seed: int, key: str) -> Path:
+        return self.root / suite / method / f"seed-{seed}-{key[:8]}"
+
+    def folder_of(self, record: Record) -> Path:
+        return self.folder(record.suite, record.method, seed=record.seed, key=record.key)
+
+    def find(self, suite: str, method: str, *, seed: int, key: str) -> Record | None:
+        """The record of that very cell; None where there is none that can be believed."""
+        folder = self.folder(suite, method, seed=seed, key=key)
+        record = read_record(folder / RECORD)
+        if record is None or record.key != key:
+            return None
+        whole = all(_file_sha256(folder / name) == known for name, known in record.files.items())
+        return record if whole else None
+
+    def is_damaged(self, suite: str, method: str, *, seed: int, key: str) -> bool:
+        """Whether there is a record of that cell that cannot be believed."""
+        there = (self.folder(suite, method, seed=seed, key=key) / RECORD).exists()
+        return there and self.find(suite, method, seed=seed, key=key) is None
+
+    @contextmanager
+    def claimed(self, suite: str, method: str, *, seed: int, key: str) -> Iterator[Claim | None]:
+        """This process's claim on that cell; None where another process has it. Raises: OSError."""
+        folder = self.folder(suite, method, seed=seed, key=key)
+        with claimed(folder, lock=self._lock(suite)) as claim:
+            yield claim
+
+    def _lock(self, suite: str) -> Path:
+        return self.root / suite / LOCK
+
+    def records(self, suite: str) -> list[Record]:
+        """Every record of the suite that can be believed, in a stable order."""
+        found = (read_record(path) for path in self._paths(suite))
+        return [record for record in found if record is not None]
+
+    def unreadable(self, suite: str) -> list[Path]:
+        """The files of the suite's other records, in the same order."""
+        return [path for path in self._paths(suite) if read_record(path) is None]
+
+    def _paths(self, suite: str) -> list[Path]:
+        return sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}"))
+
+    def suites(self) -> list[str]:
+        """The suites that have records, by name."""
+        return sorted({path.parts[-4] for path in self.root.glob(f"*/*/seed-*/{RECORD}")})
+
+    def save(self, record: Record) -> None:
+        """Raises: OSError."""
+        folder = self.folder_of(record)
+        write_atomically(folder / "config.toml", tomli_w.dumps(_toml(record.config)).encode())
+        write_atomically(folder / "losses.csv", _csv(record.losses).encode())
+        if record.status is not Status.FAILED:
+            (folder / LOG).unlink(missing_ok=True)  # of an earlier try
+        if not record.sweeps:
+            (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
+        write_atomically(folder / RECORD, record_json(record).encode())
+
+    def remove(self, record: Record) -> None:
+        """Nothing is left of the cell, but for a claim: until that is let go, no other may begin.
+
+        Raises: OSError.
+        """
+        folder = self.folder_of(record)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != CLAIM:
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+    def save_encoder(
+        self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
+    ) -> dict[str, str]:
+        """A trained encoder, as safetensors; its file's name and sha256.
+
+        It lies beside that of a finished run before, whose record counts for as long as that is
+        there, until `put_encoders`. Raises: OSError.
+        """
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        content, file = save(tensors), f"{name}.safetensors"
+        write_atomically(self.folder_of(record) / f"{file}{NEW}", content)
+        return {file: hashlib.sha256(content).hexdigest()}
+
+    def put_encoders(self, record: Record) -> None:
+        """The encoders that were saved for the record take their places. Raises: OSError."""
+        for file in record.files:
+            path = self.folder_of(record) / file
+            path.with_name(f"{file}{NEW}").replace(path)
+
+    def encoder_sha256(self, record: Record, *, name: str) -> str:
+        """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
+        path = self.folder_of(record) / f"{name}.safetensors"
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read the encoder {path} ({error.strerror}): run the cell again with "
+                f"--rerun"
+            ) from None
+
+    def read_encoder(self, record: Record, *, name: str) -> "dict[str, Tensor]":
+        """Raises: ConfigError where the file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder_of(record) / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ConfigError(
+                f"cannot read the encoder {path} ({error}): run the cell again with --rerun"
+            ) from None
+
+    def save_features(self, record: Record, features: "Tensor", *, name: str, encoder: str) -> None:
+        """Features that the encoder of that sha256 made. Raises: OSError."""
+        from safetensors.torch import save
+
+        kept = features.detach().cpu().contiguous()
+        origin = {"key": record.key, "encoder": encoder, "sha256": _sha256(kept)}
+        content = save({"features": kept}, metadata=origin)
+        write_atomically(self._features_file(record, name), content)
+
+    def read_features(self, record: Record, *, name: str, encoder: str) -> "Tensor | None":
+        """Those that were kept; None where they are missing, damaged, or another encoder's."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._features_file(record, name), framework="pt") as file:
+                found, origin = file.get_tensor("features"), file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None
+        expected = {"key": record.key, "encoder": encoder, "sha256": _sha256(found)}
+        return found if origin == expected else None
+
+    def _features_file(self, record: Record, name: str) -> Path:
+        return self.folder_of(record) / "features" / f"{name}.safetensors"
+
+    def save_sweeps(self, record: Record) -> None:
+        """A record whose sweeps are new, and these in a file of their own. Raises: OSError."""
+        self.save(record)
+        identity = {"suite": record.suite, "method": record.method, "seed": record.seed}
+        table = {**identity, "key": record.key, "sweeps": record.sweeps}
+        text = json.dumps(finite(table), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.folder_of(record) / SWEEP, text.encode())
+
+    def save_log(self, record: Record, text: str) -> Path:
+        """The traceback of a failed cell. Raises: OSError."""
+        path = self.folder_of(record) / LOG
+        # Names of files may be no text, and errors quote them.
+        write_atomically(path, text.encode(errors="backslashreplace"))
+        return path
+
+    # -- what has been mirrored ----------------------------------------------------------------
+
+    def is_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> bool:
+        """Whether just these records were already sent to the tracking store `to`.
+
+        `folder` is the cell's for its record, the suite's for the summary of several.
+        """
+        try:
+            noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return noted == {"to": to, "records": _identities(records)}
+
+    def note_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> None:
+        """Raises: OSError."""
+        note = {"to": to, "records": _identities(records)}
+        write_atomically(folder / MIRRORED, json.dumps(note).encode())
+
+
+def _sha256(tensor: "Tensor") -> str:
+    import torch
+
+    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
+def _file_sha256(path: Path) -> str | None:
+    """None where it cannot be read; a pipe is not waited for."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _identities(records: Sequence[Record]) -> list[list[str]]:
+    return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
+
+
+def _toml(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` without the nulls that TOML has no word for."""
+    return {
+        name: _toml(item) if isinstance(item, Mapping) else item
+        for name, item in value.items()
+        if item is not None
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, float]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,43 @@
+"""The record of one cell: what `record.json` holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One cell's result, as `record.json` holds it and `report --format json` prints it."""
+
+    suite: str
+    method: str
+    dataset: str
+    seed: int
+    key: str
+    status: Status
+    error: str | None = None
+    fits: bool = True  # False: it failed because memory did not suffice
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = ""
+    # Loss of every unit in every epoch, [{"epoch": 1, "module_1": 2.31, …}, …].
+    losses: Sequence[Mapping[str, float]] = ()
+    # Validation accuracy over the probe's learning rates, {module: [[rate, percent], …]}.
+    probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    # ‖∂loss_m/∂θ_n‖₂ after training, {unit of loss m: {module n: norm, …}, …}; None: not finite.
+    isolation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    # The sha256 of each encoder's file beside the record, {"encoder.safetensors": "3b1f…"}.
+    files: Mapping[str, str] = field(default_factory=dict)
+    # What `sweep` found for a probe, by the name that its curve has: see docs/sweep.md.
+    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

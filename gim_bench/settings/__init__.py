@@ -1,0 +1,1 @@
+"""Settings: what a suite may say, and reading it."""

@@ -1,0 +1,157 @@
+"""Reading suites: TOML files, what they extend, and `--set`."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.settings.complaints import first_complaint
+from gim_bench.settings.schema import Model, Suite
+
+
+def shipped_suites() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    folder = Path(str(resources.files("gim_bench") / "suites"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
+    """The suite of that name, or the one in that TOML file, with `--set` values laid over it.
+
+    Raises: ConfigError for an unknown suite, an unreadable file, an unknown key or a wrong type.
+    """
+    files = _chain(_suite_path(name_or_path))
+    table: dict[str, Any] = reduce(_merged, reversed(files.values()))
+    if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
+        table["published"] = next(iter(files.values())).get("published", [])
+    for override in overrides:
+        _lay_over(table, override)
+    origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
+    suite = parse(Suite, table, origin=origin)
+    # A suite that was changed is another experiment than the paper's.
+    changed = any(not override.startswith("published") for override in overrides)
+    return suite.model_copy(update={"published": ()}) if changed else suite
+
+
+def _chain(path: Path) -> dict[Path, dict[str, Any]]:
+    """What the file says, what the one that it `extends` says, and so on down."""
+    files: dict[Path, dict[str, Any]] = {}
+    while (file := path.resolve()) not in files:
+        files[file] = _read(path)
+        base = files[file].pop("extends", None)
+        if base is None:
+            _check_own(files)
+            return files
+        path = _extended(base, by=path)
+    cycle = " over ".join(each.name for each in [*files, file])
+    raise ConfigError(f"suites extend each other in a circle ({cycle}): one must stand by itself")
+
+
+def _extended(base: Any, *, by: Path) -> Path:
+    if not isinstance(base, str):
+        raise ConfigError(f"{by.name}: extends = {base!r}: name one suite or TOML file")
+    return _suite_path(base, beside=by.parent, where=f"{by.name}: extends")
+
+
+def _check_own(files: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Names and summaries are not handed down: records of two suites lie apart by name."""
+    names: list[str] = []
+    for (above, table), (below, base) in pairwise(files.items()):
+        for setting in ("name", "summary"):
+            if setting not in table:
+                raise ConfigError(
+                    f"{above.name} extends {below.name}: it needs a {setting} of its own"
+                )
+        names.append(table["name"])
+        if base.get("name") in names:
+            raise ConfigError(
+                f"{below.name} is extended under its own name {base['name']!r}, which would "
+                f"mix the records of both: give the suite above it another name"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"cannot read the suite {path} ({error}): it must be TOML, in UTF-8"
+        ) from None
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged; all else, lists too, is `above`'s where it says anything.
+
+    >>> _merged({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
+    {'a': {'x': 1, 'y': 3}, 'b': [4]}
+    """
+    return {**below, **above} | {
+        name: _merged(below[name], table)
+        for name, table in above.items()
+        if isinstance(table, dict) and isinstance(below.get(name), dict)
+    }
+
+
+def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model:
+    """`table` as a `model`; a ConfigError in one line where it does not fit."""
+    try:
+        # Through JSON, because strict validation then takes arrays as tuples and strings as enums.
+        return model.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise ConfigError(first_complaint(error, model, origin=origin)) from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: tables or lists are nested too deep: flatten them") from None
+
+
+def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
+    """The suite's file; paths are relative to the folder `beside`."""
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = beside / Path(name_or_path).expanduser()
+        if not _is_file(path):
+            raise ConfigError(
+                f"no suite file {name_or_path!r} ({where}): write one, or name a shipped suite"
+            )
+        return path
+    suites = shipped_suites()
+    if name_or_path not in suites:
+        raise ConfigError(unknown_name("suite", name_or_path, known=suites, where=where))
+    return suites[name_or_path]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _lay_over(table: dict[str, Any], override: str) -> None:
+    """Write `a.b=value` into nested tables; the value is TOML, or else a plain string."""
+    dotted, equals, text = override.partition("=")
+    *parents, leaf = (part.strip() for part in dotted.split("."))
+    if not equals or not leaf or not all(parents):
+        raise ConfigError(f"--set {override!r} is not KEY=VALUE, as in --set training.epochs=10")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a table of settings")
+    table[leaf] = setting_value(text)
+
+
+def setting_value(text: str) -> Any:
+    """What `--set` makes of the text behind the "=": the value in TOML, or else the text itself.
+
+    >>> setting_value("1e-3"), setting_value("joint")
+    (0.001, 'joint')
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text

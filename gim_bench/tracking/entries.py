@@ -1,0 +1,273 @@
+"""What an MLflow run holds of a record, of a sweep, or of a method's seeds."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gim_bench.records.record import Record, Status
+from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
+from gim_bench.seals import digest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
+
+
+KEY = "gim_bench.key"
+
+
+SETTINGS = "gim_bench.settings"
+
+
+DIGEST = "gim_bench.digest"
+
+
+ONE_EXPERIMENT = ("data_sha256", "git_commit")  # tags in which the seeds of a mean should agree
+
+
+PARENT = "mlflow.parentRunId"  # under which MLflow's pages show a run's children
+
+
+class Point(NamedTuple):
+    """A metric's value at a step."""
+
+    name: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One MLflow run, in full: what it is found by, and what it holds."""
+
+    name: str
+    identity: dict[str, str]  # tags; at most one run in the experiment has them all
+    tags: dict[str, str]
+    params: Mapping[str, str]
+    points: Sequence[Point]
+    status: str
+    started_ms: int | None
+    finished_ms: int | None
+    files: Mapping[str, str] = field(default_factory=dict)  # name: text
+    curves: Sequence[Mapping[str, Any]] = ()  # the rows of a sweep, a table and a plot
+    children: Sequence["Entry"] = ()
+
+    def digest(self) -> str:
+        """sha256 of everything in the entry."""
+        return digest(asdict(self))
+
+
+def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
+    """The MLflow run that mirrors `record`."""
+    return Entry(
+        name=f"{record.method} seed {record.seed}",
+        identity={KEY: record.key, "kind": "cell"},
+        tags=_tags(record) | {"seed": str(record.seed), "status": record.status.value},
+        params=_params(record.config),
+        points=[*_results(record), *_epoch_losses(record)],
+        status=STATUS[record.status],
+        started_ms=_milliseconds(record.provenance.get("started_at")),
+        finished_ms=_milliseconds(record.provenance.get("finished_at")),
+        files=_files(record, folder),
+    )
+
+
+def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Path]) -> list[Entry]:
+    """Every MLflow run that a suite's records ask for; cells that are still running, none."""
+    ended = [record for record in records if record.status is not Status.RUNNING]
+    return [
+        *(cell_entry(record, folder=folder_of(record)) for record in ended),
+        *(sweep_entry(record) for record in ended if record.sweeps),
+        *summary_entries(ended),
+    ]
+
+
+def summary_entries(records: Sequence[Record]) -> list[Entry]:
+    """One for each method and its settings, in the order of the records."""
+    return [summary_entry(alike) for alike in by_settings(records)]
+
+
+def summary_entry(records: Sequence[Record]) -> Entry:
+    """The MLflow run that sums up one method's finished `records`, one for each seed."""
+    first, n = records[0], len(records)
+    seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
+    flat, tags = [_params(record.config) for record in records], [_tags(r) for r in records]
+    ends = [_milliseconds(record.provenance.get("finished_at")) for record in records]
+    finished_ms = max((end for end in ends if end is not None), default=None)
+    return Entry(
+        name=f"{first.method} summary, n={n}",
+        identity={
+            "suite": first.suite,
+            "method": first.method,
+            "kind": "summary",
+            SETTINGS: digest(settings_of(first)),
+        },
+        tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
+        params=_common(flat),
+        points=_summary_points(records),
+        status="FINISHED",
+        started_ms=finished_ms,  # sorted by time, as MLflow does, it stands above its cells
+        finished_ms=finished_ms,
+    )
+
+
+def sweep_entry(record: Record) -> Entry:
+    """The MLflow run that mirrors the sweeps of `record`; its children are the trials."""
+    rows = [
+        {"probe": name, "trial": number, **tried}
+        for name, found in record.sweeps.items()
+        for number, tried in enumerate(found.get("curve", ()))
+    ]
+    return Entry(
+        name=f"{record.method} seed {record.seed} sweep",
+        identity={KEY: record.key, "kind": "sweep"},
+        tags=_tags(record) | {"seed": str(record.seed)},
+        params=_params(record.config),
+        points=_sweep_points(record),
+        status="FINISHED",
+        started_ms=None,
+        finished_ms=None,
+        curves=rows,
+        children=[_trial_entry(record, row) for row in rows],
+    )
+
+
+def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
+    measured = ("validation_accuracy", "validation_loss")
+    tags = {"suite": record.suite, "method": record.method, "seed": str(record.seed)}
+    return Entry(
+        name=f"{row['probe']} {row['learning_rate']:.2g}",
+        identity={KEY: record.key, "kind": "probe_trial"},
+        tags=tags | {"module": row["probe"]},
+        params={name: str(row[name]) for name in ("trial", "learning_rate", "weight_decay")},
+        points=[Point(name, row[name], 0) for name in measured if row[name] is not None],
+        status="FINISHED",
+        started_ms=None,
+        finished_ms=None,
+    )
+
+
+def _sweep_points(record: Record) -> list[Point]:
+    """The best rate and the paper's of every probe, and what they reach."""
+    return [
+        Point(f"{role}/{measured}/{name}", value, 0)
+        for name, found in record.sweeps.items()
+        for role in ("best", "paper")
+        for measured, value in found[role].items()
+    ]
+
+
+def rate_plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Validation accuracy against the learning rate, a line for each probe."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="validation accuracy, %")
+    for name in dict.fromkeys(row["probe"] for row in rows):
+        curve = sorted(
+            (row["learning_rate"], row["validation_accuracy"])
+            for row in rows
+            if row["probe"] == name
+        )
+        axes.plot(*zip(*curve, strict=True), marker=".", label=name)
+    axes.legend()
+    return figure
+
+
+def _tags(record: Record) -> dict[str, str]:
+    """What to group and filter by, the same for every seed unless the machine has changed."""
+    method: Mapping[str, Any] = record.config.get("method", {})
+    found = record.provenance
+    on_gpu = (found.get("device") or record.config.get("device")) == "cuda"
+    tags = {
+        "suite": record.suite,
+        "method": record.method,
+        "dataset": record.dataset,
+        "objective": method.get("objective"),
+        "gradient_flow": method.get("gradient_flow"),
+        "trains_on": method.get("trains_on"),
+        "data_sha256": found.get("data_sha256"),
+        "git_commit": found.get("git_commit"),
+        "git_dirty": found.get("git_dirty"),
+        "hardware": found.get("gpu") if on_gpu else found.get("cpu"),
+        "device": found.get("device"),
+        "precision": found.get("precision"),
+        "host": found.get("host"),
+        # Names that MLflow's pages show in columns of their own.
+        "mlflow.source.name": "gim_bench",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": found.get("git_commit"),
+        "mlflow.note.content": "\n\n".join(filter(None, [record.protocol, record.error])),
+    }
+    return {name: _text(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def _params(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _text(value) for name, value in flatten(config).items()}
+
+
+def _results(record: Record) -> list[Point]:
+    return [Point(name, v, 0) for name, v in record.metrics.items() if math.isfinite(v)]
+
+
+def _epoch_losses(record: Record) -> list[Point]:
+    """Finite losses only: MLflow would draw infinity as 1.8e308."""
+    return [
+        Point(f"epoch_loss/{unit}", loss, int(epoch["epoch"]))
+        for epoch in record.losses
+        for unit, loss in epoch.items()
+        if unit != "epoch" and math.isfinite(loss)
+    ]
+
+
+def _summary_points(records: Sequence[Record]) -> list[Point]:
+    points = [Point("n", len(records), 0)]
+    for name, summary in summarise_metrics(records).items():
+        points.append(Point(name, summary.mean, 0))
+        if summary.std is not None and summary.ci95 is not None:
+            points.append(Point(f"{name}/std", summary.std, 0))
+            points.append(Point(f"{name}/ci95", summary.ci95, 0))
+    return points
+
+
+def _files(record: Record, folder: Path | None) -> dict[str, str]:
+    files = {}
+    if folder is not None and (folder / "record.json").is_file():
+        files["record.json"] = (folder / "record.json").read_text(encoding="utf-8")
+    if record.probe_curves:
+        rows = [
+            f"{module},{rate},{accuracy}"
+            for module, curve in record.probe_curves.items()
+            for rate, accuracy in curve
+        ]
+        files["probe_curves.csv"] = "\n".join(
+            ["module,learning_rate,validation_accuracy_percent", *rows, ""]
+        )
+    return files
+
+
+def _mixed(tables: Sequence[dict[str, str]]) -> str:
+    """Which of data and code the tables do not agree on: a mean over both is of no experiment."""
+    found = {name: {table.get(name) for table in tables} for name in ONE_EXPERIMENT}
+    return ", ".join(name for name, values in found.items() if len(values) > 1) or "nothing"
+
+
+def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What all tables agree on."""
+    first, *others = tables
+    return {name: v for name, v in first.items() if all(t.get(name) == v for t in others)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _milliseconds(moment: Any) -> int | None:
+    """Milliseconds since 1970 of an ISO 8601 time; None where there is none."""
+    return None if not moment else int(datetime.fromisoformat(str(moment)).timestamp() * 1000)

@@ -1,0 +1,1 @@
+"""Training: schedules, checkpoints, kept outputs, and what is measured of it."""

@@ -1,0 +1,210 @@
+"""What one more step shows of training: where each loss's gradients reach, and how much work it is.
+
+Letters: m = a loss, by the name of its unit; n = a module; θ_n = the module's parameters and those
+of the head on it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gim_bench.contract import Batch, Encoder, GradientFlow, Learner
+from gim_bench.methods.stack import module_name
+from gim_bench.records.metrics import target_of
+from gim_bench.records.record import Record
+from gim_bench.settings.schema import Schedule
+from gim_bench.training.trainer import Trainer
+
+Isolation = Mapping[str, Mapping[str, float | None]]  # None: not finite, as JSON gives it back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What is known of a training; nothing, where nothing was trained."""
+
+    isolation: Isolation = field(default_factory=dict)  # {m: {n: ‖∂loss_m/∂θ_n‖₂, …}, …}
+    flops: int = 0  # of all its steps, two for each multiply-add
+
+
+def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) -> Audit:
+    """What one more step of every stage on `batch`, which changes nothing, says about training.
+
+    It is the step that every stage took `steps` times, on the weights that it led to: at the start,
+    a head of zeros would hide what is below it. Its number format is training's and what was
+    recomputed is recomputed, so it needs the memory that training had, and autocast cannot lose a
+    gradient unseen. Compiled layers alone run as they are written, where they can be counted.
+
+    `kept_batches` says of how many batches the outputs of frozen units were kept: they are computed
+    so many times, not at every step. Neither the optimiser nor what is held out is counted.
+    """
+    isolation: dict[str, dict[str, float]] = {}
+    flops = 0
+    with _untouched(trainer.learner, device=trainer.device):
+        for stage in trainer.stages():
+            below = trainer.below(stage)
+            if kept_batches and below is not None:
+                with flop_counter() as counter:
+                    outputs = trainer.outputs(batch, unit=below)
+                batch = Batch(inputs=outputs, labels=batch.labels, encoded_by=below)
+                flops += kept_batches * counter.get_total_flops()
+            with flop_counter() as counter:
+                isolation |= gradient_norms(trainer, batch, only=stage)
+            flops += steps * counter.get_total_flops()
+    return Audit(isolation=isolation, flops=flops)
+
+
+# -- where gradients reach -------------------------------------------------------------------------
+
+
+def gradient_norms(
+    trainer: Trainer, batch: Batch, *, only: str | None
+) -> dict[str, dict[str, float]]:
+    """{m: {n: ‖∂loss_m/∂θ_n‖₂, …}, …} of all losses, or of one unit's alone.
+
+    Exactly 0 where no path leads from the loss to the module.
+    """
+    modules = parameters_by_module(trainer.learner)
+    losses = trainer.losses(batch, only=only)
+    if trainer.schedule is not Schedule.JOINT:
+        return {unit: _norms_of(loss, modules) for unit, loss in losses}
+    # As in training: jointly, every graph is there until the last loss frees them all.
+    together = list(losses)
+    last, _ = together[-1]
+    return {unit: _norms_of(loss, modules, retain_graph=unit != last) for unit, loss in together}
+
+
+def _norms_of(
+    loss: Float[Tensor, ""],
+    modules: Mapping[str, Sequence[nn.Parameter]],
+    *,
+    retain_graph: bool = False,
+) -> dict[str, float]:
+    """{n: ‖∂loss/∂θ_n‖₂, …}; what is frozen has no gradient."""
+    trained = {n: [p for p in theta if p.requires_grad] for n, theta in modules.items()}
+    gradients = iter(
+        torch.autograd.grad(
+            loss,
+            [p for theta in trained.values() for p in theta],
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    )
+    return {n: _norm(list(islice(gradients, len(theta)))) for n, theta in trained.items()}
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> float:
+    """In fp64, where the squares of small gradients do not vanish; 0 of gradients that are None."""
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients if g is not None]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def parameters_by_module(learner: Learner) -> Mapping[str, Sequence[nn.Parameter]]:
+    """θ_n by module, lowest first; by unit, where the units are no modules of an encoder.
+
+    A module without parameters is left out.
+    """
+    units, encoder = learner.units(), learner.encoder
+    stages = list(encoder.stages) if isinstance(encoder, Encoder) else []
+    names = [module_name(m) for m in range(len(stages))]
+    if not set(units) <= set(names):
+        return units
+    in_stages = {id(p) for stage in stages for p in stage.parameters()}
+    on_top = {
+        unit: [p for p in parameters if id(p) not in in_stages]
+        for unit, parameters in units.items()
+    }
+    found = {
+        name: [*stage.parameters(), *on_top.get(name, ())]
+        for name, stage in zip(names, stages, strict=True)
+    }
+    return {name: parameters for name, parameters in found.items() if parameters}
+
+
+def leaks(record: Record) -> list[str]:
+    """How the gradients of a finished cell contradict what its method declares, a line for each."""
+    flow = GradientFlow(record.config["method"]["gradient_flow"])
+    return contradictions(record.isolation, flow=flow)
+
+
+def contradictions(isolation: Isolation, *, flow: GradientFlow) -> list[str]:
+    """Where a loss reaches a module that it must not reach, or none that it must, a line for each.
+
+    With isolated flow a loss reaches its own module and no other, end to end it reaches all.
+    """
+    lines = []
+    for loss, row in isolation.items():
+        _, own = target_of(loss)
+        for module, norm in row.items():
+            declared = flow is GradientFlow.END_TO_END or module == own
+            reached = norm != 0
+            if reached != declared:
+                found = f"reaches {module} (norm {norm})" if reached else f"never reaches {module}"
+                lines.append(f"the loss of {loss} {found}, but the flow declared is {flow}")
+    return lines
+
+
+# -- work ------------------------------------------------------------------------------------------
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts what runs within it: matrix products and convolutions, two for each multiply-add.
+
+    What is computed again counts again. PyTorch knows all of these but cuDNN's recurrent layers;
+    on CPUs a GRU is made of products that it knows.
+    """
+    aten: Any = torch.ops.aten
+    recurrent = {
+        aten._cudnn_rnn: _rnn_flops,  # noqa: SLF001 - PyTorch's only name for it
+        aten._cudnn_rnn_backward: _rnn_backward_flops,  # noqa: SLF001
+    }
+    return FlopCounterMode(display=False, custom_mapping=recurrent)
+
+
+def _rnn_flops(
+    inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object
+) -> int:
+    """Of a recurrent layer's forward, from shapes: each time step meets each matrix once."""
+    return 2 * prod(inputs[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
+
+
+def _rnn_backward_flops(
+    inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object
+) -> int:
+    """Of its way back: two forwards, for cuDNN always makes the gradients of inputs, too."""
+    return 2 * _rnn_flops(inputs, weights)
+
+
+# -- leaving no trace ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _untouched(learner: Learner, *, device: torch.device) -> Iterator[None]:
+    """When the block is left, buffers, generators and compiled code are as they were before it."""
+    buffers = [(buffer, buffer.clone()) for buffer in learner.buffers()]
+    states = [(generator, generator.get_state()) for generator in _generators(learner)]
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        # PyTorch gives up a compiled layer for good where a counter meets it.
+        torch.compiler.set_stance("force_eager"),
+    ):
+        try:
+            yield
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            for generator, state in states:
+                generator.set_state(state)
+
+
+def _generators(learner: Learner) -> list[torch.Generator]:
+    """All that the learner or any part of it draws from."""
+    attributes = (value for module in learner.modules() for value in vars(module).values())
+    return [value for value in attributes if isinstance(value, torch.Generator)]

@@ -1,0 +1,110 @@
+"""Where a training stood, in the cell's folder: the last two states, each known by its checksum."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gim_bench.progress import Progress
+from gim_bench.system.atomic import atomically
+
+KEPT = 2
+# At the end of an epoch a checkpoint is due after this share of the usual time.
+AT_EPOCH_ENDS = 0.1
+DIGEST = 16  # hexadecimal digits of the sha256 that stand in a file's name
+
+
+class Checkpoints:
+    """States are written whole or not at all, and one that was damaged since is passed over."""
+
+    def __init__(
+        self, folder: Path, *, made_by: str, every_seconds: float, progress: Progress
+    ) -> None:
+        """One is due after `every_seconds`, at the end of an epoch after a tenth of that.
+
+        `made_by` names cell and code; those that anything else made are passed over.
+        """
+        self.folder = folder
+        self.made_by = made_by
+        self.every_seconds = every_seconds
+        self.progress = progress
+        self._saved_at = time.monotonic()
+
+    def due(self, *, epoch_ended: bool) -> bool:
+        wait = self.every_seconds * (AT_EPOCH_ENDS if epoch_ended else 1)
+        return time.monotonic() - self._saved_at >= wait
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """`state` holds tensors, numbers, strings, lists and mappings.
+
+        One that cannot be written costs a line: training needs no checkpoint unless it is ended.
+        """
+        self._saved_at = time.monotonic()
+        try:
+            self._write({"made_by": self.made_by, "state": dict(state)})
+        except OSError as error:
+            self.progress.say(f"no checkpoint was written, training goes on without it: {error}")
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        paths = self._paths()
+        number = _number(paths[-1]) + 1 if paths else 1
+        for begun in self.folder.glob("*checkpoint-*.part*"):  # by a process that was killed
+            begun.unlink()
+        part = self.folder / f"checkpoint-{number:06}.part"
+        try:
+            with atomically(part) as file:
+                torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of which PyTorch makes another one
+                raise error.__context__ from None
+            raise
+        part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
+        for old in paths[: 1 - KEPT]:
+            old.unlink()
+
+    def newest(self) -> dict[str, Any] | None:
+        """The last state that is whole; None where there is none."""
+        for path in reversed(self._paths()):
+            found = _read(path)
+            if found is None:
+                self.progress.say(f"{path} is damaged, and not gone on from")
+            elif found["made_by"] != self.made_by:
+                self.progress.say(f"{path} is of other code, and not gone on from")
+            else:
+                return found["state"]
+        return None
+
+    def clear(self) -> None:
+        """Nothing is left of them."""
+        for path in self.folder.glob("*checkpoint-*"):
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"checkpoint-{'[0-9]' * 6}-*.pt"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is in it; None if that is not what was written."""
+    try:
+        if not path.stem.endswith(f"-{_digest(path)}"):
+            return None
+        with warnings.catch_warnings(action="ignore"):  # of pickles by something else
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # unreadable, or by something else: damaged pickles raise nearly anything
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"made_by", "state"} else None
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST]

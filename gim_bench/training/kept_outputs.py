@@ -1,0 +1,230 @@
+"""Outputs of frozen modules, kept on disk, so that a module trained in sequence runs no others.
+
+A file holds whole batches, one after the other, each with a checksum: an interrupted write goes on
+where it stopped, and nothing that was damaged since is believed.
+"""
+
+import hashlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gim_bench import seeding
+from gim_bench.contract import Batch
+from gim_bench.errors import RoomError
+from gim_bench.progress import Progress
+
+CHECKSUM_BYTES = 4  # CRC-32
+
+Encode = Callable[[Batch], Float[Tensor, "example *shape"]]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What training takes its batches from, epoch by epoch."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def stream(self) -> tuple[str, int]: ...
+    def __len__(self) -> int: ...
+    def epoch(self, number: int) -> Iterator[Batch]: ...
+    def validation(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeper:
+    """Where outputs are kept, of how many epochs' augmentations, and in which number format."""
+
+    folder: Path
+    views: int
+    dtype: torch.dtype
+    progress: Progress
+
+    def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> None:
+        """Says how large the outputs of each unit are going to be; one unit's are held at a time.
+
+        Raises: RoomError where the disk has no room for them, before anything is trained.
+        """
+        if not encoders:
+            return
+        batch = next(source.epoch(1))
+        sizes = [
+            self.views * len(source) * encode(batch).numel() * self.dtype.itemsize
+            for encode in encoders.values()
+        ]
+        needed = max(sizes)
+        there = sum(file.stat().st_size for file in self.folder.glob("*"))
+        free = shutil.disk_usage(self.folder.parent).free + there
+        listed = ", ".join(
+            f"{unit} {size / 1e9:,.2f} GB" for unit, size in zip(encoders, sizes, strict=True)
+        )
+        if needed > free:
+            raise RoomError(
+                f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
+                f"{self.folder} has room for {free / 1e9:,.2f} GB: lower "
+                f"training.kept_outputs.views ({self.views}), or leave out training.kept_outputs, "
+                f"and they are computed at every step"
+            )
+        self.progress.say(f"keeping outputs of {listed}, at most {needed / 1e9:,.2f} GB at a time")
+
+    def keep(self, source: Source, encode: Encode, *, unit: str, identity: str) -> "KeptOutputs":
+        """The outputs of `unit`, which `encode` computes, of the first epochs of `source`.
+
+        What an earlier, interrupted call wrote is used as far as its checksums agree. Files of
+        other units, or of other weights, are removed before. Raises: OSError.
+        """
+        path = self.folder / f"{unit}-{identity[:16]}.outputs"
+        for other in self.folder.glob("*"):
+            if other.stem != path.stem:
+                other.unlink()
+        labels: dict[str, list[Tensor]] = {}
+        outputs = None
+        total = self.views * len(source)
+        title = f"keeping outputs of {unit}"
+        with (
+            _ledger(path) as ledger,
+            self.progress.task(title, total=total, unit="step") as task,
+        ):
+            for view in range(self.views):
+                for batch in source.epoch(view + 1):
+                    for target, values in batch.labels.items():
+                        labels.setdefault(target, []).append(values.cpu())
+                    if outputs is None or not ledger.holds_next():
+                        outputs = encode(batch)
+                        ledger.write(outputs.to("cpu", self.dtype).contiguous())
+                    ledger.advance()
+                    task.advance()
+        assert outputs is not None, "a source has a batch or more"
+        # Shared, though it is only read: a private mapping has to fit into memory and swap.
+        values = torch.from_file(
+            str(path), shared=True, size=total * outputs.numel(), dtype=self.dtype
+        )
+        rows = len(source) * source.batch_size
+        return KeptOutputs(
+            values.view(self.views, rows, *outputs.shape[1:]),
+            labels={
+                target: torch.cat(of_target).unflatten(0, (self.views, rows))
+                for target, of_target in labels.items()
+            },
+            unit=unit,
+            like=outputs,
+            source=source,
+        )
+
+    def clear(self) -> None:
+        """Nothing is kept any longer."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class KeptOutputs:
+    """A unit's outputs as batches; a `Source` for the units above.
+
+    The first epochs are those of the source, batch for batch. Later ones go through the same views
+    again, each in a new order.
+    """
+
+    def __init__(
+        self,
+        values: Float[Tensor, "view row *shape"],
+        *,
+        labels: Mapping[str, Int[Tensor, "view row *step"]],
+        unit: str,
+        like: Tensor,
+        source: Source,
+    ) -> None:
+        """Batches have the number format and the device of `like`."""
+        self.values = values
+        self.labels = labels
+        self.unit = unit
+        self.dtype, self.device = like.dtype, like.device
+        self.source = source
+        self.batch_size = source.batch_size
+        self.stream = source.stream
+
+    def __len__(self) -> int:
+        return self.values.shape[1] // self.batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        views, rows = self.values.shape[:2]
+        view = (number - 1) % views
+        order = torch.arange(rows)
+        if number > views:
+            draw = seeding.generator("kept outputs", *self.stream, number)
+            order = torch.randperm(rows, generator=draw)
+        for chosen in order.split(self.batch_size):
+            yield Batch(
+                inputs=self.values[view, chosen].to(self.device, self.dtype),
+                labels={
+                    target: values[view, chosen].to(self.device)
+                    for target, values in self.labels.items()
+                },
+                encoded_by=self.unit,
+            )
+
+    def validation(self) -> Iterator[Batch]:
+        return self.source.validation()
+
+
+class _Ledger:
+    """A file of equal batches, and beside it the checksum of each.
+
+    Whether the next batch is there already is known once its size is: after the first one.
+    """
+
+    def __init__(self, batches: BinaryIO, sums: BinaryIO) -> None:
+        self._batches, self._sums = batches, sums
+        self._size = 0
+        self._next = 0
+
+    def holds_next(self) -> bool:
+        """Whether the next batch was written before and is whole."""
+        if not self._size:
+            return False
+        self._batches.seek(self._next * self._size)
+        self._sums.seek(self._next * CHECKSUM_BYTES)
+        found = self._batches.read(self._size)
+        return len(found) == self._size and self._sums.read(CHECKSUM_BYTES) == _checksum(found)
+
+    def write(self, values: Tensor) -> None:
+        """In the place of the next batch."""
+        content = values.flatten().view(torch.uint8).numpy().data
+        self._size = content.nbytes
+        self._batches.seek(self._next * self._size)
+        self._batches.write(content)
+        self._sums.seek(self._next * CHECKSUM_BYTES)
+        self._sums.write(_checksum(content))
+
+    def advance(self) -> None:
+        self._next += 1
+
+
+@contextmanager
+def _ledger(path: Path) -> Iterator[_Ledger]:
+    """The one at `path`, which need not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sums = path.with_suffix(".crc32")
+    for file in (path, sums):
+        file.touch()
+    with path.open("r+b") as open_batches, sums.open("r+b") as open_sums:
+        yield _Ledger(open_batches, open_sums)
+
+
+def _checksum(content: "bytes | memoryview") -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def identity_of(parameters: Sequence[Tensor]) -> str:
+    """sha256 of weights: outputs of other weights are other outputs."""
+    found = hashlib.sha256()
+    for parameter in parameters:
+        found.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

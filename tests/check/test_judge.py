@@ -1,0 +1,374 @@
+"""What a check says of records: passes, worse, or cannot judge, each in one line."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gim_bench.check.judge import Outcome, judge
+from gim_bench.check.tolerance import FALSE_ALARMS
+from gim_bench.records import provenance
+from gim_bench.records.record import Status
+from gim_bench.settings.schema import CellConfig
+from gim_bench.settings.suites import parse
+from tests.check.cells import (
+    COMMITTED,
+    METRICS,
+    audited,
+    cell,
+    cells,
+    changed,
+    moved,
+    reference_of,
+)
+from tests.tiny_suite import tiny_suite
+
+MEMORY = "memory/host_over_baseline_bytes"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return tiny_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def records(suite):
+    return cells(suite)
+
+
+@pytest.fixture(scope="module")
+def reference(records, suite):
+    return reference_of(records, suite=suite)
+
+
+@pytest.fixture
+def check(reference, suite):
+    return lambda records: judge(records, reference, suite=suite)
+
+
+def worse(verdict):
+    return {(c.method, c.metric) for c in verdict.compared if c.found.worse}
+
+
+def messages(verdict):
+    return [finding.message for finding in verdict.findings]
+
+
+def only_message(verdict):
+    """Of a verdict that cannot be given, for one reason, in one line."""
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.UNJUDGED, 3)
+    (message,) = messages(verdict)
+    assert "\n" not in message
+    return message
+
+
+# -- passes and worse ------------------------------------------------------------------------------
+
+
+def test_the_same_records_pass(check, records):
+    verdict = check(records)
+    assert (verdict.outcome, verdict.exit_code, verdict.findings) == (Outcome.PASSES, 0, [])
+    assert len(verdict.compared) == 12
+
+
+def test_other_seeds_pass(check, suite):
+    assert check(cells(suite, seeds=(5, 6, 7))).outcome is Outcome.PASSES
+
+
+def test_comparisons_share_the_chance_of_a_false_alarm(check, records):
+    verdict = check(records)
+    assert verdict.level * len(verdict.compared) == pytest.approx(FALSE_ALARMS)
+
+
+def test_whole_checks_of_unchanged_code_fail_in_less_than_one_of_twenty_cases(records, suite):
+    """Twelve metrics of three new seeds, drawn from a spread that the floors do not hide."""
+    draw = np.random.default_rng(0)
+    checks = 150
+    failed = 0
+    for _ in range(checks):
+        drawn = [replace(r, metrics=drawn_metrics(draw)) for r in (*records, *records)]
+        before, now = drawn[: len(records)], drawn[len(records) :]
+        failed += judge(now, reference_of(before, suite=suite), suite=suite).exit_code
+    assert failed / checks < 0.05
+
+
+def drawn_metrics(draw):
+    """A spread of a third: accuracies of 20 points, losses of 0.7 nats."""
+    return {name: x * (1 + draw.normal() / 3) for name, x in METRICS.items()}
+
+
+@pytest.mark.parametrize(
+    ("metric", "factor"),
+    [
+        ("accuracy", 0.8),
+        ("accuracy/module_1", 0.8),
+        ("loss", 0.8),
+        ("loss", 1.2),
+        ("loss/module_1", 1.2),
+        (MEMORY, 1.3),
+        ("train/step_per_calibration", 1.7),
+    ],
+)
+def test_what_moved_is_named_and_nothing_else(metric, factor, check, records):
+    verdict = check(moved(records, metric, factor=factor))
+    assert worse(verdict) == {("gim", metric)}
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.WORSE, 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "factor"),
+    [("accuracy", 1.5), (MEMORY, 0.5), (MEMORY, 1.05), ("train/step_per_calibration", 1.4)],
+)
+def test_what_got_better_or_hardly_moved_passes(metric, factor, check, records):
+    assert check(moved(records, metric, factor=factor)).outcome is Outcome.PASSES
+
+
+def test_a_gradient_that_leaks_between_modules_is_worse(check, records):
+    held = {
+        "module_1": {"module_1": 0.3, "module_2": 0.0},
+        "module_2": {"module_1": 0.0, "module_2": 0.2},
+    }
+    leaking = {**held, "module_2": {"module_1": 0.01, "module_2": 0.2}}
+    first, *others = records
+    assert check([audited(first, held), *others]).outcome is Outcome.PASSES
+    verdict = check([audited(first, leaking), *others])
+    (finding,) = verdict.findings
+    assert (verdict.exit_code, finding.method, finding.what) == (1, "gim", "gradient isolation")
+    assert "the loss of module_2 reaches module_1 (norm 0.01)" in finding.message
+
+
+def test_a_difference_of_settings_that_no_method_declares_is_worse(suite, check, records):
+    longer = suite.model_copy(update={"training": suite.training.model_copy(update={"epochs": 2})})
+    verdict = check([*(r for r in records if r.method == "gim"), *cells(
+        longer, methods=["random_init"]
+    )])  # fmt: skip
+    assert verdict.exit_code == 1
+    lines = messages(verdict)
+    assert any(
+        "undeclared difference: training.epochs is 1: gim; 2: random_init" in x for x in lines
+    )
+    assert any("other settings than the reference's: training.epochs 2, not 1" in x for x in lines)
+    assert {c.method for c in verdict.compared} == {"gim"}
+
+
+def test_cells_of_two_devices_cannot_be_judged_and_are_not_worse(check, records):
+    elsewhere = [on_gpu(record) for record in records if record.method == "gim"]
+    mixed = [*elsewhere, *(record for record in records if record.method != "gim")]
+    assert only_message(check(mixed)).startswith("mixed device: cuda: gim; cpu: random_init")
+
+
+def on_gpu(record):
+    """The record as the same cell's on a GPU would be."""
+    (moved,) = changed([record], device="cuda")
+    config = {**record.config, "device": "cuda"}
+    key = parse(CellConfig, config, origin="test").key(data_sha256="0" * 64, seed=record.seed)
+    return replace(moved, config=config, key=key)
+
+
+# -- cannot judge ----------------------------------------------------------------------------------
+
+
+def test_no_records_at_all_cannot_be_judged(check):
+    verdict = check([])
+    assert verdict.exit_code == 3
+    assert messages(verdict) == [
+        f"no cell of {name} with results of this version: run the suite"
+        for name in ("gim", "random_init")
+    ]
+
+
+def test_a_seed_that_a_method_lacks_is_a_missing_cell(check, records):
+    assert only_message(check(records[:-1])).startswith("no cell of random_init with seed 2")
+
+
+def test_a_failed_cell_is_named_with_its_reason(check, records):
+    failed = replace(records[0], status=Status.FAILED, error="the loss is nan")
+    assert only_message(check([failed, *records[1:]])) == "gim seed 0 failed: the loss is nan"
+
+
+def test_an_interrupted_cell_is_named(check, records):
+    running = replace(records[0], status=Status.RUNNING)
+    assert "gim seed 0 did not finish" in only_message(check([running, *records[1:]]))
+
+
+def test_of_two_attempts_the_later_one_counts(check, records):
+    first = records[0]
+    later = {**first.provenance, "finished_at": "2026-11-22"}
+    earlier = replace(first, status=Status.FAILED, error="out of luck")
+    assert check([replace(first, provenance=later), earlier, *records[1:]]).exit_code == 0
+
+
+def test_too_few_seeds_cannot_be_judged_and_a_single_one_against_three_can(suite, records):
+    one = [record for record in records if record.seed == 0]
+    two = [record for record in records if record.seed < 2]
+    assert judge(one, reference_of(records, suite=suite), suite=suite).exit_code == 0
+    verdict = judge(one, reference_of(two, suite=suite), suite=suite)
+    assert verdict.exit_code == 3
+    assert messages(verdict)[0].startswith("too few seeds: 1 here and 2 in the reference")
+
+
+def test_other_data_cannot_be_judged(suite, check, records):
+    from tests.tiny_suite import tiny_cell
+
+    other = "f" * 64
+    keyed = [
+        replace(r, key=tiny_cell(suite, r.method, seed=r.seed, data_sha256=other).key)
+        for r in changed(records, data_sha256=other)
+    ]
+    assert only_message(check(keyed)).startswith("the data is another, sha256 ffffffffffff…")
+
+
+def test_other_settings_cannot_be_judged(check, tmp_path):
+    longer = tiny_suite(tmp_path, "training.epochs=2")
+    verdict = check(cells(longer))
+    assert (verdict.exit_code, verdict.compared) == (3, [])
+    assert "training.epochs 2, not 1" in messages(verdict)[0]
+
+
+def test_a_reference_of_another_results_version_cannot_be_judged_by(reference, records, suite):
+    old = reference.model_copy(update={"results_version": 1})
+    assert "of results version 1" in only_message(judge(records, old, suite=suite))
+
+
+def test_records_of_another_results_version_do_not_count(check, records):
+    stale = [replace(r, key="0" * 64) for r in records]
+    assert check(stale).exit_code == 3
+
+
+@pytest.mark.parametrize(("fact", "value"), [("git_commit", "another"), ("threads", 64)])
+def test_seeds_of_different_code_or_machines_are_not_averaged(fact, value, check, records):
+    mixed = [*changed(records[:1], **{fact: value}), *records[1:]]
+    assert f"mixed {fact}" in only_message(check(mixed))
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ({"git_commit": "b" * 40, "git_dirty": False}, "b" * 40),
+        ({**COMMITTED, "git_dirty": True}, f"{COMMITTED['git_commit']}-dirty"),
+    ],
+)
+def test_cells_of_another_commit_or_an_edit_ago_cannot_be_judged(
+    code, named, check, records, monkeypatch
+):
+    monkeypatch.setattr(provenance, "git_state", lambda: code)
+    message = only_message(check(records))
+    assert message.startswith(f"cells are of commit {COMMITTED['git_commit']}, the code is {named}")
+
+
+def test_outside_of_a_checkout_no_commit_is_asked_for(check, records, monkeypatch):
+    monkeypatch.setattr(provenance, "git_state", lambda: {"git_commit": None, "git_dirty": None})
+    assert check(records).exit_code == 0
+
+
+def test_uncommitted_changes_on_both_sides_are_noted(check, records, monkeypatch):
+    dirty = {**COMMITTED, "git_dirty": True}
+    monkeypatch.setattr(provenance, "git_state", lambda: dirty)
+    verdict = check(changed(records, **dirty))
+    assert verdict.exit_code == 0
+    (note,) = verdict.notes
+    assert note.startswith("the cells and the code have uncommitted changes")
+
+
+def test_a_metric_that_went_missing_is_named(check, records):
+    less = {name: x for name, x in records[0].metrics.items() if name != "loss/module_1"}
+    verdict = check([replace(records[0], metrics=less), *records[1:]])
+    assert only_message(verdict).startswith("1 of 3 cells do not have it")
+    assert verdict.findings[0].what == "loss/module_1"
+
+
+def test_a_metric_that_the_reference_lacks_is_noted(check, records):
+    more = [replace(r, metrics={**r.metrics, "loss/module_0": 2.5}) for r in records]
+    assert check(more).exit_code == 0
+    assert check(more).notes == [
+        f"{method} loss/module_0: not in the reference, not compared"
+        for method in ("gim", "random_init")
+    ]
+
+
+@pytest.mark.parametrize("costs_alone", [True, False])
+def test_a_check_that_compared_nothing_is_no_pass(costs_alone, reference, suite, records):
+    """As where only memory and speed are kept, and the machine is another."""
+    kept = {
+        method: of_method.model_copy(
+            update={"metrics": {MEMORY: of_method.metrics[MEMORY]} if costs_alone else {}}
+        )
+        for method, of_method in reference.methods.items()
+    }
+    bare = reference.model_copy(update={"methods": kept})
+    elsewhere = changed(records, threads=99)
+    assert only_message(judge(elsewhere, bare, suite=suite)).startswith("nothing was compared")
+
+
+def test_a_training_whose_gradients_were_not_measured_cannot_be_judged(check, records):
+    """Of a method that trains nothing, there is nothing to measure."""
+    trained = [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]
+    first, *others = [audited(r, {"module_1": {"module_1": 0.3}}) for r in trained[:3]]
+    assert check([first, *others, *trained[3:]]).exit_code == 0
+    verdict = check([audited(first, {}), *others, *trained[3:]])
+    assert only_message(verdict) == "not measured in seed 0: run again with --rerun"
+    assert (verdict.findings[0].method, len(verdict.compared)) == ("gim", 12)
+
+
+def test_a_method_that_the_reference_does_not_know_is_named(suite, reference, records):
+    larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
+    verdict = judge([*records, *cells(suite, methods=["cpc"])], reference, suite=larger)
+    assert (verdict.exit_code, verdict.findings[0].method) == (3, "cpc")
+    assert {c.method for c in verdict.compared} == {"gim", "random_init"}
+
+
+def test_records_of_methods_that_nobody_asked_for_are_left_alone(suite, check, records):
+    assert check([*records, cell(suite, "cpc", seed=9)]).exit_code == 0
+
+
+def test_worse_wins_over_what_cannot_be_judged(check, records, suite):
+    larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
+    slower = moved(records, "accuracy", factor=0.8)
+    reference = reference_of(records, suite=suite)
+    verdict = judge([*slower, *cells(suite, methods=["cpc"])], reference, suite=larger)
+    assert {f.outcome for f in verdict.findings} == {Outcome.UNJUDGED}
+    assert verdict.exit_code == 1
+
+
+# -- other machines --------------------------------------------------------------------------------
+
+
+def test_with_other_threads_memory_and_speed_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), threads=64))
+    assert verdict.exit_code == 0
+    assert {c.metric for c in verdict.compared} == {
+        "accuracy", "accuracy/module_1", "loss", "loss/module_1",
+    }  # fmt: skip
+    assert verdict.notes[0].startswith("memory and speed are not compared")
+
+
+def test_memory_and_speed_of_another_processor_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), cpu="another"))
+    assert (verdict.exit_code, len(verdict.compared)) == (0, 8)
+    assert "these cells of another" in verdict.notes[0]
+
+
+def test_the_processor_beside_a_gpu_may_be_another(suite, records):
+    on_gpus = [on_gpu(record) for record in records]
+    verdict = judge(
+        changed(on_gpus, cpu="another"), reference_of(on_gpus, suite=suite), suite=suite
+    )
+    assert (len(verdict.compared), verdict.notes) == (12, [])
+
+
+def test_memory_and_speed_of_a_resumed_cell_do_not_count(check, records):
+    first, *others = moved(records, MEMORY, factor=1.3)
+    resumed = changed([first], resumed_at_step=[50])
+    slow = replace(resumed[0], metrics={**first.metrics, MEMORY: 1e12})
+    verdict = check([slow, *others])
+    assert verdict.notes == ["memory and speed are compared without resumed cells: gim seed 0"]
+    assert worse(verdict) == {("gim", MEMORY)}
+    now = {(c.method, c.metric): c.found.now.n for c in verdict.compared}
+    assert (now["gim", MEMORY], now["gim", "loss"], now["random_init", MEMORY]) == (2, 3, 3)
+
+
+def test_where_all_cells_were_resumed_memory_and_speed_cannot_be_judged(check, records):
+    verdict = check(changed(records, resumed_at_step=[50]))
+    assert verdict.exit_code == 3
+    assert set(messages(verdict)) == {"too few seeds that were not resumed: run with --rerun"}
+    assert len(verdict.compared) == 8

@@ -1,0 +1,82 @@
+"""Device and number format: decided once, from what was asked and what is there."""
+
+import pytest
+import torch
+
+from gim_bench.errors import ConfigError
+from gim_bench.hardware.devices import autocast, resolve_device, resolve_precision
+from gim_bench.settings.schema import Precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretends that there are so many GPUs."""
+
+    def pretend(count, *, capability=(9, 0)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+    return pretend
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, CPU), (1, GPU), (8, GPU)])
+def test_auto_is_a_gpu_where_there_is_one(count, expected, gpus):
+    gpus(count)
+    assert resolve_device("auto") == expected
+
+
+@pytest.mark.parametrize(("name", "count"), [("cpu", 0), ("cuda", 1), ("cuda:0", 1), ("cuda:3", 4)])
+def test_a_device_that_is_there_is_taken_as_named(name, count, gpus):
+    gpus(count)
+    assert resolve_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "mps", "meta", "xla:0", "CPU "])
+def test_a_device_of_no_known_kind_gets_one_line(name, gpus):
+    gpus(1)
+    with pytest.raises(ConfigError) as error:
+        resolve_device(name)
+    message = str(error.value)
+    assert message == f"no device {name!r} (--device): use auto, cpu, cuda or cuda:<number>"
+
+
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_a_gpu_that_is_not_there_gets_one_line_with_the_number_that_is(name, count, gpus):
+    gpus(count)
+    with pytest.raises(ConfigError, match=rf"no device '{name}' .* sees {count} GPU\(s\); use"):
+        resolve_device(name)
+
+
+# -- precision -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_precision_that_was_asked_for_stays(precision, device):
+    assert resolve_precision(precision, device) is precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), Precision.FP32), ((8, 0), Precision.BF16), ((9, 0), Precision.BF16)],
+)
+def test_auto_is_bf16_on_gpus_from_ampere_on(capability, expected, gpus):
+    gpus(1, capability=capability)
+    assert resolve_precision(Precision.AUTO, GPU) is expected
+
+
+def test_auto_on_a_cpu_is_one_of_the_two():
+    assert resolve_precision(Precision.AUTO, CPU) in (Precision.FP32, Precision.BF16)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(Precision.BF16, torch.bfloat16), (Precision.FP32, torch.float32)]
+)
+def test_matrix_products_are_computed_in_the_precision(precision, dtype):
+    x = torch.ones(2, 2)
+    with autocast(CPU, precision):
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32

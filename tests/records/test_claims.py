@@ -1,0 +1,155 @@
+"""Who is at a cell, with owners who live, die, and fall silent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.records import claims
+from gim_bench.records.claims import CLAIM, claimed, owner_of
+from gim_bench.system.interrupts import terminate_as_interrupt
+from gim_bench.system.processes import Owner
+
+ABROAD = Owner(host="far", machine="far away", pid=1, started=0.0)
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "suite" / ".lock"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "suite" / "gim" / "seed-0-1234"
+
+
+def left_by(owner, folder, *, seconds_ago=0.0):
+    """A claim of somebody who touched it last so long ago."""
+    folder.mkdir(parents=True)
+    (folder / CLAIM).write_text(json.dumps(owner.as_dict()))
+    then = time.time() - seconds_ago
+    os.utime(folder / CLAIM, (then, then))
+
+
+def dead():
+    """A process of this machine that has ended."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    return replace(Owner.here(), pid=process.pid)
+
+
+def is_free(folder, lock):
+    with claimed(folder, lock=lock) as claim:
+        return claim is not None
+
+
+def test_a_claim_is_held_within_the_block_and_gone_after_it(folder, lock):
+    with claimed(folder, lock=lock) as claim:
+        assert claim is not None
+        assert owner_of(folder) == Owner.here()
+        assert not is_free(folder, lock)
+    assert owner_of(folder) is None
+    assert is_free(folder, lock)
+
+
+def test_a_claim_is_let_go_by_an_error(folder, lock):
+    with pytest.raises(ZeroDivisionError), claimed(folder, lock=lock):
+        _ = 1 / 0
+    assert owner_of(folder) is None
+
+
+def test_the_cell_of_a_process_that_has_died_is_free_at_once(folder, lock):
+    left_by(dead(), folder)
+    assert is_free(folder, lock)
+
+
+def test_a_number_that_another_process_has_now_is_not_its_owner(folder, lock):
+    left_by(replace(Owner.here(), started=1.0), folder)
+    assert is_free(folder, lock)
+
+
+@pytest.mark.parametrize(("seconds", "free"), [(60, False), (300, True)])
+def test_an_owner_that_cannot_be_seen_counts_as_dead_after_its_silence(seconds, free, folder, lock):
+    left_by(ABROAD, folder, seconds_ago=seconds)
+    assert is_free(folder, lock) is free
+
+
+NO_CLAIMS = {
+    "a word for a number": '{"pid": "twelve"}',
+    "a number without end": json.dumps(ABROAD.as_dict() | {"pid": float("inf")}),
+    "lists within lists": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", NO_CLAIMS.values(), ids=NO_CLAIMS)
+def test_what_is_no_claim_is_free_after_a_silence_too(content, folder, lock):
+    left_by(ABROAD, folder, seconds_ago=300)
+    (folder / CLAIM).write_text(content)
+    assert not is_free(folder, lock)
+    os.utime(folder / CLAIM, (1, 1))
+    assert is_free(folder, lock)
+
+
+def test_an_owner_touches_its_claim_again_and_again(folder, lock, monkeypatch):
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    with claimed(folder, lock=lock):
+        os.utime(folder / CLAIM, (1, 1))
+        for _ in range(500):
+            if (folder / CLAIM).stat().st_mtime > 1:
+                return
+            time.sleep(0.01)
+    pytest.fail("no touch came")
+
+
+def test_who_was_taken_over_is_stopped_and_leaves_the_other_claim(folder, lock, monkeypatch):
+    """As after a machine has slept; at once, whatever it waits for."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    began = time.monotonic()
+    with claimed(folder, lock=lock) as claim:
+        (folder / CLAIM).write_text(json.dumps(ABROAD.as_dict()))
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+        assert claim.is_lost
+        assert time.monotonic() - began < 5
+    assert owner_of(folder) == ABROAD
+
+
+def test_so_it_is_in_the_background_of_a_script_which_has_it_ignore_ctrl_c(
+    folder, lock, monkeypatch
+):
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate_as_interrupt()
+    try:
+        with claimed(folder, lock=lock):
+            (folder / CLAIM).write_text(json.dumps(ABROAD.as_dict()))
+            with pytest.raises(KeyboardInterrupt):
+                time.sleep(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_of_many_at_once_one_gets_the_claim(folder, lock):
+    """Threads stand for processes: only the file is between them."""
+    left_by(dead(), folder)
+    together, got = threading.Barrier(8), []
+
+    def come():
+        together.wait()
+        with claimed(folder, lock=lock) as claim:
+            got.append(claim is not None)
+            together.wait()
+
+    threads = [threading.Thread(target=come) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
