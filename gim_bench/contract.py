@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress, Silence
-from gim_bench.settings.schema import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule, Settings
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule
 
 # -- progress ------------------------------------------------------------------------------------
 
@@ -85,6 +86,7 @@ class Recordings:
 
 Examples = Images | Recordings
 
+UNLABELLED = -1  # the label of an example or a step that has none
 SAMPLE_RATE_HZ = 16_000
 FRAME_WINDOW_SAMPLES = 400  # that a label is about: 25 ms
 # Step j of a window that begins with sample 160·s of a recording has label s + j - 1, the one
@@ -162,12 +164,22 @@ class Batch:
     """What a learner sees at one step: augmented, normalised, on its device.
 
     Labels are by target: one for each example, or one for each of its steps, -1 where unlabelled.
+    All views of an example share its labels.
     """
 
-    inputs: Float[Tensor, "example *shape"]  # images [channel height width], or speech [sample]
+    inputs: Float[
+        Tensor, "example *shape"
+    ]  # view 1: images [channel height width], speech [sample]
     labels: Mapping[str, Int[Tensor, "example *step"]]
+    # Augmented views 2, 3, … of the same examples, for methods that take several.
+    further: tuple[Float[Tensor, "example *shape"], ...] = ()
     # The unit whose outputs the inputs are, where a frozen one's were kept.
     encoded_by: str | None = None
+
+    @property
+    def views(self) -> tuple[Float[Tensor, "example *shape"], ...]:
+        """All augmented views of the examples, view 1 first."""
+        return (self.inputs, *self.further)
 
 
 # -- methods -------------------------------------------------------------------------------------

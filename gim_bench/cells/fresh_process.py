@@ -23,7 +23,7 @@ from gim_bench.hardware.memory import MMAP_THRESHOLD
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
 
 FAREWELL_SECONDS = 60.0  # for its checkpoint

@@ -13,6 +13,7 @@ from gim_bench.contract import Dataset, Modality
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.records.statistics import flatten
+from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import (
     PROCEDURE,
     CellConfig,
@@ -21,7 +22,6 @@ from gim_bench.settings.schema import (
     Procedure,
     ResNetSettings,
     Schedule,
-    Settings,
     Suite,
 )
 from gim_bench.settings.suites import parse

@@ -14,7 +14,8 @@ from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records import provenance
 from gim_bench.records.record import Record
 from gim_bench.report.published import results_folder
-from gim_bench.settings.schema import Settings, Suite
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import Suite
 from gim_bench.system.atomic import write_atomically
 from gim_bench.training.audit import leaks
 

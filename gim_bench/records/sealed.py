@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from gim_bench.records.record import Record, Status
 from gim_bench.seals import sealed
-from gim_bench.settings.schema import Name
+from gim_bench.settings.base import Name
 
 
 def record_json(record: Record) -> str:

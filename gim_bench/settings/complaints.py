@@ -6,13 +6,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from gim_bench.errors import unknown_name
-from gim_bench.settings.schema import (
-    ConvGRUSettings,
-    CropSettings,
-    ResNetSettings,
-    Settings,
-    WindowSettings,
-)
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import ConvGRUSettings, CropSettings, ResNetSettings, WindowSettings
 
 
 def first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:

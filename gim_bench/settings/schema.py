@@ -7,31 +7,23 @@ method's options: the encoder, the data, the budget and the probe belong to the 
 from collections.abc import Mapping
 from enum import StrEnum
 from math import prod
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[int, Field(ge=0)]
-# Of suites and methods, which records lie in folders named after.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+from gim_bench.settings.base import (
+    Fraction,
+    Name,
+    Names,
+    NotNegative,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+)
 
 FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
-
-
-class Settings(BaseModel):
-    """Frozen settings that refuse keys they do not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-Model = TypeVar("Model", bound=Settings)
 
 
 class Schedule(StrEnum):

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.settings.base import Model
 from gim_bench.settings.complaints import first_complaint
-from gim_bench.settings.schema import Model, Suite
+from gim_bench.settings.schema import Suite
 
 
 def shipped_suites() -> dict[str, Path]:

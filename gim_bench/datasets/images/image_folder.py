@@ -20,7 +20,7 @@ from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.arrays import kept
 from gim_bench.datasets.files import FileDataset, files_below, fingerprint_of, folders_in, reason
 from gim_bench.errors import DataError
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 # What their bytes may be, whatever their names say: Pillow's other decoders are little used, and

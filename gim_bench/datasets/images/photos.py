@@ -14,7 +14,7 @@ from pydantic import Field
 from gim_bench import seeding
 from gim_bench.contract import Dataset, Images, Split, Target
 from gim_bench.errors import DataError
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 
 # One class each. Where a pair or a duplicate exists (motorcycle), one is taken.
 PHOTOGRAPHS = {

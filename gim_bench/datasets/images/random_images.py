@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gim_bench import seeding
 from gim_bench.contract import Dataset, Images, Split, Target
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 
 CLASSES = 10
 

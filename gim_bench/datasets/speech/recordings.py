@@ -20,7 +20,7 @@ from gim_bench.datasets.arrays import Kept, kept
 from gim_bench.datasets.files import FileDataset, UnusableError, files_below, fingerprint_of, reason
 from gim_bench.datasets.speech.phone_labels import UNLABELLED, LabelLine, fitted, read_phone_labels
 from gim_bench.errors import DataError
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
