@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.contract import Target
-
-UNLABELLED = -1
+from gim_bench.contract import UNLABELLED, Target
 
 
 class CrossEntropyHead(nn.Module):

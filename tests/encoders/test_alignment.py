@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from gim_bench import registry, seeding
-from gim_bench.contract import Ingredients, Split, Target
+from gim_bench.contract import UNLABELLED, Ingredients, Split, Target
 from gim_bench.datasets.speech.espeak import Espeak
-from gim_bench.datasets.speech.windows import UNLABELLED, WindowBatches
+from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.probing.classifiers import train_linear
 from gim_bench.progress import Silence

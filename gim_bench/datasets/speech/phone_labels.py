@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gim_bench.contract import UNLABELLED
 from gim_bench.datasets.files import MEGABYTE, Megabytes, stamp_of, unreadable
 from gim_bench.progress import Progress
 
 LIBRISPEECH_PHONES = 41
 MOST_PHONES = 1000  # more than any language has; a larger number is a slip
-UNLABELLED = -1
 # The published labels are as many as the audio has frames. Other aligners count otherwise, by a
 # window at the end; whoever is further off has labelled something else.
 TOLERANCE_FRAMES = 2

@@ -15,10 +15,10 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import soundfile
 
-from gim_bench.contract import Modality, Recordings, Split, Target, label_frames
+from gim_bench.contract import UNLABELLED, Modality, Recordings, Split, Target, label_frames
 from gim_bench.datasets.arrays import Kept, kept
 from gim_bench.datasets.files import FileDataset, UnusableError, files_below, fingerprint_of, reason
-from gim_bench.datasets.speech.phone_labels import UNLABELLED, LabelLine, fitted, read_phone_labels
+from gim_bench.datasets.speech.phone_labels import LabelLine, fitted, read_phone_labels
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
-from gim_bench.contract import FIRST_LABEL, Batch, Recordings, label_frames
+from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, resident, shared
 from gim_bench.settings.schema import FRAME_SAMPLES, WindowSettings
 
-UNLABELLED = -1
 FULL_SCALE = 2**15  # of 16-bit samples
 
 
