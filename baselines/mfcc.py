@@ -19,7 +19,8 @@ from gim_bench.contract import (
     Modality,
     Traits,
 )
-from gim_bench.settings.schema import FRAME_SAMPLES, Settings
+from gim_bench.settings.augmentations import FRAME_SAMPLES
+from gim_bench.settings.base import Settings
 
 
 class MFCC(Learner):

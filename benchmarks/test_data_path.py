@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from gim_bench.contract import Batch, Images
 from gim_bench.datasets.images.crops import ImageBatches, in_gray
-from gim_bench.settings.schema import CropSettings
+from gim_bench.settings.augmentations import CropSettings
 
 BATCH_SIZE, IMAGES = 128, 1024
 MEAN, STD = 0.412, 0.257

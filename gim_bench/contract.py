@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress, Silence
+from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import FRAME_SAMPLES, InfoNCESettings, Recompute, Schedule
+from gim_bench.settings.schema import InfoNCESettings, Recompute, Schedule
 
 # -- progress ------------------------------------------------------------------------------------
 

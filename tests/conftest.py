@@ -14,8 +14,8 @@ from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.encoders.resnet import ResNetEncoder
 from gim_bench.hardware import calibration
 from gim_bench.records.folder import RunsFolder
+from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.schema import (
-    FRAME_SAMPLES,
     ConvGRUSettings,
     InfoNCESettings,
     Recompute,

@@ -30,8 +30,9 @@ from gim_bench.contract import (
 from gim_bench.datasets.images.photos import Photos
 from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.progress import Progress, Silence
+from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import FRAME_SAMPLES, Suite
+from gim_bench.settings.schema import Suite
 from gim_bench.settings.suites import load_suite
 
 CPU = torch.device("cpu")

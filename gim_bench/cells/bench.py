@@ -24,7 +24,8 @@ from gim_bench.datasets.images.crops import ImageBatches, in_gray
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.errors import DataError
 from gim_bench.progress import Progress
-from gim_bench.settings.schema import CellConfig, CropSettings
+from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.schema import CellConfig
 
 CHECKPOINT_SECONDS = 60.0
 

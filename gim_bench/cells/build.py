@@ -14,13 +14,8 @@ from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.encoders.resnet import ResNetEncoder
 from gim_bench.probing.probe import metric_name
 from gim_bench.registry import method as method_class
-from gim_bench.settings.schema import (
-    Budget,
-    CellConfig,
-    CropSettings,
-    ResNetSettings,
-    WindowSettings,
-)
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
+from gim_bench.settings.schema import Budget, CellConfig, ResNetSettings
 from gim_bench.training.trainer import Trainer
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gim_bench.contract import STEP_CENTRE, Encoder
-from gim_bench.settings.schema import FRAME_SAMPLES, ConvGRUSettings, WindowSettings, grid_rows
+from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
+from gim_bench.settings.schema import ConvGRUSettings, grid_rows
 
 
 class Convolution(nn.Module):

@@ -6,8 +6,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from gim_bench.errors import unknown_name
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import ConvGRUSettings, CropSettings, ResNetSettings, WindowSettings
+from gim_bench.settings.schema import ConvGRUSettings, ResNetSettings
 
 
 def first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:

@@ -9,10 +9,11 @@ from enum import StrEnum
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
+from gim_bench.settings.augmentations import FRAME_SAMPLES, CropSettings, WindowSettings
 from gim_bench.settings.base import (
     Fraction,
     Name,
@@ -22,8 +23,6 @@ from gim_bench.settings.base import (
     PositiveInt,
     Settings,
 )
-
-FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
 
 
 class Schedule(StrEnum):
@@ -109,45 +108,6 @@ class ConvGRUSettings(Settings):
 
 
 EncoderSettings = Annotated[ResNetSettings | ConvGRUSettings, Field(discriminator="kind")]
-
-
-class CropSettings(Settings):
-    """Of images: random crops and flips in training; the centre crop, unflipped, for the probe."""
-
-    kind: Literal["crop"]
-    crop: PositiveInt  # pixels
-    flip: bool = True  # horizontally, with probability 0.5
-    grayscale: bool = True
-    mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
-    std: tuple[PositiveFloat, ...]
-
-    @model_validator(mode="after")
-    def _a_statistic_per_channel(self) -> "CropSettings":
-        channels = 1 if self.grayscale else 3
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
-        return self
-
-
-class WindowSettings(Settings):
-    """Of speech: a window at a random 10 ms place in training; all of it, cut up, for the probe.
-
-    A recording that is shorter than the window is followed by silence.
-    """
-
-    kind: Literal["window"]
-    samples: PositiveInt = 20_480  # at 16 kHz
-    mean: FiniteFloat = -0.00068  # of samples in -1..1
-    std: PositiveFloat = 0.0630
-
-    @model_validator(mode="after")
-    def _whole_steps(self) -> "WindowSettings":
-        if self.samples % FRAME_SAMPLES:
-            raise ValueError(
-                f"samples = {self.samples} is no multiple of {FRAME_SAMPLES}, the 10 ms of a "
-                f"phone label"
-            )
-        return self
 
 
 AugmentationSettings = Annotated[CropSettings | WindowSettings, Field(discriminator="kind")]

@@ -11,7 +11,7 @@ from gim_bench.contract import Batch, Images, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, resident, shared
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.datasets.speech.windows import WindowBatches
-from gim_bench.settings.schema import CropSettings, WindowSettings
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
 
 CPU = torch.device("cpu")
 ITEMS = 12

@@ -11,7 +11,8 @@ from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.probing.classifiers import train_linear
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import ConvGRUSettings, InfoNCESettings, WindowSettings
+from gim_bench.settings.augmentations import WindowSettings
+from gim_bench.settings.schema import ConvGRUSettings, InfoNCESettings
 
 WINDOW = WindowSettings(kind="window", mean=0.0, std=0.1)
 STREAM = ("tests", 0)

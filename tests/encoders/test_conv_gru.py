@@ -5,7 +5,8 @@ import torch
 
 from gim_bench import seeding
 from gim_bench.encoders.conv_gru import GRU, ConvGRUEncoder, Convolution, owners, receptive_fields
-from gim_bench.settings.schema import ConvGRUSettings, WindowSettings, grid_rows
+from gim_bench.settings.augmentations import WindowSettings
+from gim_bench.settings.schema import ConvGRUSettings, grid_rows
 from tests.conftest import SAMPLES, STEPS, TINY_CONV_GRU
 from tests.oracles.gru import slow_gru
 from tests.oracles.steps import slow_owner, slow_steps

@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench import seeding
 from gim_bench.encoders.resnet import Bottleneck, ResNetEncoder
-from gim_bench.settings.schema import CropSettings, ResNetSettings, grid_rows
+from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.schema import ResNetSettings, grid_rows
 from tests.conftest import TINY_ENCODER
 
 PAPER = ResNetSettings(kind="resnet")

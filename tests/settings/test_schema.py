@@ -18,14 +18,13 @@ from pydantic import ValidationError
 
 from gim_bench.errors import ConfigError
 from gim_bench.settings import schema as config
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
 from gim_bench.settings.schema import (
     CellConfig,
     ConvGRUSettings,
-    CropSettings,
     ResNetSettings,
     Schedule,
     Suite,
-    WindowSettings,
     grid_rows,
 )
 from gim_bench.settings.suites import load_suite, parse, shipped_suites

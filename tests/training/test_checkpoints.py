@@ -10,7 +10,8 @@ import torch
 from gim_bench.contract import Images
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import CropSettings, Precision, Schedule
+from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.system.interrupts import Interrupted
 from gim_bench.training import checkpoints as module
 from gim_bench.training.checkpoints import Checkpoints

@@ -10,7 +10,8 @@ from gim_bench.contract import Images
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError, RoomError
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import CropSettings, Precision, Schedule
+from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training import kept_outputs
 from gim_bench.training.kept_outputs import Keeper, identity_of
 from gim_bench.training.loop import fit

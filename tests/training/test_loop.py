@@ -11,7 +11,8 @@ from gim_bench.contract import Images
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import TrainingError
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import CropSettings, Precision, Schedule
+from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training import loop as training
 from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer

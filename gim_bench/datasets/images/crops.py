@@ -13,7 +13,7 @@ from torch import Tensor
 from gim_bench.contract import Batch, Images
 from gim_bench.datasets.batches import Batches, resident, shared
 from gim_bench.errors import DataError
-from gim_bench.settings.schema import CropSettings
+from gim_bench.settings.augmentations import CropSettings
 
 # Rec. 601 luma in 65,536ths, the weights of PIL's (and so of torchvision's) grayscale.
 RED, GREEN, BLUE = 19_595, 38_470, 7_471

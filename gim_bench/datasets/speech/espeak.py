@@ -36,8 +36,8 @@ from gim_bench.datasets.speech.synthesis import (
     synthesiser,
 )
 from gim_bench.errors import DataError
+from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import FRAME_SAMPLES
 
 # Part of the name of what is kept: raise it when the samples or labels are made in another way.
 GENERATOR_VERSION = 1

@@ -11,7 +11,7 @@ from gim_bench.contract import Images
 from gim_bench.datasets.images import crops
 from gim_bench.datasets.images.crops import ImageBatches, crop, in_gray, normalise
 from gim_bench.errors import DataError
-from gim_bench.settings.schema import CropSettings
+from gim_bench.settings.augmentations import CropSettings
 from tests.oracles.augmentation import slow_augment
 
 CPU = torch.device("cpu")

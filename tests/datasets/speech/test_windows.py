@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gim_bench.contract import Recordings, label_frames
 from gim_bench.datasets.speech.windows import FULL_SCALE, WindowBatches, cut, normalise, tiles
-from gim_bench.settings.schema import FRAME_SAMPLES, WindowSettings
+from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
 CPU = torch.device("cpu")
 WINDOW = 1_600
