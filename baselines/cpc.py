@@ -12,7 +12,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.methods.info_nce import InfoNCEStack
 from gim_bench.methods.stack import Encodings
 from gim_bench.objectives.info_nce import InfoNCEHead
-from gim_bench.settings.schema import Settings
+from gim_bench.settings.base import Settings
 
 
 class ContrastivePredictiveCoding(InfoNCEStack):
