@@ -20,7 +20,7 @@ from gim_bench.datasets.speech.recordings import (
     to_int16,
 )
 from gim_bench.errors import DataError
-from gim_bench.settings.base import Fraction
+from gim_bench.settings import base
 
 LAYOUT = "<speaker>/**/*.wav or .flac"
 LABEL_FILES = ("phones.txt", "converted_aligned_phones.txt")  # the first that is there
@@ -43,7 +43,7 @@ class AudioFolder(SpeechFiles):
     class Options(SpeechFiles.Options):
         """The share of test recordings; whether files that cannot be used are skipped."""
 
-        test_fraction: Fraction = 0.2
+        test_fraction: base.Fraction = 0.2
 
     options: Options
 
