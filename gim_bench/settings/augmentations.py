@@ -19,6 +19,11 @@ class CropSettings(Settings):
     mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
     std: tuple[PositiveFloat, ...]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an augmented image."""
+        return (1 if self.grayscale else 3, self.crop, self.crop)
+
     @model_validator(mode="after")
     def _a_statistic_per_channel(self) -> "CropSettings":
         channels = 1 if self.grayscale else 3
@@ -37,6 +42,11 @@ class WindowSettings(Settings):
     samples: PositiveInt = 20_480  # at 16 kHz
     mean: FiniteFloat = -0.00068  # of samples in -1..1
     std: PositiveFloat = 0.0630
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Samples of a window."""
+        return (self.samples,)
 
     @model_validator(mode="after")
     def _whole_steps(self) -> "WindowSettings":
