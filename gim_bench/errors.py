@@ -1,4 +1,4 @@
-"""What users can get wrong, each said in one line: what was asked, what was found, what to do."""
+"""Errors that users can mend. Each is one line: what was asked, what was found, what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ LONGEST_LINE = 1_000  # characters
 
 
 class BenchError(Exception):
-    """Base of every error that is the user's to mend; shown as one line, without a traceback."""
+    """Base of every error that the user can mend. Users see one line and no traceback."""
 
     def __str__(self) -> str:
         return one_line(super().__str__())
@@ -26,21 +26,21 @@ class TrackingError(BenchError):
 
 
 class TrainingError(BenchError):
-    """A cell that cannot go on, such as a loss that is no longer finite; its record says why."""
+    """A cell that cannot go on, for example because a loss is not finite. Its record says why."""
 
 
 class TimeLimitError(BenchError):
-    """A cell that takes longer than it may; with more time, it goes on where it was."""
+    """A cell that exceeds its time limit. With more time, the cell resumes from its checkpoint."""
 
 
 class RoomError(BenchError):
-    """A disk without room for what is to be kept; with room, the cell goes on where it was."""
+    """A disk without room for a file of a cell. With room, the cell resumes from its checkpoint."""
 
 
 def one_line(text: str) -> str:
-    r"""`text` with what cannot be printed escaped, and without the middle where it is too long.
+    r"""Return `text` with unprintable characters escaped; a text that is too long loses its middle.
 
-    File names and settings are whatever somebody wrote, and errors quote them.
+    Errors quote file names and settings, which may hold any character.
 
     >>> one_line("no method 'a" + chr(10) + "b'")
     "no method 'a\\nb'"
@@ -51,8 +51,31 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's message, or the name of its class where it has no message.
+
+    >>> first_line(RuntimeError("CUDA error" + chr(10) + "For debugging, pass ..."))
+    'CUDA error'
+    >>> first_line(KeyError())
+    'KeyError'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def class_and_first_line(error: BaseException) -> str:
+    """The name of an error's class and the first line of its message.
+
+    >>> class_and_first_line(RuntimeError("CUDA error"))
+    'RuntimeError: CUDA error'
+    >>> class_and_first_line(KeyError())
+    'KeyError'
+    """
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 def unknown_name(kind: str, name: str, *, known: Iterable[str], where: str = "") -> str:
-    """One line for a name that is not there: the nearest known name and the whole list.
+    """Message about an unknown name, with the nearest known name and the list of all.
 
     >>> unknown_name("method", "gmi", known=["cpc", "gim"], where="stl10.toml, methods[0]")
     "no method 'gmi' (stl10.toml, methods[0]). Did you mean 'gim'? Available: cpc, gim"

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from gim_bench import seeding
-from gim_bench.errors import ConfigError
+from gim_bench.errors import ConfigError, first_line
 from gim_bench.system.locks import locked
 from gim_bench.system.processes import Owner
 
@@ -31,7 +31,6 @@ STARTUP_TRIALS = 10  # at random before TPE; the points that a study begins with
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at
 LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
 RENEW_SECONDS = 600  # between the times at which a process says that it is still at its trials
-LOCK_SECONDS = 600
 BOOKKEEPING = {"owner", "begun", "retry_of"}  # attributes of a trial, not of its outcome
 
 
@@ -112,7 +111,7 @@ class Studies:
                 yield
             return
         Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{self._file}.trials.lock"), timeout_seconds=LOCK_SECONDS):
+        with locked(Path(f"{self._file}.trials.lock")):
             yield
 
     @property
@@ -139,7 +138,7 @@ class Studies:
             driver = "pip install 'gim-bench[postgres]'"
             raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
         except reported as error:
-            raise self._unusable(str(error).strip().splitlines()[0]) from None
+            raise self._unusable(first_line(error)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
