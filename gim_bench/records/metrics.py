@@ -1,14 +1,18 @@
 """Every metric that a record may hold: its unit, and which direction is better.
 
-Per-module values add "/module_<k>" to the name; the bare name is the top module's.
+Values of a single module add "/module_<k>" to the name; the bare name is the top module's.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from gim_bench.errors import ConfigError, unknown_name
+
+NATS = "nats"
+OF_OBJECTIVE = "unit of the objective"  # a loss has the unit that the method's objective declares
 
 
 class Better(StrEnum):
@@ -24,19 +28,19 @@ class Metric:
     meaning: str
 
 
-# What labels tell, besides the class of an image, whose metrics have no prefix.
+# Targets whose metrics have a prefix; the class of an image has none.
 TARGETS = ("phone", "speaker")
 
 
 def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
-    """Each metric, then the same of every target, as in "phone_accuracy"."""
+    """Each metric without a prefix, then with the prefix of each target: "phone_accuracy"."""
     for prefix in ("", *(f"{target}_" for target in TARGETS)):
         for metric in metrics:
             yield replace(metric, name=f"{prefix}{metric.name}")
 
 
 def _of_every_phase(*metrics: Metric) -> Iterator[Metric]:
-    """Each measure of memory in training, then the same of feature extraction and probes."""
+    """Each measure of memory for training, then for feature extraction and probes."""
     for prefix, phase in (("memory/", "training"), ("memory/probe_", "probes")):
         for metric in metrics:
             yield replace(
@@ -52,8 +56,13 @@ METRICS = {
             Metric("accuracy/own_head", "%", Better.HIGHER, "a supervised method's own classifier"),
             Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
             Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
-            Metric("loss", "nats", Better.LOWER, "training loss, mean of the last epoch"),
-            Metric("validation_loss", "nats", Better.LOWER, "loss of what is held out, at the end"),
+            Metric("loss", OF_OBJECTIVE, Better.LOWER, "training loss, mean of the last epoch"),
+            Metric(
+                "validation_loss",
+                OF_OBJECTIVE,
+                Better.LOWER,
+                "loss of the held-out examples, at the end",
+            ),
         ),
         Metric("train/seconds", "s", Better.LOWER, "wall time of training"),
         Metric("train/steps", "steps", Better.LOWER, "optimiser steps taken"),
@@ -62,7 +71,7 @@ METRICS = {
             "train/labels",
             "labels",
             Better.LOWER,
-            "labelled examples of its split, held out or not, once for each target it learns",
+            "labelled examples of the split, held out or not, once for each target",
         ),
         Metric(
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
@@ -84,7 +93,7 @@ METRICS = {
                 "host_over_baseline_bytes",
                 "bytes",
                 Better.LOWER,
-                "peak resident memory, less what the process held before",
+                "peak resident memory, less the resident memory before",
             ),
             Metric("gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
             Metric("gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
@@ -93,13 +102,13 @@ METRICS = {
                 "gpu_process_over_baseline_bytes",
                 "bytes",
                 Better.LOWER,
-                "NVML's peak of this process, less what it held before",
+                "NVML's peak of this process, less its memory before",
             ),
             Metric(
                 "gpu_context_bytes",
                 "bytes",
                 Better.LOWER,
-                "what NVML saw before of this process, less what PyTorch had reserved then",
+                "NVML's memory of this process before, less what PyTorch had reserved",
             ),
         ),
         Metric(
@@ -113,14 +122,29 @@ METRICS = {
 
 
 def describe(name: str) -> Metric:
-    """The metric of that name, with or without a "/module_<k>". Raises: ConfigError."""
+    """The metric of that name, with or without "/module_<k>".
+
+    Raises: ConfigError for an unknown name.
+    """
     metric = METRICS.get(re.sub(r"/module_\d+$", "", name))
     if metric is None:
         raise ConfigError(unknown_name("metric", name, known=METRICS))
     return metric
 
 
+def unit_of(name: str, config: Mapping[str, Any]) -> str:
+    """The unit of a metric in a cell of this configuration; empty for a loss without a unit.
+
+    Records from before objectives declared a unit hold losses in nats. Raises: ConfigError for an
+    unknown name.
+    """
+    unit = describe(name).unit
+    if unit != OF_OBJECTIVE:
+        return unit
+    return config.get("method", {}).get("loss_unit", NATS) or ""
+
+
 def target_of(name: str) -> tuple[str, str]:
-    """(target, metric) of "speaker_accuracy"; the target of "accuracy" is empty."""
+    """(target, metric): ("speaker", "accuracy") of "speaker_accuracy", ("", "loss") of "loss"."""
     target, _, metric = name.partition("_")
     return (target, metric) if target in TARGETS else ("", name)

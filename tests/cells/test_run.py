@@ -1119,7 +1119,7 @@ def test_the_validation_loss_of_every_module_is_recorded(tmp_path):
     assert found["validation_loss"] == found["validation_loss/module_2"]
     assert record.metrics["train/steps"] == 1  # 48 images, 24 held out, a batch of 20
     for name in found:
-        assert metrics.describe(name).unit == "nats"
+        assert metrics.unit_of(name, record.config) == "nats"
 
 
 def test_too_little_held_out_is_one_line(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from gim_bench.errors import ConfigError
-from gim_bench.records.metrics import METRICS, TARGETS, Better, describe, target_of
+from gim_bench.records.metrics import METRICS, TARGETS, Better, describe, target_of, unit_of
 
 
 def test_a_module_s_value_is_described_by_its_metric():
@@ -98,3 +98,17 @@ def test_an_unknown_metric_is_a_config_error_in_one_line(name):
 def test_a_misspelt_metric_gets_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'accuracy'"):
         describe("acuracy")
+
+
+@pytest.mark.parametrize("name", ["loss", "validation_loss/module_2", "speaker_loss"])
+def test_a_loss_has_the_unit_that_its_objective_declares(name):
+    assert unit_of(name, {"method": {"loss_unit": "bits"}}) == "bits"
+    assert unit_of(name, {"method": {"loss_unit": None}}) == ""
+
+
+def test_losses_of_records_from_before_objectives_declared_a_unit_are_in_nats():
+    assert unit_of("loss", {"method": {"name": "gim"}}) == unit_of("loss", {}) == "nats"
+
+
+def test_all_other_metrics_have_one_unit_whatever_the_objective():
+    assert unit_of("train/seconds", {"method": {"loss_unit": "bits"}}) == "s"
