@@ -12,7 +12,7 @@ from gim_bench.system.interrupts import time_limit
 def test_a_block_that_is_in_time_leaves_no_alarm():
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(100.0):
-        assert signal.getitimer(signal.ITIMER_REAL)[0] > 90
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) is before
 

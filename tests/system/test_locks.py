@@ -10,10 +10,10 @@ from gim_bench.system.locks import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from gim_bench.locks import locked
+from gim_bench.system.locks import locked
 with locked(Path(sys.argv[1]), timeout_seconds=0):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
