@@ -1,16 +1,97 @@
-"""Settings of the augmentations: crops of images and windows of speech."""
+"""Settings of the augmentations: crops of images and windows of speech.
 
-from typing import Literal
+Defaults of the transforms: BYOL (Grill et al. 2020, appendix B), as in Barlow Twins (Zbontar et al.
+2021).
+"""
 
-from pydantic import FiniteFloat, model_validator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    FiniteFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gim_bench.settings.base import PositiveFloat, PositiveInt, Settings
 
 FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
 
 
-class CropSettings(Settings):
-    """Of images: random crops and flips in training; the centre crop, unflipped, for the probe."""
+def _ordered(found: tuple[float, float]) -> tuple[float, float]:
+    if found[0] > found[1]:
+        raise ValueError(f"the range {list(found)} is upside down: write the smaller number first")
+    return found
+
+
+def _odd(found: int) -> int:
+    if found % 2 == 0:
+        raise ValueError(f"a kernel of {found} pixels has no centre: use an odd number")
+    return found
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ResizedSettings(Settings):
+    """Random resized crop: a random part of the image, resized to `crop` pixels."""
+
+    scale: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = (0.08, 1.0)  # of the area
+    # Width / height of the part.
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)] = (
+        3 / 4,
+        4 / 3,
+    )
+
+
+class JitterSettings(Settings):
+    """Colour jitter: each strength s allows factors of 1 - s to 1 + s; hue turns by -s to s."""
+
+    brightness: Strength = 0.4
+    contrast: Strength = 0.4
+    saturation: Strength = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # of a full turn
+    probability: Probability = 0.8
+
+
+class BlurSettings(Settings):
+    """Gaussian blur with a random standard deviation."""
+
+    kernel: Annotated[PositiveInt, AfterValidator(_odd)] = 23  # pixels
+    sigma: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)] = (0.1, 2.0)
+    probability: Probability = 1.0
+
+
+class SolariseSettings(Settings):
+    """Solarisation: intensities from `threshold` on are inverted."""
+
+    threshold: Probability = 0.5  # of intensities in 0..1
+    probability: Probability = 0.2
+
+
+class ViewSettings(Settings):
+    """Transforms of one augmented view, in the order in which they are applied."""
+
+    resized: ResizedSettings | None = None  # None: a crop at a random place, not resized
+    jitter: JitterSettings | None = None
+    gray: Probability = 0.0
+    blur: BlurSettings | None = None
+    solarise: SolariseSettings | None = None
+
+    @property
+    def photometric(self) -> bool:
+        """Whether any transform changes the intensities."""
+        tables = (self.jitter, self.blur, self.solarise)
+        return self.gray > 0 or any(table and table.probability > 0 for table in tables)
+
+
+class CropSettings(ViewSettings):
+    """Images: random crops and flips in training; the centre crop, unflipped, for the probe."""
 
     kind: Literal["crop"]
     crop: PositiveInt  # pixels
@@ -18,11 +99,30 @@ class CropSettings(Settings):
     grayscale: bool = True
     mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
     std: tuple[PositiveFloat, ...]
+    # One table for each of views 2, 3, …: the transforms that differ from view 1.
+    further_views: tuple[ViewSettings, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of an augmented image."""
         return (1 if self.grayscale else 3, self.crop, self.crop)
+
+    def view(self, number: int) -> ViewSettings:
+        """Transforms of view `number`, counted from 1; a view without a table has view 1's."""
+        return [self, *self.further_views][number - 1] if number <= self.described_views else self
+
+    @property
+    def described_views(self) -> int:
+        """View 1 and the further views that have tables of their own."""
+        return 1 + len(self.further_views)
+
+    @field_validator("further_views")
+    @classmethod
+    def _complete(
+        cls, further: tuple[ViewSettings, ...], info: ValidationInfo
+    ) -> tuple[ViewSettings, ...]:
+        """Each further view with all of its transforms: those not in its table are view 1's."""
+        return tuple(_completed(view, first=info.data) for view in further)
 
     @model_validator(mode="after")
     def _a_statistic_per_channel(self) -> "CropSettings":
@@ -31,9 +131,55 @@ class CropSettings(Settings):
             raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
         return self
 
+    @model_validator(mode="after")
+    def _no_colour_transforms_of_gray_images(self) -> "CropSettings":
+        if not self.grayscale:
+            return self
+        for number in range(1, self.described_views + 1):
+            view = self.view(number)
+            if view.gray:
+                raise ValueError(
+                    f"gray = {view.gray:g} (view {number}) is for colour images, and grayscale = "
+                    f"true makes all images gray: set gray = 0 or grayscale = false"
+                )
+            if view.jitter and (view.jitter.saturation or view.jitter.hue):
+                raise ValueError(
+                    f"jitter.saturation = {view.jitter.saturation:g} and jitter.hue = "
+                    f"{view.jitter.hue:g} (view {number}) have no effect on gray images: set both "
+                    f"to 0, or grayscale = false"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _blurs_fit(self) -> "CropSettings":
+        """The reflected border is narrower than the crop."""
+        for number in range(1, self.described_views + 1):
+            blur = self.view(number).blur
+            if blur and blur.kernel // 2 >= self.crop:
+                raise ValueError(
+                    f"blur.kernel = {blur.kernel} (view {number}) reaches beyond a crop of "
+                    f"{self.crop} pixels: use {2 * self.crop - 1} or less"
+                )
+        return self
+
+
+def _completed(view: ViewSettings, *, first: Mapping[str, Any]) -> ViewSettings:
+    """The view with its transforms laid over those of view 1, table by table."""
+    transforms: dict[str, Any] = {}
+    for name in ViewSettings.model_fields:
+        shared, own = first.get(name), getattr(view, name)
+        if name not in view.model_fields_set or own is None:
+            transforms[name] = shared
+        elif isinstance(own, Settings) and isinstance(shared, Settings):
+            differing = {field: getattr(own, field) for field in own.model_fields_set}
+            transforms[name] = shared.model_copy(update=differing)
+        else:
+            transforms[name] = own
+    return ViewSettings.model_construct(**transforms)
+
 
 class WindowSettings(Settings):
-    """Of speech: a window at a random 10 ms place in training; all of it, cut up, for the probe.
+    """Speech: a window at a random 10 ms place in training; the whole recording for the probe.
 
     A recording that is shorter than the window is followed by silence.
     """
