@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import psutil
 import pytest
 
 from gim_bench import registry
@@ -296,13 +297,14 @@ def test_data_order_and_splits_are_drawn_from_data_set_and_seed_alone(suite):
 def test_an_estimate_leaves_nothing_on_disk(suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
+    held = psutil.Process().memory_info().rss
     found = estimate(tiny_cell(suite, "gim"), tiny_bench(suite))
     assert sorted(tmp_path.rglob("*")) == before
     assert found.steps == 2
     assert found.train_seconds > 0
     assert found.probe_seconds > 0
     assert found.seconds == found.train_seconds + found.probe_seconds
-    assert found.peak_bytes > 10**6
+    assert found.peak_bytes > held / 2  # the peak is that of this whole process
 
 
 def test_a_method_that_trains_nothing_costs_its_probes_alone(suite):
