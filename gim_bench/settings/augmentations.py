@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     Field,
     FiniteFloat,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -119,7 +118,9 @@ class CropSettings(ViewSettings):
     @field_validator("further_views")
     @classmethod
     def _complete(
-        cls, further: tuple[ViewSettings, ...], info: ValidationInfo
+        cls,
+        further: tuple[ViewSettings, ...],
+        info: Any,  # pydantic's ValidationInfo, a protocol that jaxtyping cannot check
     ) -> tuple[ViewSettings, ...]:
         """Each further view with all of its transforms: those not in its table are view 1's."""
         return tuple(_completed(view, first=info.data) for view in further)
