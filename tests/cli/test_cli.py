@@ -22,6 +22,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.sealed import read_record
 from gim_bench.settings.suites import shipped_suites
 from gim_bench.tracking.client import Tracker
+from tests.alarms import LIMIT_SECONDS, over_once
 from tests.check.cells import COMMITTED
 from tests.servers import Server, names
 from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
@@ -660,10 +661,11 @@ def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeyp
 
 
 def test_a_cell_that_takes_too_long_has_failed_and_the_next_one_runs(gim_bench, tmp_path):
-    slow = ("--method", "gim", "--method", "random_init", "--set", "training.epochs=1000")
-    answer = gim_bench(*PLAIN, *slow, "--cell-timeout", "1")
+    slow = ("--method", "gim", "--method", "random_init", "--set", "training.epochs=100000")
+    with over_once(lambda: list(tmp_path.glob("runs/tiny/gim/*/losses.csv"))):
+        answer = gim_bench(*PLAIN, *slow, "--cell-timeout", f"{LIMIT_SECONDS:g}")
     assert answer.code == 1
-    assert "gim seed 0 failed: took longer than --cell-timeout 1 s" in answer.err
+    assert f"gim seed 0 failed: took longer than --cell-timeout {LIMIT_SECONDS:g} s" in answer.err
     assert statuses(tmp_path) == {("gim", 0): "failed", ("random_init", 0): "done"}
 
 

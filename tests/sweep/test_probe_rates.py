@@ -244,9 +244,10 @@ def test_a_trial_of_another_machine_is_lost_after_an_hour(url, hours, lost):
 
 
 def test_an_owner_is_this_process_now():
+    before = time.time()
     owner = shared._owner()
     assert owner["pid"] == os.getpid()
-    assert owner["claimed"] == pytest.approx(time.time(), abs=60)
+    assert before <= owner["claimed"] <= time.time()
 
 
 def test_a_killed_process_that_its_parent_has_not_waited_for_has_lost_its_trial(url):
@@ -351,7 +352,7 @@ def test_while_a_trial_is_evaluated_other_machines_are_told_that_it_is_not_lost(
         return found.user_attrs["owner"]["claimed"]
 
     def evaluate(trial):
-        begun, deadline = claimed_at(), time.monotonic() + 60
+        begun, deadline = claimed_at(), time.monotonic() + 300
         while claimed_at() == begun:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -434,7 +435,7 @@ def postgresql():
         **quiet,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not list(folder.glob(".s.PGSQL.*[0-9]")):
             assert server.poll() is None
             assert time.monotonic() < deadline
@@ -442,7 +443,7 @@ def postgresql():
         yield f"postgresql+psycopg2://tester@/postgres?host={folder}"
     finally:
         server.send_signal(signal.SIGINT)  # stops without waiting for connections
-        server.wait(timeout=60)
+        server.wait(timeout=300)
         shutil.rmtree(folder)
 
 
@@ -661,7 +662,7 @@ def test_who_waits_for_a_cell_that_runs_again_keeps_no_other_sweep_waiting(
     with ThreadPoolExecutor() as pool:
         with claim_of(finished):
             sweep = pool.submit(finished.sweep)
-            assert waits.wait(60)
+            assert waits.wait(300)
             for path in tmp_path.rglob("*.lock"):
                 with locked(path, timeout_seconds=5):
                     pass
