@@ -1,13 +1,23 @@
-"""What users type. Results go to standard output, progress and errors to standard error."""
+"""The command line: its commands, its exit codes, and errors as one line.
+
+Results go to standard output, progress and errors to standard error.
+"""
 
 import io
+import os
 import sys
 from typing import NoReturn
 
 import typer
 
-from gim_bench.cli import data, report, run, sweep, sync
-from gim_bench.cli.options import FAILED, INTERRUPTED, WRONG_USE
+from gim_bench.cli import data
+from gim_bench.cli import list as listing
+from gim_bench.cli.check import check
+from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, WRONG_USE
+from gim_bench.cli.report import report
+from gim_bench.cli.run import run
+from gim_bench.cli.sweep import sweep
+from gim_bench.cli.sync import sync
 from gim_bench.errors import BenchError, one_line
 from gim_bench.system.interrupts import terminate_as_interrupt
 
@@ -16,69 +26,51 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
+    context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
-data_app = typer.Typer(help="Fetch or check the data of a suite.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-for command in (run.run, sweep.sweep, sync.sync, report.report, report.check):
+for command in (run, sweep, sync, report, check):
     app.command()(command)
-app.command("list")(data.list_)
-data_app.command()(data.prepare)
-data_app.command()(data.verify)
+app.add_typer(listing.app, name="list")
+app.add_typer(data.app, name="data")
 
 
 def main() -> NoReturn:
-    """The command line; an error of the user's is one line and exit code 2."""
+    """Run the command line. An error that the user can mend is one line, without a traceback."""
     terminate_as_interrupt()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what it cannot write
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what it cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except SystemExit as ending:
-        # Typer makes an exit of Ctrl-C, and says nothing.
-        if ending.__context__ is None or not isinstance(
-            ending.__context__.__cause__, KeyboardInterrupt
-        ):
-            raise
-        _say_interrupted()
-    except KeyboardInterrupt:  # before Typer has begun, or after it has ended
-        _say_interrupted()
+        _run_app()
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, "interrupted; finished cells are kept: run the same command again")
+    except BrokenPipeError:  # as of `report | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED_PIPE)
     except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(WRONG_USE)
+        _end(WRONG_USE, f"error: {error}")
     except OSError as error:  # a disk that is full or gone; records are written whole or not at all
         line = one_line(str(error))
-        print(f"error: {line}; what was finished is kept, run the same again", file=sys.stderr)
-        sys.exit(FAILED)
+        _end(FAILED, f"error: {line}; finished cells are kept: run the same command again")
     except MemoryError as error:
-        print(
-            f"error: memory does not suffice ({error}): lower the sizes asked for", file=sys.stderr
-        )
-        sys.exit(FAILED)
+        _end(FAILED, f"error: memory does not suffice ({error}): lower the sizes asked for")
     sys.exit(0)
 
 
-def _say_interrupted() -> NoReturn:
-    print("interrupted; what was finished is kept, run the same again", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+def _run_app() -> None:
+    """Run a command, and raise the interruption or closed pipe that Typer makes an exit of."""
+    try:
+        app()
+    except SystemExit as ending:
+        context = ending.__context__
+        cause = getattr(context, "__cause__", None) or context
+        if isinstance(cause, KeyboardInterrupt | BrokenPipeError):
+            raise cause from None
+        raise
+    finally:
+        sys.stdout.flush()  # or a closed pipe would show while the interpreter ends
 
 
-# -- run -----------------------------------------------------------------------------------------
-
-
-# -- sweep ---------------------------------------------------------------------------------------
-
-
-# -- sync ----------------------------------------------------------------------------------------
-
-
-# -- report --------------------------------------------------------------------------------------
-
-
-# -- check ---------------------------------------------------------------------------------------
-
-
-# -- list ----------------------------------------------------------------------------------------
-
-
-# -- data ----------------------------------------------------------------------------------------
+def _end(code: int, message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)

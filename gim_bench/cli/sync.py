@@ -1,13 +1,28 @@
 """The command `sync`."""
 
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.options import FAILED, RunsDirOption, SetOption, TrackingOption, tracker_for
-from gim_bench.tracking.mirror import readers, sync_suite
+from gim_bench.cli.options import (
+    FAILED,
+    RUNS_DIR,
+    RunsDirOption,
+    SetOption,
+    TrackingOption,
+    tracker_for,
+)
+from gim_bench.errors import ConfigError, TrackingError
+from gim_bench.records.record import Record
+from gim_bench.tracking import DEFAULT_URI
+
+if TYPE_CHECKING:
+    from gim_bench.records.folder import RunsFolder
+    from gim_bench.tracking import Tracker
+
+Wanted = Callable[[Record], bool]
 
 
 def sync(
@@ -16,20 +31,65 @@ def sync(
         typer.Option(help="A shipped suite, or a TOML file.  [default: all that have records]"),
     ] = None,
     set_: SetOption = None,
-    runs_dir: RunsDirOption = Path("runs"),
-    tracking_uri: TrackingOption = "sqlite:///mlflow.db",
+    runs_dir: RunsDirOption = RUNS_DIR,
+    tracking_uri: TrackingOption = DEFAULT_URI,
 ) -> None:
     """Bring MLflow up to date with the records: cells, sweeps and summaries."""
-    from gim_bench.errors import TrackingError
     from gim_bench.records.folder import RunsFolder
 
     runs = RunsFolder(runs_dir)
-    found = readers(suite, set_ or (), runs=runs)
+    suites, wanted = _selection(suite, overrides=set_ or (), runs=runs)
     tracker = tracker_for(tracking_uri)
     tracker.patience_seconds = None  # nothing else waits
     try:
-        for name, read in found.items():
-            sync_suite(name, read, runs=runs, tracker=tracker)
+        for name in suites:
+            _sync(name, wanted=wanted, runs=runs, tracker=tracker)
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
+
+
+def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker") -> None:
+    """Print a line for each new MLflow run, and how many there were already."""
+    from gim_bench.tracking import sync
+    from gim_bench.tracking.entries import Entry
+
+    def announce(entry: Entry) -> None:
+        print(f"{suite}: new in MLflow: {entry.name}")
+
+    synced = sync(suite, runs=runs, tracker=tracker, wanted=wanted, announce=announce)
+    print(f"{suite}: {len(synced.new)} new in MLflow, {len(synced.unchanged)} there already")
+
+
+def _selection(
+    suite: str | None, *, overrides: Sequence[str], runs: "RunsFolder"
+) -> tuple[Sequence[str], Wanted]:
+    """The suites to sync, and which of their records: with `--set` those with these settings.
+
+    Raises: ConfigError if there is no such record.
+    """
+    if suite is None and overrides:
+        raise ConfigError("--set is for the settings of one suite: add --suite")
+    suites, wanted = (runs.suites(), _any) if suite is None else _of_suite(suite, overrides)
+    if not any(wanted(record) for name in suites for record in runs.records(name)):
+        which = "" if suite is None else f" of suite {suite!r}"
+        settings = " with these settings" if overrides else ""
+        raise ConfigError(
+            f"no records{which}{settings} in {runs.root}: name the folder with --runs-dir"
+        )
+    return suites, wanted
+
+
+def _of_suite(suite: str, overrides: Sequence[str]) -> tuple[Sequence[str], Wanted]:
+    from gim_bench.settings.suites import load_suite
+
+    loaded = load_suite(suite, overrides=overrides)
+    if not overrides:
+        return [loaded.name], _any
+    from gim_bench.cells.resolve import describes  # imports PyTorch
+
+    return [loaded.name], lambda record: describes(loaded, record.config)
+
+
+def _any(_: Record) -> bool:
+    return True

@@ -1,4 +1,4 @@
-"""What an MLflow run holds of a record, of a sweep, or of a method's seeds."""
+"""The content of MLflow runs: of a record, of its sweeps, or of the seeds of a method."""
 
 import json
 import math
@@ -18,20 +18,12 @@ if TYPE_CHECKING:
 
 STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
 
-
+# Names of tags.
 KEY = "gim_bench.key"
-
-
 SETTINGS = "gim_bench.settings"
-
-
 DIGEST = "gim_bench.digest"
-
-
-ONE_EXPERIMENT = ("data_sha256", "git_commit")  # tags in which the seeds of a mean should agree
-
-
-PARENT = "mlflow.parentRunId"  # under which MLflow's pages show a run's children
+PARENT = "mlflow.parentRunId"  # MLflow's pages show children below their parent
+ONE_EXPERIMENT = ("data_sha256", "git_commit")  # the seeds of a mean should agree in these
 
 
 class Point(NamedTuple):
@@ -44,10 +36,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One MLflow run, in full: what it is found by, and what it holds."""
+    """The whole content of one MLflow run."""
 
     name: str
-    identity: dict[str, str]  # tags; at most one run in the experiment has them all
+    identity: dict[str, str]  # tags; at most one run of the experiment has all of them
     tags: dict[str, str]
     params: Mapping[str, str]
     points: Sequence[Point]
@@ -55,11 +47,11 @@ class Entry:
     started_ms: int | None
     finished_ms: int | None
     files: Mapping[str, str] = field(default_factory=dict)  # name: text
-    curves: Sequence[Mapping[str, Any]] = ()  # the rows of a sweep, a table and a plot
+    curves: Sequence[Mapping[str, Any]] = ()  # trials of a sweep, for a table and a plot
     children: Sequence["Entry"] = ()
 
     def digest(self) -> str:
-        """sha256 of everything in the entry."""
+        """The sha256 of the whole entry."""
         return digest(asdict(self))
 
 
@@ -79,7 +71,7 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
 
 
 def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Path]) -> list[Entry]:
-    """Every MLflow run that a suite's records ask for; cells that are still running, none."""
+    """The MLflow runs that mirror the records of a suite. Cells that are running have no run."""
     ended = [record for record in records if record.status is not Status.RUNNING]
     return [
         *(cell_entry(record, folder=folder_of(record)) for record in ended),
@@ -89,12 +81,12 @@ def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Pa
 
 
 def summary_entries(records: Sequence[Record]) -> list[Entry]:
-    """One for each method and its settings, in the order of the records."""
+    """An entry for each method and each of its settings, in the order of the records."""
     return [summary_entry(alike) for alike in by_settings(records)]
 
 
 def summary_entry(records: Sequence[Record]) -> Entry:
-    """The MLflow run that sums up one method's finished `records`, one for each seed."""
+    """The MLflow run that summarises the finished records of one method, one record per seed."""
     first, n = records[0], len(records)
     seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
     flat, tags = [_params(record.config) for record in records], [_tags(r) for r in records]
@@ -112,17 +104,17 @@ def summary_entry(records: Sequence[Record]) -> Entry:
         params=_common(flat),
         points=_summary_points(records),
         status="FINISHED",
-        started_ms=finished_ms,  # sorted by time, as MLflow does, it stands above its cells
+        started_ms=finished_ms,  # MLflow sorts by time: the summary stands above its cells
         finished_ms=finished_ms,
     )
 
 
 def sweep_entry(record: Record) -> Entry:
-    """The MLflow run that mirrors the sweeps of `record`; its children are the trials."""
+    """The MLflow run that mirrors the sweeps of `record`. The trials are its children."""
     rows = [
         {"probe": name, "trial": number, **tried}
-        for name, found in record.sweeps.items()
-        for number, tried in enumerate(found.get("curve", ()))
+        for name, swept in record.sweeps.items()
+        for number, tried in enumerate(swept.get("curve", ()))
     ]
     return Entry(
         name=f"{record.method} seed {record.seed} sweep",
@@ -154,17 +146,17 @@ def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
 
 
 def _sweep_points(record: Record) -> list[Point]:
-    """The best rate and the paper's of every probe, and what they reach."""
+    """The best rate and the paper's rate of every probe, with their accuracies."""
     return [
         Point(f"{role}/{measured}/{name}", value, 0)
-        for name, found in record.sweeps.items()
+        for name, swept in record.sweeps.items()
         for role in ("best", "paper")
-        for measured, value in found[role].items()
+        for measured, value in swept[role].items()
     ]
 
 
 def rate_plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Validation accuracy against the learning rate, a line for each probe."""
+    """A plot of validation accuracy against learning rate, with a line for each probe."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -181,10 +173,10 @@ def rate_plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def _tags(record: Record) -> dict[str, str]:
-    """What to group and filter by, the same for every seed unless the machine has changed."""
+    """Tags to group and filter by. Seeds share them unless the machine or the code changed."""
     method: Mapping[str, Any] = record.config.get("method", {})
-    found = record.provenance
-    on_gpu = (found.get("device") or record.config.get("device")) == "cuda"
+    source = record.provenance
+    on_gpu = (source.get("device") or record.config.get("device")) == "cuda"
     tags = {
         "suite": record.suite,
         "method": record.method,
@@ -192,17 +184,17 @@ def _tags(record: Record) -> dict[str, str]:
         "objective": method.get("objective"),
         "gradient_flow": method.get("gradient_flow"),
         "trains_on": method.get("trains_on"),
-        "data_sha256": found.get("data_sha256"),
-        "git_commit": found.get("git_commit"),
-        "git_dirty": found.get("git_dirty"),
-        "hardware": found.get("gpu") if on_gpu else found.get("cpu"),
-        "device": found.get("device"),
-        "precision": found.get("precision"),
-        "host": found.get("host"),
-        # Names that MLflow's pages show in columns of their own.
+        "data_sha256": source.get("data_sha256"),
+        "git_commit": source.get("git_commit"),
+        "git_dirty": source.get("git_dirty"),
+        "hardware": source.get("gpu") if on_gpu else source.get("cpu"),
+        "device": source.get("device"),
+        "precision": source.get("precision"),
+        "host": source.get("host"),
+        # MLflow's pages show these names in columns of their own.
         "mlflow.source.name": "gim_bench",
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": found.get("git_commit"),
+        "mlflow.source.git.commit": source.get("git_commit"),
         "mlflow.note.content": "\n\n".join(filter(None, [record.protocol, record.error])),
     }
     return {name: _text(value) for name, value in tags.items() if value not in (None, "")}
@@ -217,7 +209,7 @@ def _results(record: Record) -> list[Point]:
 
 
 def _epoch_losses(record: Record) -> list[Point]:
-    """Finite losses only: MLflow would draw infinity as 1.8e308."""
+    """The finite losses of each epoch. MLflow would draw infinity as 1.8e308."""
     return [
         Point(f"epoch_loss/{unit}", loss, int(epoch["epoch"]))
         for epoch in record.losses
@@ -253,13 +245,13 @@ def _files(record: Record, folder: Path | None) -> dict[str, str]:
 
 
 def _mixed(tables: Sequence[dict[str, str]]) -> str:
-    """Which of data and code the tables do not agree on: a mean over both is of no experiment."""
-    found = {name: {table.get(name) for table in tables} for name in ONE_EXPERIMENT}
-    return ", ".join(name for name, values in found.items() if len(values) > 1) or "nothing"
+    """The tags of `ONE_EXPERIMENT` in which the tables differ, or "nothing"."""
+    values = {name: {table.get(name) for table in tables} for name in ONE_EXPERIMENT}
+    return ", ".join(name for name, several in values.items() if len(several) > 1) or "nothing"
 
 
 def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
-    """What all tables agree on."""
+    """The items that all tables share."""
     first, *others = tables
     return {name: v for name, v in first.items() if all(t.get(name) == v for t in others)}
 
@@ -269,5 +261,5 @@ def _text(value: Any) -> str:
 
 
 def _milliseconds(moment: Any) -> int | None:
-    """Milliseconds since 1970 of an ISO 8601 time; None where there is none."""
+    """Milliseconds since 1970 of an ISO 8601 time, or None if there is no time."""
     return None if not moment else int(datetime.fromisoformat(str(moment)).timestamp() * 1000)

@@ -1,128 +1,124 @@
-"""Which records are mirrored to MLflow, and when."""
+"""Which records are mirrored to MLflow, and when.
 
-from contextlib import contextmanager
+While cells run, `mirror_cell`, `mirror_sweeps` and `summarise` mirror what has just been written.
+A record that the store has already is not sent again. A store that fails is given up for the rest
+of the run with one line, so that its time-outs are paid once. `sync` brings a store up to date with
+all records of a suite.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gim_bench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from gim_bench.errors import TrackingError
-    from gim_bench.progress import Progress
-    from gim_bench.records.folder import RunsFolder
-    from gim_bench.records.record import Record
-    from gim_bench.settings.schema import Suite
-    from gim_bench.tracking.client import Tracker
+from gim_bench.errors import TrackingError
+from gim_bench.progress import Progress
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import by_settings
+from gim_bench.tracking.client import Tracker
+from gim_bench.tracking.entries import Entry, suite_entries
 
 
-def mirror_cell(
-    record: "Record", *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress"
-) -> None:
-    """The record as an MLflow run, unless it is there already."""
+def mirror_cell(record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:
+    """Mirror a cell as an MLflow run, unless the store has it already."""
     folder = runs.folder_of(record)
-    with _noted([record], folder=folder, runs=runs, tracker=tracker, progress=progress) as needed:
-        if needed:
-            tracker.mirror(record, folder=folder)
+    _send_once(
+        [record],
+        partial(tracker.mirror, record, folder=folder),
+        folder=folder,
+        runs=runs,
+        tracker=tracker,
+        progress=progress,
+    )
 
 
-def summarise(suite: str, *, runs: "RunsFolder", tracker: "Tracker", progress: "Progress") -> None:
-    """Summary runs of all that is finished in the suite, unless they are there already."""
-    from gim_bench.records.statistics import by_settings
-
-    folder = runs.root / suite
-    summed, found = None, by_settings(runs.records(suite))
-    while found != summed:  # a process beside this one may finish a cell meanwhile
-        records = [record for alike in found for record in alike]
-        with _noted(records, folder=folder, runs=runs, tracker=tracker, progress=progress) as new:
-            if new:
-                tracker.summarise(suite, records)
-        summed, found = found, by_settings(runs.records(suite))
+def mirror_sweeps(record: Record, *, tracker: Tracker, progress: Progress) -> None:
+    """Mirror the sweeps of a cell as an MLflow run with a child run for each trial."""
+    _send(partial(tracker.mirror_sweeps, record), tracker=tracker, progress=progress)
 
 
-@contextmanager
-def _noted(
-    records: "Sequence[Record]",
+def summarise(suite: str, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:
+    """Mirror a summary of each method of a suite, unless the store has them already."""
+    summarised: list[list[Record]] | None = None
+    # Another process may finish a cell meanwhile.
+    while (groups := by_settings(runs.records(suite))) != summarised:
+        records = [record for group in groups for record in group]
+        _send_once(
+            records,
+            partial(tracker.summarise, suite, records),
+            folder=runs.root / suite,
+            runs=runs,
+            tracker=tracker,
+            progress=progress,
+        )
+        summarised = groups
+
+
+def _send_once(
+    records: Sequence[Record],
+    send: Callable[[], None],
     *,
     folder: Path,
-    runs: "RunsFolder",
-    tracker: "Tracker",
-    progress: "Progress",
-) -> "Iterator[bool]":
-    """Whether the block must mirror; a store that is away costs one line a run, never a cell."""
-    from gim_bench.errors import TrackingError
-
-    mirrored = runs.is_mirrored(records, folder=folder, to=tracker.destination)
-    needed = not mirrored and not tracker.given_up
-    try:
-        yield needed
-    except TrackingError as error:
-        give_up(tracker, error, progress=progress)
-    else:
-        if needed:
-            runs.note_mirrored(records, folder=folder, to=tracker.destination)
-
-
-def give_up(tracker: "Tracker", error: "TrackingError", *, progress: "Progress") -> None:
-    """Its time-outs are paid once, not at every cell."""
-    tracker.given_up = True
-    progress.say(f"not mirrored: {error}; the rest of this run is left for that, too")
-
-
-def readers(
-    suite: str | None, overrides: "Sequence[str]", *, runs: "RunsFolder"
-) -> "Mapping[str, Callable[[], list[Record]]]":
-    """What reads the records of each suite: all of them, with `--set` those with these settings.
-
-    Raises: ConfigError where there is no record.
-    """
-    from gim_bench.settings.suites import load_suite
-
-    if suite is None and overrides:
-        raise ConfigError("--set is for the settings of one suite: add --suite")
-    if suite is None:
-        readers = {name: partial(runs.records, name) for name in runs.suites()}
-    else:
-        loaded = load_suite(suite, overrides=overrides)
-        readers = {loaded.name: partial(_records_to_sync, loaded, runs, overrides)}
-    if not any(read() for read in readers.values()):
-        which = "" if suite is None else f" of suite {suite!r}"
-        with_ = " with these settings" if overrides else ""
-        raise ConfigError(
-            f"no records{which}{with_} in {runs.root}: name the folder with --runs-dir"
-        )
-    return readers
-
-
-def _records_to_sync(
-    suite: "Suite", runs: "RunsFolder", overrides: "Sequence[str]"
-) -> "list[Record]":
-    from gim_bench.cells.resolve import describes
-
-    return [
-        record
-        for record in runs.records(suite.name)
-        if not overrides or describes(suite, record.config)
-    ]
-
-
-def sync_suite(
-    suite: str, read: "Callable[[], list[Record]]", *, runs: "RunsFolder", tracker: "Tracker"
+    runs: RunsFolder,
+    tracker: Tracker,
+    progress: Progress,
 ) -> None:
-    """Prints a line for every run that is new in MLflow, and how many were there."""
-    from gim_bench.tracking.entries import suite_entries
+    """Send `records` and note it in `folder`, unless the folder says that the store has them."""
+    if runs.is_mirrored(records, folder=folder, to=tracker.destination):
+        return
+    if _send(send, tracker=tracker, progress=progress):
+        runs.note_mirrored(records, folder=folder, to=tracker.destination)
 
-    written: dict[tuple[str, ...], bool] = {}  # by identity
-    synced, records = None, read()
-    while records != synced:  # a process beside this one may finish a cell meanwhile
+
+def _send(send: Callable[[], None], *, tracker: Tracker, progress: Progress) -> bool:
+    """Call `send` unless the store is given up. Return whether it succeeded."""
+    if tracker.given_up:
+        return False
+    try:
+        send()
+    except TrackingError as error:
+        tracker.given_up = True
+        progress.say(f"not mirrored: {error}; this run mirrors nothing more")
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """The MLflow runs of a suite after `sync`."""
+
+    new: Sequence[Entry]
+    unchanged: Sequence[Entry]
+
+
+def sync(
+    suite: str,
+    *,
+    runs: RunsFolder,
+    tracker: Tracker,
+    wanted: Callable[[Record], bool] = lambda _: True,
+    announce: Callable[[Entry], None] = lambda _: None,
+) -> Synced:
+    """Bring a store up to date with the records of a suite: cells, sweeps and summaries.
+
+    `wanted` chooses the records. `announce` is called with each new MLflow run at once.
+
+    Raises: TrackingError if the store cannot be used.
+    """
+    entries: dict[tuple[str, ...], Entry] = {}
+    new: set[tuple[str, ...]] = set()
+    synced: list[Record] | None = None
+    # Another process may finish a cell meanwhile.
+    while (records := [r for r in runs.records(suite) if wanted(r)]) != synced:
         for entry in suite_entries(records, folder_of=runs.folder_of):
             identity = tuple(entry.identity.values())
-            new = tracker.put(suite, entry)
-            written[identity] = new or written.get(identity, False)
-            if new:
-                print(f"{suite}: new in MLflow: {entry.name}")
-        synced, records = records, read()
-    new_runs = sum(written.values())
-    print(f"{suite}: {new_runs} new in MLflow, {len(written) - new_runs} there already")
+            entries[identity] = entry
+            if tracker.put(suite, entry):
+                new.add(identity)
+                announce(entry)
+        synced = records
+    return Synced(
+        new=[entry for identity, entry in entries.items() if identity in new],
+        unchanged=[entry for identity, entry in entries.items() if identity not in new],
+    )

@@ -1,0 +1,45 @@
+"""The command `check`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gim_bench.cli.options import RUNS_DIR, OutputOption, RunsDirOption, SetOption, SuiteOption
+from gim_bench.cli.results import deliver, records_of
+from gim_bench.errors import ConfigError
+
+
+def check(
+    suite: SuiteOption,
+    against: Annotated[
+        Path | None, typer.Option(help="Your own reference file instead of the shipped one.")
+    ] = None,
+    fmt: Annotated[str, typer.Option("--format", help="text, md, json or junit.")] = "text",
+    output: OutputOption = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make these records the new reference.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="The reason for --update.")] = None,
+    set_: SetOption = None,
+    runs_dir: RunsDirOption = RUNS_DIR,
+) -> None:
+    """Compare a suite's records with its reference: exit code 1 worse, 3 cannot be judged."""
+    from gim_bench import check as room
+    from gim_bench.settings.suites import load_suite
+
+    room.check_format(fmt)
+    if reason is not None and not update:
+        raise ConfigError("--reason is for a new reference: add --update, or leave it out")
+    loaded = load_suite(suite, overrides=set_ or ())
+    path = against or room.reference_path(loaded.name)
+    records = records_of(loaded, runs_dir)
+    if update:
+        room.update(path, records, suite=loaded, reason=reason or "")
+        print(f"wrote {path}", file=sys.stderr)
+        return
+    reference = room.read_reference(path, suite=loaded.name)
+    verdict = room.judge(records, reference, suite=loaded)
+    deliver(room.render(verdict, fmt), output=output)
+    raise typer.Exit(verdict.exit_code)

@@ -1,0 +1,73 @@
+"""The command `list`. It answers without importing PyTorch, pydantic or a method's module."""
+
+from collections.abc import Mapping
+
+import typer
+
+# Subcommands instead of an argument: typer needs pydantic to read an argument.
+app = typer.Typer(help="List what can be named: suites, methods, encoders or data sets.")
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """List what can be named: suites, methods, encoders, data sets; by default all of them."""
+    if context.invoked_subcommand is None:
+        for position, (title, command) in enumerate(COMMANDS.items()):
+            print(f"{'' if position == 0 else chr(10)}{title}:")
+            command()
+
+
+@app.command()
+def suites() -> None:
+    """List the suites that come with the package."""
+    import tomllib
+
+    from gim_bench.settings.shipped import shipped_suites
+
+    _print(
+        {
+            name: tomllib.loads(path.read_text(encoding="utf-8"))["summary"]
+            for name, path in shipped_suites().items()
+        }
+    )
+
+
+@app.command()
+def methods() -> None:
+    """List the methods of all installed packages."""
+    from gim_bench import registry
+
+    _print(_summaries(registry.methods()))
+
+
+@app.command()
+def encoders() -> None:
+    """List the encoders of all installed packages."""
+    from gim_bench import registry
+
+    _print(_summaries(registry.encoders()))
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets of all installed packages."""
+    from gim_bench import registry
+
+    _print(_summaries(registry.datasets()))
+
+
+COMMANDS = {"suites": suites, "methods": methods, "encoders": encoders, "datasets": datasets}
+NO_HELP = {"help": False, **{name: {"help": False} for name in COMMANDS}}
+
+
+def _summaries(targets: Mapping[str, str]) -> dict[str, str]:
+    from gim_bench import registry
+
+    return {name: registry.summary(target) for name, target in sorted(targets.items())}
+
+
+def _print(summaries: Mapping[str, str]) -> None:
+    """A line for each name, with the summaries below each other."""
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:<{width}}  {summary}".rstrip())

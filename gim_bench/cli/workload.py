@@ -1,0 +1,114 @@
+"""The cells that a command line asks for, with their data and their records.
+
+This module imports PyTorch, so commands import it when they are called.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.pretrained import Base
+from gim_bench.cells.resolve import cells, configs, dataset_of
+from gim_bench.cells.table import found
+from gim_bench.cli.display import progress_for
+from gim_bench.contract import Dataset
+from gim_bench.errors import ConfigError
+from gim_bench.hardware.devices import resolve_device
+from gim_bench.progress import Progress
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.settings.schema import CellConfig, Suite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The cells of one command, with the data they share and the folder of their records."""
+
+    suite: Suite
+    configs: Mapping[str, CellConfig]  # by the name of the method
+    cells: Sequence[Cell]
+    bench: Bench
+    runs: RunsFolder
+    base: Base | None
+
+    @property
+    def progress(self) -> Progress:
+        return self.bench.progress
+
+    def check(self) -> None:
+        """Check that the data and the base can carry every cell.
+
+        Raises: ConfigError or DataError.
+        """
+        for config in self.configs.values():
+            if self.base is not None:
+                self.base.check(config, data_sha256=self.cells[0].data_sha256)
+            self.bench.check(config)
+
+    def finished(self) -> dict[str, Record]:
+        """The records of the finished cells, by key."""
+        records = [found(cell, self.runs) for cell in self.cells]
+        return {r.key: r for r in records if r is not None and r.status is Status.DONE}
+
+
+def workload_of(
+    suite: Suite,
+    *,
+    methods: Sequence[str],
+    seeds: int | None,
+    device: str,
+    data_dir: Path | None,
+    runs_dir: Path,
+    base: Base | None = None,
+) -> Workload:
+    """The cells of `suite` for these methods and the first `seeds` seeds.
+
+    Without methods or seeds the suite's own are used. On a base, the method and the seed of the
+    base are used.
+
+    Raises: ConfigError or DataError.
+    """
+    if base is not None and seeds is not None:
+        raise ConfigError(f"--from {base.folder} is of seed {base.record.seed}: leave out --seeds")
+    progress = progress_for()
+    resolved_device = resolve_device(device)
+    configured = configs(
+        suite,
+        methods=methods or ([] if base is None else [base.method]),
+        device=resolved_device,
+        base=base,
+    )
+    dataset = dataset_of_suite(suite, data_dir=data_dir, progress=progress)
+    table = cells(
+        suite,
+        configured,
+        seeds=range(seeds or suite.seeds) if base is None else [base.record.seed],
+        data_sha256=dataset.fingerprint(),
+        base=base,
+    )
+    return Workload(
+        suite=suite,
+        configs=configured,
+        cells=table,
+        bench=Bench(dataset, device=resolved_device, progress=progress),
+        runs=RunsFolder(runs_dir),
+        base=base,
+    )
+
+
+def dataset_of_suite(suite: Suite, *, data_dir: Path | None, progress: Progress) -> Dataset:
+    """The data set of a suite, whose files may not be there yet. Raises: ConfigError."""
+    kind, options = dataset_of(suite)
+    if data_dir is not None and not kind.needs_data_dir:
+        raise ConfigError(
+            f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
+            f"for your own images use --suite folder, for recordings --suite folder-audio"
+        )
+    # Decoded data and checksums go to $GIM_BENCH_CACHE, or to the user's cache folder.
+    cache = os.environ.get("GIM_BENCH_CACHE") or platformdirs.user_cache_dir("gim-bench")
+    return kind(options=options, data_dir=data_dir, cache_dir=Path(cache), progress=progress)
