@@ -20,7 +20,7 @@ from gim_bench.contract import (
     label_frames,
 )
 from gim_bench.datasets.batches import Batches, whole_batches
-from gim_bench.datasets.images.crops import ImageBatches, in_gray
+from gim_bench.datasets.images.crops import ImageBatches, check_crop, in_gray
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.errors import DataError
 from gim_bench.progress import Progress
@@ -80,6 +80,7 @@ class Bench:
             "stream": cell.stream,
             "device": self.device,
             "held_out": held_out,
+            "views": cell.config.method.views,
         }
         if isinstance(augmentation, CropSettings):
             images = self.images(split, gray=augmentation.grayscale)
@@ -112,7 +113,10 @@ class Bench:
         if not len(self.split(Split.TEST)):
             raise DataError(f"{name} has no test {noun}s: add some")
         if isinstance(config.augmentation, CropSettings):
-            self._check_crop(config.augmentation, name=name)
+            for split in Split:
+                images = self.images(split, gray=False)
+                where = f"the {split} images of {name}"
+                check_crop(images, crop=config.augmentation.crop, name=where)
         for target in self.targets:
             self._check_labels(target, name=name, noun=noun)
 
@@ -136,18 +140,6 @@ class Bench:
                 raise DataError(
                     f"{name} has {found} {split} {noun}(s) with a {target.name} label where a "
                     f"probe needs {needed} or more: label more"
-                )
-
-    def _check_crop(self, augmentation: CropSettings, *, name: str) -> None:
-        for split in Split:
-            examples = self.split(split)
-            assert isinstance(examples, Images)
-            height, width = examples.images.shape[-2:]
-            if augmentation.crop > min(height, width):
-                raise DataError(
-                    f"a crop of {augmentation.crop} pixels does not fit into the {split} "
-                    f"images of {name}, {height}×{width}: lower augmentation.crop or use larger "
-                    f"images"
                 )
 
 

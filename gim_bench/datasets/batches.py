@@ -1,12 +1,13 @@
-"""Batches: a split as what learners and probes take, drawn alike for every method.
+"""Batches of a split for learners and probes, alike for every method.
 
-What is drawn depends on (dataset, seed, epoch) alone and is drawn on the CPU, so that every method
-on every device sees the same examples, crops and windows at the same step.
+Every draw depends on (dataset, seed, epoch) alone and is made on the CPU. So every method on every
+device sees the same examples, crops and windows at the same step. View 1 is the same however many
+views a method takes; each further view has random streams of its own.
 """
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 from weakref import WeakValueDictionary
@@ -20,11 +21,31 @@ from gim_bench import seeding
 from gim_bench.contract import Batch
 
 
+class ViewStreams:
+    """The random streams of one augmented view, for one epoch; all of them are on the CPU.
+
+    `place` decides which part of an example the view shows. Every other transform has a stream of
+    its own, so that turning one transform on moves no draw of another.
+    """
+
+    def __init__(self, place: torch.Generator, *, names: tuple[str | int, ...]) -> None:
+        """The streams of transforms are named after `names`, which name the view."""
+        self.place = place
+        self._names = names
+        self._of_transforms: dict[str, torch.Generator] = {}
+
+    def of(self, transform: str) -> torch.Generator:
+        """The stream of a transform, which continues from batch to batch."""
+        if transform not in self._of_transforms:
+            self._of_transforms[transform] = seeding.generator(*self._names, transform)
+        return self._of_transforms[transform]
+
+
 class Batches(ABC):
     """One split as batches: `epoch` for training, `in_order` for the probe."""
 
-    noun: ClassVar[str]  # what an example is called
-    noun_of_items: ClassVar[str]  # what the examples are cut from
+    noun: ClassVar[str]  # singular name of an example, for messages
+    noun_of_items: ClassVar[str]  # singular name of an item that examples are cut from
 
     def __init__(
         self,
@@ -33,58 +54,71 @@ class Batches(ABC):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        views: int = 1,
     ) -> None:
-        """`stream` is (dataset, seed), which alone decides order, augmentation and what is held out
-        of the epochs, a share of the items.
+        """Batches of `views` augmented views; the share `held_out` of the items is in no epoch.
+
+        `stream` is (dataset, seed), which alone decides order, augmentation and the items held out.
         """
+        assert views > 0
         self.batch_size = batch_size
         self.held_out = held_out
+        self.views = views
         self.stream = stream
         self.device = device
 
     @property
     @abstractmethod
     def items(self) -> int:
-        """Images or recordings: what an epoch visits once each."""
+        """Number of images or recordings; an epoch visits each of them once."""
 
     @property
     @abstractmethod
     def labels(self) -> Mapping[str, Int[Tensor, "example *step"]]:
-        """By target, the labels of all that `in_order` yields; -1 where unlabelled. On the CPU."""
+        """Labels of all examples of `in_order`, by target, on the CPU; -1 where unlabelled."""
 
     @property
     @abstractmethod
     def groups(self) -> Int[Tensor, "example"]:
-        """Which item each example of `in_order` is from. On the CPU."""
+        """Number of the item that each example of `in_order` is cut from. On the CPU."""
 
     @abstractmethod
     def in_order(self) -> Iterator[Batch]:
-        """Everything once, in the split's order, without augmentation."""
+        """All items once, in the split's order, in one view without augmentation."""
 
     def __len__(self) -> int:
-        """Batches in an epoch; the last, incomplete one is left out in training."""
+        """Number of batches in an epoch, without the last, incomplete batch."""
         return whole_batches(self.items, batch_size=self.batch_size, held_out=self.held_out)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number` in their random order, augmented at random."""
-        draw = seeding.generator("data", *self.stream, number)
+        streams = self._streams("data", *self.stream, number)
         trained, _ = self._parts
-        order = trained[torch.randperm(len(trained), generator=draw)]
+        order = trained[torch.randperm(len(trained), generator=streams[0].place)]
         for step in range(len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._augmented(chosen, draw)
+            yield self._augmented(chosen, streams)
 
     def validation(self) -> Iterator[Batch]:
-        """Whole batches of what is held out, augmented at random but always alike."""
-        draw = seeding.generator("held out, augmented", *self.stream)
+        """Whole batches of the held-out items, augmented at random but always alike."""
+        streams = self._streams("held out, augmented", *self.stream)
         _, held = self._parts
         for chosen in held.split(self.batch_size):
             if len(chosen) == self.batch_size:
-                yield self._augmented(chosen, draw)
+                yield self._augmented(chosen, streams)
+
+    def _streams(self, *names: str | int) -> Sequence[ViewStreams]:
+        """The random streams of each view; view 1 goes on in the stream of the epoch's order."""
+        of_view = [(*names, "view", view) for view in range(1, self.views + 1)]
+        places = [names, *of_view[1:]]
+        return [
+            ViewStreams(seeding.generator(*place), names=of_transforms)
+            for place, of_transforms in zip(places, of_view, strict=True)
+        ]
 
     @cached_property
     def _parts(self) -> tuple[Int[Tensor, "trained"], Int[Tensor, "held"]]:
-        """The items that epochs visit, and those that they do not."""
+        """The items that epochs visit, and the held-out items."""
         held = round(self.items * self.held_out)
         if not held:
             return torch.arange(self.items), torch.arange(0)
@@ -92,30 +126,30 @@ class Batches(ABC):
         return order[held:], order[:held]
 
     @abstractmethod
-    def _augmented(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Batch:
-        """The chosen items as a batch, augmented by what is drawn from `draw`."""
+    def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
+        """The chosen items as a batch with a view for each of `streams`."""
 
 
 def whole_batches(items: int, *, batch_size: int, held_out: float) -> int:
-    """Batches in an epoch over `items`, of which the share `held_out` is never visited."""
+    """Number of batches in an epoch over `items`, without the share `held_out`."""
     return (items - round(items * held_out)) // batch_size
 
 
 def shared(array: np.ndarray) -> Tensor:
-    """The array as a tensor over the same memory; it may be read-only, being only ever read."""
+    """The array as a tensor over the same memory. A read-only array may be given: nobody writes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
-# What is on a GPU at the moment, by where it came from, so that splits of one array share a copy.
+# Tensors on GPUs at the moment, by the address of their source: splits of one array share a copy.
 _residents: WeakValueDictionary[tuple[int, int, str], Tensor] = WeakValueDictionary()
 
 
 def resident(values: Tensor, *, device: torch.device) -> Tensor:
-    """`values` moved to the GPU whole where they fill less than a third of its free memory.
+    """`values` on the GPU as a whole, where they fill less than a third of its free memory.
 
-    On the CPU, and where they are too large, they stay as they are (memory-mapped, if they were).
+    Larger values, and values for the CPU, stay as they are (memory-mapped, if they were).
     """
     if device.type != "cuda":
         return values
@@ -126,6 +160,6 @@ def resident(values: Tensor, *, device: torch.device) -> Tensor:
     if values.nbytes >= free_bytes / 3:
         return values
     moved = values.to(device)
-    setattr(moved, "source", values)  # noqa: B010 - its address is not used again meanwhile
+    setattr(moved, "source", values)  # noqa: B010 - keeps the source's address in use
     _residents[place] = moved
     return moved

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gim_bench import seeding
 from gim_bench.contract import Batch, Images, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, resident, shared
 from gim_bench.datasets.images.crops import ImageBatches
@@ -44,6 +45,7 @@ def of_images(
     stream: tuple[str, int] = ("photos", 0),
     examples: Images | None = None,
     held_out: float = 0.0,
+    views: int = 1,
 ) -> Batches:
     crops = CropSettings(kind="crop", crop=9, mean=(0.4,), std=(0.25,))
     return ImageBatches(
@@ -53,6 +55,7 @@ def of_images(
         stream=stream,
         device=CPU,
         held_out=held_out,
+        views=views,
     )
 
 
@@ -62,6 +65,7 @@ def of_speech(
     stream: tuple[str, int] = ("photos", 0),
     examples: Recordings | None = None,
     held_out: float = 0.0,
+    views: int = 1,
 ) -> Batches:
     windows = WindowSettings(kind="window", samples=1_600)
     return WindowBatches(
@@ -71,6 +75,7 @@ def of_speech(
         stream=stream,
         device=CPU,
         held_out=held_out,
+        views=views,
     )
 
 
@@ -81,7 +86,7 @@ def batches(request) -> Build:
 
 
 def digest(of: list[Batch]) -> str:
-    parts = [values.numpy() for b in of for values in (b.inputs, *b.labels.values())]
+    parts = [values.numpy() for b in of for values in (*b.views, *b.labels.values())]
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
@@ -211,6 +216,84 @@ def test_a_shared_array_and_a_resident_one_on_the_cpu_are_no_copies():
     assert resident(tensor, device=CPU) is tensor
     array[2] = 9
     assert tensor.tolist() == [0, 1, 9, 3, 4]
+
+
+# -- views -------------------------------------------------------------------------------------
+
+
+def view(found: list[Batch], number: int) -> torch.Tensor:
+    return torch.cat([batch.views[number - 1] for batch in found])
+
+
+@pytest.mark.parametrize("draw", ["epoch", "validation"])
+def test_view_1_and_the_labels_are_the_same_however_many_views_there_are(batches: Build, draw):
+    def drawn(views: int) -> list[Batch]:
+        loader = batches(views=views, held_out=0.5)
+        return list(loader.epoch(1) if draw == "epoch" else loader.validation())
+
+    one, three = drawn(1), drawn(3)
+    assert torch.equal(view(one, 1), view(three, 1))
+    for alone, among in zip(one, three, strict=True):
+        assert among.labels.keys() == alone.labels.keys()
+        assert all(torch.equal(among.labels[name], alone.labels[name]) for name in alone.labels)
+        assert (len(alone.views), len(among.views)) == (1, 3)
+
+
+@pytest.mark.parametrize("draw", ["epoch", "validation"])
+def test_each_view_is_another_and_view_2_the_same_with_a_third(batches: Build, draw):
+    def drawn(views: int) -> list[Batch]:
+        loader = batches(views=views, held_out=0.5)
+        return list(loader.epoch(1) if draw == "epoch" else loader.validation())
+
+    two, three = drawn(2), drawn(3)
+    assert torch.equal(view(two, 2), view(three, 2))
+    for first, second in [(1, 2), (1, 3), (2, 3)]:
+        assert not torch.equal(view(three, first), view(three, second))
+
+
+def test_further_views_differ_between_seeds_data_sets_and_epochs(batches: Build):
+    seen = [
+        view(list(batches(views=2, stream=stream).epoch(number)), 2)
+        for stream in [("photos", 0), ("photos", 1), ("stl10", 0)]
+        for number in (1, 2)
+    ]
+    assert len({each.numpy().tobytes() for each in seen}) == 6
+
+
+def test_further_views_are_of_the_same_examples_in_the_same_order(batches: Build):
+    """Every item is a single value, which its crops and windows keep."""
+    values = np.arange(ITEMS)
+    images = np.broadcast_to(values[:, None, None, None], (ITEMS, 3, 20, 23)).astype(np.uint8)
+    lengths = np.full(ITEMS, 3_000)
+    recordings = Recordings(
+        samples=np.repeat(values, 3_000).astype(np.int16),
+        starts=lengths.cumsum() - lengths,
+        lengths=lengths,
+        labels={"speaker": values},
+        frames={},
+    )
+    examples = {of_images: Images(images=images, labels={"class": values}), of_speech: recordings}
+    for batch in batches(views=3, examples=examples[batches]).epoch(1):
+        assert len(batch.inputs.unique()) == len(batch.inputs)
+        assert torch.equal(batch.views[1].flatten(1)[:, 0], batch.inputs.flatten(1)[:, 0])
+        assert torch.equal(batch.views[2].flatten(1)[:, 0], batch.inputs.flatten(1)[:, 0])
+
+
+def test_in_order_has_one_view_always_the_same(batches: Build):
+    found = list(batches(views=3).in_order())
+    assert digest(found) == digest(list(batches().in_order()))
+    assert all(batch.further == () for batch in found)
+
+
+def test_views_are_drawn_by_generators_on_the_cpu(batches: Build, monkeypatch):
+    """So they are the same on every device."""
+    made = []
+    generator = seeding.generator
+    monkeypatch.setattr(
+        seeding, "generator", lambda *names: made.append(generator(*names)) or made[-1]
+    )
+    list(batches(views=3).epoch(1))
+    assert [found.device.type for found in made] == ["cpu"] * 3
 
 
 # -- held out --------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Given(Batches):
             labels = {name: found[chosen] for name, found in self._labels.items()}
             yield Batch(inputs=self.inputs[chosen], labels=labels)
 
-    def _augmented(self, chosen, draw):
+    def _augmented(self, chosen, streams):
         raise AssertionError("probes do not augment")
 
 

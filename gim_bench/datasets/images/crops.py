@@ -1,32 +1,43 @@
-"""Batches of images, cropped, flipped and normalised all at once on the device.
+"""Batches of images: cropped, flipped, augmented and normalised as one batch on the device.
 
 Letters: n = all images of a split, b = images of a batch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8
 from torch import Tensor
 
 from gim_bench.contract import Batch, Images
-from gim_bench.datasets.batches import Batches, resident, shared
+from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
+from gim_bench.datasets.images.augmentations import photometric, random_boxes
+from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
-from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.augmentations import CropSettings, ResizedSettings, ViewSettings
 
 # Rec. 601 luma in 65,536ths, the weights of PIL's (and so of torchvision's) grayscale.
 RED, GREEN, BLUE = 19_595, 38_470, 7_471
 HALF = 0x8000  # of 65,536: rounds to nearest
-# Converted to gray at a time: few enough to stay in a core's cache, and far fewer than a split has.
+# Pixels converted to gray at a time: they stay in a core's cache.
 SLICE_PIXELS = 2**18
 
 
-class ImageBatches(Batches):
-    """Random crops and flips in training; for the probe every image's unflipped centre crop.
+class Places(NamedTuple):
+    """Where crops begin, and which of them are mirrored left to right."""
 
-    Where the augmentation is gray, colour images are converted when the batches are built; those
-    that `in_gray` converted before are shared.
+    top: Int[Tensor, "b"]
+    left: Int[Tensor, "b"]
+    flip: Bool[Tensor, "b"]
+
+
+class ImageBatches(Batches):
+    """Random crops, flips and photometric transforms in training; for the probe, centre crops.
+
+    With a gray augmentation, colour images become gray when the batches are built; images from
+    `in_gray` are shared.
     """
 
     noun = "image"
@@ -41,18 +52,16 @@ class ImageBatches(Batches):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        views: int = 1,
     ) -> None:
-        super().__init__(batch_size=batch_size, stream=stream, device=device, held_out=held_out)
+        super().__init__(
+            batch_size=batch_size, stream=stream, device=device, held_out=held_out, views=views
+        )
+        check_crop(images, crop=augmentation.crop, name="the images")
         images = in_gray(images) if augmentation.grayscale else images
         self.images = resident(shared(images.images), device=device)
         self._labels = {name: shared(labels) for name, labels in images.labels.items()}
         self.augmentation = augmentation
-        height, width = self.images.shape[-2:]
-        if augmentation.crop > min(height, width):
-            raise DataError(
-                f"a crop of {augmentation.crop} pixels does not fit into images of "
-                f"{height}×{width}: lower augmentation.crop or use larger images"
-            )
 
     @property
     def items(self) -> int:
@@ -69,42 +78,105 @@ class ImageBatches(Batches):
     def in_order(self) -> Iterator[Batch]:
         height, width = self.images.shape[-2:]
         for chosen in torch.arange(self.items).split(self.batch_size):
-            top = torch.full_like(chosen, (height - self.augmentation.crop) // 2)
-            left = torch.full_like(chosen, (width - self.augmentation.crop) // 2)
-            flip = torch.zeros_like(chosen, dtype=torch.bool)
-            yield self._batch(chosen, top=top, left=left, flip=flip)
+            centre = Places(
+                top=torch.full_like(chosen, (height - self.augmentation.crop) // 2),
+                left=torch.full_like(chosen, (width - self.augmentation.crop) // 2),
+                flip=torch.zeros_like(chosen, dtype=torch.bool),
+            )
+            pixels = self._crops(chosen, centre)
+            yield self._batch(chosen, [normalise(pixels, augmentation=self.augmentation)])
 
-    def _augmented(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Batch:
+    def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
+        views = [
+            self._view(chosen, settings=self.augmentation.view(number), streams=of_view)
+            for number, of_view in enumerate(streams, start=1)
+        ]
+        return self._batch(chosen, views)
+
+    def _view(
+        self, chosen: Int[Tensor, "b"], *, settings: ViewSettings, streams: ViewStreams
+    ) -> Float[Tensor, "b channel size size"]:
+        """One augmented view of the chosen images, normalised.
+
+        Places are drawn even where crops are resized, so that resizing moves neither the order of
+        images nor a flip.
+        """
+        places = self._random_places(len(chosen), streams.place)
+        if settings.resized:
+            draw = streams.of("resized")
+            pixels = self._resized_crops(chosen, places.flip, settings=settings.resized, draw=draw)
+        else:
+            pixels = self._crops(chosen, places)
+        if settings.photometric:
+            pixels = pixels if pixels.is_floating_point() else pixels / 255
+            pixels = photometric(pixels, settings=settings, streams=streams)
+        return normalise(pixels, augmentation=self.augmentation)
+
+    def _random_places(self, images: int, draw: torch.Generator) -> Places:
         height, width = self.images.shape[-2:]
-        shape = (len(chosen),)
-        top = torch.randint(height - self.augmentation.crop + 1, shape, generator=draw)
-        left = torch.randint(width - self.augmentation.crop + 1, shape, generator=draw)
+        top = torch.randint(height - self.augmentation.crop + 1, (images,), generator=draw)
+        left = torch.randint(width - self.augmentation.crop + 1, (images,), generator=draw)
         # Drawn even where flips are off, so that turning them off moves no crop.
-        flip = torch.randint(2, shape, generator=draw).bool() & self.augmentation.flip
-        return self._batch(chosen, top=top, left=left, flip=flip)
+        flip = torch.randint(2, (images,), generator=draw).bool() & self.augmentation.flip
+        return Places(top, left, flip)
 
-    def _batch(self, chosen: Tensor, *, top: Tensor, left: Tensor, flip: Tensor) -> Batch:
+    def _crops(
+        self, chosen: Int[Tensor, "b"], places: Places
+    ) -> UInt8[Tensor, "b channel size size"]:
         to = self.images.device
-        pixels = crop(
+        return crop(
             self.images,
             chosen.to(to),
-            top=top.to(to),
-            left=left.to(to),
-            flip=flip.to(to),
+            top=places.top.to(to),
+            left=places.left.to(to),
+            flip=places.flip.to(to),
             size=self.augmentation.crop,
         ).to(self.device, non_blocking=True)
+
+    def _resized_crops(
+        self,
+        chosen: Int[Tensor, "b"],
+        flip: Bool[Tensor, "b"],
+        *,
+        settings: ResizedSettings,
+        draw: torch.Generator,
+    ) -> Float[Tensor, "b channel size size"]:
+        """Random resized crops, in 0..1."""
+        height, width = self.images.shape[-2:]
+        boxes = random_boxes(len(chosen), height=height, width=width, settings=settings, draw=draw)
+        whole = self.images.index_select(0, chosen.to(self.images.device))
+        return resized_crop(
+            whole.to(self.device, non_blocking=True) / 255,
+            Boxes(*(side.to(self.device) for side in boxes)),
+            flip=flip.to(self.device),
+            size=self.augmentation.crop,
+        )
+
+    def _batch(self, chosen: Int[Tensor, "b"], views: Sequence[Tensor]) -> Batch:
+        inputs, *further = views
         return Batch(
-            inputs=normalise(pixels, augmentation=self.augmentation),
+            inputs=inputs,
             labels={name: labels[chosen].to(self.device) for name, labels in self._labels.items()},
+            further=tuple(further),
+        )
+
+
+def check_crop(images: Images, *, crop: int, name: str) -> None:
+    """Raises: DataError where a crop of `crop` pixels does not fit into the images."""
+    height, width = images.images.shape[-2:]
+    if crop > min(height, width):
+        raise DataError(
+            f"a crop of {crop} pixels does not fit into {name}, {height}×{width}: lower "
+            f"augmentation.crop or use larger images"
         )
 
 
 def in_gray(images: Images) -> Images:
-    """The images in one channel, pixel by pixel as PIL's convert("L"); gray ones as they are.
+    """The images in one channel, each pixel as in PIL's convert("L"); gray images unchanged.
 
-    The gray copy is in memory, even of images that are memory-mapped: a third of their bytes (of
-    all of STL-10, 1.0 GB). Kept in a file it would have to be checked whenever it is opened, which
-    saves little of the three seconds that it takes to make.
+    The gray copy is in memory even for memory-mapped images, and takes a third of their bytes (1.0
+    GB for all of STL-10). A copy on disk would have to be checked at every opening, and would save
+    little of the three seconds that the conversion takes.
     """
     if images.images.shape[1] == 1:
         return images
@@ -135,8 +207,8 @@ def crop(
     """A square of `size` pixels from each chosen image, mirrored left to right where `flip`."""
     n, channels, height, width = images.shape
     by_image, by_channel, by_row, by_column = images.stride()
-    # A view of the squares at all places, by where in memory their first pixel is. Only chosen ones
-    # are copied, whole rows at a time; indexing by image, row and column would copy single pixels.
+    # A view of the squares at all places, by where in memory their first pixel is. Only the chosen
+    # squares are copied, whole rows at a time; indexing by image, row and column copies pixels.
     last = (n - 1) * by_image + (height - size) * by_row + (width - size) * by_column
     squares = images.as_strided(
         (last + 1, channels, size, size), (1, by_channel, by_row, by_column)
@@ -149,14 +221,16 @@ def crop(
 
 
 def normalise(
-    pixels: UInt8[Tensor, "b channel h w"], *, augmentation: CropSettings
+    pixels: Shaped[Tensor, "b channel h w"], *, augmentation: CropSettings
 ) -> Float[Tensor, "b c h w"]:
     """Intensities with the suite's mean 0 and standard deviation 1; one channel serves for three.
 
-    In one pass and one in place, without a copy as large for every step of the formula.
+    Takes uint8 in 0..255, or floats in 0..1. One pass and one in place, without a copy for every
+    step of the formula.
     """
+    full_scale = 1 if pixels.is_floating_point() else 255
     mean, std = (
-        255 * torch.tensor(values, device=pixels.device).view(-1, 1, 1)
+        full_scale * torch.tensor(values, device=pixels.device).view(-1, 1, 1)
         for values in (augmentation.mean, augmentation.std)
     )
     return (pixels - mean).div_(std)

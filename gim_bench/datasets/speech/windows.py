@@ -1,10 +1,10 @@
-"""Batches of speech: windows cut out of recordings and normalised, all at once on the device.
+"""Batches of speech: windows of recordings, cut out and normalised as one batch on the device.
 
 Letters: n = recordings of a split, w = windows, b = windows of a batch; step = one of a window's
 10 ms steps.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,26 +13,27 @@ from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
 from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
-from gim_bench.datasets.batches import Batches, resident, shared
+from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
 FULL_SCALE = 2**15  # of 16-bit samples
 
 
 class Windows(NamedTuple):
-    """Windows of recordings; they begin on the 10 ms grid of their recording."""
+    """Windows of recordings, each beginning on the 10 ms grid of its recording."""
 
     recordings: Int[Tensor, "w"]
-    frames: Int[Tensor, "w"]  # where they begin, in units of 10 ms
-    counted: Int[Tensor, "w"]  # the first frame label that is theirs; earlier ones are another's
+    frames: Int[Tensor, "w"]  # their beginnings, in units of 10 ms
+    counted: Int[Tensor, "w"]  # the first frame label that counts; an earlier window has the others
 
 
 class WindowBatches(Batches):
-    """A window at a random place of each recording in training; for the probe, all of it.
+    """In training, a window at a random place of each recording; for the probe, all windows.
 
-    For the probe a recording is cut into windows end to end; the last one ends with the recording
-    and counts only the frames that the one before it has not. A recording shorter than the window
-    is followed by silence, whose frames have no labels.
+    For the probe a recording is cut into windows end to end. The last window ends with the
+    recording and counts only the frames that the window before does not cover. A recording shorter
+    than the window is followed by silence, whose frames have no labels. Further views are other
+    windows of the same recordings.
     """
 
     noun = "window"
@@ -47,8 +48,11 @@ class WindowBatches(Batches):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        views: int = 1,
     ) -> None:
-        super().__init__(batch_size=batch_size, stream=stream, device=device, held_out=held_out)
+        super().__init__(
+            batch_size=batch_size, stream=stream, device=device, held_out=held_out, views=views
+        )
         self.augmentation = augmentation
         self.steps = augmentation.samples // FRAME_SAMPLES
         self._samples = resident(shared(recordings.samples), device=device)
@@ -74,17 +78,20 @@ class WindowBatches(Batches):
 
     def in_order(self) -> Iterator[Batch]:
         for chosen in torch.arange(len(self._tiles.frames)).split(self.batch_size):
-            yield self._batch(Windows(*(values[chosen] for values in self._tiles)))
+            yield self._batch([Windows(*(values[chosen] for values in self._tiles))])
 
-    def _augmented(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Batch:
+    def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
+        return self._batch([self._random_windows(chosen, view.place) for view in streams])
+
+    def _random_windows(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Windows:
         places = (self._lengths[chosen] - self.augmentation.samples) // FRAME_SAMPLES + 1
         fraction = torch.rand(len(chosen), generator=draw, dtype=torch.float64)
         frames = (fraction * places.clamp(min=1)).long()
-        return self._batch(Windows(chosen, frames, frames + FIRST_LABEL))
+        return Windows(chosen, frames, frames + FIRST_LABEL)
 
     @cached_property
     def _tiles(self) -> Windows:
-        """The windows that all recordings are cut into."""
+        """All windows of all recordings, end to end."""
         found = [
             (recording, frame, counted)
             for recording, length in enumerate(self._lengths.tolist())
@@ -92,17 +99,20 @@ class WindowBatches(Batches):
         ]
         return Windows(*torch.tensor(found, dtype=torch.long).reshape(-1, 3).unbind(1))
 
-    def _batch(self, windows: Windows) -> Batch:
+    def _batch(self, views: Sequence[Windows]) -> Batch:
+        """A batch of the windows of each view; labels of steps are those of view 1."""
+        inputs, *further = map(self._inputs, views)
+        labels = {name: found.to(self.device) for name, found in self._labels(views[0]).items()}
+        return Batch(inputs=inputs, labels=labels, further=tuple(further))
+
+    def _inputs(self, windows: Windows) -> Float[Tensor, "b sample"]:
         to = self._samples.device
         begin = self._starts[windows.recordings] + windows.frames * FRAME_SAMPLES
         end = self._starts[windows.recordings] + self._lengths[windows.recordings]
         samples = cut(
             self._samples, begin.to(to), end=end.to(to), size=self.augmentation.samples
         ).to(self.device, non_blocking=True)
-        return Batch(
-            inputs=normalise(samples, augmentation=self.augmentation),
-            labels={name: found.to(self.device) for name, found in self._labels(windows).items()},
-        )
+        return normalise(samples, augmentation=self.augmentation)
 
     def _labels(self, windows: Windows) -> dict[str, Int[Tensor, "w *step"]]:
         whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}
@@ -124,8 +134,8 @@ class WindowBatches(Batches):
 def tiles(length: int, *, window: int) -> Iterator[tuple[int, int]]:
     """Windows of `window` samples that cover a recording of `length` samples, end to end.
 
-    (where each begins, the first frame label it counts), in frames of 10 ms. The last one is moved
-    back so that it ends with the recording; what little it adds is all that it counts.
+    Yields (beginning, first frame label that counts) of each window, in frames of 10 ms. The last
+    window is moved back to end with the recording, and counts only the labels that it adds.
     """
     steps = window // FRAME_SAMPLES
     whole = max(1, length // window)

@@ -250,6 +250,6 @@ def test_a_crop_larger_than_the_images_is_one_line(size):
     with pytest.raises(DataError) as caught:
         batches(size=size)
     message = str(caught.value)
-    assert message.startswith(f"a crop of {size} pixels does not fit into images of 20×23")
+    assert message.startswith(f"a crop of {size} pixels does not fit into the images, 20×23")
     assert "augmentation.crop" in message
     assert len(message.splitlines()) == 1

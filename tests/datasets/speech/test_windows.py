@@ -43,6 +43,7 @@ def batches(
     std: float = 1 / FULL_SCALE,
     batch_size: int = 4,
     stream: tuple[str, int] = ("noise", 0),
+    views: int = 1,
 ) -> WindowBatches:
     return WindowBatches(
         recordings,
@@ -50,6 +51,7 @@ def batches(
         batch_size=batch_size,
         stream=stream,
         device=CPU,
+        views=views,
     )
 
 
@@ -242,6 +244,18 @@ def test_windows_differ_between_epochs_and_within_a_batch():
     first, second = drawn(loader, 1), drawn(loader, 2)
     assert len(set(first.tolist())) > 10
     assert not torch.equal(first, second)
+
+
+def test_further_views_are_other_whole_windows_and_labels_are_those_of_view_1():
+    lengths = range(2000, 8000, 301)
+    recordings = numbered(*lengths, speakers=tuple(range(len(lengths))))
+    (batch,) = batches(recordings, batch_size=len(lengths), views=3).epoch(1)
+    begins = [view[:, 0].round().long() for view in batch.views]
+    for view, begin in zip(batch.views, begins, strict=True):
+        assert not (begin % FRAME_SAMPLES).any()
+        assert torch.equal(view.round().long(), begin[:, None] + torch.arange(WINDOW))
+    assert len({tuple(begin.tolist()) for begin in begins}) == 3
+    assert torch.equal(batch.labels["phone"][:, 5], begins[0] // FRAME_SAMPLES + 4)
 
 
 def test_the_same_data_set_and_seed_draw_the_same_windows_for_every_method():

@@ -1,0 +1,160 @@
+"""Transforms of batches of images, each image with parameters of its own.
+
+Torchvision's functions take one parameter for a whole batch. These take one for each image and
+give what torchvision gives image by image, up to rounding.
+
+Letters: b = images of a batch, size = rows and columns of a square. Intensities are floats in 0..1.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Of red, green and blue in gray: Rec. 601, rounded as in torchvision.
+LUMA = (0.2989, 0.587, 0.114)
+
+Pixels = Float[Tensor, "b channel height width"]
+
+
+class Boxes(NamedTuple):
+    """Parts of images, in pixels."""
+
+    top: Int[Tensor, "b"]
+    left: Int[Tensor, "b"]
+    height: Int[Tensor, "b"]
+    width: Int[Tensor, "b"]
+
+
+# -- where pixels come from ----------------------------------------------------------------------
+
+
+def resized_crop(
+    pixels: Pixels,
+    boxes: Boxes,
+    *,
+    flip: Bool[Tensor, "b"],
+    size: int,
+) -> Float[Tensor, "b channel {size} {size}"]:
+    """The box of each image, resized to a square and mirrored left to right where `flip`.
+
+    Antialiased bilinear, as two matrices for each image: one makes the rows, one the columns.
+    """
+    height, width = pixels.shape[-2:]
+    rows = _interpolation(boxes.top, boxes.height, places=height, size=size)
+    columns = _interpolation(boxes.left, boxes.width, places=width, size=size)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    return _combined(pixels, rows=rows, columns=columns)
+
+
+def _interpolation(
+    start: Int[Tensor, "b"], length: Int[Tensor, "b"], *, places: int, size: int
+) -> Float[Tensor, "b {size} {places}"]:
+    """How much each of `places` pixels counts in each of `size` pixels.
+
+    The weights fall linearly to 0 within one pixel of the coarser grid.
+    """
+    scale = (length / size)[:, None, None]
+    middles = scale * (torch.arange(size, device=start.device)[:, None] + 0.5)
+    place = torch.arange(places, device=start.device) - start[:, None, None]
+    distances = (place + 0.5 - middles).abs() / scale.clamp(min=1)
+    inside = (place >= 0) & (place < length[:, None, None])
+    weights = (1 - distances).clamp(min=0) * inside
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _combined(
+    pixels: Pixels,
+    *,
+    rows: Float[Tensor, "b row height"],
+    columns: Float[Tensor, "b column width"],
+) -> Float[Tensor, "b channel row column"]:
+    """Sums of each image's rows and columns, weighted by its two matrices."""
+    across = (pixels.flatten(1, 2) @ columns.mT).unflatten(1, pixels.shape[1:3])
+    return rows[:, None] @ across
+
+
+def blur(
+    pixels: Float[Tensor, "b channel size size"], sigma: Float[Tensor, "b"], *, kernel: int
+) -> Float[Tensor, "b channel size size"]:
+    """Gaussian blur with standard deviation `sigma`, in pixels, cut off at the kernel's border.
+
+    The image is reflected at its border. One matrix for each image blurs rows and columns.
+    """
+    offsets = torch.arange(kernel, device=pixels.device) - kernel // 2
+    taps = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    # Far taps of a narrow blur would be denormal numbers, which CPUs multiply ten times slower.
+    taps = torch.where(taps > 1e-20, taps, 0)
+    taps = taps / taps.sum(dim=1, keepdim=True)
+    size = pixels.shape[-1]
+    source = offsets[:, None] + torch.arange(size, device=pixels.device)
+    reflected = size - 1 - (size - 1 - source.abs()).abs()
+    # [tap, output pixel, input pixel]: 1 where the tap falls on the input pixel.
+    falls_on = F.one_hot(reflected, size).float()
+    weights = (taps @ falls_on.flatten(1)).unflatten(1, (size, size))
+    return _combined(pixels, rows=weights, columns=weights)
+
+
+# -- intensities ---------------------------------------------------------------------------------
+
+
+def luma(pixels: Pixels) -> Float[Tensor, "b 1 height width"]:
+    """The gray of each pixel; an image of one channel is its own."""
+    if pixels.shape[1] == 1:
+        return pixels
+    weights = torch.tensor(LUMA, device=pixels.device).view(-1, 1, 1)
+    return (pixels * weights).sum(dim=1, keepdim=True)
+
+
+def gray(pixels: Pixels) -> Pixels:
+    """The images without colour, in as many channels."""
+    return luma(pixels).repeat(1, pixels.shape[1], 1, 1)
+
+
+def brightness(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
+    """The images blended with black: factor 0 gives black, 1 the image."""
+    return (pixels * _by_image(factor)).clamp_(0, 1)
+
+
+def contrast(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
+    """The images blended with their mean gray: factor 0 gives one gray, 1 the image."""
+    return _blend(luma(pixels).mean(dim=(1, 2, 3), keepdim=True), pixels, factor)
+
+
+def saturation(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
+    """The images blended with their gray: factor 0 gives gray, 1 the image."""
+    return pixels if pixels.shape[1] == 1 else _blend(luma(pixels), pixels, factor)
+
+
+def hue(pixels: Pixels, turn: Float[Tensor, "b"]) -> Pixels:
+    """The images with all hues turned, in full turns; value and saturation stay.
+
+    Source: hexagonal HSV, as in torchvision, with one formula for its six sectors.
+    """
+    if pixels.shape[1] == 1:
+        return pixels
+    high = pixels.amax(dim=1, keepdim=True)
+    chroma = high - pixels.amin(dim=1, keepdim=True)
+    below = (high - pixels) / chroma.clamp(min=1e-12)  # 0 in gray pixels
+    red, green, blue = below.split(1, dim=1)
+    # In sixths of a turn, from red; the first channel that is highest says in which third.
+    third = torch.where(green == 0, 2 + red - blue, 4 + green - red)
+    angle = torch.where(red == 0, blue - green, third) + 6 * _by_image(turn)
+    from_channel = torch.tensor([5.0, 3.0, 1.0], device=pixels.device).view(-1, 1, 1)
+    away = (angle + from_channel).remainder_(6)
+    return high - chroma * torch.minimum(away, 4 - away).clamp_(0, 1)
+
+
+def solarise(pixels: Pixels, *, threshold: float) -> Pixels:
+    """The images with all intensities from `threshold` on inverted."""
+    return torch.where(pixels >= threshold, 1 - pixels, pixels)
+
+
+def _blend(base: Float[Tensor, "b 1 _ _"], pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
+    return base.lerp(pixels, _by_image(factor)).clamp_(0, 1)
+
+
+def _by_image(values: Float[Tensor, "b"]) -> Float[Tensor, "b 1 1 1"]:
+    return values.view(-1, 1, 1, 1)
