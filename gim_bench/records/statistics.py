@@ -100,6 +100,20 @@ def newest_done(records: Sequence[Record]) -> list[Record]:
     return list(newest.values())
 
 
+def latest_attempts(records: Sequence[Record]) -> list[Record]:
+    """One record for each method and seed, finished or not: the attempt that began or ended last."""
+    latest: dict[tuple[str, int], Record] = {}
+    for record in records:
+        cell = (record.method, record.seed)
+        if cell not in latest or _attempted_at(record) >= _attempted_at(latest[cell]):
+            latest[cell] = record
+    return list(latest.values())
+
+
+def _attempted_at(record: Record) -> str:
+    return finished_at(record) or str(record.provenance.get("started_at") or "")
+
+
 def by_settings(records: Sequence[Record]) -> list[list[Record]]:
     """The finished records that may be averaged over: of one method and the same settings.
 

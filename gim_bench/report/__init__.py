@@ -1,4 +1,4 @@
-"""Records as a table that people read (Markdown, HTML) and as data that programs do (JSON, CSV)."""
+"""Records as a report for people (Markdown, HTML) and as data for programs (JSON, CSV)."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from gim_bench.records.metrics import describe
 from gim_bench.records.record import Record
 from gim_bench.report.build import SuiteLike, build
 from gim_bench.report.document import Document
+from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
 from gim_bench.report.spaces import render_spaces
@@ -20,17 +21,29 @@ FORMATS = ("md", "html", "json", "csv")
 
 
 def render(
-    records: Sequence[Record], *, suite: SuiteLike, fmt: str, metrics: Sequence[str] = ()
+    records: Sequence[Record],
+    *,
+    suite: SuiteLike,
+    describes: Describes,
+    fmt: str,
+    metrics: Sequence[str] = (),
 ) -> str:
-    """The records of `suite` in the format `fmt`; with `metrics`, these alone.
+    """The records of `suite` in the format `fmt`; with `metrics`, these metrics alone.
+
+    `describes` says whether a configuration is one that the suite gives: the numbers of other
+    records are not compared with published ones.
 
     Raises: ConfigError for an unknown format, metric or published table.
     """
     for name in metrics:
         describe(name)
+
+    def document() -> Document:
+        return build(records, suite=suite, describes=describes, metrics=metrics)
+
     writers: dict[str, Callable[[], str]] = {
-        "md": lambda: as_markdown(build(records, suite=suite, metrics=metrics)),
-        "html": lambda: as_html(build(records, suite=suite, metrics=metrics)),
+        "md": lambda: as_markdown(document()),
+        "html": lambda: as_html(document()),
         "json": lambda: as_json(records, metrics=metrics),
         "csv": lambda: as_csv(records, metrics=metrics),
     }
@@ -40,7 +53,7 @@ def render(
 
 
 def render_sweeps(records: Sequence[Record], *, suite: str, as_json: bool) -> str:
-    """What was swept in the records, as Markdown or JSON."""
+    """The sweeps of the probe that the records hold, as Markdown or JSON."""
     if as_json:
         return json.dumps(sweeps_as_data(records), indent=2)
     section = sweep_section(records)

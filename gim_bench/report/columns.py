@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gim_bench.records.metrics import describe, target_of
+from gim_bench.records.metrics import OF_OBJECTIVE, describe, target_of, unit_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import Summary
 from gim_bench.report.document import Column, Table
@@ -13,7 +13,6 @@ NONE = "–"
 TOO_LARGE = "does not fit"
 PERCENT = "%"
 BYTES = "bytes"
-NATS = "nats"
 # Short headings; any other metric is headed by its own name and unit.
 HEADINGS = {
     "accuracy": "linear probe",
@@ -36,7 +35,7 @@ HEADINGS = {
     "memory/gpu_process_over_baseline_bytes": "GPU process, over its baseline",
     "memory/largest_batch": "largest batch",
 }
-# What is set against CPC's figure.
+# Memory that is the method's own is also shown as a share of CPC's.
 YARDSTICK = "cpc"
 RATIOS = {
     "memory/host_over_baseline_bytes",
@@ -47,7 +46,7 @@ TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "not
 
 
 class Style(NamedTuple):
-    """How numbers of a unit are printed."""
+    """The format of numbers of one unit."""
 
     unit: str
     factor: float
@@ -57,7 +56,7 @@ class Style(NamedTuple):
 
 STYLES = {
     PERCENT: Style(PERCENT, 1, 1),
-    NATS: Style("nats", 1, 3),
+    OF_OBJECTIVE: Style("", 1, 3),  # the unit is the row's: see `unit_shared` and `unit_column`
     "s": Style("s", 1, 1),
     "1/s": Style("1/s", 1, 1),
     BYTES: Style("GB", 1e-9, 2, spread=False),
@@ -71,7 +70,7 @@ STYLES = {
 
 
 class Row(NamedTuple):
-    """A method's finished cells, one for each seed, and what they say together."""
+    """A method's finished cells, one for each seed, and a summary of each of their metrics."""
 
     method: str
     records: Sequence[Record]
@@ -97,7 +96,7 @@ def method_column(rows: Sequence[Row]) -> Filled:
 
 
 def data_column(rows: Sequence[Row]) -> Filled:
-    """What the method was trained on: supervised ones see no unlabelled images."""
+    """The split that each method was trained on: supervised methods see no unlabelled images."""
     declared = [row.records[0].config.get("method", {}).get("trains_on") for row in rows]
     cells = [TRAINED_ON.get(str(split), str(split or NONE)) for split in declared]
     return Filled(Column(heading="trained on", numeric=False), cells)
@@ -108,7 +107,7 @@ def seeds_column(rows: Sequence[Row]) -> Filled:
 
 
 def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -> Filled:
-    """Mean, and standard deviation over seeds; says so where only some of the seeds have it."""
+    """Mean and standard deviation over seeds; "(n=…)" where only some seeds have the metric."""
     style = style_of(name)
     cells = []
     for row in rows:
@@ -121,7 +120,7 @@ def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -
 
 
 def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:
-    """Half width of the 95 % interval, as a column of its own where any method has one."""
+    """A column with the half width of the 95 % interval, if any method has an interval."""
     summaries = [row.summaries.get(name) for row in rows]
     widths = [summary.ci95 if summary else None for summary in summaries]
     if all(width is None for width in widths):
@@ -132,7 +131,7 @@ def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:
 
 
 def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
-    """A column for each paper that has any of these numbers."""
+    """A column for each paper that prints the metric of any of the methods."""
     style = style_of(name)
     columns = []
     for paper, numbers in published.items():
@@ -144,7 +143,7 @@ def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -
 
 
 def ratio_column(rows: Sequence[Row], name: str) -> list[Filled]:
-    """How much of CPC's a method needs, for what is the method's own: not the process's."""
+    """A column with each method's share of CPC's memory, for memory that is the method's own."""
     means = {row.method: row.summaries[name].mean for row in rows if name in row.summaries}
     yardstick = means.get(YARDSTICK)
     if name not in RATIOS or not yardstick or len(means) < 2:
@@ -155,18 +154,47 @@ def ratio_column(rows: Sequence[Row], name: str) -> list[Filled]:
     return [Filled(Column(heading=f"of {YARDSTICK}"), cells)]
 
 
-# -- numbers ---------------------------------------------------------------------------------------
+# -- units and numbers -----------------------------------------------------------------------------
+
+
+def unit_shared(rows: Sequence[Row], losses: Sequence[str]) -> str:
+    """The unit of all rows' losses; empty if the rows have several units, or none."""
+    units = {unit for unit in _units(rows, losses) if unit is not None}
+    return units.pop() if len(units) == 1 else ""
+
+
+def unit_column(rows: Sequence[Row], losses: Sequence[str]) -> list[Filled]:
+    """A column with the unit of each row's losses, if the rows have several units."""
+    units = _units(rows, losses)
+    if len({unit for unit in units if unit is not None}) < 2:
+        return []
+    return [Filled(Column(heading="unit", numeric=False), [unit or NONE for unit in units])]
+
+
+def _units(rows: Sequence[Row], losses: Sequence[str]) -> list[str | None]:
+    """The unit of each row's losses, "" for a loss without a unit; None for a row without loss."""
+    return [
+        unit_of(losses[0], row.records[0].config) if row.summaries.keys() & losses else None
+        for row in rows
+    ]
+
+
+def with_unit(heading: str, unit: str) -> str:
+    """The heading and the unit, as in "loss, nats"; without a unit, the heading alone."""
+    return f"{heading}, {unit}" if unit else heading
 
 
 def heading_of(name: str) -> str:
+    """The short heading of a metric; of a metric without one, its name and unit."""
     target, metric = target_of(name)
     short = HEADINGS.get(metric)
     if short is None:
-        return f"{name}, {style_of(name).unit}"
+        return with_unit(name, style_of(name).unit)
     return f"{target}, {short}" if target else short
 
 
 def style_of(name: str) -> Style:
+    """The format of a metric's values; for losses, without their unit."""
     unit = describe(name).unit
     return STYLES.get(unit, Style(unit, 1, 2))
 

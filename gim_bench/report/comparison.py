@@ -1,155 +1,286 @@
-"""Were the methods compared under identical settings? Shown from the records, not claimed."""
+"""In what the rows of a table differ: shown from their records, not claimed."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten
+from gim_bench.report.defaults import with_defaults
 from gim_bench.settings.schema import Schedule
 
-DECLARED = "method."  # settings that a method's own declaration and options account for
 ABSENT = "absent"
-# What must not change within a table; the machine's name may.
+# Facts that must not change within a table; the machine's name may.
 CONSTANTS = ("data_sha256", "git_commit", "git_dirty", "device", "gpu", "driver", "cpu", "threads",
              "precision", "versions")  # fmt: skip
+
+Rows = Mapping[str, Mapping[str, Any]]  # the tables `[method.<name>]` of a suite, by row
+NO_ROWS: Rows = {}
+Cells = Mapping[str, Sequence[Record]]  # the records that have each value
+
+
+class Kind(StrEnum):
+    """The subject of a difference, in the order of the report."""
+
+    OPTIMISER = "optimiser"
+    RATE = "rate"
+    ENCODER = "encoder"
+    AUGMENTATION = "augmentation"
+    BUDGET = "budget"
+    LABELS = "labels"
+    PROBE = "probe"
+    PRECISION = "precision"
+    DATA = "data"
+    SEEDS = "seeds"
+    OTHER = "other settings"
+    METHOD = "method"  # the method itself: objective, gradient flow, ablation, options
+
+
+# By setting, count or fact; any other name has the kind of the table that the setting stands in.
+KINDS = {
+    "training.optimiser": Kind.OPTIMISER,
+    "training.learning_rate": Kind.RATE,
+    "training.rate_schedule": Kind.RATE,
+    "encoder": Kind.ENCODER,
+    "augmentation": Kind.AUGMENTATION,
+    "method.views": Kind.AUGMENTATION,
+    "training.epochs": Kind.BUDGET,
+    "training.batch_size": Kind.BUDGET,
+    "training.budget": Kind.BUDGET,
+    "training.held_out": Kind.BUDGET,
+    "train/steps": Kind.BUDGET,
+    "train/samples": Kind.BUDGET,
+    "train/flops": Kind.BUDGET,
+    "train/labels": Kind.LABELS,
+    "method.trains_on": Kind.LABELS,
+    "method.uses_labels": Kind.LABELS,
+    "probe": Kind.PROBE,
+    "training.precision": Kind.PRECISION,
+    "dataset": Kind.DATA,
+    "data_sha256": Kind.DATA,
+    "seeds": Kind.SEEDS,
+    "method": Kind.METHOD,
+    "objective": Kind.METHOD,
+}
+OF_METHOD = ("method", "objective")  # the tables whose settings a method declares
+
+
+class By(StrEnum):
+    """Who declares a difference."""
+
+    METHOD = "the method"
+    ROW = "its row"  # in the table `[method.<name>]` of the suite
+    RUN = "the run"  # seeds are chosen on the command line
+    NOBODY = "UNDECLARED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """A counted cost, and the declarations that the count follows from."""
+
+    of_method: Sequence[str]  # names in the table `method` of a configuration
+    of_row: Sequence[str]  # settings, or whole tables of them, that a row may have otherwise
+    given: bool  # False: the count follows from what the method is, not from what it was given
+
 
 # What a method declares that decides its modules and heads; only where modules are trained in turn
 # does it also decide how many steps are taken.
 PARTS = ("objective", "gradient_flow", "ablation", "only", "base", "options")
 TURNS = ("gradient_flow", "ablation", "only", "base")
-# What was counted, and the declarations that each count follows from.
-COUNTS: Mapping[str, Sequence[str]] = {
-    "train/labels": ("trains_on",),
-    "train/samples": ("trains_on",),
-    "train/steps": ("trains_on",),
-    "train/parameters": ("trains_on", *PARTS),
-    "train/flops": ("trains_on", *PARTS, "schedule", "recompute"),
+# The settings that decide how many steps are taken, and on how many examples.
+PACE = ("training.epochs", "training.batch_size", "training.budget", "training.held_out")
+COUNTS = {
+    "train/labels": Count(of_method=("trains_on",), of_row=(), given=True),
+    "train/samples": Count(of_method=("trains_on", "views"), of_row=PACE, given=True),
+    "train/steps": Count(of_method=("trains_on",), of_row=PACE, given=True),
+    "train/parameters": Count(
+        of_method=("trains_on", *PARTS), of_row=("encoder", "augmentation"), given=False
+    ),
+    "train/flops": Count(
+        of_method=("trains_on", "views", *PARTS, "schedule", "recompute"),
+        of_row=("encoder", "augmentation", *PACE),
+        given=False,
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A setting or fact that is not the same everywhere: its values, and who has which."""
+    """A setting, count or fact that is not the same everywhere."""
 
     name: str
-    declared: bool
-    holders: Mapping[str, Sequence[str]]  # value: methods
+    kind: Kind
+    by: By
+    holders: Mapping[str, Sequence[str]]  # {value: methods}
+
+    @property
+    def declared(self) -> bool:
+        return self.by is not By.NOBODY
 
     def described(self) -> str:
+        """Each value and the rows that have it: "6: gim; 7: cpc"."""
         return "; ".join(f"{value}: {', '.join(who)}" for value, who in self.holders.items())
 
 
-def differences(records: Sequence[Record]) -> list[Difference]:
-    """The settings in which the methods of `records` differ, undeclared ones first."""
-    found = _differences(records, [_settings(record) for record in records])
-    return sorted(found, key=lambda difference: difference.declared)
+def between_rows(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Difference]:
+    """All differences between the rows: settings, costs that were given, data and seeds.
 
-
-def count_differences(records: Sequence[Record]) -> list[Difference]:
-    """The counted costs in which `records` differ.
-
-    One is declared if records that agree in all declarations which decide it also agree in it.
+    `rows` holds what the suite declares for its rows.
     """
+    counts = count_differences(records, rows=rows)
     return [
-        _difference(name, cells, declared=_follows(name, cells))
-        for name in COUNTS
-        if len(cells := _by_count(name, records)) > 1
+        *differences(records, rows=rows),
+        *(count for count in counts if COUNTS[count.name].given or not count.declared),
+        *(mixture for mixture in mixtures(records) if mixture.name == "data_sha256"),
+        *_seeds(records),
     ]
 
 
-def undeclared(records: Sequence[Record]) -> list[str]:
-    """A line for each setting, count and fingerprint of data that differs unaccounted for."""
-    data = [mixture for mixture in mixtures(records) if mixture.name == "data_sha256"]
-    found = [*differences(records), *count_differences(records), *data]
+def undeclared(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[str]:
+    """A line for each difference between the rows that neither a method nor a row declares."""
+    found = between_rows(records, rows=rows)
     return [f"{d.name}: {d.described()}" for d in found if not d.declared]
+
+
+def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Difference]:
+    """The settings in which the records differ; a setting that a record lacks is at its default.
+
+    A method declares the settings that are about the method itself. A row declares a setting that
+    its table in the suite has, as long as the rows without the setting agree.
+    """
+    tables = [flatten(with_defaults(record.config)) for record in records]
+    for table in tables:
+        if table.pop("method.name", None) == table.get("method.like"):
+            table.pop("method.like", None)  # the method itself, not a variant
+    found = []
+    for name, cells in _by_value(records, tables).items():
+        tacit = [v for v, having in cells.items() if not all(_says(rows, r, name) for r in having)]
+        by = By.METHOD if name.partition(".")[0] in OF_METHOD else By.NOBODY
+        found.append(_difference(name, cells, by=By.ROW if len(tacit) <= 1 else by))
+    return found
+
+
+def _says(rows: Rows, record: Record, setting: str) -> bool:
+    """Whether the table of the record's row has the setting, or the kind of a table around it."""
+    said = flatten(rows.get(record.method, {}))
+    tables = tuple(name.removesuffix("kind") for name in said if name.endswith(".kind"))
+    short = setting.removeprefix("method.").removeprefix("options.")
+    return short in said or short.startswith(tables)
+
+
+def count_differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Difference]:
+    """The counted costs in which the records differ; a record without a count has no part in it.
+
+    A difference is declared if records that agree in all declarations which decide the count agree
+    in the count.
+    """
+    records = [replace(record, config=with_defaults(record.config)) for record in records]
+    tables = [{n: f"{r.metrics[n]:,.0f}" for n in COUNTS if n in r.metrics} for r in records]
+    found = []
+    for name, cells in _by_value(records, tables).items():
+        counted = {value: having for value, having in cells.items() if value != ABSENT}
+        if len(counted) > 1:
+            by = By.NOBODY
+            if _follows(counted, COUNTS[name], rows=rows):
+                by = By.ROW
+            if _follows(counted, COUNTS[name], rows=NO_ROWS):
+                by = By.METHOD
+            found.append(_difference(name, counted, by=by))
+    return found
+
+
+def _follows(cells: Cells, count: Count, *, rows: Rows) -> bool:
+    """Whether no two records with different values agree in all that decides the count."""
+
+    def declaration(record: Record) -> str:
+        method = record.config.get("method", {})
+        in_turn = method.get("schedule") == Schedule.SEQUENTIAL
+        own = {
+            name: value
+            for name, value in flatten(rows.get(record.method, {})).items()
+            if name.startswith(tuple(count.of_row))
+        }
+        deciding = [*count.of_method, *(TURNS if in_turn else ())]
+        return _text({"row": own} | {each: method.get(each) for each in deciding})
+
+    declared = [{declaration(record) for record in having} for having in cells.values()]
+    return sum(map(len, declared)) == len(set().union(*declared))
+
+
+def _seeds(records: Sequence[Record]) -> list[Difference]:
+    """The seeds of each row, where not all rows have the same."""
+    holders: dict[str, list[str]] = {}
+    for method in dict.fromkeys(record.method for record in records):
+        seeds = sorted(record.seed for record in records if record.method == method)
+        unbroken = seeds == [*range(seeds[0], seeds[-1] + 1)] and len(seeds) > 2
+        shown = f"{seeds[0]} to {seeds[-1]}" if unbroken else ", ".join(map(str, seeds))
+        holders.setdefault(shown, []).append(method)
+    found = Difference(name="seeds", kind=Kind.SEEDS, by=By.RUN, holders=holders)
+    return [found] if len(holders) > 1 else []
 
 
 def mixtures(records: Sequence[Record]) -> list[Difference]:
     """The facts about protocol, data, code and machine in which `records` differ."""
-    return _differences(records, [_facts(record) for record in records])
+    tables = []
+    for record in records:
+        facts = {name: record.provenance.get(name) for name in CONSTANTS}
+        known = flatten({name: value for name, value in facts.items() if value is not None})
+        tables.append({"protocol": record.protocol, "dataset": record.dataset} | known)
+    found = _by_value(records, tables)
+    return [_difference(name, cells, by=By.NOBODY) for name, cells in found.items()]
 
 
 def count_settings(records: Sequence[Record]) -> int:
-    """How many settings the methods have to share: all but what they declare about themselves."""
-    names = {name for record in records for name in _settings(record)}
-    return sum(not name.startswith(DECLARED) for name in names)
+    """How many settings the rows share, or should: all but those about the method itself."""
+    names = {name for record in records for name in flatten(record.config)}
+    return sum(name.partition(".")[0] not in OF_METHOD for name in names)
 
 
-def _settings(record: Record) -> dict[str, str]:
-    """Every resolved setting as text, without the method's name, which always differs."""
-    flat = flatten(record.config)
-    return {name: _text(value) for name, value in flat.items() if name != "method.name"}
-
-
-def _facts(record: Record) -> dict[str, str]:
-    found = {name: record.provenance.get(name) for name in CONSTANTS}
-    flat = flatten({name: value for name, value in found.items() if value is not None})
-    return {"protocol": record.protocol, "dataset": record.dataset} | {
-        name: _text(value) for name, value in flat.items()
-    }
-
-
-def _differences(
-    records: Sequence[Record], tables: Sequence[Mapping[str, str]]
-) -> list[Difference]:
-    """One for every name that has more than one value in `tables`, one table for each record."""
-    found = []
-    for name in dict.fromkeys(name for table in tables for name in table):
+def _by_value(
+    records: Sequence[Record], tables: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, list[Record]]]:
+    """{name: {value: records}} of every name with several values; one table for each record."""
+    found = {}
+    names = dict.fromkeys(name for table in tables for name in table)
+    for name in names:
         cells: dict[str, list[Record]] = {}
         for record, table in zip(records, tables, strict=True):
-            cells.setdefault(table.get(name, ABSENT), []).append(record)
-        if len(cells) > 1:
-            found.append(_difference(name, cells, declared=name.startswith(DECLARED)))
+            cells.setdefault(_text(table.get(name, ABSENT)), []).append(record)
+        # A table that some records lack differs in its settings, not as a whole.
+        if len(cells) > 1 and not any(other.startswith(f"{name}.") for other in names):
+            found[name] = cells
     return found
 
 
-def _by_count(name: str, records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records that have each value of a metric; where it was not counted, they have none."""
-    cells: dict[str, list[Record]] = {}
-    for record in records:
-        if name in record.metrics:
-            cells.setdefault(f"{record.metrics[name]:,.0f}", []).append(record)
-    return cells
-
-
-def _follows(name: str, cells: Mapping[str, Sequence[Record]]) -> bool:
-    """Whether no two records with different values agree in all that decides the count."""
-    declarations = [{_declaration(name, record) for record in having} for having in cells.values()]
-    return sum(map(len, declarations)) == len(set().union(*declarations))
-
-
-def _declaration(name: str, record: Record) -> str:
-    method = record.config.get("method", {})
-    deciding = [*COUNTS[name], *(TURNS if method.get("schedule") == Schedule.SEQUENTIAL else ())]
-    return _text({each: method.get(each) for each in deciding})
-
-
-def _difference(name: str, cells: Mapping[str, Sequence[Record]], *, declared: bool) -> Difference:
-    """Declared if the method accounts for it; a method whose own seeds differ never does."""
-    methods = [record.method for having in cells.values() for record in _one_a_method(having)]
+def _difference(name: str, cells: Cells, *, by: By) -> Difference:
+    """The difference, declared by `by`; nobody declares one between the seeds of a method."""
+    methods = [m for having in cells.values() for m in {record.method for record in having}]
     torn = {method for method in methods if methods.count(method) > 1}
-    declared = declared and not torn
-    return Difference(
-        name=name,
-        declared=declared,
-        holders={
-            value: _names(having, torn)
-            for value, having in cells.items()
-            if not (declared and value == ABSENT)  # an option of another method
-        },
-    )
+    by = By.NOBODY if torn else by
+    holders = {
+        value: [f"{r.method} seed {r.seed}" if r.method in torn else r.method for r in having]
+        for value, having in cells.items()
+        if by is By.NOBODY or value != ABSENT  # an option of another method
+    }
+    unique = {value: list(dict.fromkeys(who)) for value, who in holders.items()}
+    return Difference(name=name, kind=_kind(name, cells), by=by, holders=unique)
 
 
-def _one_a_method(records: Sequence[Record]) -> list[Record]:
-    return list({record.method: record for record in records}.values())
-
-
-def _names(records: Sequence[Record], torn: Collection[str]) -> list[str]:
-    """The methods of `records`, with the seed where a method's own seeds differ."""
-    names = (f"{r.method} seed {r.seed}" if r.method in torn else r.method for r in records)
-    return list(dict.fromkeys(names))
+def _kind(name: str, cells: Cells) -> Kind:
+    """The kind of the nearest table that has a kind; of what is not trained, the method itself."""
+    nearest = name
+    while nearest and nearest not in KINDS:
+        nearest = nearest.rpartition(".")[0]
+    kind = KINDS.get(nearest, Kind.OTHER)
+    trained = [
+        value
+        for value, having in cells.items()
+        if any(r.config.get("method", {}).get("trains_on") != "none" for r in having)
+    ]
+    of_training = name.startswith(("method.", "train/"))
+    return Kind.METHOD if of_training and len(trained) < 2 else kind
 
 
 def _text(value: Any) -> str:

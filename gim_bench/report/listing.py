@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gim_bench.errors import ConfigError
-from gim_bench.records.metrics import describe
+from gim_bench.records.metrics import describe, unit_of
 from gim_bench.records.record import Record
 
 FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error", "fits")
@@ -18,7 +18,7 @@ CSV_FIELDS = ("suite", "method", "dataset", "seed", "key", "status")
 def as_json(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
     """A JSON list with one object for each record, finished or not.
 
-    A metric that is not a finite number is left out, as one that was not measured.
+    A metric that is not a finite number is left out, like a metric that was not measured.
     """
     cells = [
         {
@@ -45,7 +45,11 @@ def as_csv(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
         cell = [getattr(record, name) for name in CSV_FIELDS]
         chosen = _chosen(record.metrics, metrics)
         for name, value in chosen.items():
-            writer.writerow([*cell, name, value, *_unit_and_direction(name)])
+            try:
+                about = [unit_of(name, record.config), describe(name).better.value]
+            except ConfigError:  # a metric in a record of another version
+                about = ["", ""]
+            writer.writerow([*cell, name, value, *about])
         if not chosen:
             writer.writerow([*cell, "", "", "", ""])
     return text.getvalue()
@@ -59,17 +63,8 @@ def _chosen(values: Mapping[str, float], names: Sequence[str]) -> dict[str, floa
     }
 
 
-def _unit_and_direction(name: str) -> tuple[str, str]:
-    """Both empty for a metric that a record of another version holds."""
-    try:
-        metric = describe(name)
-    except ConfigError:
-        return "", ""
-    return metric.unit, metric.better.value
-
-
 def _without_nan(value: Any) -> Any:
-    """The same JSON value with null in place of NaN and infinities, which JSON has no sign for."""
+    """The JSON value with null in place of NaN and infinities, which JSON has no sign for."""
     match value:
         case Mapping():
             return {str(name): _without_nan(inner) for name, inner in value.items()}

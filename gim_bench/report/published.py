@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.records.metrics import METRICS
+from gim_bench.records.metrics import METRICS, OF_OBJECTIVE
 
 CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
 
@@ -73,7 +73,10 @@ def _known(papers: Mapping[str, Path]) -> list[str]:
 
 
 def _published(row: Mapping[str, Any], table: Mapping[str, Any], *, source: str) -> Published:
-    factor = _factor(row["metric"], row["unit"])
+    """A row of a table in the unit of the metric; metrics that we lack keep the paper's unit."""
+    metric = METRICS.get(row["metric"])
+    converts = metric is not None and metric.unit not in (row["unit"], OF_OBJECTIVE)
+    factor = CONVERSIONS[row["unit"], metric.unit] if metric and converts else 1.0
     std = row.get("std")
     return Published(
         value=row["value"] * factor,
@@ -84,9 +87,3 @@ def _published(row: Mapping[str, Any], table: Mapping[str, Any], *, source: str)
         source=source,
         note=row.get("note", ""),
     )
-
-
-def _factor(metric: str, unit: str) -> float:
-    """What a number in `unit` is multiplied by; metrics we do not measure keep the paper's unit."""
-    known = METRICS.get(metric)
-    return CONVERSIONS[unit, known.unit] if known and known.unit != unit else 1.0

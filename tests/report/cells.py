@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gim_bench.records.record import Record, Status
+from gim_bench.report import render
 
 TRAITS = {
     "gim": ("info_nce", "isolated", "unlabelled"),
@@ -13,6 +14,7 @@ TRAITS = {
     "greedy_supervised": ("cross_entropy", "isolated", "train"),
     "random_init": ("none", "none", "none"),
 }
+TRAINING = {"epochs": 6, "batch_size": 32}
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,17 @@ class Suite:
     methods: tuple[str, ...] = tuple(TRAITS)
     fresh_process: bool = False
     deviations: tuple[str, ...] = ()
-    training: Mapping[str, int] = field(default_factory=lambda: {"epochs": 6, "batch_size": 32})
+    method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def describes(self, config: Mapping[str, Any]) -> bool:
-        return config["training"] == self.training
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is one that every suite here gives."""
+    return config["training"] == TRAINING
+
+
+def report_on(records, *, suite=None, fmt="md", metrics=()):
+    """The report, as text; on the suite above unless another is named."""
+    return render(records, suite=suite or Suite(), describes=describes, fmt=fmt, metrics=metrics)
 
 
 def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):

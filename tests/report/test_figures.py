@@ -9,11 +9,10 @@ from collections import Counter
 import matplotlib as mpl
 import pytest
 
-from gim_bench.report import render
 from gim_bench.report.build import build
 from gim_bench.report.document import Curve, Figure, Panel
 from gim_bench.report.figures import as_svg, draw
-from tests.report.cells import Suite, cell
+from tests.report.cells import Suite, cell, describes, report_on
 from tests.report.test_formats import TagBalance
 
 OBJECTIVES = {"supervised": "cross_entropy", "greedy_supervised": "cross_entropy"}
@@ -35,7 +34,7 @@ def probed(method="gim", *, curves, seed=0):
 
 
 def figures(*records, methods=()):
-    document = build(records, suite=Suite(methods=methods))
+    document = build(records, suite=Suite(methods=methods), describes=describes)
     return [b for s in document.sections for b in s.blocks if isinstance(b, Figure)]
 
 
@@ -161,19 +160,19 @@ def test_features_that_are_no_stack_do_not_pass_for_the_first_module():
 
 
 def test_markdown_points_to_the_page_in_one_line():
-    text = render([trained(losses={"module_1": [2.5, 2.0]})], suite=Suite(), fmt="md")
+    text = report_on([trained(losses={"module_1": [2.5, 2.0]})])
     assert "Figure (drawn by --format html): InfoNCE of every module over epochs\n" in text
     assert "<svg" not in text
 
 
 def test_chosen_metrics_are_not_followed_by_figures():
     record = trained(losses={"module_1": [2.5, 2.0]})
-    assert "<svg" in render([record], suite=Suite(), fmt="html")
-    assert "<svg" not in render([record], suite=Suite(), fmt="html", metrics=["accuracy"])
+    assert "<svg" in report_on([record], fmt="html")
+    assert "<svg" not in report_on([record], fmt="html", metrics=["accuracy"])
 
 
 def page(*records):
-    return render(records, suite=Suite(), fmt="html")
+    return report_on(records, fmt="html")
 
 
 def full_page():

@@ -6,10 +6,9 @@ import json
 from html.parser import HTMLParser
 
 from gim_bench.records.record import Status
-from gim_bench.report import render
 from gim_bench.report.document import Bullets, Column, Document, Section, Table
 from gim_bench.report.webpage import as_html
-from tests.report.cells import Suite, cell, config, provenance
+from tests.report.cells import cell, config, provenance, report_on
 
 FIELDS = ["suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
           "config", "provenance", "isolation"]  # fmt: skip
@@ -17,7 +16,7 @@ HOSTILE = "<script>alert('x')</script> & more"
 
 
 def rows(records, **options):
-    return list(csv.DictReader(io.StringIO(render(records, suite=Suite(), fmt="csv", **options))))
+    return list(csv.DictReader(io.StringIO(report_on(records, fmt="csv", **options))))
 
 
 def test_json_gives_back_every_cell():
@@ -25,7 +24,7 @@ def test_json_gives_back_every_cell():
     failed = cell("cpc", seed=3, metrics={}, status=Status.FAILED, error="no")
     norms = {"module_1": {"module_1": 0.25}}
     done = cell(metrics=values, isolation=norms)
-    first, second = json.loads(render([done, failed], suite=Suite(), fmt="json"))
+    first, second = json.loads(report_on([done, failed], fmt="json"))
     assert list(first) == FIELDS
     assert first == {
         "suite": "quickstart",
@@ -51,7 +50,7 @@ def test_json_holds_no_nan():
         provenance={"b": {"c": float("nan")}},
         isolation={"module_1": {"module_1": float("nan")}},
     )
-    (found,) = json.loads(render([record], suite=Suite(), fmt="json"), parse_constant=refuse)
+    (found,) = json.loads(report_on([record], fmt="json"), parse_constant=refuse)
     assert found["metrics"] == {"loss": 2.0}
     assert found["config"] == {"a": [1.0, None]}
     assert found["provenance"] == {"b": {"c": None}}
@@ -84,7 +83,7 @@ def test_csv_has_a_line_for_each_cell_and_metric_with_unit_and_direction():
 def test_metrics_of_targets_are_in_every_format():
     values = {"phone_accuracy": 60.25, "speaker_accuracy/module_6": 98.5, "speaker_loss": 0.75}
     record = cell(metrics=values)
-    (found,) = json.loads(render([record], suite=Suite(), fmt="json"))
+    (found,) = json.loads(report_on([record], fmt="json"))
     assert found["metrics"] == values
     assert [
         (row["metric"], row["value"], row["unit"], row["better"]) for row in rows([record])
@@ -93,7 +92,7 @@ def test_metrics_of_targets_are_in_every_format():
         ("speaker_accuracy/module_6", "98.5", "%", "higher"),
         ("speaker_loss", "0.75", "nats", "lower"),
     ]
-    page = render([record], suite=Suite(), fmt="html")
+    page = report_on([record], fmt="html")
     assert "<td class=number>60.2</td>" in page
     assert "phone, linear probe" in page
 
@@ -106,7 +105,7 @@ def test_csv_keeps_a_failed_cell_in_sight():
 def test_csv_and_json_keep_the_chosen_metrics_only():
     records = [cell(metrics={"accuracy": 60.0, "accuracy/module_1": 55.0})]
     assert [row["metric"] for row in rows(records, metrics=["accuracy"])] == ["accuracy"]
-    (found,) = json.loads(render(records, suite=Suite(), fmt="json", metrics=["accuracy"]))
+    (found,) = json.loads(report_on(records, fmt="json", metrics=["accuracy"]))
     assert found["metrics"] == {"accuracy": 60.0}
 
 
@@ -128,13 +127,13 @@ def test_html_shows_what_records_say():
         cell("gim", metrics={"accuracy": 60.0}),
         cell("cpc", metrics={}, status=Status.FAILED, error=HOSTILE),
     ]
-    page = render(records, suite=Suite(), fmt="html")
+    page = report_on(records, fmt="html")
     assert "<td class=number>60.0</td>" in page
     assert "cpc, seed 0 failed: &lt;script&gt;" in page
 
 
 def test_html_needs_nothing_from_elsewhere_and_closes_its_tags():
-    page = render([cell(metrics={"accuracy": 60.0})], suite=Suite(), fmt="html")
+    page = report_on([cell(metrics={"accuracy": 60.0})], fmt="html")
     assert "http" not in page
     assert "prefers-color-scheme" in page or "light dark" in page
     assert TagBalance().check(page) == []

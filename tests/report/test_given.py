@@ -37,14 +37,14 @@ def test_one_row_a_method_says_all_that_it_was_given():
         ["supervised", "labelled only", "300", "6,400", "200", "2,000,000", "0.40"],
         ["random_init", "nothing", "–", "–", "–", "–", "–"],
     ]
-    assert "All differences here follow from what the methods declare." in page
+    assert "All differences here follow from what methods and rows declare." in page
 
 
 def test_what_was_not_counted_has_no_column():
     page = markdown([cell("gim", metrics={"train/steps": 3.0, "train/seconds": 1.0})])
     heading, _ = table(page, "What each method was given")
     assert heading == ["method", "trained on", "steps"]
-    assert "follow from what the methods declare" not in page
+    assert "All differences here follow" not in page
 
 
 def test_no_count_stands_in_two_tables():

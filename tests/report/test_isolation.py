@@ -1,7 +1,6 @@
 """What the report says about gradients."""
 
-from gim_bench.report import render
-from tests.report.cells import Suite, cell
+from tests.report.cells import cell, report_on
 
 STEPS = {"train/steps": 10.0}
 BLOCKS = {
@@ -14,7 +13,7 @@ TITLE = "## Where gradients reach, measured after training\n"
 
 def section(*records):
     """The section's text; None where there is none."""
-    text = render(records, suite=Suite(), fmt="md")
+    text = report_on(records)
     _, found, rest = text.partition(TITLE)
     return rest.partition("\n## ")[0].strip() if found else None
 
@@ -89,10 +88,10 @@ def test_a_norm_that_json_could_not_hold_is_named():
 
 
 def test_the_web_page_has_the_section_too():
-    page = render([cell("gim", metrics=STEPS, isolation=BLOCKS)], suite=Suite(), fmt="html")
+    page = report_on([cell("gim", metrics=STEPS, isolation=BLOCKS)], fmt="html")
     assert "its own module" in page
 
 
 def test_operations_are_printed_in_tflop():
-    text = render([cell("gim", metrics={"train/flops": 2.25e12})], suite=Suite(), fmt="md")
+    text = report_on([cell("gim", metrics={"train/flops": 2.25e12})])
     assert "| gim    | unlabelled |  2.25 |" in text

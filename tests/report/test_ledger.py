@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from gim_bench.records.statistics import summarise
-from gim_bench.report import published, render
+from gim_bench.report import published
 from gim_bench.report.ledger import LEGEND, Verdict, verdict
 from gim_bench.report.published import Published
 from gim_bench.settings.suites import load_suite
-from tests.report.cells import Suite, cell, config, provenance
+from tests.report.cells import Suite, cell, config, provenance, report_on
 from tests.report.test_tables import markdown, table
 
 TITLE = "Ledger of published numbers"
@@ -158,7 +158,7 @@ def test_the_report_on_quickstart_never_shows_a_number_of_a_paper():
     ]
     suite = load_suite("quickstart")
     for fmt in ("md", "html"):
-        page = render(records, suite=suite, fmt=fmt)
+        page = report_on(records, suite=suite, fmt=fmt)
         assert "60.5" in page
         assert "Löwe" not in page
         for numbers in published.load(["loewe2019/table1", "loewe2019/table2"]).values():
@@ -173,7 +173,7 @@ COMPARED = [name for name in ("stl10", "librispeech", "memory") if load_suite(na
 @pytest.mark.parametrize("name", COMPARED)
 def test_a_shipped_suite_beside_a_paper_says_where_it_deviates(name):
     suite = load_suite(name)
-    page = render([], suite=suite, fmt="md")
+    page = report_on([], suite=suite)
     assert len(suite.deviations) > 3
     for deviation in suite.deviations:
         assert f"- {deviation}\n" in page
@@ -190,7 +190,7 @@ def test_the_ledger_of_a_shipped_suite_fits_100_columns(name):
         for s in (0, 1)
     ]
     alike = Suite(published=suite.published, methods=suite.methods)
-    page = render(records, suite=alike, fmt="md")
+    page = report_on(records, suite=alike)
     lines = page.partition(f"## {TITLE}")[2].partition("\n## ")[0].splitlines()
     assert max(len(line) for line in lines if line.startswith("|")) <= 100
 

@@ -4,8 +4,7 @@ import pytest
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Status
-from gim_bench.report import render
-from tests.report.cells import Suite, cell, config, provenance
+from tests.report.cells import Suite, cell, config, provenance, report_on
 
 GOLDEN = """\
 # Suite quickstart
@@ -47,7 +46,7 @@ chance.
 | supervised  | labelled only |    300 |   100 |
 | random_init | nothing       |      – |     – |
 
-All differences here follow from what the methods declare.
+All differences here follow from what methods and rows declare.
 
 ## Accuracy by module: linear probe, %
 
@@ -70,15 +69,26 @@ All differences here follow from what the methods declare.
 
 ## Were the settings identical?
 
-Yes: all 6 settings of data, encoder, training and probe are the same. The methods differ only in \
-what they declare.
+Not in everything: the rows differ in budget, labels and seeds.
 
-| setting              | difference | values                                                      |
-|----------------------|------------|-------------------------------------------------------------|
-| method.objective     | declared   | info_nce: gim; cross_entropy: supervised; none: random_init |
-| method.gradient_flow | declared   | isolated: gim; end_to_end: supervised; none: random_init    |
-| method.trains_on     | declared   | unlabelled: gim; train: supervised; none: random_init       |
-| method.uses_labels   | declared   | false: gim, random_init; true: supervised                   |
+| kind   | setting              | values                                                      \
+| declared by |
+|--------|----------------------|-------------------------------------------------------------\
+|-------------|
+| budget | train/steps          | 1,200: gim; 100: supervised                                 \
+| the method  |
+| labels | method.trains_on     | unlabelled: gim; train: supervised; none: random_init       \
+| the method  |
+| labels | method.uses_labels   | false: gim, random_init; true: supervised                   \
+| the method  |
+| labels | train/labels         | 0: gim; 300: supervised                                     \
+| the method  |
+| seeds  | seeds                | 0, 1: gim; 0: supervised, random_init                       \
+| the run     |
+| method | method.objective     | info_nce: gim; cross_entropy: supervised; none: random_init \
+| the method  |
+| method | method.gradient_flow | isolated: gim; end_to_end: supervised; none: random_init    \
+| the method  |
 """
 
 
@@ -91,7 +101,7 @@ def by_module(first: float, second: float, **others: float) -> dict[str, float]:
 
 
 def markdown(records, *, metrics=(), **suite):
-    return render(records, suite=Suite(**suite), fmt="md", metrics=metrics)
+    return report_on(records, suite=Suite(**suite), fmt="md", metrics=metrics)
 
 
 def test_a_small_suite_reads_like_this():
@@ -297,37 +307,6 @@ def test_published_memory_is_shown_in_the_unit_of_the_column():
     assert table(page, "Peak memory")[1] == ["cpc", "6.50", "7.70"]
 
 
-def test_an_undeclared_difference_is_named_at_the_top_and_in_the_table():
-    records = [
-        cell("gim", metrics={"accuracy": 60.0}),
-        cell("cpc", metrics={"accuracy": 61.0}, config=config("cpc", epochs=12)),
-    ]
-    page = markdown(records)
-    assert "- UNDECLARED differences, see below: training.epochs\n" in page
-    assert "No: 1 of 6 settings differ that no method declares." in page
-    assert "| training.epochs      | UNDECLARED | 6: gim; 12: cpc " in page
-
-
-def test_a_methods_own_option_is_a_declared_difference():
-    records = [
-        cell("gim", metrics={"accuracy": 60.0}),
-        cell("cpc", metrics={"accuracy": 61.0}, config=config("cpc", options={"depth": 4})),
-    ]
-    page = markdown(records)
-    assert "UNDECLARED" not in page
-    assert "| method.options.depth | declared   | 4: cpc " in page
-
-
-def test_seeds_of_one_method_with_different_options_are_undeclared():
-    """A method may differ from the others, not from itself."""
-    records = [
-        cell("cpc", seed=s, metrics={"accuracy": 61.0}, config=config("cpc", options={"depth": d}))
-        for s, d in enumerate((4, 5))
-    ]
-    page = markdown([*records, cell("gim", metrics={"accuracy": 60.0})])
-    assert "UNDECLARED | absent: gim; 4: cpc seed 0; 5: cpc seed 1 |" in page
-
-
 def test_mixed_data_code_and_machines_are_pointed_out():
     records = [
         cell("gim", metrics={"accuracy": 60.0}),
@@ -356,16 +335,6 @@ def test_seeds_of_different_commits_and_data_are_one_line_each():
         f"- MIXED data_sha256: {'0123456789abcdef' * 4}: gim seed 0, gim seed 2; x: gim seed 1",
         "- MIXED git_commit: abcdef0123456789: gim seed 0; other: gim seed 1, gim seed 2",
     ]
-
-
-def test_seeds_of_different_settings_are_named_at_the_top():
-    records = [
-        cell("gim", seed=s, metrics={"accuracy": 60.0}, config=config("gim", epochs=6 + s))
-        for s in (0, 1)
-    ]
-    assert "- UNDECLARED differences, see below: training.epochs\n" in markdown(
-        [*records, cell("cpc", metrics={"accuracy": 60.0})]
-    )
 
 
 def test_uncommitted_changes_are_said_beside_the_commit():
@@ -422,7 +391,7 @@ def test_an_unknown_metric_is_answered_with_the_known_ones():
 
 def test_an_unknown_format_is_answered_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"no format 'pdf'.*Available: csv, html, json, md"):
-        render([], suite=Suite(), fmt="pdf")
+        report_on([], fmt="pdf")
 
 
 def test_text_that_markdown_would_take_for_structure_is_escaped():
@@ -447,7 +416,7 @@ def test_a_rate_chosen_at_the_edge_of_its_grid_is_pointed_out(curve, edged):
         cell("gim", metrics={"accuracy": 60.0}, probe_curves={"module_1": inside, "m_2": curve}),
         cell("cpc", metrics={"accuracy": 60.0}, probe_curves={"module_1": inside}),
     ]
-    text = render(records, suite=Suite(), fmt="md")
+    text = report_on(records)
     assert ("for a module of gim: other rates" in text) == edged
 
 
@@ -455,12 +424,12 @@ def test_memory_of_the_methods_own_is_set_against_cpc_where_every_cell_had_a_pro
     """In a process that earlier cells have used, later ones seem to need less."""
     name = "memory/host_over_baseline_bytes"
     records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
-    text = render(records, suite=Suite(fresh_process=True), fmt="md")
+    text = report_on(records, suite=Suite(fresh_process=True))
     assert "| method | host, over its baseline | of cpc |" in text
     assert "| gim    |                    0.50 |   0.25 |" in text
-    alone = render(records[:1], suite=Suite(fresh_process=True), fmt="md")
+    alone = report_on(records[:1], suite=Suite(fresh_process=True))
     assert "| of cpc" not in alone
-    assert "| of cpc" not in render(records, suite=Suite(), fmt="md")
+    assert "| of cpc" not in report_on(records)
 
 
 MEMORY = {"memory/gpu_allocated_peak_bytes": 2e9, "memory/largest_batch": 1152}
@@ -475,7 +444,7 @@ def test_a_row_that_does_not_fit_says_so_in_the_table_of_memory():
     """In the order of the suite, and with the paper's figure beside it."""
     suite = Suite(published=("loewe2019/table2",))
     records = [too_large("cpc"), cell("supervised", metrics=MEMORY), cell("gim", metrics=MEMORY)]
-    text = render(records, suite=suite, fmt="md").partition("## Peak memory")[2]
+    text = report_on(records, suite=suite).partition("## Peak memory")[2]
     table = [line for line in text.splitlines() if line.startswith("|")][:5]
     assert table == [
         "| method     | GPU allocated | paper | largest batch |",
@@ -510,22 +479,67 @@ def test_the_probes_memory_and_the_context_widen_no_table():
     values = MEMORY | {"memory/probe_host_peak_bytes": 1e9, "memory/gpu_context_bytes": 5e8}
     assert markdown([cell("gim", metrics=values)]) == markdown([cell("gim", metrics=MEMORY)])
     name = "memory/probe_host_peak_bytes"
-    assert "1.00" in render([cell("gim", metrics=values)], suite=Suite(), fmt="md", metrics=[name])
+    assert "1.00" in report_on([cell("gim", metrics=values)], fmt="md", metrics=[name])
 
 
 def test_the_peak_of_a_whole_process_is_not_set_against_cpc():
     """Imports and data are in it, which every method has."""
     name = "memory/host_peak_bytes"
     records = [cell("gim", metrics={name: 0.5e9}), cell("cpc", metrics={name: 2e9})]
-    assert "| of cpc" not in render(records, suite=Suite(fresh_process=True), fmt="md")
+    assert "| of cpc" not in report_on(records, suite=Suite(fresh_process=True))
+
+
+LOSSES = {f"{name}loss/module_{m}": 2.0 + m / 10 for name in ("", "validation_") for m in (1, 2)}
+LOSSES |= {"loss": 2.2, "validation_loss": 2.2}
+
+
+def in_unit(method, unit, **losses):
+    """A cell of a method whose objective has that unit."""
+    settings = config(method)
+    settings["method"]["loss_unit"] = unit
+    return cell(method, metrics=LOSSES | losses, config=settings)
 
 
 def test_training_and_validation_losses_stand_module_by_module_where_there_are_both():
-    values = {
-        f"{name}/module_{m}": 2.0 + m / 10 for name in ("loss", "validation_loss") for m in (1, 2)
-    }
-    values |= {"loss": 2.2, "validation_loss": 2.2}
-    text = markdown([cell("gim", metrics=values), cell("cpc", metrics={"loss/module_2": 1.0})])
+    text = markdown([cell("gim", metrics=LOSSES), cell("cpc", metrics={"loss/module_2": 1.0})])
     assert "By module: training loss, mean of the last epoch, nats, loss" in text
-    assert "By module: loss of what is held out, at the end, nats, validation_loss" in text
+    assert (
+        "By module: loss of the held-out examples, at the end, nats, validation_loss\n" in text
+    )
     assert "validation" not in markdown([cell("gim", metrics={"loss/module_1": 1.0})])
+
+
+def test_losses_of_one_unit_have_the_unit_in_the_heading():
+    text = markdown([in_unit("gim", "bits"), in_unit("cpc", "bits")])
+    assert "By module: training loss, mean of the last epoch, bits, loss\n" in text
+    heading, _, _ = table(text, "By module: training loss")
+    assert heading == ["method", "module 1", "module 2"]
+
+
+def test_losses_of_several_units_have_the_unit_in_every_row():
+    """A record from before objectives declared a unit holds losses in nats."""
+    text = markdown([cell("gim", metrics=LOSSES), in_unit("cpc", "bits"), in_unit("other", None)])
+    assert "By module: training loss, mean of the last epoch, loss\n" in text
+    assert table(text, "By module: training loss") == [
+        ["method", "unit", "module 1", "module 2"],
+        ["gim", "nats", "2.100", "2.200"],
+        ["cpc", "bits", "2.100", "2.200"],
+        ["other", "–", "2.100", "2.200"],
+    ]
+
+
+def test_losses_without_a_unit_have_neither_heading_nor_column_for_the_unit():
+    text = markdown([in_unit("gim", None), in_unit("cpc", None)])
+    assert "By module: training loss, mean of the last epoch, loss\n" in text
+    assert table(text, "By module: training loss")[0] == ["method", "module 1", "module 2"]
+
+
+def test_chosen_losses_of_several_units_have_one_column_for_the_unit():
+    records = [in_unit("gim", "nats"), in_unit("cpc", "bits"), cell("mfcc", metrics={})]
+    text = markdown(records, metrics=["loss", "accuracy", "validation_loss"])
+    assert table(text, "Metrics") == [
+        ["method", "seeds", "unit", "loss", "accuracy, %", "validation_loss"],
+        ["gim", "1", "nats", "2.200", "–", "2.200"],
+        ["cpc", "1", "bits", "2.200", "–", "2.200"],
+        ["mfcc", "1", "–", "–", "–", "–"],
+    ]

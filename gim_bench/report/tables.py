@@ -1,0 +1,194 @@
+"""The tables of a report: accuracy, accuracy and loss by module, costs, chosen metrics."""
+
+from collections.abc import Sequence
+
+from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe
+from gim_bench.report.columns import (
+    PublishedNumbers,
+    Row,
+    heading_of,
+    interval_column,
+    method_column,
+    metric_column,
+    paper_columns,
+    ratio_column,
+    seeds_column,
+    show,
+    style_of,
+    table_of,
+    unit_column,
+    unit_shared,
+    with_unit,
+)
+from gim_bench.report.document import Block, Bullets, Section
+
+
+def accuracy_table(
+    rows: Sequence[Row],
+    names: Sequence[str],
+    *,
+    headline: Sequence[str],
+    published: PublishedNumbers,
+) -> Section:
+    """The accuracies of the top module; those of `headline` with interval and published numbers."""
+    if not names:
+        return Section(title="Accuracy", blocks=[])
+    columns = [method_column(rows), seeds_column(rows)]
+    for name in names:
+        columns.append(metric_column(rows, name))
+        if name in headline:
+            columns += interval_column(rows, name) + paper_columns(rows, name, published)
+    return Section(
+        title="Accuracy: % of all test examples, features of the top module",
+        blocks=[
+            table_of(columns),
+            *_about_spread(rows),
+            *_about_rates(rows),
+            *_about_paper(rows, published, names),
+        ],
+    )
+
+
+def accuracy_by_module(rows: Sequence[Row], name: str) -> Section:
+    """An accuracy, module by module."""
+    return _by_module(rows, name, title=f"Accuracy by module: {heading_of(name)}, %")
+
+
+def losses_by_module(rows: Sequence[Row]) -> list[Section]:
+    """Each loss on training beside the same on validation, if any row holds examples out."""
+    losses = [metric.name for metric in METRICS.values() if metric.unit == OF_OBJECTIVE]
+    sections = []
+    for validation in (name for name in losses if "validation" in name):
+        if any(validation in row.summaries for row in rows):
+            for name in (validation.replace("validation_", ""), validation):
+                unit = unit_shared(rows, _modules(rows, name))
+                title = f"By module: {with_unit(describe(name).meaning, unit)}, {name}"
+                sections.append(_by_module(rows, name, title=title))
+    return sections
+
+
+def _modules(rows: Sequence[Row], name: str) -> list[str]:
+    """The metric of every module that any row has, lowest module first."""
+    found = {n for row in rows for n in row.summaries if n.startswith(f"{name}/module_")}
+    return sorted(found, key=lambda n: int(n.rpartition("_")[2]))
+
+
+def _by_module(rows: Sequence[Row], name: str, *, title: str) -> Section:
+    modules = _modules(rows, name)
+    if not modules:
+        return Section(title=title, blocks=[])
+    # Features that are no stack of modules would pass for the first module's.
+    stacks = [row for row in rows if len(row.summaries.keys() & modules) > 1] or rows
+    columns = [method_column(stacks)]
+    if describe(name).unit == OF_OBJECTIVE:
+        columns += unit_column(stacks, modules)
+    for module in modules:
+        heading = module.rpartition("/")[2].replace("_", " ")
+        columns.append(metric_column(stacks, module, title=heading))
+    return Section(title=title, blocks=[table_of(columns)])
+
+
+def cost_table(
+    rows: Sequence[Row],
+    names: Sequence[str],
+    *,
+    title: str,
+    published: PublishedNumbers,
+    ratios: bool = False,
+) -> Section:
+    """Costs beside the published ones; with `ratios`, also as shares of CPC's."""
+    columns = [method_column(rows)]
+    for name in names:
+        columns += [metric_column(rows, name), *(ratio_column(rows, name) if ratios else [])]
+        columns += paper_columns(rows, name, published)
+    blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
+    return Section(title=title, blocks=blocks)
+
+
+def chosen_metrics(
+    rows: Sequence[Row], names: Sequence[str], *, published: PublishedNumbers
+) -> Section:
+    """The metrics that the user asked for, with intervals and published numbers."""
+    losses = [name for name in names if describe(name).unit == OF_OBJECTIVE]
+    columns = [method_column(rows), seeds_column(rows)]
+    columns += unit_column(rows, losses) if losses else []
+    for name in names:
+        unit = unit_shared(rows, losses) if name in losses else style_of(name).unit
+        columns += [
+            metric_column(rows, name, title=with_unit(name, unit)),
+            *interval_column(rows, name),
+            *paper_columns(rows, name, published),
+        ]
+    notes = [*_about_spread(rows), *_about_paper(rows, published, names)]
+    return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
+
+
+# -- notes below the tables ------------------------------------------------------------------------
+
+
+def _about_spread(rows: Sequence[Row]) -> list[Block]:
+    single = [row.method for row in rows if len(row.records) == 1]
+    several = len(rows) - len(single)
+    notes: list[Block] = []
+    if several:
+        notes.append(
+            "± after a number is the standard deviation over seeds (n - 1); 95% CI is the half "
+            "width of the confidence interval of the mean, by Student's t."
+        )
+    if single:
+        who = ", ".join(single) if several else "every method"
+        notes.append(
+            f"One seed only ({who}): no interval can be given, and small differences may be chance."
+        )
+    return notes
+
+
+def _about_rates(rows: Sequence[Row]) -> list[Block]:
+    """The methods whose linear probe may have its best rate outside of the grid."""
+
+    def at_the_edge(curve: Sequence[Sequence[float]]) -> bool:
+        accuracies = [accuracy for _, accuracy in curve]
+        inner = accuracies[1:-1]
+        return bool(inner) and max(accuracies[0], accuracies[-1]) > max(inner)
+
+    edged = [
+        row.method
+        for row in rows
+        if any(at_the_edge(curve) for r in row.records for curve in r.probe_curves.values())
+    ]
+    if not edged:
+        return []
+    return [
+        (
+            f"The probe's learning rate that validated best is the first or the last of its grid "
+            f"for a module of {', '.join(edged)}: other rates might do better there."
+        )
+    ]
+
+
+def _about_paper(
+    rows: Sequence[Row], published: PublishedNumbers, names: Sequence[str]
+) -> list[Block]:
+    """The place and the notes of each paper's numbers, and its numbers of methods not run here."""
+    methods = {row.method for row in rows}
+    lines = []
+    for paper, numbers in published.items():
+        shown = {cell: p for cell, p in numbers.items() if cell[1] in names}
+        if not shown:
+            continue
+        places = dict.fromkeys(f"{p.source}, {p.table}, page {p.page}" for p in shown.values())
+        lines.append(f"paper: {'; '.join(places)}")
+        elsewhere: dict[str, list[str]] = {}
+        for (method, name), p in shown.items():
+            if method not in methods:
+                number = f"{method} {show(p.value, p.std, style_of(name))}"
+                elsewhere.setdefault(heading_of(name), []).append(number)
+        if elsewhere:
+            called = "the paper" if len(published) == 1 else paper
+            listed = "; ".join(
+                f"{heading}: {', '.join(found)}" if len(elsewhere) > 1 else ", ".join(found)
+                for heading, found in elsewhere.items()
+            )
+            lines.append(f"in {called}, not here: {listed}")
+        lines += dict.fromkeys(f"{method}: {p.note}" for (method, _), p in shown.items() if p.note)
+    return [Bullets(lines)] if lines else []

@@ -1,0 +1,351 @@
+"""Were the settings identical? The verdict, the kinds of difference, and who declares them."""
+
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.report.comparison import differences, undeclared
+from tests.report.cells import Suite, config, provenance, report_on
+from tests.report.cells import cell as any_cell
+from tests.report.test_tables import table
+
+TITLE = "Were the settings identical?"
+COUNTED = {"train/labels": 0.0, "train/samples": 38_400.0, "train/steps": 1200.0}
+YES = (
+    "Yes: all 8 settings of data, encoder, training and probe are the same. The rows differ only "
+    "in their methods."
+)
+
+
+def nested(dotted, value):
+    """{"training": {"epochs": 7}} of "training.epochs" and 7."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def laid_over(below, above):
+    return below | {
+        name: laid_over(below.get(name) or {}, value) if isinstance(value, dict) else value
+        for name, value in above.items()
+    }
+
+
+def cell(method="gim", *, seed=0, counts=None, **settings):
+    """A cell with those counts, and with settings by dotted name ("__" for the dot)."""
+    resolved = config(method) | {"probe": {"steps": 200}, "info_nce": {"negatives": 16}}
+    for name, value in settings.items():
+        resolved = laid_over(resolved, nested(name.replace("__", "."), value))
+    return any_cell(method, seed=seed, metrics=COUNTED | (counts or {}), config=resolved)
+
+
+def verdict(*records, rows=None):
+    """The line below the heading."""
+    page = report_on(records, suite=Suite(method=rows or {}))
+    assert f"## {TITLE}\n" in page
+    return page.partition(f"## {TITLE}\n")[2].strip().partition("\n")[0]
+
+
+def lines(*records, rows=None):
+    """The table below the verdict, without its heading."""
+    return table(report_on(records, suite=Suite(method=rows or {})), TITLE)[1:]
+
+
+def of_kind(kind, *records, rows=None):
+    """The names and declarers of the differences of one kind."""
+    return {(line[1], line[3]) for line in lines(*records, rows=rows) if line[0] == kind}
+
+
+# -- yes -------------------------------------------------------------------------------------------
+
+
+def test_rows_that_differ_in_their_methods_alone_had_identical_settings():
+    records = [cell("gim"), cell("cpc", method__options={"depth": 4}, method__ablation="no GRU")]
+    assert verdict(*records) == YES
+    assert lines(*records) == [
+        ["method", "method.gradient_flow", "isolated: gim; end_to_end: cpc", "the method"],
+        ["method", "method.ablation", "null: gim; no GRU: cpc", "the method"],
+        ["method", "method.options.depth", "4: cpc", "the method"],
+    ]
+
+
+def test_a_row_that_trains_nothing_lacks_neither_budget_nor_labels():
+    untrained = replace(cell("random_init"), metrics={})
+    assert verdict(cell("gim"), untrained) == YES
+    assert verdict(cell("gim"), cell("random_init", counts=dict.fromkeys(COUNTED, 0.0))) == YES
+
+
+def test_parameters_and_arithmetic_of_a_method_are_no_difference_in_settings():
+    counts = {"train/parameters": 2e6, "train/flops": 2e12}
+    more = {name: 2 * value for name, value in counts.items()}
+    records = [cell("gim", counts=counts), cell("cpc", counts=more)]
+    assert verdict(*records) == YES
+    assert "train/flops" not in {line[1] for line in lines(*records)}
+
+
+def test_the_settings_of_a_methods_own_objective_are_the_methods():
+    records = [cell("gim", objective=None), cell("other", objective__off_diagonal=0.005)]
+    assert verdict(*records) == YES
+    assert ("objective.off_diagonal", "the method") in of_kind("method", *records)
+
+
+def test_a_variant_under_a_name_of_its_own_says_whose_variant_the_row_is():
+    rows = {"gim_b": {"like": "gim"}}
+    records = [cell("gim", method__like="gim"), cell("gim_b", method__like="gim")]
+    assert lines(*records, rows=rows) == [
+        ["method", "method.like", "gim: gim_b", "its row"],
+    ]
+
+
+def test_one_row_alone_is_not_compared():
+    assert TITLE not in report_on([cell("gim"), cell("gim", seed=1)])
+
+
+# -- every kind ------------------------------------------------------------------------------------
+
+SGD = {"kind": "sgd", "momentum": 0.9}
+SETTINGS = {
+    "training.optimiser": (SGD, "optimiser", "training.optimiser.momentum"),
+    "training.learning_rate": (0.5, "rate", "training.learning_rate"),
+    "training.rate_schedule": ({"kind": "cosine"}, "rate", "training.rate_schedule.kind"),
+    "encoder.width": (16, "encoder", "encoder.width"),
+    "augmentation.flip": (False, "augmentation", "augmentation.flip"),
+    "training.epochs": (7, "budget", "training.epochs"),
+    "training.batch_size": (64, "budget", "training.batch_size"),
+    "training.budget": ("steps", "budget", "training.budget"),
+    "training.held_out": (0.25, "budget", "training.held_out"),
+    "probe.steps": (10, "probe", "probe.steps"),
+    "training.precision": ("bf16", "precision", "training.precision"),
+    "dataset.size": (30, "data", "dataset.size"),
+    "info_nce.negatives": (2, "other settings", "info_nce.negatives"),
+    "training.compile": (True, "other settings", "training.compile"),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), SETTINGS.items(), ids=SETTINGS)
+def test_a_setting_that_nobody_declares_is_undeclared_and_never_yes(name, expected):
+    value, kind, setting = expected
+    records = [cell("gim"), cell("cpc", **{name.replace(".", "__"): value})]
+    found = verdict(*records)
+    assert found.startswith(f"Not in everything: the rows differ in {kind}. UNDECLARED by")
+    assert setting in found
+    assert (setting, "UNDECLARED") in of_kind(kind, *records)
+    assert setting in report_on(records).partition("UNDECLARED differences, see below: ")[2]
+
+
+@pytest.mark.parametrize(("name", "expected"), SETTINGS.items(), ids=SETTINGS)
+def test_a_setting_that_the_row_declares_is_declared_and_never_yes(name, expected):
+    value, kind, setting = expected
+    records = [cell("gim"), cell("cpc", **{name.replace(".", "__"): value})]
+    rows = {"cpc": nested(name, value)}
+    assert verdict(*records, rows=rows) == f"Not in everything: the rows differ in {kind}."
+    assert (setting, "its row") in of_kind(kind, *records, rows=rows)
+    assert "UNDECLARED" not in report_on(records, suite=Suite(method=rows))
+
+
+COUNTS = {
+    "steps": ("supervised", {"train/steps": 60.0}, "budget"),
+    "examples": ("supervised", {"train/samples": 60.0}, "budget"),
+    "labels": ("supervised", {"train/labels": 300.0}, "labels"),
+}
+
+
+@pytest.mark.parametrize(("method", "counts", "kind"), COUNTS.values(), ids=COUNTS)
+def test_what_a_row_was_given_is_a_line_of_its_own_although_the_method_declares_it(
+    method, counts, kind
+):
+    records = [cell("gim"), cell(method, counts=counts)]
+    (name,) = counts
+    assert kind in verdict(*records)
+    assert (name, "the method") in of_kind(kind, *records)
+
+
+def test_equal_steps_on_labels_differ_in_labels_alone():
+    records = [cell("gim"), cell("supervised", counts={"train/labels": 300.0})]
+    assert verdict(*records) == "Not in everything: the rows differ in labels."
+    assert {name for name, _ in of_kind("labels", *records)} == {
+        "method.trains_on", "method.uses_labels", "train/labels",
+    }  # fmt: skip
+
+
+def test_arithmetic_that_nothing_accounts_for_is_budget():
+    counts = ({"train/flops": 2e12}, {"train/flops": 3e12})
+    records = [cell("gim", seed=seed, counts=each) for seed, each in enumerate(counts)]
+    assert verdict(*records, cell("cpc"), cell("cpc", seed=1)) == (
+        "Not in everything: the rows differ in budget. UNDECLARED by method and row: train/flops."
+    )
+
+
+def test_a_second_view_is_augmentation_that_the_method_declares():
+    seen_twice = {"train/samples": 76_800.0}
+    records = [
+        cell("gim", method__views=1),
+        cell("cpc", method__views=2, method__gradient_flow="isolated", counts=seen_twice),
+    ]
+    assert verdict(*records) == "Not in everything: the rows differ in augmentation and budget."
+    assert of_kind("augmentation", *records) == {("method.views", "the method")}
+    assert of_kind("budget", *records) == {("train/samples", "the method")}
+
+
+def test_rows_with_other_seeds_differ_in_seeds():
+    records = [*(cell("gim", seed=seed) for seed in range(4)), cell("cpc"), cell("cpc", seed=2)]
+    assert verdict(*records) == "Not in everything: the rows differ in seeds."
+    assert ["seeds", "seeds", "0 to 3: gim; 0, 2: cpc", "the run"] in lines(*records)
+
+
+def test_other_data_of_one_name_is_named_by_its_fingerprint():
+    records = [cell("gim"), replace(cell("cpc"), provenance=provenance(data_sha256="x"))]
+    assert verdict(*records) == (
+        "Not in everything: the rows differ in data. UNDECLARED by method and row: data_sha256."
+    )
+
+
+def test_a_row_that_is_not_probed_differs_in_every_setting_of_the_probe():
+    records = [cell("gim"), cell("cpc", probe=None)]
+    assert ["probe", "probe.steps", "200: gim; absent: cpc", "UNDECLARED"] in lines(*records)
+    assert "probe" not in {line[1] for line in lines(*records)}
+
+
+# -- together --------------------------------------------------------------------------------------
+
+
+def test_the_verdict_names_the_kinds_once_and_the_table_has_undeclared_ones_first():
+    rows = {"cpc": nested("training.optimiser.kind", "sgd")}
+    records = [
+        cell("gim", training__optimiser={"kind": "adam", "eps": 1e-8}, encoder__width=16),
+        cell("cpc", training__optimiser=SGD, encoder__width=8),
+        cell("supervised", training__optimiser={"kind": "adam", "eps": 1e-8}, encoder__width=8,
+             counts={"train/labels": 300.0, "train/steps": 60.0}),
+    ]  # fmt: skip
+    assert verdict(*records, rows=rows) == (
+        "Not in everything: the rows differ in optimiser, encoder, budget and labels. UNDECLARED "
+        "by method and row: encoder.width."
+    )
+    kinds = [line[0] for line in lines(*records, rows=rows)]
+    assert kinds[0] == "encoder"
+    assert [*dict.fromkeys(kinds[1:])] == ["optimiser", "budget", "labels", "method"]
+
+
+# -- who declares ----------------------------------------------------------------------------------
+
+
+def test_a_row_with_a_table_of_another_kind_declares_all_settings_of_the_table():
+    rows = {"cpc": nested("encoder.kind", "conv")}
+    records = [cell("gim"), cell("cpc", encoder={"kind": "conv", "kernels": [3]})]
+    assert of_kind("encoder", *records, rows=rows) == {
+        ("encoder.kind", "its row"),
+        ("encoder.kernels", "its row"),
+    }
+
+
+def test_a_row_that_declares_a_setting_does_not_cover_for_two_others():
+    rows = {"cpc": nested("training.learning_rate", 0.5)}
+    records = [
+        cell("gim", training__learning_rate=0.1),
+        cell("cpc", training__learning_rate=0.5),
+        cell("supervised", training__learning_rate=0.2),
+    ]
+    assert of_kind("rate", *records, rows=rows) == {("training.learning_rate", "UNDECLARED")}
+
+
+def test_a_row_that_declares_one_setting_of_a_table_declares_no_other():
+    rows = {"cpc": nested("training.optimiser.momentum", 0.5)}
+    records = [
+        cell("gim", training__optimiser={"kind": "sgd", "momentum": 0.9, "nesterov": False}),
+        cell("cpc", training__optimiser={"kind": "sgd", "momentum": 0.5, "nesterov": True}),
+    ]
+    assert of_kind("optimiser", *records, rows=rows) == {
+        ("training.optimiser.momentum", "its row"),
+        ("training.optimiser.nesterov", "UNDECLARED"),
+    }
+
+
+def test_two_rows_may_both_declare_a_setting_that_the_suite_has_otherwise():
+    rows = {m: nested("training.learning_rate", rate) for m, rate in (("gim", 0.1), ("cpc", 0.2))}
+    records = [cell(m, training__learning_rate=rate) for m, rate in (("gim", 0.1), ("cpc", 0.2))]
+    assert of_kind("rate", *records, rows=rows) == {("training.learning_rate", "its row")}
+
+
+def test_an_option_and_a_flow_that_the_row_sets_are_the_rows():
+    rows = {"cpc": {"depth": 4, "gradient_flow": "end_to_end"}}
+    records = [cell("gim"), cell("cpc", method__options={"depth": 4})]
+    assert of_kind("method", *records, rows=rows) == {
+        ("method.options.depth", "its row"),
+        ("method.gradient_flow", "its row"),
+    }
+
+
+def test_the_seeds_of_one_row_never_differ_by_declaration():
+    rows = {"cpc": nested("training.learning_rate", 0.5)}
+    rates = ((0, 0.5), (1, 0.25))
+    records = [cell("cpc", seed=seed, training__learning_rate=rate) for seed, rate in rates]
+    assert undeclared(records, rows=rows) == [
+        "training.learning_rate: 0.5: cpc seed 0; 0.25: cpc seed 1"
+    ]
+    assert "UNDECLARED by method and row: training.learning_rate." in verdict(*records, rows=rows)
+
+
+def test_the_steps_of_a_row_that_trains_for_longer_are_the_rows():
+    rows = {"cpc": nested("training.epochs", 12)}
+    records = [cell("gim"), cell("cpc", training__epochs=12, counts={"train/steps": 2400.0})]
+    assert of_kind("budget", *records, rows=rows) == {
+        ("training.epochs", "its row"),
+        ("train/steps", "its row"),
+    }
+
+
+def test_a_row_with_another_rate_does_not_account_for_other_steps():
+    rows = {"cpc": nested("training.learning_rate", 0.5)}
+    other = {"train/steps": 2400.0}
+    records = [
+        cell("gim", training__learning_rate=0.1),
+        cell("cpc", training__learning_rate=0.5, counts=other),
+    ]
+    assert of_kind("budget", *records, rows=rows) == {("train/steps", "UNDECLARED")}
+
+
+def test_an_encoder_of_the_rows_accounts_for_its_parameters_and_arithmetic():
+    rows = {"cpc": nested("encoder.width", 16)}
+    more = {"train/parameters": 4e6, "train/flops": 4e12}
+    records = [
+        cell("gim", counts={"train/parameters": 1e6, "train/flops": 1e12}),
+        cell("gim_b", encoder__width=16, counts=more),
+    ]
+    assert len(undeclared(records)) == 3
+    assert undeclared(records, rows={"gim_b": rows["cpc"]}) == []
+
+
+# -- records from before a setting -----------------------------------------------------------------
+
+LATER = {
+    "training.held_out": (0.0, 0.5),
+    "training.budget": ("epochs", "steps"),
+    "training.compile": (False, True),
+    "method.ablation": (None, "no GRU"),
+    "capacity": (None, {"up_to": 8}),
+}
+
+
+@pytest.mark.parametrize(("name", "values"), LATER.items(), ids=LATER)
+def test_a_setting_that_a_record_lacks_stands_at_its_default(name, values):
+    default, other = (cell(**{name.replace(".", "__"): value}) for value in values)
+    assert differences([cell(seed=1), default]) == []
+    assert differences([cell(seed=1), other]) != []
+    assert differences([default, cell(seed=1)]) == []
+
+
+def test_an_option_that_a_record_lacks_stands_at_the_default_of_its_method():
+    def with_options(seed, options):
+        return cell("cpc", seed=seed, method__like="cpc", method__options=options)
+
+    old, new = with_options(0, {}), with_options(1, {"autoregressor_layers": 4})
+    assert differences([old, new]) == []
+    assert differences([old, with_options(1, {"autoregressor_layers": 2})]) != []
+
+
+def test_an_option_of_a_method_that_is_not_installed_stays_as_it_is():
+    def theirs(seed, options):
+        return cell("theirs", seed=seed, method__like="theirs", method__options=options)
+
+    (found,) = differences([theirs(0, {}), theirs(1, {"depth": 1})])
+    assert found.described() == "absent: theirs seed 0; 1: theirs seed 1"
