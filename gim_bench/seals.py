@@ -1,19 +1,26 @@
-"""Checksums of JSON values, and tables that carry their own."""
+"""Checksums of files and of JSON values, and tables that carry their own checksum."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-SEAL = "sha256"  # a sealed table's last entry: of all others
+SEAL = "sha256"  # last entry of a sealed table: the checksum of all other entries
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, as hexadecimal digits. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON value, in whatever order its tables are."""
+    """sha256 of a JSON value, whatever the order of entries in its tables."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with its seal, by which it is known whether it was altered since."""
+    """The table with its seal, which shows whether the table was altered later."""
     content = {name: value for name, value in table.items() if name != SEAL}
     return {**content, SEAL: digest(content)}

@@ -23,6 +23,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.records.claims import CLAIM, Claim, claimed
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import finite, read_record, record_json
+from gim_bench.seals import sha256_of
 from gim_bench.system.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class RunsFolder:
         """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
         path = self.folder_of(record) / f"{name}.safetensors"
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return sha256_of(path)
         except OSError as error:
             raise ConfigError(
                 f"cannot read the encoder {path} ({error.strerror}): run the cell again with "
@@ -240,8 +241,7 @@ def _file_sha256(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gim_bench
+from gim_bench.seals import sha256_of
 
 PACKAGES = (
     "gim-bench", "torch", "torchvision", "torchaudio", "numpy", "scikit-image", "espeakng-loader",
@@ -74,11 +75,7 @@ def _sources_sha256(name: str) -> str:
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     if not files and module.__file__ is not None:
         files = [Path(module.__file__)]
-    return hashlib.sha256(b"".join(_sha256(file) for file in files)).hexdigest()
-
-
-def _sha256(file: Path) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 @cache

@@ -1,6 +1,5 @@
 """Where a training stood, in the cell's folder: the last two states, each known by its checksum."""
 
-import hashlib
 import time
 import warnings
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from gim_bench.progress import Progress
+from gim_bench.seals import sha256_of
 from gim_bench.system.atomic import atomically
 
 KEPT = 2
@@ -106,5 +106,4 @@ def _number(path: Path) -> int:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST]
+    return sha256_of(path)[:DIGEST]
