@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 import torch
 
@@ -163,6 +164,17 @@ def quick_calibration() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(calibration.WORK, "cpu", calibration.Work(batch=1, side=32))
         yield
+
+
+# The same examples in every run, however long one takes: no verdict hangs on luck or on speed.
+hypothesis.settings.register_profile(
+    "tests",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

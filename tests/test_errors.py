@@ -30,7 +30,7 @@ def test_an_empty_list_says_none():
 
 
 @given(name=st.text(max_size=30))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_name_is_answered_in_one_line(name):
     assert len(unknown_name("method", name, known=["gim", "cpc"]).splitlines()) == 1
 

@@ -22,13 +22,13 @@ def test_the_first_draws_of_a_stream_are_golden():
 
 
 @given(a=names, b=names)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_different_names_give_different_seeds(a, b):
     assert (seeding.derive(*a) == seeding.derive(*b)) == (a == b)
 
 
 @given(stream=names)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_seed_fits_into_63_bits(stream):
     assert 0 <= seeding.derive(*stream) < 2**63
 

@@ -136,7 +136,7 @@ def test_the_mean_over_anchors_is_the_mean_of_their_own_losses():
 
 
 @given(stream=st.integers(0, 2**30))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_order_of_the_negatives_does_not_matter(stream):
     positives, negatives = normal(ANCHORS), normal(ANCHORS, NEGATIVES, stream=stream)
     order = torch.randperm(NEGATIVES, generator=seeding.generator("order", stream))
@@ -145,7 +145,7 @@ def test_the_order_of_the_negatives_does_not_matter(stream):
 
 
 @given(stream=st.integers(0, 2**30), offset=st.floats(-50, 50))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_common_offset_of_all_scores_does_not_matter(stream, offset):
     positives, negatives = normal(ANCHORS), normal(ANCHORS, NEGATIVES, stream=stream)
     moved = info_nce(positives + offset, negatives + offset).item()

@@ -116,7 +116,7 @@ def test_the_time_steps_of_the_paper_s_layers_are_those_that_it_prints():
     paddings=st.tuples(*[st.integers(0, 4)] * 3),
     steps=st.integers(1, 6),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_time_steps_are_counted_as_the_convolutions_that_they_come_from(kernels, paddings, steps):
     """Against torch, layer by layer; where a kernel is wider than its input, there are none."""
     strides = (10, 4, 4)
@@ -207,7 +207,7 @@ def test_a_shipped_suite_can_be_overridden():
 
 
 @given(value=st.one_of(st.integers(1, 2**31), st.integers(2**40, 2**62)))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_any_whole_number_survives_the_way_through_set(value, tmp_path_factory):
     suite = load(tmp_path_factory.mktemp("suite"), f"training.epochs={value}")
     assert suite.training.epochs == value
@@ -446,7 +446,7 @@ def test_a_window_of_as_many_steps_as_the_prediction_needs_is_long_enough(tmp_pa
 
 
 @given(text=st.text(max_size=20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_text_for_a_number_is_answered_in_one_line(text, tmp_path_factory):
     """Or is taken where it is a number, as " 7 " is."""
     try:
@@ -659,7 +659,7 @@ def test_the_key_changes_with_data_seed_and_results_version(monkeypatch):
 
 
 @given(seed=st.integers(0, 2**30))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_the_key_does_not_depend_on_the_order_in_which_settings_are_written(seed):
     assert key(cell(shuffled(CELL, random.Random(seed)))) == key(cell())
 

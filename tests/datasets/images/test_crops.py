@@ -93,7 +93,7 @@ LAYOUTS = [np.ascontiguousarray, by_columns, with_channels_last, second_halves]
     image=st.integers(0, 11),
     layout=st.sampled_from(LAYOUTS),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_crop_is_the_slice_of_the_image(place, size, flip, image, layout):
     """However the images lie in memory."""
     (top, left), images = place, torch.from_numpy(layout(photographs().images))

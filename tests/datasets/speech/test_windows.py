@@ -83,7 +83,7 @@ def test_tiles_count_every_label_of_a_recording_of_any_length_once(window):
 
 
 @given(length=st.integers(0, 400_000), steps=st.integers(1, 200))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_tiles_of_any_window_count_every_label_of_long_recordings_once(length, steps):
     assert set(counted_labels(length, window=steps * FRAME_SAMPLES)) <= {1}
 
