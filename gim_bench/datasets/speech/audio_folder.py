@@ -10,15 +10,10 @@ import numpy as np
 
 from gim_bench.contract import SAMPLE_RATE_HZ, Split
 from gim_bench.datasets.files import UnusableError
+from gim_bench.datasets.speech.audio import read_audio, to_int16
 from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine
-from gim_bench.datasets.speech.recordings import (
-    AudioFile,
-    Recording,
-    SpeechFiles,
-    read_audio,
-    split_by_name,
-    to_int16,
-)
+from gim_bench.datasets.speech.recordings import AudioFile, Recording, SpeechFiles
+from gim_bench.datasets.speech.splits import split_by_name
 from gim_bench.errors import DataError
 from gim_bench.settings import base
 

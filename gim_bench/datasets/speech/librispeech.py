@@ -22,16 +22,10 @@ from gim_bench.datasets.files import (
     unpack,
     unreadable,
 )
+from gim_bench.datasets.speech.audio import read_audio, to_int16
 from gim_bench.datasets.speech.phone_labels import LIBRISPEECH_PHONES
-from gim_bench.datasets.speech.recordings import (
-    AudioFile,
-    Recording,
-    SpeechFiles,
-    count,
-    read_audio,
-    split_by_name,
-    to_int16,
-)
+from gim_bench.datasets.speech.recordings import AudioFile, Recording, SpeechFiles, count
+from gim_bench.datasets.speech.splits import split_by_name
 from gim_bench.errors import DataError
 from gim_bench.system.atomic import write_atomically
 

@@ -4,32 +4,21 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
-import soundfile
 
 from gim_bench.contract import UNLABELLED, Modality, Recordings, Split, Target, label_frames
 from gim_bench.datasets.arrays import Kept, kept
 from gim_bench.datasets.files import FileDataset, UnusableError, files_below, fingerprint_of, reason
+from gim_bench.datasets.speech.audio import in_threads
 from gim_bench.datasets.speech.phone_labels import LabelLine, fitted, read_phone_labels
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-FULL_SCALE = 2**15  # of int16 samples
-# Floating-point samples may go beyond -1..1, and are clipped. Beyond this they are in other units.
-LOUDEST = 100.0
-WAV_SLACK_BYTES = 8  # that a WAV file may lack: some writers count its header in, or a padding byte
-WAV_OPEN_BYTES = 2**31 - 2**16  # sizes from here on are left open by programs that write to pipes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -434,94 +423,3 @@ def _label(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.nda
             f"{count(recording.frames, 'frame')} of 10 ms"
         )
     by_id[recording.file.id] = labels
-
-
-# -- splits that depend on ids -------------------------------------------------------------------
-
-
-def draw(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, alike on every machine."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-
-
-def split_by_name(
-    recordings: Sequence[Recording], *, test_fraction: float, test_every_speaker: bool
-) -> Mapping[Split, Sequence[Recording]]:
-    """A recording is for testing where its id's draw is below `test_fraction`.
-
-    So it stays where it is, whichever others come and go; with two exceptions. Of a speaker who
-    would have nothing to train on, the first recording is; and where `test_every_speaker`, of one
-    who has two or more and would have none to test on, that of the lowest draw is.
-    """
-    by_speaker = dict[str, list[Recording]]()
-    for recording in recordings:
-        by_speaker.setdefault(recording.file.speaker, []).append(recording)
-    testing = set[str]()
-    for theirs in by_speaker.values():
-        ids = [recording.file.id for recording in theirs]
-        drawn = {name for name in ids if draw(name) < test_fraction}
-        if len(drawn) == len(ids):
-            drawn.remove(ids[0])
-        if test_every_speaker and not drawn and len(ids) > 1:
-            drawn.add(min(ids, key=draw))
-        testing |= drawn
-    return {
-        Split.TRAIN: [r for r in recordings if r.file.id not in testing],
-        Split.TEST: [r for r in recordings if r.file.id in testing],
-    }
-
-
-# -- samples -------------------------------------------------------------------------------------
-
-
-def read_audio(path: Path) -> tuple[np.ndarray, int]:
-    """float32 samples in [-1, 1), the mean of all channels, and how many there are in a second.
-
-    Raises: UnusableError.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            frames, rate_hz = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-        is_whole = len(samples) == frames and not _lacks_bytes(path)
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        why = str(getattr(error, "error_string", error)).strip().rstrip(".")
-        raise UnusableError(f"{path} (it cannot be decoded: {why})") from None
-    if not is_whole:
-        raise UnusableError(f"{path} (it breaks off before its end)")
-    if not np.isfinite(samples).all():
-        raise UnusableError(f"{path} (some of its samples are not finite)")
-    if (loudest := np.abs(samples).max(initial=0)) > LOUDEST:
-        raise UnusableError(f"{path} (its samples reach {loudest:,.4g} where 1 is full scale)")
-    return samples.mean(axis=1), rate_hz
-
-
-def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1) as int16, those beyond clipped; what was int16 before is so again."""
-    scaled = np.rint(samples * FULL_SCALE)
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
-def _lacks_bytes(path: Path) -> bool:
-    """Whether a WAV file is shorter than it says, which libsndfile does not mind."""
-    with path.open("rb") as file:
-        header = file.read(8)
-    claimed = int.from_bytes(header[4:], "little") + len(header)
-    is_open = claimed >= WAV_OPEN_BYTES or header[:4] != b"RIFF"
-    return not is_open and claimed > path.stat().st_size + WAV_SLACK_BYTES
-
-
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """What `function` makes of each item, in order; several threads work a little ahead.
-
-    A pool's own `map` would hold all results that are not yet taken, which here may be 12 GB.
-    """
-    threads = os.cpu_count() or 1
-    ahead = deque[Future[Result]]()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

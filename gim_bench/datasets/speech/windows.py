@@ -14,9 +14,8 @@ from torch import Tensor
 
 from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
+from gim_bench.datasets.speech.audio import FULL_SCALE
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
-
-FULL_SCALE = 2**15  # of 16-bit samples
 
 
 class Windows(NamedTuple):

@@ -23,7 +23,7 @@ from gim_bench.contract import Modality, Recordings, Split
 from gim_bench.datasets import files
 from gim_bench.datasets.speech import librispeech
 from gim_bench.datasets.speech.librispeech import LibriSpeech
-from gim_bench.datasets.speech.recordings import draw
+from gim_bench.datasets.speech.splits import draw
 from gim_bench.errors import DataError
 from gim_bench.system.atomic import atomically
 from tests.datasets.speech.speech_files import frames_of, ramp, samples_of, write

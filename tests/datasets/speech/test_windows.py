@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gim_bench.contract import Recordings, label_frames
-from gim_bench.datasets.speech.windows import FULL_SCALE, WindowBatches, cut, normalise, tiles
+from gim_bench.datasets.speech.audio import FULL_SCALE
+from gim_bench.datasets.speech.windows import WindowBatches, cut, normalise, tiles
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
 CPU = torch.device("cpu")

@@ -1,26 +1,14 @@
-"""What data sets of speech files share: decoding, and splits that depend on names."""
+"""Samples of audio files, and files in threads."""
 
 import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gim_bench.contract import Split
 from gim_bench.datasets.files import UnusableError
-from gim_bench.datasets.speech.recordings import (
-    AudioFile,
-    Recording,
-    draw,
-    in_threads,
-    read_audio,
-    split_by_name,
-    to_int16,
-)
+from gim_bench.datasets.speech.audio import in_threads, read_audio, to_int16
 from tests.datasets.speech.speech_files import ramp, write
-
-# -- samples -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav"])
@@ -116,76 +104,3 @@ def test_threads_work_only_a_little_ahead():
     assert len(begun) <= limit
     results.close()
     assert threading.active_count() < limit
-
-
-# -- splits --------------------------------------------------------------------------------------
-
-
-def recordings(names):
-    """Of speakers a, b, … by the first letter of each name."""
-    return [
-        Recording(
-            file=AudioFile(path=Path(name), name=name, id=name, speaker=name[0]),
-            start=0,
-            length=1,
-        )
-        for name in names
-    ]
-
-
-def split(names, *, test_fraction=0.2, test_every_speaker=False):
-    found = split_by_name(
-        recordings(names), test_fraction=test_fraction, test_every_speaker=test_every_speaker
-    )
-    train, test = ([r.file.id for r in found[part]] for part in (Split.TRAIN, Split.TEST))
-    assert sorted([*train, *test]) == sorted(names)
-    return train, test
-
-
-MANY = [f"{speaker}{number}" for speaker in "abcde" for number in range(400)]
-
-
-def test_a_fifth_is_for_testing():
-    _, test = split(MANY)
-    assert len(test) == pytest.approx(400, rel=0.1)
-
-
-def test_a_draw_is_the_names_sha256_as_a_fraction():
-    """sha256("abc") begins with ba7816bf 8f01."""
-    assert draw("abc") == 0xBA7816BF8F01 / 2**48
-
-
-def test_a_recording_stays_in_its_split_whatever_others_come_and_go():
-    _, test = split(MANY)
-    _, of_half = split(MANY[::2])
-    assert set(of_half) == set(test) & set(MANY[::2])
-
-
-def test_the_order_of_recordings_is_kept():
-    train, test = split(MANY)
-    assert train == [name for name in MANY if name not in set(test)]
-    assert test == [name for name in MANY if name in set(test)]
-
-
-def drawn(*, testing):
-    """Names of one speaker that all are drawn for testing, or for training."""
-    return [name for name in MANY if name[0] == "a" and (draw(name) < 0.2) == testing]
-
-
-def test_a_speaker_drawn_for_testing_alone_keeps_the_first_for_training():
-    names = drawn(testing=True)[:4]
-    assert split(names) == (names[:1], names[1:])
-
-
-def test_a_single_recording_is_for_training():
-    for name in (drawn(testing=True)[0], drawn(testing=False)[0]):
-        for every in (True, False):
-            assert split([name], test_every_speaker=every) == ([name], [])
-
-
-def test_where_every_speaker_is_to_be_tested_the_lowest_draw_is():
-    names = drawn(testing=False)[:4]
-    assert split(names) == (names, [])
-    train, test = split(names, test_every_speaker=True)
-    assert test == [min(names, key=draw)]
-    assert len(train) == 3

@@ -1,0 +1,40 @@
+"""Splits of recordings that depend on their ids alone."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+from gim_bench.contract import Split
+from gim_bench.datasets.speech.recordings import Recording
+
+
+def draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, alike on every machine."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+
+
+def split_by_name(
+    recordings: Sequence[Recording], *, test_fraction: float, test_every_speaker: bool
+) -> Mapping[Split, Sequence[Recording]]:
+    """A recording is for testing where its id's draw is below `test_fraction`.
+
+    So it stays where it is, whichever others come and go; with two exceptions. Of a speaker who
+    would have nothing to train on, the first recording is; and where `test_every_speaker`, of one
+    who has two or more and would have none to test on, that of the lowest draw is.
+    """
+    by_speaker = dict[str, list[Recording]]()
+    for recording in recordings:
+        by_speaker.setdefault(recording.file.speaker, []).append(recording)
+    testing = set[str]()
+    for theirs in by_speaker.values():
+        ids = [recording.file.id for recording in theirs]
+        drawn = {name for name in ids if draw(name) < test_fraction}
+        if len(drawn) == len(ids):
+            drawn.remove(ids[0])
+        if test_every_speaker and not drawn and len(ids) > 1:
+            drawn.add(min(ids, key=draw))
+        testing |= drawn
+    return {
+        Split.TRAIN: [r for r in recordings if r.file.id not in testing],
+        Split.TEST: [r for r in recordings if r.file.id in testing],
+    }
