@@ -49,3 +49,10 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
 
     enabled = precision is Precision.BF16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def at_least_fp32(dtype: "torch.dtype") -> "torch.dtype":
+    """`dtype`, or fp32 where `dtype` is narrower: the number format of a loss."""
+    import torch
+
+    return torch.promote_types(dtype, torch.float32)

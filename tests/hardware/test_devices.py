@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gim_bench.errors import ConfigError
-from gim_bench.hardware.devices import autocast, resolve_device, resolve_precision
+from gim_bench.hardware.devices import at_least_fp32, autocast, resolve_device, resolve_precision
 from gim_bench.settings.schema import Precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -80,3 +80,16 @@ def test_matrix_products_are_computed_in_the_precision(precision, dtype):
     with autocast(CPU, precision):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_losses_are_computed_in_fp32_or_wider(dtype, expected):
+    assert at_least_fp32(dtype) is expected
