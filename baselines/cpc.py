@@ -1,17 +1,18 @@
 """Contrastive predictive coding."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, GradientFlow, Ingredients, Modality, Split, Traits
+from gim_bench.contract import Batch, GradientFlow, Ingredients, Modality, Setup, Split, Traits
 from gim_bench.encoders.pixelcnn import PixelCNN
 from gim_bench.errors import ConfigError
 from gim_bench.methods.info_nce import InfoNCEStack
 from gim_bench.methods.stack import Encodings
-from gim_bench.objectives.info_nce import InfoNCEHead
+from gim_bench.objectives.info_nce import INFO_NCE, InfoNCEHead
 from gim_bench.settings.base import Settings
 
 
@@ -25,7 +26,7 @@ class ContrastivePredictiveCoding(InfoNCEStack):
     """
 
     traits = Traits(
-        objective="info_nce",
+        objective=INFO_NCE,
         gradient_flow=GradientFlow.END_TO_END,
         trains_on=Split.UNLABELLED,
     )
@@ -40,10 +41,11 @@ class ContrastivePredictiveCoding(InfoNCEStack):
         autoregressor_layers: Annotated[int, Field(gt=0)] = 4
 
     @classmethod
-    def check(cls, options: Settings, *, modality: Modality) -> None:
+    def check(cls, options: Settings, *, setup: Setup) -> None:
         """An encoder of speech has a GRU of its own."""
+        super().check(options, setup=setup)
         assert isinstance(options, cls.Options)
-        if modality is Modality.SPEECH and options.autoregressor != "auto":
+        if setup.modality is Modality.SPEECH and options.autoregressor != "auto":
             raise ConfigError(
                 f"method.cpc.autoregressor is {options.autoregressor!r}, which is for images: an "
                 f"encoder of speech has a GRU of its own, leave the setting out"
@@ -63,7 +65,10 @@ class ContrastivePredictiveCoding(InfoNCEStack):
             }
         )
 
-    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+    def loss(
+        self, head: nn.Module, views: Sequence[Encodings], batch: Batch
+    ) -> Float[Tensor, ""]:
+        (encodings,) = views
         assert isinstance(head, nn.ModuleDict)
         info_nce = head["info_nce"]
         assert isinstance(info_nce, InfoNCEHead)

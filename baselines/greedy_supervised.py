@@ -2,6 +2,7 @@
 
 from gim_bench.contract import GradientFlow, Split, Traits
 from gim_bench.methods.cross_entropy import CrossEntropyStack
+from gim_bench.objectives.cross_entropy import CROSS_ENTROPY
 
 
 class GreedySupervised(CrossEntropyStack):
@@ -11,7 +12,7 @@ class GreedySupervised(CrossEntropyStack):
     """
 
     traits = Traits(
-        objective="cross_entropy",
+        objective=CROSS_ENTROPY,
         gradient_flow=GradientFlow.ISOLATED,
         trains_on=Split.TRAIN,
     )

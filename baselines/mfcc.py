@@ -34,7 +34,7 @@ class MFCC(Learner):
     """
 
     traits = Traits(
-        objective="none",
+        objective=None,
         gradient_flow=GradientFlow.NONE,
         trains_on=None,
         modalities=frozenset({Modality.SPEECH}),

@@ -1,5 +1,7 @@
 """The encoder as it was initialised."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,10 +15,12 @@ class RandomInit(StackLearner):
     Source: Löwe et al. 2019, section 4.1.
     """
 
-    traits = Traits(objective="none", gradient_flow=GradientFlow.NONE, trains_on=None)
+    traits = Traits(objective=None, gradient_flow=GradientFlow.NONE, trains_on=None)
 
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         raise AssertionError("without units there are no heads")
 
-    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+    def loss(
+        self, head: nn.Module, views: Sequence[Encodings], batch: Batch
+    ) -> Float[Tensor, ""]:
         raise AssertionError("without units there are no losses")

@@ -2,6 +2,7 @@
 
 from gim_bench.contract import GradientFlow, Split, Traits
 from gim_bench.methods.cross_entropy import CrossEntropyStack
+from gim_bench.objectives.cross_entropy import CROSS_ENTROPY
 
 
 class Supervised(CrossEntropyStack):
@@ -11,7 +12,7 @@ class Supervised(CrossEntropyStack):
     """
 
     traits = Traits(
-        objective="cross_entropy",
+        objective=CROSS_ENTROPY,
         gradient_flow=GradientFlow.END_TO_END,
         trains_on=Split.TRAIN,
     )

@@ -9,9 +9,10 @@ from torch import Tensor
 from benchmarks import textbook_vision
 from gim_bench import registry, seeding
 from gim_bench.contract import Ingredients, Learner, Target
-from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.hardware import devices
-from gim_bench.settings.schema import InfoNCESettings, Precision, ResNetSettings
+from gim_bench.objectives.info_nce import InfoNCESettings
+from gim_bench.settings.schema import Precision
 
 CPU = torch.device("cpu")
 PRECISION = devices.resolve_precision(Precision.AUTO, CPU)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks import textbook_audio, textbook_vision
 from gim_bench import seeding
 from gim_bench.hardware import devices
-from gim_bench.objectives.info_nce import InfoNCEHead
-from gim_bench.settings.schema import InfoNCESettings, Precision
+from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
+from gim_bench.settings.schema import Precision
 
 CPU = torch.device("cpu")
 

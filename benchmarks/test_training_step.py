@@ -13,16 +13,11 @@ from benchmarks import textbook_audio, textbook_vision
 from benchmarks.peak import peak_bytes
 from gim_bench import registry, seeding
 from gim_bench.contract import Batch, Encoder, Ingredients, Target
-from gim_bench.encoders.conv_gru import ConvGRUEncoder
-from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
+from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.hardware import devices
-from gim_bench.settings.schema import (
-    ConvGRUSettings,
-    InfoNCESettings,
-    Precision,
-    ResNetSettings,
-    Schedule,
-)
+from gim_bench.objectives.info_nce import InfoNCESettings
+from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training.trainer import Trainer
 
 CPU = torch.device("cpu")

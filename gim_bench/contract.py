@@ -1,7 +1,7 @@
-"""The contract: what a method, an encoder and a data set promise, and what a cell leaves behind.
+"""The contract: what a data set, an encoder and a method promise.
 
-Read this first. A *suite* is a table; each *cell* is one method on one data set with one seed; a
-cell's result is a `Record` on disk; MLflow, the report and every later tool read records.
+Read this first. A *suite* is a table; each *cell* is one method on one data set with one seed; the
+result of a cell is a record on disk (records/record.py), which every later tool reads.
 
 Tensor letters: example = image or window of speech in a batch, row/column = place of a patch in the
 grid (for speech: row = time, one column), step = place that a label may belong to (for an image
@@ -10,6 +10,7 @@ there is one; for speech one every 10 ms), d = channels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,10 +25,9 @@ from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress, Silence
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import InfoNCESettings, Recompute, Schedule
+from gim_bench.settings.schema import EncoderSettings, Recompute, Schedule
 
-# -- progress ------------------------------------------------------------------------------------
-
+Shape = tuple[int, ...]  # of one augmented example
 
 # -- data ----------------------------------------------------------------------------------------
 
@@ -183,40 +183,40 @@ class Batch:
         return (self.inputs, *self.further)
 
 
-# -- methods -------------------------------------------------------------------------------------
-
-
-class GradientFlow(StrEnum):
-    """How far a loss reaches back."""
-
-    ISOLATED = "isolated"  # no further than its own module
-    END_TO_END = "end_to_end"  # through all modules
-    NONE = "none"  # nothing is trained
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What a method declares: the ways in which it may differ from the others in its table."""
-
-    objective: str  # "info_nce", "cross_entropy", … or "none"
-    gradient_flow: GradientFlow
-    trains_on: Split | None
-    modalities: frozenset[Modality] = frozenset(Modality)
-    ablation: str | None = None  # what it leaves out of the shared encoder, or has in its place
-    schedule: Schedule | None = None  # its own, in place of the suite's
-
-    @property
-    def uses_labels(self) -> bool:
-        return self.trains_on is Split.TRAIN
+# -- encoders ------------------------------------------------------------------------------------
 
 
 class Encoder(nn.Module, ABC):
-    """A stack of modules, the units between which gradients may be stopped."""
+    """A stack of modules, the units between which gradients may be stopped.
 
+    An encoder is built from its own settings and the shape of one augmented example: [channel
+    height width] of an image, [sample] of a window of speech.
+    """
+
+    Options: ClassVar[type[EncoderSettings]]  # what a suite may set under `[encoder]`
+    modality: ClassVar[Modality]
     stages: nn.ModuleList
     dims: Sequence[int]  # channels of each module's encodings
     # Whether the top module is an autoregressor, which predicts what the module below it encodes.
     autoregressive: bool = False
+
+    @abstractmethod
+    def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
+        """Rows of the grid that each module encodes: of patches, or time steps."""
+
+    @classmethod
+    def examples_are_independent(cls, options: EncoderSettings) -> bool:
+        """Whether an example's encodings depend on no other example of the batch in training.
+
+        Batch norm makes them depend: an encoder with batch norm overrides this. A batch is then
+        never encoded in pieces.
+        """
+        return True
 
     @abstractmethod
     def prepare(self, inputs: Float[Tensor, "example *shape"]) -> Tensor:
@@ -235,21 +235,99 @@ class Encoder(nn.Module, ABC):
         """The encodings of module `module` (from 0), averaged over the places of every label."""
 
 
+# -- methods -------------------------------------------------------------------------------------
+
+
+class GradientFlow(StrEnum):
+    """How far a loss reaches back."""
+
+    ISOLATED = "isolated"  # no further than its own module
+    END_TO_END = "end_to_end"  # through all modules
+    NONE = "none"  # nothing is trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a loss is: its name, its unit, and the settings that all rows of a suite share."""
+
+    name: str
+    unit: str | None = None  # "nats"; None where the loss has no unit
+    # The table `[objective.<name>]` of a suite (InfoNCE's is `[info_nce]`).
+    settings: type[Settings] = Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a method declares: the ways in which it may differ from the others in its table."""
+
+    objective: Objective | None  # None: nothing is trained
+    gradient_flow: GradientFlow
+    trains_on: Split | None
+    # Whether a row may have the objective with the other gradient flow.
+    either_flow: bool = False
+    views: int = 1  # augmented views of every example
+    modalities: frozenset[Modality] = frozenset(Modality)
+    ablation: str | None = None  # what it leaves out of the shared encoder, or has in its place
+    schedule: Schedule | None = None  # its own, in place of the suite's
+
+    @property
+    def uses_labels(self) -> bool:
+        return self.trains_on is Split.TRAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a row of a suite puts a method into, before anything is built."""
+
+    encoder: type[Encoder]
+    encoder_options: EncoderSettings
+    shape: Shape  # of one augmented example
+    objective: Settings
+    gradient_flow: GradientFlow
+
+    @property
+    def modality(self) -> Modality:
+        return self.encoder.modality
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Rows of the grid that each module encodes."""
+        return self.encoder.rows(self.encoder_options, shape=self.shape)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredients:
     """What the suite hands to every method to build its learner from."""
 
     encoder: Encoder
     target: Target  # what a supervised method learns; one model is trained for each
-    info_nce: InfoNCESettings
+    objective: Settings  # of the method's objective
     options: Settings
-    negatives: torch.Generator
+    gradient_flow: GradientFlow
+    generator: torch.Generator  # a stream of the method's own, for what its losses draw
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile
 
 
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Within the block the module is in eval mode: no dropout, and running statistics stay."""
+    before = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in before:
+            each.training = training
+
+
 class Learner(nn.Module, ABC):
-    """A method at work: it yields its losses in forward order, and the trainer goes backward."""
+    """A method at work: it yields its losses in forward order, and the trainer goes backward.
+
+    Modes: what is trained runs in train mode. What is frozen, evaluated or probed runs in eval
+    mode: `outputs` and `features` see to that themselves, and so does `losses` for the modules
+    below the one unit that it is asked for.
+    """
 
     traits: ClassVar[Traits]
 
@@ -259,8 +337,8 @@ class Learner(nn.Module, ABC):
     encoder: nn.Module  # whose weights are kept with the record
 
     @classmethod
-    def check(cls, options: Settings, *, modality: Modality) -> None:
-        """Raises: ConfigError where these options make no sense for what is to be encoded."""
+    def check(cls, options: Settings, *, setup: Setup) -> None:
+        """Raises: ConfigError where these options make no sense in that setup."""
 
     @abstractmethod
     def losses(
@@ -280,11 +358,11 @@ class Learner(nn.Module, ABC):
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """The parameters that each loss trains, by the name it is yielded under."""
 
-    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
-        """What `unit` hands to the one above it, without autograd.
+    def outputs(self, batch: Batch, *, unit: str) -> Batch:
+        """The batch as `unit` hands it to the unit above, view by view, without autograd.
 
-        As inputs of a batch that is `encoded_by` the unit, they train the units above as the
-        batch itself would. Raises: ConfigError where the method has nothing of the kind.
+        It trains the units above as the batch itself would. Raises: ConfigError where the method
+        hands nothing from unit to unit.
         """
         raise ConfigError(
             f"{type(self).__name__} hands nothing from unit to unit: leave out "
@@ -305,6 +383,3 @@ class Learner(nn.Module, ABC):
         From its features; None where it has no head.
         """
         return None
-
-
-# -- results -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Methods and data sets, found through entry points: anyone's installed package adds rows.
+"""Methods, encoders and data sets, found through entry points: any installed package adds its own.
 
-An entry point of the group `gim_bench.methods` or `gim_bench.datasets` names a table of
-{name: "module:Class"}. Listing them imports no class, and so no torch.
+An entry point of the group `gim_bench.methods`, `gim_bench.encoders` or `gim_bench.datasets` names
+a table of {name: "module:Class"}. Listing them imports no class, and so no torch.
 """
 
 import ast
@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any
 from gim_bench.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from gim_bench.contract import Dataset, Learner
+    from gim_bench.contract import Dataset, Encoder, Learner
 
 
 @cache
 def methods() -> Mapping[str, str]:
     """{name: "module:Class"} of every installed method. Raises: ConfigError."""
     return _merged("gim_bench.methods")
+
+
+@cache
+def encoders() -> Mapping[str, str]:
+    """{kind: "module:Class"} of every installed encoder. Raises: ConfigError."""
+    return _merged("gim_bench.encoders")
 
 
 @cache
@@ -36,6 +42,13 @@ def method(name: str, *, where: str = "") -> "type[Learner]":
     from gim_bench.contract import Learner
 
     return _load("method", name, table=methods(), base=Learner, where=where)
+
+
+def encoder(kind: str, *, where: str = "") -> "type[Encoder]":
+    """The class of the encoder `kind`. Raises: ConfigError listing the known ones."""
+    from gim_bench.contract import Encoder
+
+    return _load("encoder", kind, table=encoders(), base=Encoder, where=where)
 
 
 def dataset(name: str, *, where: str = "") -> "type[Dataset]":
@@ -73,7 +86,7 @@ def _merged(group: str) -> dict[str, str]:
     if not merged:
         raise ConfigError(
             f"nothing is registered in {group}: install the project (pip install .), which "
-            f"registers its methods and data sets"
+            f"registers its methods, encoders and data sets"
         )
     return merged
 

@@ -10,19 +10,16 @@ import pytest
 import torch
 
 from gim_bench import registry, seeding
-from gim_bench.contract import Batch, Encoder, Ingredients, Learner, Modality, Target
-from gim_bench.encoders.conv_gru import ConvGRUEncoder
-from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner, Modality, Setup, Target
+from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
+from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.hardware import calibration
+from gim_bench.objectives.info_nce import INFO_NCE as INFO_NCE_OBJECTIVE
+from gim_bench.objectives.info_nce import InfoNCESettings
 from gim_bench.records.folder import RunsFolder
 from gim_bench.settings.augmentations import FRAME_SAMPLES
-from gim_bench.settings.schema import (
-    ConvGRUSettings,
-    InfoNCESettings,
-    Recompute,
-    ResNetSettings,
-    Suite,
-)
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import Recompute, Suite
 from tests.tiny_suite import tiny_suite
 
 TINY_ENCODER = ResNetSettings(
@@ -52,10 +49,10 @@ INFO_NCE = {
 
 
 class Tiny(NamedTuple):
-    """A learner on a tiny encoder, and the generator that its negatives come from."""
+    """A learner on a tiny encoder, and the generator that its losses draw from."""
 
     learner: Learner
-    negatives: torch.Generator
+    generator: torch.Generator
 
 
 class Case(NamedTuple):
@@ -125,8 +122,25 @@ def speech_batch() -> Batch:
 
 def tiny_encoder(modality: Modality) -> Encoder:
     if modality is Modality.IMAGE:
-        return ResNetEncoder(TINY_ENCODER, in_channels=1)
-    return ConvGRUEncoder(TINY_CONV_GRU, samples=SAMPLES)
+        return ResNetEncoder(TINY_ENCODER, shape=(1, CROP, CROP))
+    return ConvGRUEncoder(TINY_CONV_GRU, shape=(SAMPLES,))
+
+
+def tiny_setup(
+    modality: Modality,
+    *,
+    objective: Settings | None = None,
+    gradient_flow: GradientFlow = GradientFlow.ISOLATED,
+) -> Setup:
+    """What a suite of tiny cells puts a method into."""
+    image = modality is Modality.IMAGE
+    return Setup(
+        encoder=ResNetEncoder if image else ConvGRUEncoder,
+        encoder_options=TINY_ENCODER if image else TINY_CONV_GRU,
+        shape=(1, CROP, CROP) if image else (SAMPLES,),
+        objective=objective or INFO_NCE[modality],
+        gradient_flow=gradient_flow,
+    )
 
 
 def build_tiny(
@@ -138,24 +152,30 @@ def build_tiny(
     info_nce: InfoNCESettings | None = None,
     recompute: Recompute = Recompute.NOTHING,
     compiled: bool = False,
+    gradient_flow: GradientFlow | None = None,
     **options,
 ) -> Tiny:
     """The learner of a method as a cell would build it, on a tiny encoder."""
     method = registry.method(name)
     with seeding.weights_from("encoder", seed):
         encoder = tiny_encoder(modality)
-    negatives = seeding.generator("negatives", name, seed)
+    generator = seeding.generator("negatives", name, seed)
+    traits = method.traits
+    objective = traits.objective.settings() if traits.objective else Settings()
+    if traits.objective is INFO_NCE_OBJECTIVE:
+        objective = info_nce or INFO_NCE[modality]
     ingredients = Ingredients(
         encoder=encoder,
         target=target or TARGETS[modality][0],
-        info_nce=info_nce or INFO_NCE[modality],
+        objective=objective,
         options=method.Options(**options),
-        negatives=negatives,
+        gradient_flow=gradient_flow or traits.gradient_flow,
+        generator=generator,
         recompute=recompute,
         compiled=compiled,
     )
     with seeding.weights_from("heads", name, seed):
-        return Tiny(method(ingredients), negatives)
+        return Tiny(method(ingredients), generator)
 
 
 @pytest.fixture(scope="session", autouse=True)

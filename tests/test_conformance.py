@@ -55,12 +55,12 @@ def encoder_of(tiny: Tiny) -> Encoder:
 def test_a_few_steps_on_one_batch_lower_every_loss(case: Case):
     """Adam on each unit in turn, the others at rest, on the same examples and negatives."""
     built, batch = case.build(), case.batch()
-    task = built.negatives.get_state()
+    task = built.generator.get_state()
     for unit, parameters in built.learner.units().items():
         adam = torch.optim.Adam(parameters, lr=1e-3)
         trace = []
         for _ in range(8):
-            built.negatives.set_state(task)
+            built.generator.set_state(task)
             loss = dict(built.learner.losses(batch))[unit]
             trace.append(loss.item())
             adam.zero_grad()
@@ -189,10 +189,10 @@ def test_a_unit_trained_alone_has_the_loss_and_the_gradients_that_it_has_among_t
 
 def _with_the_same_negatives(built: Tiny, batch: Batch):
     """The losses of all units, for each of which the negatives are drawn from the same state."""
-    state = built.negatives.get_state()
+    state = built.generator.get_state()
     losses = built.learner.losses(batch)
     while True:
-        built.negatives.set_state(state)
+        built.generator.set_state(state)
         found = next(losses, None)
         if found is None:
             return
@@ -206,10 +206,10 @@ def test_the_outputs_of_a_unit_train_those_above_it_as_the_batch_itself_does(cas
         for unit in units[m + 1 :]:
             plain, kept = case.build(), case.build()
             batch = case.batch()
-            outputs = kept.learner.outputs(batch, unit=below)
-            assert len(outputs) == len(batch.inputs)
-            assert not outputs.requires_grad
-            encoded = Batch(inputs=outputs, labels=batch.labels, encoded_by=below)
+            encoded = kept.learner.outputs(batch, unit=below)
+            assert (encoded.encoded_by, encoded.labels) == (below, batch.labels)
+            assert len(encoded.views) == len(batch.views)
+            assert not any(view.requires_grad for view in encoded.views)
             ((_, loss),) = plain.learner.losses(batch, only=unit)
             ((_, same),) = kept.learner.losses(encoded, only=unit)
             torch.testing.assert_close(same, loss, rtol=1e-5, atol=1e-6)
@@ -276,13 +276,13 @@ def test_features_are_frozen_and_leave_no_graph(case):
 def test_features_move_neither_inputs_nor_weights_nor_generators(case):
     built, inputs = case.build(), case.batch().inputs
     weights = {n: w.clone() for n, w in built.learner.state_dict().items()}
-    draws, global_draws = built.negatives.get_state(), torch.get_rng_state()
+    draws, global_draws = built.generator.get_state(), torch.get_rng_state()
     first = built.learner.features(inputs)
     second = built.learner.features(inputs)
     assert all(torch.equal(first[m], second[m]) for m in first)
     assert torch.equal(inputs, case.batch().inputs)
     assert all(torch.equal(w, weights[n]) for n, w in built.learner.state_dict().items())
-    assert torch.equal(built.negatives.get_state(), draws)
+    assert torch.equal(built.generator.get_state(), draws)
     assert torch.equal(torch.get_rng_state(), global_draws)
 
 
@@ -348,7 +348,7 @@ def test_declared_traits_agree_with_each_other(case):
     assert traits.modalities
     assert traits.uses_labels == (traits.trains_on is Split.TRAIN)
     nothing = traits.gradient_flow is GradientFlow.NONE
-    assert nothing == (traits.objective == "none") == (traits.trains_on is None)
+    assert nothing == (traits.objective is None) == (traits.trains_on is None)
     assert traits.trains_on is not Split.TEST
 
 

@@ -8,14 +8,12 @@ import torch
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench, labelled
 from gim_bench.cells.cell import Cell
-from gim_bench.contract import Encoder, Ingredients, Learner, Split, Target
+from gim_bench.contract import GradientFlow, Ingredients, Learner, Split, Target
 from gim_bench.datasets.batches import whole_batches
-from gim_bench.encoders.conv_gru import ConvGRUEncoder
-from gim_bench.encoders.resnet import ResNetEncoder
 from gim_bench.probing.probe import metric_name
+from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
-from gim_bench.settings.augmentations import CropSettings, WindowSettings
-from gim_bench.settings.schema import Budget, CellConfig, ResNetSettings
+from gim_bench.settings.schema import Budget
 from gim_bench.training.trainer import Trainer
 
 
@@ -51,16 +49,19 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
     """The cell's learner on its device; its encoder is the one that every method starts from."""
     config = cell.config
     with seeding.weights_from("encoder", cell.seed):
-        encoder = _encoder(config)
+        encoder = encoder_class(config.encoder.kind)(
+            config.encoder, shape=config.augmentation.shape
+        )
     kind = method_class(config.method.like)
     with seeding.weights_from("heads", config.method.like, cell.seed):
         learner = kind(
             Ingredients(
                 encoder=encoder,
                 target=target,
-                info_nce=config.info_nce,
-                options=kind.Options(**config.method.options),
-                negatives=seeding.generator(
+                objective=config.objective_settings,
+                options=config.method.options,
+                gradient_flow=GradientFlow(config.method.gradient_flow),
+                generator=seeding.generator(
                     "negatives", config.method.like, cell.seed, device=bench.device
                 ),
                 recompute=config.method.recompute,
@@ -73,21 +74,13 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
     return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _encoder(config: CellConfig) -> Encoder:
-    if isinstance(config.encoder, ResNetSettings):
-        assert isinstance(config.augmentation, CropSettings)
-        channels = 1 if config.augmentation.grayscale else 3
-        return ResNetEncoder(config.encoder, in_channels=channels)
-    assert isinstance(config.augmentation, WindowSettings)
-    return ConvGRUEncoder(config.encoder, samples=config.augmentation.samples)
-
-
 def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
     """The trainer that the cell's settings ask for."""
     training = cell.config.training
     return Trainer(
         learner,
         learning_rate=training.learning_rate,
+        optimiser=training.optimiser,
         schedule=cell.config.method.schedule,
         only=cell.config.method.only,
         frozen=None if cell.base is None else cell.base.top,

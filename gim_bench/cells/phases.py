@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from gim_bench import seeding
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
@@ -19,11 +21,14 @@ from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
 from gim_bench.registry import method as method_class
+from gim_bench.settings.optimisers import ConstantRate
+from gim_bench.settings.schema import TrainingSettings
 from gim_bench.training import capacity
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.kept_outputs import Keeper
 from gim_bench.training.loop import Trained, fit
+from gim_bench.training.optimisers import rate_at
 from gim_bench.training.trainer import Trainer
 
 
@@ -108,7 +113,7 @@ def _train(
     if (kept := cell.config.training.kept_outputs) is not None:
         keeper = Keeper(
             folder=kept_outputs_folder(model, folder=folder),
-            views=min(kept.views, -(-steps // len(batches))),
+            epochs=min(kept.epochs, -(-steps // len(batches))),
             dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
             progress=bench.progress,
         )
@@ -117,7 +122,11 @@ def _train(
         on_epoch = _validating(cell, model, learner, bench, watch=watch)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
-    with memory.measure(bench.device) as peaks:
+    with (
+        # What layers draw in training (dropout) is the same whatever ran before in this process.
+        seeding.weights_from("training", cell.config.method.like, cell.seed),
+        memory.measure(bench.device) as peaks,
+    ):
         trained = fit(
             trainer,
             batches,
@@ -127,6 +136,7 @@ def _train(
             keeper=keeper,
             checkpoints=checkpoints_of(cell, model, bench, folder=folder),
             on_epoch=on_epoch,
+            rates=_rates(cell.config.training, steps=steps),
         )
     after = calibration_seconds(bench.device)
     if trained.resumed_at is not None:
@@ -140,13 +150,25 @@ def _train(
         trainer,
         next(batches.epoch(1)),
         steps=steps,
-        kept_batches=0 if keeper is None else keeper.views * len(batches),
+        kept_batches=0 if keeper is None else keeper.epochs * len(batches),
     )
     return TrainingPhase(
         trained=trained,
         peaks=peaks,
         audited=audited,
         calibration_seconds=(before + after) / 2,
+    )
+
+
+def _rates(training: TrainingSettings, *, steps: int) -> Callable[[int], float] | None:
+    """The factor of the learning rate at each of a unit's steps; None where it is always 1."""
+    if isinstance(training.rate_schedule, ConstantRate):
+        return None
+    return partial(
+        rate_at,
+        settings=training.rate_schedule,
+        steps=steps,
+        steps_per_epoch=steps / training.epochs,
     )
 
 
@@ -159,7 +181,6 @@ def _validating(
     train = bench.batches(cell, Split.TRAIN)
 
     def on_epoch(epoch: int) -> None:
-        learner.eval()
         curves = validate(
             learner,
             train=train,
@@ -169,7 +190,6 @@ def _validating(
             title=f"{model.name}, epoch {epoch}",
             progress=Silence(),
         )
-        learner.train()
         watch(epoch, chosen_accuracy(curves))
 
     return on_epoch
@@ -209,7 +229,6 @@ def _probe(
     train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
     memory.free(bench.device)
     started = time.perf_counter()
-    learner.eval()
     with memory.measure(bench.device, prefix="memory/probe_") as peaks:
         probed = probe(
             learner,

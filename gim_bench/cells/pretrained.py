@@ -15,7 +15,8 @@ from gim_bench.records.folder import RECORD
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
 from gim_bench.records.statistics import flatten
-from gim_bench.settings.schema import CellConfig, grid_rows
+from gim_bench.registry import encoder as encoder_class
+from gim_bench.settings.schema import CellConfig
 
 WEIGHTS = "encoder.safetensors"
 
@@ -61,7 +62,9 @@ class Base:
                 f"--from {self.folder}: its modules have {below} blocks, this encoder's {blocks}: "
                 f"leave those of the lower ones as they are, and add to them"
             )
-        if len(grid_rows(config.encoder, config.augmentation)) <= self.modules:
+        encoder = encoder_class(config.encoder.kind)
+        modules = len(encoder.rows(config.encoder, shape=config.augmentation.shape))
+        if modules <= self.modules:
             raise ConfigError(
                 f"--from {self.folder}: it has all {self.modules} modules of this encoder: add "
                 f"one, as in --set encoder.blocks=[3,4,6,3]"

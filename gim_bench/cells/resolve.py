@@ -1,7 +1,6 @@
-"""Which cells a suite asks for, which of them are done, and what the others would cost."""
+"""What a suite and the command line resolve to: a complete configuration for every cell."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,22 +8,28 @@ import torch
 from gim_bench import registry
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.pretrained import Base
-from gim_bench.contract import Dataset, Modality
+from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
-from gim_bench.records.statistics import flatten
+from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.settings.augmentations import CropSettings
 from gim_bench.settings.base import Settings
+from gim_bench.settings.keys import RENAMED, keyed
 from gim_bench.settings.schema import (
-    PROCEDURE,
     CellConfig,
     DatasetSettings,
+    EncoderSettings,
     MethodSettings,
-    Procedure,
-    ResNetSettings,
+    Precision,
+    Recipe,
+    Recompute,
+    Row,
     Schedule,
     Suite,
 )
-from gim_bench.settings.suites import parse
+from gim_bench.settings.suites import laid_over, parse
+
+ROW = tuple(Row.model_fields)
 
 
 def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
@@ -39,81 +44,23 @@ def configs(
 ) -> dict[str, CellConfig]:
     """The resolved configuration of every method asked for; all of the suite's by default.
 
-    With a base they are rows of their own, whose added modules are trained in sequence.
+    With a base, rows have names of their own, and their added modules are trained in sequence.
 
     Raises: ConfigError for an unknown method or option.
     """
-    for name, table in suite.method.items():
-        if "like" not in table and name not in registry.methods():
-            known = registry.methods()
-            where = f"suite {suite.name}, [method.{name}]"
-            raise ConfigError(unknown_name("method", name, known=known, where=where))
+    _check_names(suite)
     named = [(name, "--method") for name in methods] or [
         (name, f"suite {suite.name}, methods[{i}]") for i, name in enumerate(suite.methods)
     ]
-    kind, dataset_options = dataset_of(suite)
-    _check_modality(suite, kind)
-    precision = resolve_precision(suite.training.precision, device)
-    resolved = [_method_settings(suite, name, where=where) for name, where in named]
+    found = [_config(suite, name, where=where, device=device) for name, where in named]
     if base is not None:
-        resolved = [_on_top(settings, base) for settings in resolved]
-    return {
-        settings.name: CellConfig(
-            method=settings,
-            dataset=DatasetSettings(name=suite.dataset.name, **dataset_options.model_dump()),
-            encoder=suite.encoder,
-            augmentation=suite.augmentation,
-            info_nce=suite.info_nce,
-            training=suite.training.model_copy(update={"precision": precision}),
-            probe=suite.probe,
-            capacity=suite.capacity,
-            device="cuda" if device.type == "cuda" else "cpu",
-        )
-        for settings in resolved
-    }
-
-
-def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
-    """Whether a record's resolved configuration is one that this suite would give.
-
-    `Suite.describes` knows what its file says; here, what that leaves to the method and the data
-    set is resolved, too: an option that was set otherwise is another experiment. A row whose
-    method or data set is not known here is taken at its word.
-    """
-    return (
-        suite.describes(config)
-        and _agree(config.get("method", {}), partial(_method_of, suite, config))
-        and _agree(config.get("dataset", {}), lambda: dataset_of(suite)[1].model_dump(mode="json"))
-    )
-
-
-def _agree(found: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]) -> bool:
-    """Whether all that both name is the same; what another version did not have yet is no word."""
-    try:
-        expected = flatten(resolve())
-    except BenchError:
-        return True
-    return all(expected.get(name, value) == value for name, value in flatten(found).items())
-
-
-def _method_of(suite: Suite, config: Mapping[str, Any]) -> dict[str, Any]:
-    name = config.get("method", {}).get("name", "")
-    return _method_settings(suite, name, where="record").model_dump(mode="json")
-
-
-def _on_top(settings: MethodSettings, base: Base) -> MethodSettings:
-    return settings.model_copy(
-        update={
-            "name": f"{settings.name}_on_{base.record.method}_{base.record.key[:8]}",
-            "schedule": Schedule.SEQUENTIAL,
-            "base": base.sha256,
-        }
-    )
+        found = [_on_top(config, base) for config in found]
+    return {config.method.name: config for config in found}
 
 
 def cells(
     suite: Suite,
-    configured: dict[str, CellConfig],
+    configured: Mapping[str, CellConfig],
     *,
     seeds: Sequence[int],
     data_sha256: str,
@@ -134,49 +81,252 @@ def cells(
     ]
 
 
-def _check_modality(suite: Suite, kind: type[Dataset]) -> None:
-    takes = _modality(suite)
-    if takes is not kind.modality:
-        raise ConfigError(
-            f"suite {suite.name}: the data set {suite.dataset.name!r} holds {kind.modality}, but "
-            f"an encoder of kind {suite.encoder.kind!r} takes {takes}: use another encoder.kind "
-            f"and augmentation.kind, or another dataset.name"
-        )
+# -- rows ------------------------------------------------------------------------------------------
 
 
-def _modality(suite: Suite) -> Modality:
-    return Modality.IMAGE if isinstance(suite.encoder, ResNetSettings) else Modality.SPEECH
-
-
-def _method_settings(suite: Suite, name: str, *, where: str) -> MethodSettings:
+def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> CellConfig:
+    """The row `name` of the suite's table. Raises: ConfigError."""
+    row, options = _row_of(suite, name)
     origin = f"suite {suite.name}, [method.{name}]"
-    table = suite.method.get(name, {})
-    given = {key: value for key, value in table.items() if key in PROCEDURE}
-    procedure = parse(Procedure, given, origin=origin)
-    like = procedure.like or name
-    kind = registry.method(like, where=f"{origin}, like" if procedure.like else where)
-    chosen = {key: value for key, value in table.items() if key not in PROCEDURE}
-    options = parse(kind.Options, chosen, origin=origin)
-    traits = kind.traits
-    if _modality(suite) not in traits.modalities:
+    like = row.like or name
+    kind = registry.method(like, where=f"{origin}, like" if row.like else where)
+    recipe = _recipe_of(suite, row, origin=origin)
+    encoder, encoder_options = _encoder_of(suite, row, origin=origin)
+    dataset, dataset_options = dataset_of(suite)
+    _check_modalities(suite, dataset, encoder, recipe, encoder_kind=encoder_options.kind)
+    if encoder.modality not in kind.traits.modalities:
         raise ConfigError(
-            f"the method {name!r} ({where}) is made for {', '.join(sorted(traits.modalities))}, "
-            f"and suite {suite.name!r} is one of {_modality(suite)}: leave it out"
+            f"the method {name!r} ({where}) is made for {', '.join(sorted(kind.traits.modalities))}"
+            f", and suite {suite.name!r} is one of {encoder.modality}: leave it out"
         )
-    kind.check(options, modality=_modality(suite))
-    return MethodSettings(
-        name=name,
-        objective=traits.objective,
-        gradient_flow=traits.gradient_flow.value,
-        trains_on="none" if traits.trains_on is None else traits.trains_on.value,
-        uses_labels=traits.uses_labels,
-        ablation=traits.ablation,
-        like=like,
-        schedule=procedure.schedule or traits.schedule or suite.training.schedule,
-        recompute=procedure.recompute or suite.training.recompute,
-        only=procedure.only,
-        options=options.model_dump(mode="json"),
+    objective = _objective_of(suite, row, kind)
+    method = _method_settings(kind, recipe, row, name=name, origin=origin, options=options)
+    setup = Setup(
+        encoder=encoder,
+        encoder_options=encoder_options,
+        shape=recipe.augmentation.shape,
+        objective=objective,
+        gradient_flow=GradientFlow(method.gradient_flow),
+    )
+    kind.check(method.options, setup=setup)
+    _check_pieces(setup, method, origin=origin)
+    precision = resolve_precision(recipe.training.precision, device)
+    is_info_nce = method.objective == INFO_NCE.name
+    return CellConfig(
+        method=method,
+        dataset=DatasetSettings(name=suite.dataset.name, options=dataset_options),
+        encoder=encoder_options,
+        augmentation=recipe.augmentation,
+        info_nce=objective if is_info_nce else _info_nce_of(suite),
+        # An objective without settings has no table.
+        objective=None if is_info_nce or type(objective) is Settings else objective,
+        training=recipe.training.model_copy(update={"precision": precision}),
+        probe=recipe.probe,
+        capacity=suite.capacity,
+        device="cuda" if device.type == "cuda" else "cpu",
     )
 
 
-# -- what it would cost --------------------------------------------------------------------------
+def _row_of(suite: Suite, name: str) -> tuple[Row, dict[str, Any]]:
+    """What the row has otherwise than the suite, and the options of its method."""
+    table = suite.method.get(name, {})
+    own = {key: value for key, value in table.items() if key in ROW}
+    options = {key: value for key, value in table.items() if key not in ROW}
+    return parse(Row, own, origin=f"suite {suite.name}, [method.{name}]"), options
+
+
+def _recipe_of(suite: Suite, row: Row, *, origin: str) -> Recipe:
+    """Augmentation, training and probe of the row."""
+    below = suite.model_dump(mode="json", include=set(Recipe.model_fields))
+    above = {name: getattr(row, name) for name in Recipe.model_fields if getattr(row, name)}
+    return parse(Recipe, laid_over(below, above), origin=origin)
+
+
+def _encoder_of(suite: Suite, row: Row, *, origin: str) -> tuple[type[Encoder], EncoderSettings]:
+    table = laid_over(suite.encoder.model_dump(mode="json"), row.encoder)
+    origin = origin if row.encoder else f"suite {suite.name}"
+    kind = registry.encoder(str(table.get("kind")), where=f"{origin}, encoder.kind")
+    return kind, parse(kind.Options, table, origin=f"{origin}, [encoder]")
+
+
+def _info_nce_of(suite: Suite) -> Settings:
+    return parse(INFO_NCE.settings, suite.info_nce, origin=f"suite {suite.name}, [info_nce]")
+
+
+def _objective_of(suite: Suite, row: Row, kind: type[Learner]) -> Settings:
+    """The settings of the method's objective: the suite's, with the row's laid over them."""
+    objective = kind.traits.objective
+    if objective is None:
+        return Settings()
+    shared = suite.info_nce if objective is INFO_NCE else suite.objective.get(objective.name, {})
+    table = objective.name if objective is INFO_NCE else f"objective.{objective.name}"
+    origin = f"suite {suite.name}, [{table}]"
+    return parse(objective.settings, laid_over(shared, row.objective), origin=origin)
+
+
+def _method_settings(
+    kind: type[Learner],
+    recipe: Recipe,
+    row: Row,
+    *,
+    name: str,
+    origin: str,
+    options: Mapping[str, Any],
+) -> MethodSettings:
+    traits = kind.traits
+    flow = GradientFlow(row.gradient_flow or traits.gradient_flow)
+    if flow is not traits.gradient_flow and not traits.either_flow:
+        raise ConfigError(
+            f"{origin}: the gradient flow of {row.like or name!r} is {traits.gradient_flow} by "
+            f"definition: leave out gradient_flow = {row.gradient_flow!r}"
+        )
+    return MethodSettings(
+        name=name,
+        objective="none" if traits.objective is None else traits.objective.name,
+        loss_unit=None if traits.objective is None else traits.objective.unit,
+        gradient_flow=flow.value,
+        trains_on="none" if traits.trains_on is None else traits.trains_on.value,
+        uses_labels=traits.uses_labels,
+        views=traits.views,
+        ablation=traits.ablation,
+        like=row.like or name,
+        schedule=row.schedule or traits.schedule or recipe.training.schedule,
+        recompute=row.recompute or recipe.training.recompute,
+        only=row.only,
+        options=parse(kind.Options, options, origin=origin),
+    )
+
+
+def _on_top(config: CellConfig, base: Base) -> CellConfig:
+    method = config.method.model_copy(
+        update={
+            "name": f"{config.method.name}_on_{base.record.method}_{base.record.key[:8]}",
+            "schedule": Schedule.SEQUENTIAL,
+            "base": base.sha256,
+        }
+    )
+    return config.model_copy(update={"method": method})
+
+
+# -- what does not go together ---------------------------------------------------------------------
+
+
+def _check_names(suite: Suite) -> None:
+    """Every table of a method or an objective has somebody who reads it. Raises: ConfigError."""
+    for name, table in suite.method.items():
+        if "like" not in table and name not in registry.methods():
+            known = registry.methods()
+            where = f"suite {suite.name}, [method.{name}]"
+            raise ConfigError(unknown_name("method", name, known=known, where=where))
+    if not suite.objective:
+        return
+    likes = {str(suite.method.get(name, {}).get("like", name)) for name in suite.methods}
+    objectives = [registry.method(like).traits.objective for like in sorted(likes)]
+    read = [each.name for each in objectives if each is not None and each is not INFO_NCE]
+    for name in suite.objective:
+        if name not in read:
+            where = f"suite {suite.name}, [objective.{name}], of the suite's methods"
+            raise ConfigError(unknown_name("objective", name, known=read, where=where))
+
+
+def _check_modalities(
+    suite: Suite,
+    dataset: type[Dataset],
+    encoder: type[Encoder],
+    recipe: Recipe,
+    *,
+    encoder_kind: str,
+) -> None:
+    """Data, augmentation and encoder are of one modality. Raises: ConfigError."""
+    crops = isinstance(recipe.augmentation, CropSettings)
+    given = Modality.IMAGE if crops else Modality.SPEECH
+    if encoder.modality is not given:
+        raise ConfigError(
+            f"suite {suite.name}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, "
+            f"but an augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for "
+            f"images and window for speech"
+        )
+    if encoder.modality is not dataset.modality:
+        raise ConfigError(
+            f"suite {suite.name}: the data set {suite.dataset.name!r} holds {dataset.modality}, "
+            f"but an encoder of kind {encoder_kind!r} takes {encoder.modality}: use another "
+            f"encoder.kind and augmentation.kind, or another dataset.name"
+        )
+
+
+def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
+    if method.recompute is Recompute.PIECES and not setup.encoder.examples_are_independent(
+        setup.encoder_options
+    ):
+        raise ConfigError(
+            f'{origin}: recompute = "pieces" encodes a part of the batch at a time, and in the '
+            f"encoder {setup.encoder_options.kind!r} examples depend on each other (as with batch "
+            f'norm): use "layers" or "nothing"'
+        )
+
+
+# -- records of a suite ----------------------------------------------------------------------------
+
+
+def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
+    """Whether a record's resolved configuration is one that this suite would give.
+
+    The device may be any, and so may be a precision that the suite leaves to the hardware. A
+    setting that the record lacks was added later and stands for its default. A row that cannot be
+    resolved here (its method is not installed) is compared as far as the suite's file goes.
+    """
+    name = str(config.get("method", {}).get("name", ""))
+    try:
+        resolved = _config(suite, name, where="record", device=torch.device("cpu"))
+    except BenchError:
+        return _says_nothing_else(suite, name, config)
+    ours = resolved.as_dict()
+    ours.pop("device")
+    if suite.training.precision is Precision.AUTO:
+        ours["training"].pop("precision")
+    return _agree(config, ours, keyed(resolved))
+
+
+def _agree(
+    found: Mapping[str, Any], ours: Mapping[str, Any], kept: Mapping[str, Any], *, table: str = ""
+) -> bool:
+    """Whether a record's table is `ours`; `kept` is ours without later settings at defaults."""
+    for name, value in ours.items():
+        path = f"{table}.{name}".lstrip(".")
+        name_then = name if name in found else RENAMED.get(path, name)
+        theirs = found.get(name_then)
+        if name_then not in found:
+            if name_then in kept:
+                return False
+        elif isinstance(value, dict) and isinstance(theirs, dict):
+            if not _agree(theirs, value, kept.get(name, {}), table=path):
+                return False
+        elif theirs != value:
+            return False
+    return True
+
+
+def _says_nothing_else(suite: Suite, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the record has all that the suite's file says of the row, as far as it goes."""
+    said = suite.model_dump(
+        mode="json",
+        include={"dataset", "encoder", "augmentation", "info_nce", "training", "probe", "capacity"},
+        exclude_unset=True,
+    )
+    if suite.training.precision is Precision.AUTO:
+        said["training"].pop("precision", None)
+    table = suite.method.get(name, {})
+    own = {key: table[key] for key in Recipe.model_fields.keys() & table.keys()}
+    options = {key: value for key, value in table.items() if key not in ROW}
+    method = {key: table[key] for key in table if key in MethodSettings.model_fields}
+    said = laid_over(said, {**own, "method": {**method, "options": options}})
+    return _holds(config, said)
+
+
+def _holds(found: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
+    return all(
+        _holds(found[name], value)
+        if isinstance(value, dict) and isinstance(found.get(name), dict)
+        else found.get(name) == value
+        for name, value in said.items()
+    )

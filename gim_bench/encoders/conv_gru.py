@@ -4,16 +4,42 @@ Letters: b = batch, t = time steps of a layer, d = channels; step = one of a win
 """
 
 from collections.abc import Sequence
+from math import prod
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gim_bench.contract import STEP_CENTRE, Encoder
-from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
-from gim_bench.settings.schema import ConvGRUSettings, grid_rows
+from gim_bench.contract import STEP_CENTRE, Encoder, Modality, Shape
+from gim_bench.settings.augmentations import FRAME_SAMPLES
+from gim_bench.settings.base import NotNegative, PositiveInt
+from gim_bench.settings.schema import EncoderSettings
+
+
+class ConvGRUSettings(EncoderSettings):
+    """The paper's strided convolutions, each a module, and a GRU above them."""
+
+    kind: Literal["conv_gru"]
+    width: PositiveInt = 512  # channels of every convolution
+    context: PositiveInt = 256  # units of the GRU
+    kernels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 8, 4, 4, 4)
+    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (5, 4, 2, 2, 2)
+    paddings: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (2, 2, 2, 2, 1)
+
+    @model_validator(mode="after")
+    def _one_of_each_per_layer(self) -> "ConvGRUSettings":
+        if not len(self.kernels) == len(self.strides) == len(self.paddings):
+            raise ValueError("kernels, strides and paddings must name as many layers")
+        if prod(self.strides) != FRAME_SAMPLES:
+            raise ValueError(
+                f"the strides multiply to {prod(self.strides)} samples where the top layer must "
+                f"advance by {FRAME_SAMPLES}, the 10 ms of a phone label"
+            )
+        return self
 
 
 class Convolution(nn.Module):
@@ -50,7 +76,9 @@ class GRU(nn.Module):
     def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b e t"]:
         with torch.autocast(x.device.type, enabled=False):
             z = rearrange(x, "b d t -> b t d").to(next(self.gru.parameters()).dtype)
-            c = self.gru(z)[0] if self.through_time else self._step_by_step(z)
+            # Without autograd both are the same function; only one is the same to the last bit.
+            whole = self.through_time or not torch.is_grad_enabled()
+            c = self.gru(z)[0] if whole else self._step_by_step(z)
         return rearrange(c, "b t e -> b e t")
 
     def _step_by_step(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
@@ -71,23 +99,38 @@ class ConvGRUEncoder(Encoder):
     Source: Löwe et al. 2019, section 4.2 and appendix A.2.
     """
 
-    def __init__(self, settings: ConvGRUSettings, *, samples: int) -> None:
-        """`samples` is how long the windows are that it takes."""
-        super().__init__()
+    modality = Modality.SPEECH
+    Options = ConvGRUSettings
+
+    def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
+        super().__init__(options, shape=shape)
+        assert isinstance(options, ConvGRUSettings)
+        (samples,) = shape
         self.window_steps = samples // FRAME_SAMPLES
-        channels = [1, *[settings.width] * len(settings.kernels)]
-        layers = zip(settings.kernels, settings.strides, settings.paddings, strict=True)
+        channels = [1, *[options.width] * len(options.kernels)]
+        layers = zip(options.kernels, options.strides, options.paddings, strict=True)
         convolutions = [
-            Convolution(channels[m], settings.width, kernel=kernel, stride=stride, padding=padding)
+            Convolution(channels[m], options.width, kernel=kernel, stride=stride, padding=padding)
             for m, (kernel, stride, padding) in enumerate(layers)
         ]
-        self.stages = nn.ModuleList([*convolutions, GRU(settings.width, settings.context)])
-        self.dims: Sequence[int] = [*channels[1:], settings.context]
+        self.stages = nn.ModuleList([*convolutions, GRU(options.width, options.context)])
+        self.dims: Sequence[int] = [*channels[1:], options.context]
         self.autoregressive = True
-        for m, owner in enumerate(owners(settings, samples=samples)):
+        for m, owner in enumerate(owners(options, samples=samples)):
             counts = torch.bincount(owner, minlength=self.window_steps).clamp(min=1)
             self.register_buffer(f"owner_{m}", owner, persistent=False)
             self.register_buffer(f"counts_{m}", counts.unsqueeze(1), persistent=False)
+
+    @classmethod
+    def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
+        """Time steps of every convolution, and of the GRU on the last."""
+        assert isinstance(options, ConvGRUSettings)
+        lengths = [*shape]
+        for kernel, stride, padding in zip(
+            options.kernels, options.strides, options.paddings, strict=True
+        ):
+            lengths.append(max(0, (lengths[-1] + 2 * padding - kernel) // stride + 1))
+        return [*lengths[1:], lengths[-1]]
 
     def prepare(self, inputs: Float[Tensor, "b sample"]) -> Float[Tensor, "b 1 sample"]:
         return inputs.unsqueeze(1)
@@ -145,7 +188,7 @@ def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]
     nearest to a label beyond the window's last step are left out, those that large paddings put
     before its first step are counted to that.
     """
-    lengths = grid_rows(settings, WindowSettings(kind="window", samples=samples))
+    lengths = ConvGRUEncoder.rows(settings, shape=(samples,))
     found = []
     for (centre, advance), length in zip(receptive_fields(settings), lengths, strict=True):
         centres = centre + advance * torch.arange(length)

@@ -4,16 +4,41 @@ Letters: p = patch (all patches of all images form one batch), d = channels.
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gim_bench.contract import Encoder
-from gim_bench.settings.schema import ResNetSettings
+from gim_bench.contract import Encoder, Modality, Shape
+from gim_bench.settings.base import NotNegative, PositiveInt
+from gim_bench.settings.schema import EncoderSettings
 
 EXPANSION = 4  # output channels of a bottleneck block over its inner width
+
+
+class ResNetSettings(EncoderSettings):
+    """The paper's ResNet-50 v2 without batch norm, and how much smaller it may be."""
+
+    kind: Literal["resnet"]
+    width: PositiveInt = 64  # bottleneck channels of the first module; doubled in each next one
+    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (3, 4, 6)
+    patch_size: PositiveInt = 16  # pixels
+    patch_overlap: NotNegative = 8  # pixels
+
+    @model_validator(mode="after")
+    def _patches_advance(self) -> "ResNetSettings":
+        if self.patch_overlap >= self.patch_size:
+            raise ValueError(
+                f"patch_overlap {self.patch_overlap} must be below patch_size {self.patch_size}"
+            )
+        return self
+
+    @property
+    def patch_stride(self) -> int:
+        return self.patch_size - self.patch_overlap
 
 
 class Bottleneck(nn.Module):
@@ -53,16 +78,19 @@ class ResNetEncoder(Encoder):
     Source: Löwe et al. 2019, section 4.1 and appendix A.1.
     """
 
-    def __init__(self, settings: ResNetSettings, *, in_channels: int) -> None:
-        super().__init__()
-        self.patch_size = settings.patch_size
-        self.patch_stride = settings.patch_size - settings.patch_overlap
-        widths = [settings.width * 2**m for m in range(len(settings.blocks))]
+    modality = Modality.IMAGE
+    Options = ResNetSettings
+
+    def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
+        super().__init__(options, shape=shape)
+        assert isinstance(options, ResNetSettings)
+        self.patch_size, self.patch_stride = options.patch_size, options.patch_stride
+        widths = [options.width * 2**m for m in range(len(options.blocks))]
         self.dims: Sequence[int] = [EXPANSION * width for width in widths]
-        stem = nn.Conv2d(in_channels, settings.width, kernel_size=5, stride=1, padding=2)
+        stem = nn.Conv2d(shape[0], options.width, kernel_size=5, stride=1, padding=2)
         stages = []
-        channels = settings.width
-        for m, (width, blocks) in enumerate(zip(widths, settings.blocks, strict=True)):
+        channels = options.width
+        for m, (width, blocks) in enumerate(zip(widths, options.blocks, strict=True)):
             layers: list[nn.Module] = [stem] if m == 0 else []
             for block in range(blocks):
                 stride = 2 if m > 0 and block == 0 else 1
@@ -70,6 +98,12 @@ class ResNetEncoder(Encoder):
                 channels = EXPANSION * width
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
+
+    @classmethod
+    def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
+        assert isinstance(options, ResNetSettings)
+        rows = (shape[1] - options.patch_size) // options.patch_stride + 1
+        return [rows] * len(options.blocks)
 
     def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
         """All overlapping patches, row by row, as one batch."""

@@ -5,12 +5,27 @@ Source: Löwe et al. 2019, section 4.2 and Table 4.
 
 from dataclasses import replace
 
-from gim_bench.contract import Encoder, Modality
+from gim_bench.contract import Encoder, Modality, Setup
 from gim_bench.encoders.conv_gru import ConvGRUEncoder
+from gim_bench.errors import ConfigError
 from gim_bench.methods.gim import GreedyInfoMax
+from gim_bench.settings.base import Settings
 
 
-class GreedyInfoMaxWithoutBPTT(GreedyInfoMax):
+class GRUAblation(GreedyInfoMax):
+    """GIM with a changed GRU: for the encoder that has one."""
+
+    @classmethod
+    def check(cls, options: Settings, *, setup: Setup) -> None:
+        super().check(options, setup=setup)
+        if not issubclass(setup.encoder, ConvGRUEncoder):
+            raise ConfigError(
+                f"{cls.__name__} changes the GRU of the encoder conv_gru, and the suite's encoder "
+                f"is {setup.encoder_options.kind!r}: leave the method out"
+            )
+
+
+class GreedyInfoMaxWithoutBPTT(GRUAblation):
     """GIM whose GRU passes no gradient from one time step to the one before."""
 
     traits = replace(
@@ -24,7 +39,7 @@ class GreedyInfoMaxWithoutBPTT(GreedyInfoMax):
         return encoder.without_bptt()
 
 
-class GreedyInfoMaxWithoutAutoregressor(GreedyInfoMax):
+class GreedyInfoMaxWithoutAutoregressor(GRUAblation):
     """GIM without the GRU: the probe reads the topmost convolution."""
 
     traits = replace(

@@ -1,6 +1,6 @@
 """Stacks trained by cross-entropy: supervised end to end, greedy supervised with isolated flow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,8 @@ class CrossEntropyStack(StackLearner):
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         return CrossEntropyHead(self.encoder.dims[module], target=ingredients.target)
 
-    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
+        (encodings,) = views
         assert self.target.name in batch.labels, "a supervised method was given unlabelled examples"
         steps = self.encoder.steps(encodings.c, module=encodings.module)
         return head(steps, batch.labels[self.target.name])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from gim_bench.contract import GradientFlow, Split, Traits
 from gim_bench.methods.info_nce import InfoNCEStack
+from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.settings.schema import Schedule
 
 
@@ -14,9 +15,10 @@ class GreedyInfoMax(InfoNCEStack):
     """
 
     traits = Traits(
-        objective="info_nce",
+        objective=INFO_NCE,
         gradient_flow=GradientFlow.ISOLATED,
         trains_on=Split.UNLABELLED,
+        either_flow=True,
     )
 
 

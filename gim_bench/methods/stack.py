@@ -7,18 +7,21 @@ at the entrance of every unit, and nowhere else in this project.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner
+from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner, eval_mode
+from gim_bench.methods.recomputing import recomputed
 from gim_bench.settings.schema import Recompute
 
-# In how many pieces a batch goes through modules whose activations are not kept.
+# The number of pieces in which a batch goes through modules whose activations are not kept.
 PIECES = 8
+
+Grid = Float[Tensor, "example _ _ _"]  # row, column and d are each module's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +54,33 @@ def partition(modules: int, flow: GradientFlow) -> list[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What a unit's loss is made of: targets z and contexts c, the same but for an autoregressor.
+    """What a unit's loss is made of, for one view: targets z and contexts c.
 
-    An autoregressor's contexts predict the encodings of the module below it.
+    Both are the same grid but for an autoregressor, whose contexts predict the encodings of the
+    module below it.
     """
 
     z: Float[Tensor, "example row column d"]
     c: Float[Tensor, "example row column e"]
     module: int  # that c comes from, counted from 0
+    # The grids of the unit's other modules, lowest first, for heads that ask for them.
+    lower: tuple[Grid, ...] = ()
 
 
 class StackLearner(Learner):
     """An encoder whose units are each trained by a head of their own; subclasses give the head."""
 
     encoder: Encoder
+    # Whether heads look at the grids of the lower modules of their own unit.
+    sees_lower_grids: ClassVar[bool] = False
 
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
         self.encoder = self.adapted(ingredients.encoder)
         self.target = ingredients.target
         self.recompute = ingredients.recompute
-        self.negatives = ingredients.negatives
-        self.partition = partition(len(self.encoder.stages), self.traits.gradient_flow)
+        self.generator = ingredients.generator
+        self.partition = partition(len(self.encoder.stages), ingredients.gradient_flow)
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )
@@ -90,8 +98,8 @@ class StackLearner(Learner):
         """A new head for a unit whose topmost module is `module`, counted from 0."""
 
     @abstractmethod
-    def loss(self, head: nn.Module, encodings: Encodings, batch: Batch) -> Float[Tensor, ""]:
-        """What `head` makes of its unit's encodings."""
+    def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
+        """What `head` makes of its unit's encodings of every view, view 1 first."""
 
     def target_dim(self, module: int) -> int:
         """Channels of the encodings z that `module` predicts."""
@@ -100,34 +108,25 @@ class StackLearner(Learner):
     def losses(
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        activations = self.encoder.prepare(batch.inputs) if only is None else None
+        examples = len(batch.inputs)
+        views = [self.encoder.prepare(view) for view in batch.views] if only is None else None
         for unit in self.partition:
             if only not in (None, unit.name):
                 continue
-            if activations is None:
-                activations = self._frozen(batch, modules=unit.first)
-            # The GradientBlock of the paper's section 3.
-            activations, below = activations.detach(), None
-            if self.recompute is Recompute.PIECES:
-                # Kept whole only where there is a unit above that is trained, too.
-                pieces = self._in_pieces(unit, activations, len(batch.inputs), keep=only is None)
-                z, c, activations = pieces
-            else:
-                for layer in self._layers(unit.first, unit.last):
-                    # Rebound at every layer: what it was given is held no longer than it needs.
-                    below = activations if self._predicts_below(unit.last) else None
-                    activations = self._run(layer, activations)
-                c = self.encoder.pool(activations, batch_size=len(batch.inputs))
-                z = c if below is None else self.encoder.pool(below, batch_size=len(batch.inputs))
-            if only is not None:
-                del activations, below
-            yield (
-                unit.name,
-                self.loss(self.heads[unit.name], Encodings(z, c, module=unit.last), batch),
-            )
+            if views is None:
+                views = self._frozen(batch, modules=unit.first)
+            encode = self._in_pieces if self.recompute is Recompute.PIECES else self._through
+            encodings = []
+            for _ in batch.views:
+                found, top = encode(unit, views, examples, keep=only is None)
+                encodings.append(found)
+                if only is None:  # there may be a unit above that is trained, too
+                    views.append(top)
+                del found, top
+            yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
 
     def generators(self) -> Sequence[torch.Generator]:
-        return [self.negatives]
+        return [self.generator]
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {
@@ -138,20 +137,22 @@ class StackLearner(Learner):
             for unit in self.partition
         }
 
-    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
-        activations = self._frozen(batch, modules=self._modules_up_to(unit))
-        return activations.unflatten(0, (len(batch.inputs), -1))
+    def outputs(self, batch: Batch, *, unit: str) -> Batch:
+        views = self._frozen(batch, modules=self._modules_up_to(unit))
+        first, *further = (view.unflatten(0, (len(batch.inputs), -1)) for view in views)
+        return replace(batch, inputs=first, further=tuple(further), encoded_by=unit)
 
     @torch.no_grad()
     def features(
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
-        activations = self.encoder.prepare(inputs)
         found = {}
-        for m, stage in enumerate(self.encoder.stages):
-            activations = stage(activations)
-            z = self.encoder.pool(activations, batch_size=len(inputs))
-            found[module_name(m)] = self.encoder.steps(z, module=m)
+        with eval_mode(self.encoder):
+            activations = self.encoder.prepare(inputs)
+            for m, stage in enumerate(self.encoder.stages):
+                activations = stage(activations)
+                z = self.encoder.pool(activations, batch_size=len(inputs))
+                found[module_name(m)] = self.encoder.steps(z, module=m)
         return found
 
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
@@ -159,50 +160,68 @@ class StackLearner(Learner):
         for stage in self.encoder.stages[first : last + 1]:
             yield from stage if isinstance(stage, nn.Sequential) else [stage]
 
+    def _through(
+        self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
+    ) -> tuple[Encodings, Tensor]:
+        """What a unit makes of the first of the views, which is taken off the list."""
+        # The GradientBlock of the paper's section 3.
+        activations = views.pop(0).detach()
+        lower = []
+        below = None
+        for module in range(unit.first, unit.last + 1):
+            if self.sees_lower_grids and module > unit.first:
+                lower.append(self.encoder.pool(activations, batch_size=examples))
+            # Rebound at every layer: what it was given is held no longer than it needs.
+            below = activations if self._predicts_below(module) else None
+            for layer in self._layers(module, module):
+                activations = self._run(layer, activations)
+        c = self.encoder.pool(activations, batch_size=examples)
+        z = c if below is None else self.encoder.pool(below, batch_size=examples)
+        return Encodings(z, c, module=unit.last, lower=tuple(lower)), activations
+
     def _run(self, layer: nn.Module, activations: Tensor) -> Tensor:
         if self.recompute is Recompute.LAYERS:
-            return checkpoint(layer, activations, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(layer, activations, layers=[layer])
         return layer(activations)
 
     def _in_pieces(
-        self, unit: Unit, activations: Tensor, batch_size: int, *, keep: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(z, c, activations) of a unit of which nothing else is kept for the way back."""
+        self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
+    ) -> tuple[Encodings, Tensor]:
+        """As `_through`, of which nothing else is kept for the way back.
 
-        def piece_of(given: Tensor, examples: int) -> tuple[Tensor, Tensor, Tensor]:
-            below = given
-            for layer in self._layers(unit.first, unit.last):
-                below, given = given, layer(given)
-            c = self.encoder.pool(given, batch_size=examples)
-            predicts_below = self._predicts_below(unit.last)
-            z = self.encoder.pool(below, batch_size=examples) if predicts_below else c
-            return z, c, given.detach() if keep else given.new_empty(0)
+        The activations at the top are whole only with `keep`, and empty otherwise.
+        """
+        activations = views.pop(0)
+        of_an_example = len(activations) // examples
 
-        of_an_example = len(activations) // batch_size
-        size = -(-batch_size // PIECES) * of_an_example
-        found = [
-            checkpoint(
-                piece_of, piece, len(piece) // of_an_example,
-                use_reentrant=False, preserve_rng_state=False,
-            )
-            for piece in activations.split(size)
-        ]  # fmt: skip
-        z, c, activations = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return z, c, activations
+        def through(piece: Tensor) -> tuple[Tensor, ...]:
+            found, top = self._through(unit, [piece], len(piece) // of_an_example, keep=keep)
+            return found.z, found.c, *found.lower, top.detach() if keep else top.new_empty(0)
+
+        size = -(-examples // PIECES) * of_an_example
+        layers = list(self._layers(unit.first, unit.last))
+        found = [recomputed(through, piece, layers=layers) for piece in activations.split(size)]
+        z, c, *lower, top = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Encodings(z, c, module=unit.last, lower=tuple(lower)), top
 
     @torch.no_grad()
-    def _frozen(self, batch: Batch, *, modules: int) -> Tensor:
-        """What the lowest `modules` make of a batch, in pieces: only the result is held whole."""
-        if batch.encoded_by is None:
-            there, activations = 0, self.encoder.prepare(batch.inputs)
-        else:
-            there = self._modules_up_to(batch.encoded_by)
-            activations = _channels_last(batch.inputs.flatten(0, 1))
-        if there == modules:
-            return activations
+    def _frozen(self, batch: Batch, *, modules: int) -> list[Tensor]:
+        """What the lowest `modules` make of every view, in pieces: only the results are held."""
+        there = 0 if batch.encoded_by is None else self._modules_up_to(batch.encoded_by)
         frozen = nn.Sequential(*self._layers(there, modules - 1))
-        size = -(-len(activations) // PIECES)
-        return torch.cat([frozen(piece) for piece in activations.split(size)])
+        found = []
+        with eval_mode(frozen):
+            for view in batch.views:
+                activations = (
+                    self.encoder.prepare(view)
+                    if batch.encoded_by is None
+                    else _channels_last(view.flatten(0, 1))
+                )
+                if there < modules:
+                    pieces = activations.split(-(-len(activations) // PIECES))
+                    activations = torch.cat([frozen(piece) for piece in pieces])
+                found.append(activations)
+        return found
 
     def _modules_up_to(self, name: str) -> int:
         """How many modules there are up to the top of that unit."""

@@ -1,11 +1,13 @@
 """Cross-entropy of a linear classifier on encodings."""
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.contract import UNLABELLED, Target
+from gim_bench.contract import UNLABELLED, Objective, Target
+from gim_bench.hardware.devices import at_least_fp32
+
+CROSS_ENTROPY = Objective(name="cross_entropy", unit="nats")
 
 
 class CrossEntropyHead(nn.Module):
@@ -31,8 +33,6 @@ class CrossEntropyHead(nn.Module):
         Unlabelled steps (-1) do not count; 0 where nothing is labelled.
         """
         logits = self.logits(z).flatten(0, 1)
-        at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-        total = F.cross_entropy(
-            logits.to(at_least_fp32), labels.flatten(), ignore_index=UNLABELLED, reduction="sum"
-        )
+        scores = logits.to(at_least_fp32(logits.dtype))
+        total = F.cross_entropy(scores, labels.flatten(), ignore_index=UNLABELLED, reduction="sum")
         return total / (labels != UNLABELLED).sum().clamp(min=1)

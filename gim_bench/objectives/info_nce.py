@@ -10,7 +10,26 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gim_bench.settings.schema import InfoNCESettings
+from gim_bench.contract import Objective
+from gim_bench.hardware.devices import at_least_fp32
+from gim_bench.settings.base import NotNegative, PositiveInt, Settings
+
+
+class InfoNCESettings(Settings):
+    """The contrastive task: predict up to `prediction_steps` rows down, past the skipped ones."""
+
+    prediction_steps: PositiveInt = 5
+    skip_rows: NotNegative = 1
+    negatives: PositiveInt = 16
+    anchor_rows: PositiveInt | None = None  # how many, from a random one on, predict; None: all
+
+    @property
+    def rows(self) -> int:
+        """Rows below each other that a grid needs, so that every step has a target."""
+        return self.skip_rows + self.prediction_steps + 1
+
+
+INFO_NCE = Objective(name="info_nce", unit="nats", settings=InfoNCESettings)
 
 
 def info_nce(
@@ -24,8 +43,7 @@ def info_nce(
     this is the numerically stable form.
     """
     logits = torch.cat([positives.unsqueeze(-1), negatives], dim=-1)
-    at_least_fp32 = torch.promote_types(logits.dtype, torch.float32)
-    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32)[..., 0].mean()
+    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32(logits.dtype))[..., 0].mean()
 
 
 class InfoNCEHead(nn.Module):

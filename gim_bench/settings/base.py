@@ -1,6 +1,6 @@
 """What every table of settings is: frozen, strict, and without unknown keys."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,18 @@ class Settings(BaseModel):
     """Frozen settings that refuse keys they do not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def entries(self) -> dict[str, Any]:
+        """The settings by name, as the table in a suite's file has them."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def is_default(self, name: str) -> bool:
+        """Whether the setting has the value that it has in a file which leaves it out."""
+        field = type(self).model_fields[name]
+        return bool(
+            not field.is_required()
+            and self.entries()[name] == field.get_default(call_default_factory=True)
+        )
 
 
 Model = TypeVar("Model", bound=Settings)

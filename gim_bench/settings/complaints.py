@@ -1,14 +1,13 @@
 """What is wrong with settings, as one line."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from gim_bench.errors import unknown_name
-from gim_bench.settings.augmentations import CropSettings, WindowSettings
-from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import ConvGRUSettings, ResNetSettings
+
+Place = Sequence[int | str]
 
 
 def first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:
@@ -16,55 +15,67 @@ def first_complaint(error: ValidationError, model: type[BaseModel], *, origin: s
     problems = error.errors(include_url=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    place = _without_kinds(first["loc"])
+    return _complaint(first, model, origin=origin) + more
+
+
+def _complaint(problem: Mapping[str, Any], model: type[BaseModel], *, origin: str) -> str:
+    place, table = _located(problem["loc"], model)
     dotted = ".".join(str(part) for part in place)
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        return (
-            unknown_name("setting", str(place[-1]), known=known, where=f"{origin}: {dotted}") + more
-        )
-    if first["type"].startswith("union_tag"):
-        return _unknown_kind(first, dotted, origin=origin) + more
-    if first["type"] == "missing":
-        return f"{origin}: the setting {dotted!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ").replace("an object", "a table")
-    if first["type"] == "value_error":
-        return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}{more}"
-    return f"{origin}: {dotted} = {first['input']!r}: {message[:1].lower() + message[1:]}{more}"
+    message = problem["msg"].removeprefix("Value error, ").replace("an object", "a table")
+    match problem["type"]:
+        case "extra_forbidden":
+            known = table.model_fields if table is not None else ()
+            return unknown_name("setting", str(place[-1]), known=known, where=f"{origin}: {dotted}")
+        case "union_tag_not_found":
+            kinds = " or ".join(_kinds_at(place, model))
+            return f"{origin}: the setting '{dotted}.kind' is missing: {kinds}"
+        case "union_tag_invalid":
+            found, expected = (problem["ctx"][name] for name in ("tag", "expected_tags"))
+            return f"{origin}: {dotted}.kind = {found!r}: should be one of {expected}"
+        case "missing":
+            return f"{origin}: the setting {dotted!r} is missing"
+        case "value_error":
+            return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}"
+        case _:
+            asked = f"{dotted} = {problem['input']!r}"
+            return f"{origin}: {asked}: {message[:1].lower() + message[1:]}"
 
 
-KINDS: dict[str, type[Settings]] = {
-    "resnet": ResNetSettings,
-    "conv_gru": ConvGRUSettings,
-    "crop": CropSettings,
-    "window": WindowSettings,
-}
+def _located(loc: Place, model: type[BaseModel]) -> tuple[list[int | str], type[BaseModel] | None]:
+    """The place in the suite's file, and the class of the table that the last part stands in.
 
-
-def _without_kinds(place: Sequence[int | str]) -> list[int | str]:
-    """Where a setting stands in the file; pydantic adds the kind to the place of its table.
-
-    The kind stands second, and only there: a crop has a setting "crop".
+    Where a table's class depends on its kind, pydantic puts the kind behind the table's name.
     """
-    return [part for i, part in enumerate(place) if i != 1 or part not in KINDS]
+    place: list[int | str] = []
+    table: type[BaseModel] | None = model
+    inside: dict[str, type[BaseModel]] = {}  # the classes that the table named last may have
+    for part in loc:
+        if len(inside) > 1 and part in inside:
+            inside = {str(part): inside[str(part)]}
+            continue
+        if not isinstance(part, int):  # the number of a table in a list
+            table = next(iter(inside.values())) if place and inside else None if place else model
+            field = None if table is None else table.model_fields.get(part)
+            inside = {} if field is None else dict(_tables_in(field.annotation))
+        place.append(part)
+    return place, table
 
 
-def _unknown_kind(problem: Mapping[str, Any], dotted: str, *, origin: str) -> str:
-    expected = str(problem.get("ctx", {}).get("expected_tags", ""))
-    if problem["type"] == "union_tag_not_found":
-        kinds = "resnet or conv_gru" if dotted == "encoder" else "crop or window"
-        return f"{origin}: the setting '{dotted}.kind' is missing: {kinds}"
-    found = problem.get("ctx", {}).get("tag")
-    return f"{origin}: {dotted}.kind = {found!r}: should be one of {expected}"
+def _kinds_at(place: Place, model: type[BaseModel]) -> list[str]:
+    """The kinds that the table at `place` may have."""
+    found: dict[str, type[BaseModel]] = {}
+    for part in place:
+        field = model.model_fields[str(part)]
+        found = dict(_tables_in(field.annotation))
+        model = next(iter(found.values()))
+    return list(found)
 
 
-def _fields_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
-    for parent in parents:
-        annotation = KINDS.get(str(parent)) or model.model_fields[str(parent)].annotation
-        tables = [
-            kind
-            for kind in (annotation, *get_args(annotation))  # of what may be left out, too
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        model = tables[0] if tables else model
-    return list(model.model_fields)
+def _tables_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """(kind, class) of every table that a value of that type may be or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = annotation.model_fields.get("kind")
+        tagged = kind is not None and get_origin(kind.annotation) is Literal
+        yield get_args(kind.annotation)[0] if kind and tagged else annotation.__name__, annotation
+    for inner in get_args(annotation):
+        yield from _tables_in(inner)

@@ -1,19 +1,20 @@
 """Suites and cells: what the TOML file may say, and what one cell of its table resolves to.
 
-A suite states every shared setting once. A method's own table, `[method.<name>]`, holds only that
-method's options: the encoder, the data, the budget and the probe belong to the suite.
+A suite states every shared setting once. The table of a row, `[method.<name>]`, holds the options
+of its method and what the row has otherwise than the suite.
+
+Data sets, encoders and objectives are plug-ins with settings of their own. A `Suite` holds their
+tables as the file has them; a `CellConfig` holds them checked.
 """
 
-from collections.abc import Mapping
 from enum import StrEnum
-from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, SerializeAsAny, model_serializer
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
-from gim_bench.settings.augmentations import FRAME_SAMPLES, CropSettings, WindowSettings
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
 from gim_bench.settings.base import (
     Fraction,
     Name,
@@ -22,6 +23,13 @@ from gim_bench.settings.base import (
     PositiveFloat,
     PositiveInt,
     Settings,
+)
+from gim_bench.settings.keys import keyed
+from gim_bench.settings.optimisers import (
+    AdamSettings,
+    ConstantRate,
+    OptimiserSettings,
+    RateSettings,
 )
 
 
@@ -56,107 +64,79 @@ class Budget(StrEnum):
     STEPS = "steps"  # as many optimiser steps as the unlabelled split gives
 
 
-class DatasetSettings(Settings):
-    """Which data set, and its own options (checked against the data set's class)."""
+class Open(Settings):
+    """A table whose other entries are checked by the plug-in that it names."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-    name: str
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
 
-class ResNetSettings(Settings):
-    """For images: the paper's ResNet-50 v2 without batch norm, and how much smaller it may be."""
+class DatasetTable(Open):
+    """Which data set; the other entries are its options."""
 
-    kind: Literal["resnet"]
-    width: PositiveInt = 64  # bottleneck channels of the first module; doubled in each next one
-    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (3, 4, 6)
-    patch_size: PositiveInt = 16  # pixels
-    patch_overlap: Annotated[int, Field(ge=0)] = 8  # pixels
-
-    @model_validator(mode="after")
-    def _patches_advance(self) -> "ResNetSettings":
-        if self.patch_overlap >= self.patch_size:
-            raise ValueError(
-                f"patch_overlap {self.patch_overlap} must be below patch_size {self.patch_size}"
-            )
-        return self
+    name: str
 
 
-class ConvGRUSettings(Settings):
-    """For speech: the paper's strided convolutions, each a module, and a GRU above them."""
+class EncoderTable(Open):
+    """Which encoder; the other entries are its settings."""
 
-    kind: Literal["conv_gru"]
-    width: PositiveInt = 512  # channels of every convolution
-    context: PositiveInt = 256  # units of the GRU
-    kernels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 8, 4, 4, 4)
-    strides: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (5, 4, 2, 2, 2)
-    paddings: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (2, 2, 2, 2, 1)
-
-    @model_validator(mode="after")
-    def _one_of_each_per_layer(self) -> "ConvGRUSettings":
-        if not len(self.kernels) == len(self.strides) == len(self.paddings):
-            raise ValueError("kernels, strides and paddings must name as many layers")
-        if prod(self.strides) != FRAME_SAMPLES:
-            raise ValueError(
-                f"the strides multiply to {prod(self.strides)} samples where the top layer must "
-                f"advance by {FRAME_SAMPLES}, the 10 ms of a phone label"
-            )
-        return self
+    kind: str
 
 
-EncoderSettings = Annotated[ResNetSettings | ConvGRUSettings, Field(discriminator="kind")]
+class EncoderSettings(Settings):
+    """Settings of an encoder; every encoder adds its own."""
+
+    kind: str
 
 
 AugmentationSettings = Annotated[CropSettings | WindowSettings, Field(discriminator="kind")]
 
 
-class InfoNCESettings(Settings):
-    """The contrastive task: predict up to `prediction_steps` rows down, past the skipped ones."""
+class Row(Settings):
+    """What a row of the table has otherwise than the suite.
 
-    prediction_steps: PositiveInt = 5
-    skip_rows: NotNegative = 1
-    negatives: PositiveInt = 16
-    anchor_rows: PositiveInt | None = None  # how many, from a random one on, predict; None: all
-
-
-class Procedure(Settings):
-    """How a row of the table is trained, where it differs from the suite's way.
-
-    Stands in `[method.<name>]`, beside the method's options. With `like`, the row is another
-    method under a name of its own, so that a table can hold it more than once.
+    These entries stand in `[method.<name>]`, beside the options of the method. With `like`, the
+    row is another method under a name of its own, so that a table can hold a method twice. The
+    tables `[method.<name>.training]` and so on are laid over the suite's, setting by setting.
     """
 
     like: str | None = None
     schedule: Schedule | None = None
     recompute: Recompute | None = None
     only: str | None = None  # the one unit that is trained, such as "module_2"
-
-
-PROCEDURE = tuple(Procedure.model_fields)
+    gradient_flow: Literal["isolated", "end_to_end"] | None = None
+    encoder: dict[str, Any] = {}
+    augmentation: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    probe: dict[str, Any] = {}
+    objective: dict[str, Any] = {}  # settings of its objective
 
 
 class KeptOutputsSettings(Settings):
     """Of modules trained in sequence: the outputs of the frozen ones below are kept on disk."""
 
-    views: PositiveInt = 1  # random crops of every image, or windows of every recording, kept
+    # Epochs whose outputs are kept, each with its own random crops or windows.
+    epochs: PositiveInt = Field(default=1, validation_alias=AliasChoices("epochs", "views"))
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
 class TrainingSettings(Settings):
-    """Adam at a constant rate, one optimiser for each isolated module."""
+    """How every unit is trained: for how long, by which optimiser, in which order."""
 
     epochs: NotNegative
     batch_size: PositiveInt
     learning_rate: PositiveFloat
+    optimiser: OptimiserSettings = AdamSettings()
+    rate_schedule: RateSettings = ConstantRate()  # of the learning rate, over training
     schedule: Schedule = Schedule.INTERLEAVED
     recompute: Recompute = Recompute.NOTHING
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile
-    # Of the images or recordings trained on, held out: their loss is measured after every epoch.
+    # The share of images or recordings that is held out; their loss is measured every epoch.
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Precision.FP32
     budget: Budget = Budget.EPOCHS
@@ -186,7 +166,15 @@ class CapacitySettings(Settings):
     up_to: PositiveInt = 4096  # images or windows; larger batches are not tried
 
 
-class Suite(Settings):
+class Recipe(Settings):
+    """The tables of a suite that a row may lay its own over."""
+
+    augmentation: AugmentationSettings
+    training: TrainingSettings
+    probe: ProbeSettings | None = None  # None: nothing is probed
+
+
+class Suite(Recipe):
     """A table: methods × seeds on one data set, everything else shared."""
 
     name: Name
@@ -196,59 +184,13 @@ class Suite(Settings):
     deviations: tuple[str, ...] = ()  # from the protocol of what is published, as far as known
     methods: Names
     seeds: PositiveInt = 1
-    dataset: DatasetSettings
-    encoder: EncoderSettings
-    augmentation: AugmentationSettings
-    info_nce: InfoNCESettings = InfoNCESettings()
-    training: TrainingSettings
-    probe: ProbeSettings | None = None  # None: nothing is probed
+    dataset: DatasetTable
+    encoder: EncoderTable
+    info_nce: dict[str, Any] = {}  # InfoNCE's settings
+    objective: dict[str, dict[str, Any]] = {}  # other objectives' settings, by name
     capacity: CapacitySettings | None = None  # None: the largest batch is not looked for
     fresh_process: bool = False  # every cell in a process of its own
     method: dict[str, dict[str, Any]] = {}
-
-    @model_validator(mode="after")
-    def _encoder_and_augmentation_fit(self) -> "Suite":
-        """And every module has as many rows below each other as InfoNCE predicts."""
-        crops = isinstance(self.augmentation, CropSettings)
-        if crops != isinstance(self.encoder, ResNetSettings):
-            raise ValueError(
-                f"an encoder of kind {self.encoder.kind!r} cannot take what an augmentation of "
-                f"kind {self.augmentation.kind!r} gives: use resnet with crop (images), or "
-                f"conv_gru with window (speech)"
-            )
-        rows = grid_rows(self.encoder, self.augmentation)
-        needed = self.info_nce.skip_rows + self.info_nce.prediction_steps + 1
-        if min(rows) < needed:
-            what = (
-                f"a crop of {self.augmentation.crop} pixels gives {min(rows)} rows of patches"
-                if isinstance(self.augmentation, CropSettings)
-                else f"a window of {self.augmentation.samples} samples gives {min(rows)} steps"
-            )
-            raise ValueError(
-                f"{what}, but predicting {self.info_nce.prediction_steps} steps past "
-                f"{self.info_nce.skip_rows} skipped row(s) needs {needed}: enlarge augmentation."
-                f"{'crop' if crops else 'samples'} or lower info_nce.prediction_steps"
-            )
-        return self
-
-    def describes(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's resolved configuration is one that this suite's file allows.
-
-        What only a run resolves (precision "auto", the device) may be any; so may what the file
-        leaves to methods and data sets, which `plan.describes` knows.
-        """
-        shared = {"encoder", "augmentation", "info_nce", "training", "probe", "capacity"}
-        ours = self.model_dump(mode="json", include=shared)
-        if self.training.precision is Precision.AUTO:
-            ours["training"]["precision"] = config.get("training", {}).get("precision")
-        method = config.get("method", {})
-        options = {**method.get("options", {}), **{name: method.get(name) for name in PROCEDURE}}
-        set_here = self.method.get(method.get("name", ""), {})
-        return (
-            all(config.get(section) == settings for section, settings in ours.items())
-            and self.dataset.model_dump(mode="json").items() <= config.get("dataset", {}).items()
-            and all(options.get(name) == value for name, value in set_here.items())
-        )
 
 
 class MethodSettings(Settings):
@@ -256,16 +198,35 @@ class MethodSettings(Settings):
 
     name: str
     objective: str  # "info_nce", "cross_entropy", … or "none"
+    loss_unit: str | None = "nats"  # None: the loss has no unit
     gradient_flow: str  # "isolated", "end_to_end" or "none"
     trains_on: str  # a split's name, or "none"
     uses_labels: bool
+    views: PositiveInt = 1  # augmented views of every example
     ablation: str | None = None  # what it leaves out of the shared encoder
     like: str  # the method that it is: its own name, or another's whose variant it is
     schedule: Schedule
     recompute: Recompute
     only: str | None = None  # the one unit that is trained
     base: str | None = None  # sha256 of the frozen encoder that it adds modules to
-    options: dict[str, Any]
+    options: SerializeAsAny[Settings]
+
+
+class DatasetSettings(Settings):
+    """A data set's name and its checked options, in one table."""
+
+    name: str
+    options: SerializeAsAny[Settings]
+
+    def entries(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options.entries()}
+
+    def is_default(self, name: str) -> bool:
+        return name != "name" and self.options.is_default(name)
+
+    @model_serializer
+    def _one_table(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options.model_dump(mode="json")}
 
 
 class CellConfig(Settings):
@@ -273,13 +234,21 @@ class CellConfig(Settings):
 
     method: MethodSettings
     dataset: DatasetSettings
-    encoder: EncoderSettings
+    encoder: SerializeAsAny[EncoderSettings]
     augmentation: AugmentationSettings
-    info_nce: InfoNCESettings
+    # In every cell, whatever its method: the first keys were made so.
+    info_nce: SerializeAsAny[Settings]
+    objective: SerializeAsAny[Settings] | None = None  # the method's own, where not info_nce
     training: TrainingSettings
     probe: ProbeSettings | None
     capacity: CapacitySettings | None = None
     device: Literal["cpu", "cuda"]
+
+    @property
+    def objective_settings(self) -> Settings:
+        """The settings of the method's own objective."""
+        own = self.info_nce if self.method.objective == "info_nce" else self.objective
+        return Settings() if own is None else own
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -287,29 +256,9 @@ class CellConfig(Settings):
     def key(self, *, data_sha256: str, seed: int) -> str:
         """The cell's identity: a hash of all that can move its numbers."""
         identity = {
-            "config": self.as_dict(),
+            "config": keyed(self),
             "data_sha256": data_sha256,
             "seed": seed,
             "results_version": RESULTS_VERSION,
         }
         return digest(identity)
-
-
-def grid_rows(
-    encoder: ResNetSettings | ConvGRUSettings, augmentation: CropSettings | WindowSettings
-) -> list[int]:
-    """Rows of the grid that each module encodes: of patches, or time steps of each layer."""
-    if isinstance(encoder, ResNetSettings):
-        assert isinstance(augmentation, CropSettings)
-        stride = encoder.patch_size - encoder.patch_overlap
-        return [(augmentation.crop - encoder.patch_size) // stride + 1] * len(encoder.blocks)
-    assert isinstance(augmentation, WindowSettings)
-    lengths = [augmentation.samples]
-    for kernel, stride, padding in zip(
-        encoder.kernels, encoder.strides, encoder.paddings, strict=True
-    ):
-        lengths.append(max(0, (lengths[-1] + 2 * padding - kernel) // stride + 1))
-    return [*lengths[1:], lengths[-1]]
-
-
-# -- reading suites ------------------------------------------------------------------------------

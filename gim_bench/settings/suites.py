@@ -29,7 +29,7 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     Raises: ConfigError for an unknown suite, an unreadable file, an unknown key or a wrong type.
     """
     files = _chain(_suite_path(name_or_path))
-    table: dict[str, Any] = reduce(_merged, reversed(files.values()))
+    table: dict[str, Any] = reduce(laid_over, reversed(files.values()))
     if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
         table["published"] = next(iter(files.values())).get("published", [])
     for override in overrides:
@@ -87,14 +87,20 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Tables are merged; all else, lists too, is `above`'s where it says anything.
 
-    >>> _merged({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
+    A table of another kind replaces the one below: their settings have nothing in common.
+
+    >>> laid_over({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
     {'a': {'x': 1, 'y': 3}, 'b': [4]}
+    >>> laid_over({"a": {"kind": "crop", "crop": 32}}, {"a": {"kind": "window"}})
+    {'a': {'kind': 'window'}}
     """
+    if above.get("kind", below.get("kind")) != below.get("kind"):
+        return dict(above)
     return {**below, **above} | {
-        name: _merged(below[name], table)
+        name: laid_over(below[name], table)
         for name, table in above.items()
         if isinstance(table, dict) and isinstance(below.get(name), dict)
     }

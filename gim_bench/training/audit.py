@@ -52,8 +52,7 @@ def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) 
             below = trainer.below(stage)
             if kept_batches and below is not None:
                 with flop_counter() as counter:
-                    outputs = trainer.outputs(batch, unit=below)
-                batch = Batch(inputs=outputs, labels=batch.labels, encoded_by=below)
+                    batch = trainer.outputs(batch, unit=below)
                 flops += kept_batches * counter.get_total_flops()
             with flop_counter() as counter:
                 isolation |= gradient_norms(trainer, batch, only=stage)

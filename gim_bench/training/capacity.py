@@ -94,6 +94,7 @@ def repeated(batch: Batch, size: int) -> Batch:
     return Batch(
         inputs=batch.inputs[places],
         labels={name: labels[places] for name, labels in batch.labels.items()},
+        further=tuple(view[places] for view in batch.further),
     )
 
 

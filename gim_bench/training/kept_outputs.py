@@ -24,7 +24,7 @@ from gim_bench.progress import Progress
 
 CHECKSUM_BYTES = 4  # CRC-32
 
-Encode = Callable[[Batch], Float[Tensor, "example *shape"]]
+Encode = Callable[[Batch], Batch]  # the batch as a unit hands it on, view by view
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Keeper:
     """Where outputs are kept, of how many epochs' augmentations, and in which number format."""
 
     folder: Path
-    views: int
+    epochs: int
     dtype: torch.dtype
     progress: Progress
 
@@ -58,7 +58,7 @@ class Keeper:
             return
         batch = next(source.epoch(1))
         sizes = [
-            self.views * len(source) * encode(batch).numel() * self.dtype.itemsize
+            self.epochs * len(source) * _stacked(encode(batch)).numel() * self.dtype.itemsize
             for encode in encoders.values()
         ]
         needed = max(sizes)
@@ -71,7 +71,7 @@ class Keeper:
             raise RoomError(
                 f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
                 f"{self.folder} has room for {free / 1e9:,.2f} GB: lower "
-                f"training.kept_outputs.views ({self.views}), or leave out training.kept_outputs, "
+                f"training.kept_outputs.epochs ({self.epochs}), or leave out training.kept_outputs, "
                 f"and they are computed at every step"
             )
         self.progress.say(f"keeping outputs of {listed}, at most {needed / 1e9:,.2f} GB at a time")
@@ -88,18 +88,18 @@ class Keeper:
                 other.unlink()
         labels: dict[str, list[Tensor]] = {}
         outputs = None
-        total = self.views * len(source)
+        total = self.epochs * len(source)
         title = f"keeping outputs of {unit}"
         with (
             _ledger(path) as ledger,
             self.progress.task(title, total=total, unit="step") as task,
         ):
-            for view in range(self.views):
-                for batch in source.epoch(view + 1):
+            for epoch in range(self.epochs):
+                for batch in source.epoch(epoch + 1):
                     for target, values in batch.labels.items():
                         labels.setdefault(target, []).append(values.cpu())
                     if outputs is None or not ledger.holds_next():
-                        outputs = encode(batch)
+                        outputs = _stacked(encode(batch))
                         ledger.write(outputs.to("cpu", self.dtype).contiguous())
                     ledger.advance()
                     task.advance()
@@ -110,9 +110,9 @@ class Keeper:
         )
         rows = len(source) * source.batch_size
         return KeptOutputs(
-            values.view(self.views, rows, *outputs.shape[1:]),
+            values.view(self.epochs, rows, *outputs.shape[1:]),
             labels={
-                target: torch.cat(of_target).unflatten(0, (self.views, rows))
+                target: torch.cat(of_target).unflatten(0, (self.epochs, rows))
                 for target, of_target in labels.items()
             },
             unit=unit,
@@ -128,15 +128,15 @@ class Keeper:
 class KeptOutputs:
     """A unit's outputs as batches; a `Source` for the units above.
 
-    The first epochs are those of the source, batch for batch. Later ones go through the same views
-    again, each in a new order.
+    The first epochs are those of the source, batch for batch. Later ones go through the same
+    augmentations again, each in a new order.
     """
 
     def __init__(
         self,
-        values: Float[Tensor, "view row *shape"],
+        values: Float[Tensor, "epoch row view *shape"],
         *,
-        labels: Mapping[str, Int[Tensor, "view row *step"]],
+        labels: Mapping[str, Int[Tensor, "epoch row *step"]],
         unit: str,
         like: Tensor,
         source: Source,
@@ -154,24 +154,30 @@ class KeptOutputs:
         return self.values.shape[1] // self.batch_size
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        views, rows = self.values.shape[:2]
-        view = (number - 1) % views
+        epochs, rows = self.values.shape[:2]
+        kept = (number - 1) % epochs
         order = torch.arange(rows)
-        if number > views:
+        if number > epochs:
             draw = seeding.generator("kept outputs", *self.stream, number)
             order = torch.randperm(rows, generator=draw)
         for chosen in order.split(self.batch_size):
+            first, *further = self.values[kept, chosen].to(self.device, self.dtype).unbind(1)
             yield Batch(
-                inputs=self.values[view, chosen].to(self.device, self.dtype),
+                inputs=first,
                 labels={
-                    target: values[view, chosen].to(self.device)
+                    target: values[kept, chosen].to(self.device)
                     for target, values in self.labels.items()
                 },
+                further=tuple(further),
                 encoded_by=self.unit,
             )
 
     def validation(self) -> Iterator[Batch]:
         return self.source.validation()
+
+
+def _stacked(batch: Batch) -> Float[Tensor, "example view *shape"]:
+    return torch.stack(batch.views, dim=1)
 
 
 class _Ledger:

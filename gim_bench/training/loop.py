@@ -27,10 +27,10 @@ VALIDATION = "validation_"
 class Trained:
     """What training leaves behind besides the learner's weights."""
 
-    losses: Sequence[dict[str, float]]  # per epoch: {"epoch": 1, "module_1": nats, …}
+    losses: Sequence[dict[str, float]]  # per epoch: {"epoch": 1, "module_1": 2.31, …}
     seconds: float
     steps: int
-    samples: int
+    samples: int  # examples that went through the encoder, each view by itself
     parameters: int  # that were trained
     resumed_at: int | None = None  # the step that a checkpoint was taken after, if it began there
 
@@ -105,6 +105,7 @@ def fit(
     keeper: Keeper | None = None,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    rates: Callable[[int], float] | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
@@ -112,12 +113,14 @@ def fit(
     unit's outputs are computed once and read by the unit above. With `checkpoints` it goes on from
     the last one, on a CPU bit for bit as if it had never been interrupted. `on_epoch` is called
     with the number of every epoch of a unit but the last; its seconds do not count, and what it
-    raises ends the training.
+    raises ends the training. `rates` gives the factor of the learning rate before a unit's step,
+    counted from 0.
 
     Raises: TrainingError where a loss is no longer finite, naming unit and step, or where there is
     no room for the outputs; Interrupted after the step in which a signal to end was heard.
     """
     run = _Run(trainer, checkpoints)
+    trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
     if keeper is not None:
         keeper.make_room(batches, _handing_on(trainer, [unit for _, unit in left]))
@@ -133,6 +136,7 @@ def fit(
             title=named,
             progress=progress,
             on_epoch=on_epoch,
+            rates=rates,
         )
         if unit is not None:
             trainer.freeze(unit)
@@ -144,7 +148,7 @@ def fit(
         losses=joined(histories),
         seconds=run.seconds,
         steps=taken,
-        samples=taken * batches.batch_size,
+        samples=taken * batches.batch_size * trainer.learner.traits.views,
         parameters=trainer.parameters,
         resumed_at=run.resumed_at,
     )
@@ -179,6 +183,7 @@ def _fit_stage(
     title: str,
     progress: Progress,
     on_epoch: Callable[[int], None] | None,
+    rates: Callable[[int], float] | None,
 ) -> None:
     """Trains the unit that is `number` in order, from where the run stands to `steps`."""
     standing, trainer = run.standing, run.trainer
@@ -197,6 +202,8 @@ def _fit_stage(
             for batch in islice(batches.epoch(epoch.number), standing.epoch_steps, None):
                 if standing.done == steps:
                     break
+                if rates is not None:
+                    trainer.set_rate(rates(standing.done))
                 epoch.add(trainer.step(batch, only=unit))
                 task.advance(1, **epoch.facts())
                 run.step_is_over(stop)

@@ -7,14 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, Learner
+from gim_bench.contract import Batch, Learner, eval_mode
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.hardware import devices
+from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.schema import Precision, Schedule
+from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_rate
 
 
 class Trainer:
-    """Adam at a constant rate, one optimiser for each unit of the learner."""
+    """Goes backward from a learner's losses, with an optimiser for each of its units."""
 
     def __init__(
         self,
@@ -24,6 +26,7 @@ class Trainer:
         schedule: Schedule,
         precision: Precision,
         device: torch.device,
+        optimiser: OptimiserSettings = AdamSettings(),  # noqa: B008 - frozen
         only: str | None = None,
         frozen: str | None = None,
     ) -> None:
@@ -40,8 +43,13 @@ class Trainer:
         self.schedule = schedule
         self.precision = precision
         self.device = device
+        self.learning_rate = learning_rate
         self.optimisers = {
-            unit: torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+            unit: make_optimiser(
+                parameter_groups(learner, parameters, settings=optimiser),
+                optimiser,
+                learning_rate=learning_rate,
+            )
             for unit, parameters in _above(frozen, units).items()
             if only in (None, unit)
         }
@@ -57,21 +65,25 @@ class Trainer:
         names = [None, *self.learner.units()]
         return None if unit is None else names[names.index(unit) - 1]
 
-    def outputs(self, batch: Batch, *, unit: str) -> Float[Tensor, "example *shape"]:
+    def outputs(self, batch: Batch, *, unit: str) -> Batch:
         """What that unit hands to the next, in the number format that training computes it in."""
         with devices.autocast(self.device, self.precision):
             return self.learner.outputs(batch, unit=unit)
 
-    def weights_up_to(self, unit: str) -> list[nn.Parameter]:
-        """Those of that unit and of all below it."""
+    def weights_up_to(self, unit: str) -> list[Tensor]:
+        """Parameters of that unit and of all below it, and the running statistics beside them."""
         units = self.learner.units()
         names = list(units)[: list(units).index(unit) + 1]
-        return [parameter for name in names for parameter in units[name]]
+        parameters = [parameter for name in names for parameter in units[name]]
+        known = {id(parameter) for parameter in parameters}
+        modules = getattr(self.learner.encoder, "stages", ())
+        below = [m for m in modules if any(id(p) in known for p in m.parameters())]
+        return [*parameters, *(buffer for module in below for buffer in module.buffers())]
 
     @property
     def parameters(self) -> int:
         """How many are trained."""
-        groups = (group for adam in self.optimisers.values() for group in adam.param_groups)
+        groups = (group for each in self.optimisers.values() for group in each.param_groups)
         return sum(p.numel() for group in groups for p in group["params"])
 
     def losses(
@@ -111,32 +123,44 @@ class Trainer:
         """Mean losses over batches that are not learnt from; none where there are no batches."""
         totals: dict[str, Tensor] = {}
         count = 0
-        with torch.no_grad():
+        with torch.no_grad(), eval_mode(self.learner):
             for batch in batches:
                 count += 1
                 for unit, loss in self.losses(batch, only=only):
                     totals[unit] = totals[unit] + loss if unit in totals else loss
         return {unit: float(total) / count for unit, total in totals.items()}
 
+    def set_rate(self, factor: float) -> None:
+        """The next steps are taken at `factor` times the learning rate."""
+        for optimiser in self.optimisers.values():
+            set_rate(optimiser, factor * self.learning_rate)
+
     def freeze(self, unit: str) -> None:
         """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
         self.optimisers[unit].state.clear()
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on, beside the batches."""
+        """All that the next steps depend on, beside the batches and the schedule of the rate."""
         return {
             "learner": self.learner.state_dict(),
-            "optimisers": {unit: adam.state_dict() for unit, adam in self.optimisers.items()},
-            "generators": [generator.get_state() for generator in self.learner.generators()],
+            "optimisers": {unit: each.state_dict() for unit, each in self.optimisers.items()},
+            "generators": [generator.get_state() for generator in self._generators()],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to where `state` was taken."""
         self.learner.load_state_dict(state["learner"])
-        for unit, adam in self.optimisers.items():
-            adam.load_state_dict(state["optimisers"][unit])
-        for generator, drawn in zip(self.learner.generators(), state["generators"], strict=True):
+        for unit, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][unit])
+        for generator, drawn in zip(self._generators(), state["generators"], strict=True):
             generator.set_state(drawn)
+
+    def _generators(self) -> list[torch.Generator]:
+        """Where losses draw from: the learner's own generators, and PyTorch's, for dropout."""
+        on_gpu = self.device.type == "cuda"
+        own = torch.cuda.default_generators[self.device.index or 0] if on_gpu else None
+        torchs = [torch.default_generator, *([] if own is None else [own])]
+        return [*self.learner.generators(), *torchs]
 
     def _update(self, unit: str) -> None:
         self.optimisers[unit].step()

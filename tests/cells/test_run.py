@@ -564,13 +564,13 @@ def test_the_first_weights_do_not_depend_on_what_ran_before(suite, bench):
 
 def test_the_encoder_comes_from_the_seeds_own_stream(suite, bench):
     with seeding.weights_from("encoder", 0):
-        expected = ResNetEncoder(suite.encoder, in_channels=1).state_dict()
+        expected = ResNetEncoder(tiny_cell(suite, "gim").config.encoder, shape=(1, 24, 24)).state_dict()
     assert all(same(encoder_weights(suite, bench, "gim", seed=0), expected))
 
 
 def test_the_encoder_of_speech_comes_from_the_seeds_own_stream(speech_suite, speech_bench):
     with seeding.weights_from("encoder", 0):
-        expected = ConvGRUEncoder(speech_suite.encoder, samples=3200).state_dict()
+        expected = ConvGRUEncoder(tiny_cell(speech_suite, "gim").config.encoder, shape=(3200,)).state_dict()
     assert all(same(encoder_weights(speech_suite, speech_bench, "gim", seed=0), expected))
 
 
@@ -594,7 +594,7 @@ def test_heads_and_negatives_depend_on_method_and_seed(method, seed, alike, suit
     ]
     assert heads[0]
     assert all(equal == alike for equal in same(*heads))
-    seeds = [learner.ingredients.negatives.initial_seed() for learner in (first, other)]
+    seeds = [learner.ingredients.generator.initial_seed() for learner in (first, other)]
     assert (seeds[0] == seeds[1]) == alike
 
 
@@ -655,7 +655,7 @@ def test_the_audit_is_no_part_of_training_s_peak_memory(suite, bench, tmp_path, 
 def test_outputs_that_are_kept_are_computed_once_in_the_count_of_operations(tmp_path):
     """Of 4 epochs' augmentations one is kept: module 1's forward runs 2 times in place of 8."""
     flops = []
-    for kept in ((), ("training.kept_outputs.views=1",)):
+    for kept in ((), ("training.kept_outputs.epochs=1",)):
         suite = tiny_suite(tmp_path, "training.epochs=4", *kept)
         record = run_cell(
             tiny_cell(suite, "gim_iterative"), tiny_bench(suite), runs=RunsFolder(tmp_path / "runs")
@@ -1265,7 +1265,7 @@ def test_an_encoder_that_was_altered_since_makes_its_record_unbelievable(done, r
 
 
 def test_a_disk_without_room_costs_no_checkpoint(tmp_path, monkeypatch):
-    suite = tiny_suite(tmp_path, "training.schedule=sequential", "training.kept_outputs.views=1")
+    suite = tiny_suite(tmp_path, "training.schedule=sequential", "training.kept_outputs.epochs=1")
     cell, runs = tiny_cell(suite, "gim"), RunsFolder(tmp_path / "runs")
     there = interrupted_cell(cell, suite, runs, step=1)
 

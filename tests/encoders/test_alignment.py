@@ -8,11 +8,11 @@ from gim_bench import registry, seeding
 from gim_bench.contract import UNLABELLED, Ingredients, Split, Target
 from gim_bench.datasets.speech.espeak import Espeak
 from gim_bench.datasets.speech.windows import WindowBatches
-from gim_bench.encoders.conv_gru import ConvGRUEncoder
+from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
 from gim_bench.probing.classifiers import train_linear
 from gim_bench.progress import Silence
 from gim_bench.settings.augmentations import WindowSettings
-from gim_bench.settings.schema import ConvGRUSettings, InfoNCESettings
+from gim_bench.settings.base import Settings
 
 WINDOW = WindowSettings(kind="window", mean=0.0, std=0.1)
 STREAM = ("tests", 0)
@@ -36,14 +36,15 @@ def steps_and_labels(
     kind = registry.method(method)
     settings = ConvGRUSettings(kind="conv_gru", width=32, context=32)
     with seeding.weights_from("encoder", 0):
-        encoder = ConvGRUEncoder(settings, samples=WINDOW.samples)
+        encoder = ConvGRUEncoder(settings, shape=WINDOW.shape)
     learner = kind(
         Ingredients(
             encoder=encoder,
             target=phone,
-            info_nce=InfoNCESettings(skip_rows=0),
+            objective=Settings(),
             options=kind.Options(),
-            negatives=torch.Generator(),
+            gradient_flow=kind.traits.gradient_flow,
+            generator=torch.Generator(),
         )
     )
     batches = WindowBatches(

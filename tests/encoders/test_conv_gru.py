@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from gim_bench import seeding
-from gim_bench.encoders.conv_gru import GRU, ConvGRUEncoder, Convolution, owners, receptive_fields
-from gim_bench.settings.augmentations import WindowSettings
-from gim_bench.settings.schema import ConvGRUSettings, grid_rows
+from gim_bench.encoders.conv_gru import (
+    GRU,
+    ConvGRUEncoder,
+    ConvGRUSettings,
+    Convolution,
+    owners,
+    receptive_fields,
+)
 from tests.conftest import SAMPLES, STEPS, TINY_CONV_GRU
 from tests.oracles.gru import slow_gru
 from tests.oracles.steps import slow_owner, slow_steps
@@ -24,12 +29,12 @@ OTHER = ConvGRUSettings(
 
 def paper_encoder() -> ConvGRUEncoder:
     """The paper's encoder; its values do not matter, so they need not be computed."""
-    return ConvGRUEncoder(PAPER, samples=WINDOW)
+    return ConvGRUEncoder(PAPER, shape=(WINDOW,))
 
 
 def tiny_encoder(settings: ConvGRUSettings = TINY_CONV_GRU, *, samples: int = SAMPLES):
     with seeding.weights_from("tests", "encoder"):
-        return ConvGRUEncoder(settings, samples=samples)
+        return ConvGRUEncoder(settings, shape=(samples,))
 
 
 def normal(*shape: int, stream: int = 0) -> torch.Tensor:
@@ -61,7 +66,7 @@ def test_modules_have_the_sequence_lengths_of_the_paper():
 
 
 def test_the_grid_of_every_layer_is_known_without_running_it():
-    assert grid_rows(PAPER, WindowSettings(kind="window", samples=WINDOW)) == LENGTHS
+    assert ConvGRUEncoder.rows(PAPER, shape=(WINDOW,)) == LENGTHS
 
 
 @pytest.mark.parametrize("settings", [TINY_CONV_GRU, OTHER])
@@ -69,7 +74,7 @@ def test_the_grid_of_every_layer_is_known_without_running_it():
 def test_known_lengths_are_those_of_the_encodings(settings, samples):
     encoder = tiny_encoder(settings, samples=samples)
     found = activations_of(encoder, normal(1, samples))
-    known = grid_rows(settings, WindowSettings(kind="window", samples=samples))
+    known = ConvGRUEncoder.rows(settings, shape=(samples,))
     assert [x.shape[2] for x in found] == known
 
 
@@ -117,7 +122,7 @@ def test_the_gru_s_step_is_centred_at_its_newest_input():
 def test_time_steps_belong_to_the_step_whose_label_is_nearest(settings, samples):
     """Those at the end, nearest to a label beyond the window, to none."""
     found = owners(settings, samples=samples)
-    lengths = grid_rows(settings, WindowSettings(kind="window", samples=samples))
+    lengths = ConvGRUEncoder.rows(settings, shape=(samples,))
     for owner, (centre, advance), length in zip(
         found, receptive_fields(settings), lengths, strict=True
     ):
@@ -129,7 +134,7 @@ def test_time_steps_belong_to_the_step_whose_label_is_nearest(settings, samples)
 @pytest.mark.parametrize("settings", [TINY_CONV_GRU, OTHER])
 def test_steps_are_the_means_of_the_loop_over_all_time_steps(settings):
     encoder = tiny_encoder(settings)
-    lengths = grid_rows(settings, WindowSettings(kind="window", samples=SAMPLES))
+    lengths = ConvGRUEncoder.rows(settings, shape=(SAMPLES,))
     for module, (centre, advance) in enumerate(receptive_fields(settings)):
         z = normal(2, lengths[module], 1, encoder.dims[module])
         centres = [centre + advance * t for t in range(lengths[module])]

@@ -5,8 +5,7 @@ import torch
 
 from gim_bench import seeding
 from gim_bench.encoders.pixelcnn import PixelCNN
-from gim_bench.objectives.info_nce import InfoNCEHead
-from gim_bench.settings.schema import InfoNCESettings
+from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
 from tests.oracles.pixelcnn import TextbookPixelCNN, copy_weights
 
 DIM, ROWS, COLUMNS = 4, 7, 5

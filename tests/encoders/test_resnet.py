@@ -7,10 +7,8 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench import seeding
-from gim_bench.encoders.resnet import Bottleneck, ResNetEncoder
-from gim_bench.settings.augmentations import CropSettings
-from gim_bench.settings.schema import ResNetSettings, grid_rows
-from tests.conftest import TINY_ENCODER
+from gim_bench.encoders.resnet import Bottleneck, ResNetEncoder, ResNetSettings
+from tests.conftest import CROP, TINY_ENCODER
 
 PAPER = ResNetSettings(kind="resnet")
 
@@ -18,18 +16,17 @@ PAPER = ResNetSettings(kind="resnet")
 def paper_encoder(*, in_channels: int = 1) -> ResNetEncoder:
     """The paper's encoder without memory for its weights."""
     with torch.device("meta"):
-        return ResNetEncoder(PAPER, in_channels=in_channels)
+        return ResNetEncoder(PAPER, shape=(in_channels, 64, 64))
 
 
 def tiny_encoder() -> ResNetEncoder:
     with seeding.weights_from("tests", "encoder"):
-        return ResNetEncoder(TINY_ENCODER, in_channels=1)
+        return ResNetEncoder(TINY_ENCODER, shape=(1, CROP, CROP))
 
 
 def side_of(settings: ResNetSettings, *, pixels: int) -> int:
     """Rows of the grid of patches, the same in every module."""
-    crop = CropSettings(kind="crop", crop=pixels, mean=(0.5,), std=(0.5,))
-    (side,) = set(grid_rows(settings, crop))
+    (side,) = set(ResNetEncoder.rows(settings, shape=(1, pixels, pixels)))
     return side
 
 
@@ -99,7 +96,7 @@ def test_width_and_blocks_make_the_encoder_smaller():
 )
 def test_the_encoding_at_row_and_column_is_of_the_patch_there(settings, pixels):
     """Pooled as they are, patches give the mean of their own square of the image."""
-    encoder = ResNetEncoder(settings.model_copy(update={"width": 1, "blocks": (1,)}), in_channels=2)
+    encoder = ResNetEncoder(settings.model_copy(update={"width": 1, "blocks": (1,)}), shape=(2, CROP, CROP))
     size, stride = settings.patch_size, settings.patch_size - settings.patch_overlap
     images = normal(3, 2, pixels, pixels)
     z = encoder.pool(encoder.prepare(images), batch_size=3)

@@ -20,6 +20,7 @@ from tests.conftest import (
     TARGETS,
     TINY_CONV_GRU,
     build_tiny,
+    tiny_setup,
 )
 
 SPEECH = Modality.SPEECH
@@ -73,7 +74,8 @@ def asked_of_heads(learner: Learner, batch: Batch) -> dict[str, tuple[torch.Tens
 )
 def test_a_method_is_an_objective_times_a_gradient_flow(name, objective, flow, split):
     traits = registry.method(name).traits
-    assert (traits.objective, traits.gradient_flow, traits.trains_on) == (objective, flow, split)
+    named = "none" if traits.objective is None else traits.objective.name
+    assert (named, traits.gradient_flow, traits.trains_on) == (objective, flow, split)
 
 
 @pytest.mark.parametrize("name", ["gim", "cpc", "supervised", "greedy_supervised", "random_init"])
@@ -151,7 +153,7 @@ def test_stopping_bptt_changes_no_loss_and_the_gradients_of_the_gru_alone(tiny, 
     """With the same heads and negatives; what reaches the head of the GRU is unchanged too."""
     gim, cut = (tiny(name, modality=SPEECH) for name in ("gim", "gim_no_bptt"))
     cut.learner.load_state_dict(gim.learner.state_dict())
-    cut.negatives.set_state(gim.negatives.get_state())
+    cut.generator.set_state(gim.generator.get_state())
     losses = [dict(built.learner.losses(tiny_speech)) for built in (gim, cut)]
     for unit in losses[0]:
         torch.testing.assert_close(losses[0][unit], losses[1][unit])
@@ -202,8 +204,8 @@ def test_cpc_on_speech_refuses_an_autoregressor_for_images(autoregressor):
     cpc = registry.method("cpc")
     options = cpc.Options(autoregressor=autoregressor)
     with pytest.raises(ConfigError, match=f"{autoregressor}.*is for images"):
-        cpc.check(options, modality=SPEECH)
-    cpc.check(options, modality=Modality.IMAGE)
+        cpc.check(options, setup=tiny_setup(SPEECH))
+    cpc.check(options, setup=tiny_setup(Modality.IMAGE))
 
 
 def test_cpc_on_speech_predicts_the_fifth_convolution_from_the_gru(tiny_speech):

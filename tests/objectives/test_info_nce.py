@@ -11,8 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from gim_bench import seeding
-from gim_bench.objectives.info_nce import InfoNCEHead, info_nce
-from gim_bench.settings.schema import InfoNCESettings
+from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings, info_nce
 from tests.oracles.info_nce import expected_info_nce, slow_info_nce
 
 ANCHORS, NEGATIVES = 6, 4

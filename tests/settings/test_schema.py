@@ -16,17 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gim_bench.encoders.conv_gru import ConvGRUSettings
+from gim_bench.encoders.resnet import ResNetSettings
 from gim_bench.errors import ConfigError
 from gim_bench.settings import schema as config
 from gim_bench.settings.augmentations import CropSettings, WindowSettings
-from gim_bench.settings.schema import (
-    CellConfig,
-    ConvGRUSettings,
-    ResNetSettings,
-    Schedule,
-    Suite,
-    grid_rows,
-)
+from gim_bench.settings.schema import CellConfig, Schedule, Suite, grid_rows
 from gim_bench.settings.suites import load_suite, parse, shipped_suites
 
 SUITE: dict[str, Any] = {

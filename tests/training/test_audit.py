@@ -9,17 +9,11 @@ from torch import nn
 
 from gim_bench.contract import Batch, Encoder, GradientFlow, Learner, Modality
 from gim_bench.encoders.conv_gru import GRU
-from gim_bench.encoders.resnet import ResNetEncoder
+from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.methods.stack import Encodings, module_name
-from gim_bench.objectives.info_nce import InfoNCEHead
-from gim_bench.settings.schema import (
-    InfoNCESettings,
-    Precision,
-    Recompute,
-    ResNetSettings,
-    Schedule,
-)
+from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
+from gim_bench.settings.schema import Precision, Recompute, Schedule
 from gim_bench.training.audit import (
     Audit,
     audit,
@@ -194,7 +188,7 @@ class Undetached(GreedyInfoMax):
             activations = self.encoder.stages[unit.last](activations)
             z = self.encoder.pool(activations, batch_size=len(batch.inputs))
             head = self.heads[unit.name]
-            yield unit.name, self.loss(head, Encodings(z, z, module=unit.last), batch)
+            yield unit.name, self.loss(head, [Encodings(z, z, module=unit.last)], batch)
 
 
 class BorrowedHead(GreedyInfoMax):
@@ -392,7 +386,7 @@ def counted(compute) -> int:
 
 def paper_encoder() -> ResNetEncoder:
     with torch.device("meta"):
-        return ResNetEncoder(ResNetSettings(kind="resnet"), in_channels=1)
+        return ResNetEncoder(ResNetSettings(kind="resnet"), shape=(1, 64, 64))
 
 
 def test_a_step_of_the_papers_modules_costs_three_times_their_forward():

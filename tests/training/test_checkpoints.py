@@ -144,7 +144,7 @@ def test_kept_outputs_are_found_again(step, dtype, tiny, batches, tmp_path):
     """Though they are rounded, and seen more than once."""
 
     def settings(name):
-        keeper = Keeper(folder=tmp_path / name, views=1, dtype=dtype, progress=Silence())
+        keeper = Keeper(folder=tmp_path / name, epochs=1, dtype=dtype, progress=Silence())
         return {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
 
     whole = run(tiny, batches, tmp_path / "whole", **settings("whole kept"))
@@ -154,7 +154,7 @@ def test_kept_outputs_are_found_again(step, dtype, tiny, batches, tmp_path):
 
 
 def test_a_training_that_is_over_keeps_no_outputs_again(tiny, batches, tmp_path):
-    keeper = Keeper(folder=tmp_path / "k", views=1, dtype=torch.float32, progress=Listener())
+    keeper = Keeper(folder=tmp_path / "k", epochs=1, dtype=torch.float32, progress=Listener())
     settings = {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
     run(tiny, batches, tmp_path / "c", **settings)
     keeper.progress.tasks.clear()

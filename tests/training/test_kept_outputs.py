@@ -1,5 +1,6 @@
 """Frozen outputs kept on disk: training on them is training without them, and nothing is lost."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,8 +38,8 @@ def batches():
     )
 
 
-def keeper(folder, *, views=1, dtype=torch.float32, progress=None):
-    return Keeper(folder=folder / "kept", views=views, dtype=dtype, progress=progress or Silence())
+def keeper(folder, *, epochs=1, dtype=torch.float32, progress=None):
+    return Keeper(folder=folder / "kept", epochs=epochs, dtype=dtype, progress=progress or Silence())
 
 
 def trained(learner, batches, *, steps, precision=Precision.FP32, keeper=None):
@@ -63,7 +64,7 @@ class Encoded:
 
     def __call__(self, batch):
         self.calls += 1
-        return 2 * batch.inputs.flatten(1)
+        return replace(batch, inputs=2 * batch.inputs.flatten(1), encoded_by="module_1")
 
 
 # -- training on what was kept ---------------------------------------------------------------------
@@ -73,10 +74,10 @@ class Encoded:
 def test_in_the_kept_epochs_training_is_bit_for_bit_as_if_nothing_were_kept(
     method, batches, tiny, tmp_path
 ):
-    views = 2
-    steps = views * STEPS_PER_EPOCH
+    epochs = 2
+    steps = epochs * STEPS_PER_EPOCH
     plain = trained(tiny(method).learner, batches, steps=steps)
-    kept = trained(tiny(method).learner, batches, steps=steps, keeper=keeper(tmp_path, views=views))
+    kept = trained(tiny(method).learner, batches, steps=steps, keeper=keeper(tmp_path, epochs=epochs))
     assert same(kept, plain)
 
 
@@ -137,7 +138,7 @@ def kept(batches, folder, *, encode=None, **settings):
 
 
 def test_the_first_epochs_are_those_of_the_source_with_their_labels(batches, tmp_path):
-    found = kept(batches, tmp_path, views=2)
+    found = kept(batches, tmp_path, epochs=2)
     assert len(found) == STEPS_PER_EPOCH
     for number in (1, 2):
         for ours, theirs in zip(found.epoch(number), batches.epoch(number), strict=True):
@@ -146,8 +147,8 @@ def test_the_first_epochs_are_those_of_the_source_with_their_labels(batches, tmp
             assert ours.encoded_by == "module_1"
 
 
-def test_later_epochs_go_through_the_views_again_in_a_new_order(batches, tmp_path):
-    found = kept(batches, tmp_path, views=2)
+def test_later_epochs_go_through_the_same_crops_again_in_a_new_order(batches, tmp_path):
+    found = kept(batches, tmp_path, epochs=2)
     epochs = {
         number: torch.cat([batch.inputs for batch in found.epoch(number)])
         for number in (1, 2, 3, 5)
@@ -192,7 +193,7 @@ def interrupted(batches, folder, *, after):
         return whole(batch)
 
     with pytest.raises(StoppingError):
-        kept(batches, folder, encode=encode, views=2)
+        kept(batches, folder, encode=encode, epochs=2)
 
 
 def everything(found):
@@ -202,29 +203,29 @@ def everything(found):
 def test_an_interrupted_write_goes_on_where_it_stopped(batches, tmp_path):
     interrupted(batches, tmp_path, after=4)
     encode = Encoded()
-    found = kept(batches, tmp_path, encode=encode, views=2)
+    found = kept(batches, tmp_path, encode=encode, epochs=2)
     assert encode.calls == 1 + 2  # the first tells the size; 2 to 4 are there
-    assert torch.equal(everything(found), everything(kept(batches, tmp_path / "whole", views=2)))
+    assert torch.equal(everything(found), everything(kept(batches, tmp_path / "whole", epochs=2)))
 
 
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.99])
 def test_an_altered_byte_is_noticed_and_its_batch_written_again(place, batches, tmp_path):
-    found = everything(kept(batches, tmp_path, views=2))
+    found = everything(kept(batches, tmp_path, epochs=2))
     (path,) = (tmp_path / "kept").glob("*.outputs")
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
     encode = Encoded()
-    assert torch.equal(everything(kept(batches, tmp_path, encode=encode, views=2)), found)
+    assert torch.equal(everything(kept(batches, tmp_path, encode=encode, epochs=2)), found)
     assert encode.calls == 1 + 1
 
 
 def test_a_file_that_was_cut_off_is_completed(batches, tmp_path):
-    found = everything(kept(batches, tmp_path, views=2))
+    found = everything(kept(batches, tmp_path, epochs=2))
     (path,) = (tmp_path / "kept").glob("*.outputs")
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2 + 7)
-    assert torch.equal(everything(kept(batches, tmp_path, views=2)), found)
+    assert torch.equal(everything(kept(batches, tmp_path, epochs=2)), found)
 
 
 def test_outputs_of_other_weights_are_not_taken_for_these(batches, tmp_path):
@@ -250,7 +251,7 @@ def test_identity_changes_with_every_weight():
 
 def test_the_size_is_said_before_anything_is_written(batches, tmp_path):
     heard = Listener()
-    room = keeper(tmp_path, views=2, progress=heard)
+    room = keeper(tmp_path, epochs=2, progress=heard)
     room.make_room(batches, {"module_1": Encoded(), "module_2": Encoded()})
     values = CROP**2 * BATCH_SIZE * STEPS_PER_EPOCH * 2
     size = f"{values * 4 / 1e9:,.2f} GB"
@@ -278,7 +279,7 @@ def test_what_an_interrupted_write_left_counts_as_room(batches, tmp_path, monkey
     values = CROP**2 * BATCH_SIZE * STEPS_PER_EPOCH * 2
     missing = SimpleNamespace(free=values * 4 // 3)
     monkeypatch.setattr(kept_outputs.shutil, "disk_usage", lambda folder: missing)
-    keeper(tmp_path, views=2).make_room(batches, {"module_1": Encoded()})
+    keeper(tmp_path, epochs=2).make_room(batches, {"module_1": Encoded()})
     missing.free -= 4 * CROP**2
     with pytest.raises(RoomError):
-        keeper(tmp_path, views=2).make_room(batches, {"module_1": Encoded()})
+        keeper(tmp_path, epochs=2).make_room(batches, {"module_1": Encoded()})
