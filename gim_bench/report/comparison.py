@@ -1,6 +1,7 @@
 """In what the rows of a table differ: shown from their records, not claimed."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     PRECISION = "precision"
     DATA = "data"
     SEEDS = "seeds"
+    OBJECTIVE = "settings of one objective"
     OTHER = "other settings"
     METHOD = "method"  # the method itself: objective, gradient flow, ablation, options
 
@@ -61,10 +63,11 @@ KINDS = {
     "dataset": Kind.DATA,
     "data_sha256": Kind.DATA,
     "seeds": Kind.SEEDS,
+    "objective": Kind.OBJECTIVE,
+    "info_nce": Kind.OBJECTIVE,
     "method": Kind.METHOD,
-    "objective": Kind.METHOD,
 }
-OF_METHOD = ("method", "objective")  # the tables whose settings a method declares
+OF_METHOD = ("method.", "objective.")  # the tables that are the method's own
 
 
 class By(StrEnum):
@@ -96,11 +99,13 @@ COUNTS = {
     "train/samples": Count(of_method=("trains_on", "views"), of_row=PACE, given=True),
     "train/steps": Count(of_method=("trains_on",), of_row=PACE, given=True),
     "train/parameters": Count(
-        of_method=("trains_on", *PARTS), of_row=("encoder", "augmentation"), given=False
+        of_method=("trains_on", *PARTS),
+        of_row=("encoder", "augmentation", "objective"),
+        given=False,
     ),
     "train/flops": Count(
         of_method=("trains_on", "views", *PARTS, "schedule", "recompute"),
-        of_row=("encoder", "augmentation", *PACE),
+        of_row=("encoder", "augmentation", "objective", *PACE),
         given=False,
     ),
 }
@@ -154,12 +159,22 @@ def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Diff
     for table in tables:
         if table.pop("method.name", None) == table.get("method.like"):
             table.pop("method.like", None)  # the method itself, not a variant
-    found = []
-    for name, cells in _by_value(records, tables).items():
-        tacit = [v for v, having in cells.items() if not all(_says(rows, r, name) for r in having)]
-        by = By.METHOD if name.partition(".")[0] in OF_METHOD else By.NOBODY
-        found.append(_difference(name, cells, by=By.ROW if len(tacit) <= 1 else by))
-    return found
+    return [
+        _difference(name, cells, by=_declared_by(name, cells, rows))
+        for name, cells in _by_value(records, tables).items()
+    ]
+
+
+def _declared_by(name: str, cells: Cells, rows: Rows) -> By:
+    of_method = name.startswith("method.") or (
+        name.startswith("objective.") and _concerned_agree(name, cells)
+    )
+    # A method or an objective without such a setting says nothing about the setting.
+    having = {v: c for v, c in cells.items() if v != ABSENT or not name.startswith(OF_METHOD)}
+    tacit = [v for v, c in having.items() if not all(_says(rows, r, name) for r in c)]
+    if len(tacit) < len(having) and len(tacit) <= 1:
+        return By.ROW
+    return By.METHOD if of_method else By.NOBODY
 
 
 def _says(rows: Rows, record: Record, setting: str) -> bool:
@@ -167,6 +182,8 @@ def _says(rows: Rows, record: Record, setting: str) -> bool:
     said = flatten(rows.get(record.method, {}))
     tables = tuple(name.removesuffix("kind") for name in said if name.endswith(".kind"))
     short = setting.removeprefix("method.").removeprefix("options.")
+    if short.startswith("info_nce."):  # a row calls the settings of any objective so
+        short = short.replace("info_nce", "objective", 1)
     return short in said or short.startswith(tables)
 
 
@@ -235,7 +252,7 @@ def mixtures(records: Sequence[Record]) -> list[Difference]:
 def count_settings(records: Sequence[Record]) -> int:
     """How many settings the rows share, or should: all but those about the method itself."""
     names = {name for record in records for name in flatten(record.config)}
-    return sum(name.partition(".")[0] not in OF_METHOD for name in names)
+    return sum(not f"{name}.".startswith(OF_METHOD) for name in names)
 
 
 def _by_value(
@@ -265,22 +282,36 @@ def _difference(name: str, cells: Cells, *, by: By) -> Difference:
         if by is By.NOBODY or value != ABSENT  # an option of another method
     }
     unique = {value: list(dict.fromkeys(who)) for value, who in holders.items()}
-    return Difference(name=name, kind=_kind(name, cells), by=by, holders=unique)
+    kind = _kind(name, cells, declared=by is not By.NOBODY)
+    return Difference(name=name, kind=kind, by=by, holders=unique)
 
 
-def _kind(name: str, cells: Cells) -> Kind:
-    """The kind of the nearest table that has a kind; of what is not trained, the method itself."""
+def _kind(name: str, cells: Cells, *, declared: bool) -> Kind:
+    """The kind of the nearest table that has a kind.
+
+    A declared difference is about the method itself if the rows that the setting is about agree.
+    """
     nearest = name
     while nearest and nearest not in KINDS:
         nearest = nearest.rpartition(".")[0]
-    kind = KINDS.get(nearest, Kind.OTHER)
-    trained = [
-        value
-        for value, having in cells.items()
-        if any(r.config.get("method", {}).get("trains_on") != "none" for r in having)
-    ]
-    of_training = name.startswith(("method.", "train/"))
-    return Kind.METHOD if of_training and len(trained) < 2 else kind
+    if declared and _concerned_agree(name, cells):
+        return Kind.METHOD
+    return KINDS.get(nearest, Kind.OTHER)
+
+
+def _concerned_agree(name: str, cells: Cells) -> bool:
+    """Whether the rows that a setting is about agree: the trained ones, or those of an objective.
+
+    Settings of other kinds are about all rows.
+    """
+    methods = [[r.config.get("method", {}) for r in having] for having in cells.values()]
+    if name.startswith(("method.", "train/")):
+        return sum(any(m.get("trains_on") != "none" for m in having) for having in methods) < 2
+    if name.startswith(("objective.", "info_nce.")):
+        held = Counter(o for having in methods for o in {m.get("objective") for m in having})
+        about = ["info_nce"] if name.startswith("info_nce.") else [*held]
+        return all(held[objective] < 2 for objective in about)
+    return False
 
 
 def _text(value: Any) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, get_args
 
+from pydantic import AliasChoices
 from pydantic_core import to_jsonable_python
 
 from gim_bench import registry
 from gim_bench.errors import ConfigError
+from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import CellConfig
 
@@ -20,28 +22,40 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     they are.
     """
     full = _completed(config, CellConfig)
+    with suppress(KeyError):
+        full["info_nce"] = _completed(full["info_nce"], INFO_NCE.settings)
     with suppress(ConfigError, KeyError):
         dataset = full["dataset"]
         full["dataset"] = _completed(dataset, registry.dataset(dataset["name"]).Options)
     with suppress(ConfigError, KeyError):
+        encoder = full["encoder"]
+        full["encoder"] = _completed(encoder, registry.encoder(encoder["kind"]).Options)
+    with suppress(ConfigError, KeyError):
         method = full["method"]
-        options = registry.method(method["like"]).Options
-        full["method"] = method | {"options": _completed(method["options"], options)}
+        kind = registry.method(method["like"])
+        full["method"] = method | {"options": _completed(method["options"], kind.Options)}
+        if kind.traits.objective is not None and full["objective"] is not None:
+            full["objective"] = _completed(full["objective"], kind.traits.objective.settings)
     return full
 
 
 def _completed(table: Mapping[str, Any], model: type[Settings]) -> dict[str, Any]:
-    """The table of settings with the defaults of `model`; tables within it likewise.
+    """The table with the defaults of the settings that it lacks; tables within it likewise.
 
-    >>> from gim_bench.settings.schema import CapacitySettings
-    >>> _completed({}, CapacitySettings)
-    {'up_to': 4096}
+    A setting that had another name when the table was written has today's name.
+
+    >>> from gim_bench.settings.schema import KeptOutputsSettings
+    >>> _completed({"views": 4}, KeptOutputsSettings)
+    {'epochs': 4, 'precision': 'bf16'}
     """
     full = dict(table)
     for name, field in model.model_fields.items():
-        if name not in table and not field.is_required():
+        if isinstance(names := field.validation_alias, AliasChoices):
+            for former in (choice for choice in names.choices if choice in full):
+                full[name] = full.pop(str(former))
+        if name not in full and not field.is_required():
             full[name] = to_jsonable_python(field.get_default(call_default_factory=True))
-        elif isinstance(inner := table.get(name), Mapping):
+        elif isinstance(inner := full.get(name), Mapping):
             for kind in _models(field.annotation):
                 if _is_of(inner, kind):
                     full[name] = _completed(inner, kind)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gim_bench import registry
 from gim_bench.report.comparison import differences, undeclared
 from tests.report.cells import Suite, config, provenance, report_on
 from tests.report.cells import cell as any_cell
@@ -84,9 +85,17 @@ def test_parameters_and_arithmetic_of_a_method_are_no_difference_in_settings():
 
 
 def test_the_settings_of_a_methods_own_objective_are_the_methods():
-    records = [cell("gim", objective=None), cell("other", objective__off_diagonal=0.005)]
+    other = cell("other", method__objective="theirs", objective__off_diagonal=0.005)
+    records = [cell("gim", objective=None), other]
     assert verdict(*records) == YES
     assert ("objective.off_diagonal", "the method") in of_kind("method", *records)
+
+
+def test_settings_of_an_objective_that_a_row_does_not_have_are_no_difference():
+    rows = {"gim": nested("objective.negatives", 2)}
+    records = [cell("gim", info_nce__negatives=2), cell("random_init")]
+    assert verdict(*records, rows=rows) == YES
+    assert ("info_nce.negatives", "its row") in of_kind("method", *records, rows=rows)
 
 
 def test_a_variant_under_a_name_of_its_own_says_whose_variant_the_row_is():
@@ -117,7 +126,8 @@ SETTINGS = {
     "probe.steps": (10, "probe", "probe.steps"),
     "training.precision": ("bf16", "precision", "training.precision"),
     "dataset.size": (30, "data", "dataset.size"),
-    "info_nce.negatives": (2, "other settings", "info_nce.negatives"),
+    "info_nce.negatives": (2, "settings of one objective", "info_nce.negatives"),
+    "capacity": ({"up_to": 8}, "other settings", "capacity.up_to"),
     "training.compile": (True, "other settings", "training.compile"),
 }
 
@@ -135,9 +145,10 @@ def test_a_setting_that_nobody_declares_is_undeclared_and_never_yes(name, expect
 
 @pytest.mark.parametrize(("name", "expected"), SETTINGS.items(), ids=SETTINGS)
 def test_a_setting_that_the_row_declares_is_declared_and_never_yes(name, expected):
+    """InfoNCE's settings stand in a row's table of its objective, whatever the objective."""
     value, kind, setting = expected
     records = [cell("gim"), cell("cpc", **{name.replace(".", "__"): value})]
-    rows = {"cpc": nested(name, value)}
+    rows = {"cpc": nested(name.replace("info_nce", "objective"), value)}
     assert verdict(*records, rows=rows) == f"Not in everything: the rows differ in {kind}."
     assert (setting, "its row") in of_kind(kind, *records, rows=rows)
     assert "UNDECLARED" not in report_on(records, suite=Suite(method=rows))
@@ -204,6 +215,19 @@ def test_a_row_that_is_not_probed_differs_in_every_setting_of_the_probe():
     records = [cell("gim"), cell("cpc", probe=None)]
     assert ["probe", "probe.steps", "200: gim; absent: cpc", "UNDECLARED"] in lines(*records)
     assert "probe" not in {line[1] for line in lines(*records)}
+
+
+def test_two_rows_of_one_objective_with_other_settings_of_the_objective_are_never_yes():
+    def twin(name, weight):
+        settings = {"method__objective": "theirs", "method__gradient_flow": "isolated"}
+        return cell(name, objective={"weight": weight}, **settings)
+
+    records = [twin("one", 0.1), twin("two", 0.2), cell("gim")]
+    assert "UNDECLARED by method and row: objective.weight." in verdict(*records)
+    rows = {"two": {"objective": {"weight": 0.2}}}
+    assert verdict(*records, rows=rows) == (
+        "Not in everything: the rows differ in settings of one objective."
+    )
 
 
 # -- together --------------------------------------------------------------------------------------
@@ -317,12 +341,20 @@ def test_an_encoder_of_the_rows_accounts_for_its_parameters_and_arithmetic():
 
 # -- records from before a setting -----------------------------------------------------------------
 
+ADAM = {"kind": "adam", "weight_decay": 0.0, "excludes": ["biases", "norms"],
+        "betas": [0.9, 0.999], "eps": 1e-8}  # fmt: skip
 LATER = {
+    "training.optimiser": (ADAM, ADAM | {"eps": 1e-6}),
+    "training.rate_schedule": ({"kind": "constant"}, {"kind": "cosine"}),
     "training.held_out": (0.0, 0.5),
     "training.budget": ("epochs", "steps"),
     "training.compile": (False, True),
+    "method.views": (1, 2),
+    "method.loss_unit": ("nats", "bits"),
     "method.ablation": (None, "no GRU"),
+    "objective": (None, {"weight": 1.0}),
     "capacity": (None, {"up_to": 8}),
+    "info_nce.skip_rows": (1, 0),
 }
 
 
@@ -332,6 +364,44 @@ def test_a_setting_that_a_record_lacks_stands_at_its_default(name, values):
     assert differences([cell(seed=1), default]) == []
     assert differences([cell(seed=1), other]) != []
     assert differences([default, cell(seed=1)]) == []
+
+
+def test_a_table_that_lacks_a_setting_is_filled_by_its_own_kind():
+    """Momentum is none of Adam's; the weight decay is either's."""
+    sgd = cell(seed=1, training__optimiser={"kind": "sgd", "momentum": 0.9})
+    old, new = cell(), cell(training__optimiser=ADAM)
+    expected = [
+        ("training.optimiser.kind", "adam: gim seed 0; sgd: gim seed 1"),
+        ("training.optimiser.betas", "[0.9, 0.999]: gim seed 0; absent: gim seed 1"),
+        ("training.optimiser.eps", "1e-08: gim seed 0; absent: gim seed 1"),
+        ("training.optimiser.momentum", "absent: gim seed 0; 0.9: gim seed 1"),
+        ("training.optimiser.nesterov", "absent: gim seed 0; false: gim seed 1"),
+    ]
+    for record in (old, new):
+        found = {d.name: d.described() for d in differences([record, sgd])}
+        assert found == dict(expected)
+
+
+def test_the_epochs_of_kept_outputs_were_called_views():
+    old = cell(training__kept_outputs={"views": 4, "precision": "bf16"})
+    new = cell(seed=1, training__kept_outputs={"epochs": 4, "precision": "bf16"})
+    assert differences([old, new]) == []
+
+
+def test_settings_of_encoder_and_data_that_a_record_lacks_are_the_plug_ins_defaults():
+    plain = {"encoder": {"kind": "resnet", "width": 8}, "dataset": {"name": "photos"}}
+    full = {
+        "encoder": {"kind": "resnet", "width": 8, "patch_size": 16},
+        "dataset": {"name": "photos", "stripes": photos_default("stripes")},
+    }
+    assert differences([cell(**plain), cell(seed=1, **full)]) == []
+    full["encoder"]["patch_size"] = 8
+    (found,) = differences([cell(**plain), cell(seed=1, **full)])
+    assert found.name == "encoder.patch_size"
+
+
+def photos_default(setting):
+    return registry.dataset("photos").Options().model_dump()[setting]
 
 
 def test_an_option_that_a_record_lacks_stands_at_the_default_of_its_method():

@@ -503,9 +503,7 @@ def in_unit(method, unit, **losses):
 def test_training_and_validation_losses_stand_module_by_module_where_there_are_both():
     text = markdown([cell("gim", metrics=LOSSES), cell("cpc", metrics={"loss/module_2": 1.0})])
     assert "By module: training loss, mean of the last epoch, nats, loss" in text
-    assert (
-        "By module: loss of the held-out examples, at the end, nats, validation_loss\n" in text
-    )
+    assert "By module: loss of the held-out examples, at the end, nats, validation_loss\n" in text
     assert "validation" not in markdown([cell("gim", metrics={"loss/module_1": 1.0})])
 
 
