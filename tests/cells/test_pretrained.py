@@ -1,6 +1,7 @@
 """More modules on top of a finished encoder: what stays, what is trained, what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -17,14 +18,20 @@ from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 THREE = "encoder.blocks=[1,1,1]"
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """The folder of a finished cell of two modules."""
-    suite = tiny_suite(tmp_path)
-    runs = RunsFolder(tmp_path / "runs")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished cell of two modules, below its folder of runs."""
+    folder = tmp_path_factory.mktemp("trained")
+    suite, runs = tiny_suite(folder), RunsFolder(folder / "runs")
     record = run_cell(tiny_cell(suite, "gim", seed=3), tiny_bench(suite), runs=runs)
     assert record.error is None
     return runs.folder_of(record)
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A copy of that folder, which a test may damage."""
+    return shutil.copytree(trained, tmp_path / "runs" / "tiny" / "gim" / trained.name)
 
 
 def on_top(tmp_path, folder, *overrides, method="gim"):
