@@ -146,7 +146,7 @@ class ImageBatches(Batches):
         boxes = random_boxes(len(chosen), height=height, width=width, settings=settings, draw=draw)
         whole = self.images.index_select(0, chosen.to(self.images.device))
         return resized_crop(
-            whole.to(self.device, non_blocking=True) / 255,
+            whole.to(self.device, non_blocking=True),
             Boxes(*(side.to(self.device) for side in boxes)),
             flip=flip.to(self.device),
             size=self.augmentation.crop,

@@ -3,14 +3,15 @@
 Torchvision's functions take one parameter for a whole batch. These take one for each image and
 give what torchvision gives image by image, up to rounding.
 
-Letters: b = images of a batch, size = rows and columns of a square. Intensities are floats in 0..1.
+Letters: b = images of a batch, size = rows and columns of a square. Intensities are floats in 0..1
+unless they are uint8, as stored.
 """
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 # Of red, green and blue in gray: Rec. 601, rounded as in torchvision.
@@ -32,13 +33,13 @@ class Boxes(NamedTuple):
 
 
 def resized_crop(
-    pixels: Pixels,
+    pixels: UInt8[Tensor, "b channel height width"],
     boxes: Boxes,
     *,
     flip: Bool[Tensor, "b"],
     size: int,
 ) -> Float[Tensor, "b channel {size} {size}"]:
-    """The box of each image, resized to a square and mirrored left to right where `flip`.
+    """The box of each image, resized to a square in 0..1 and mirrored left to right where `flip`.
 
     Antialiased bilinear, as two matrices for each image: one makes the rows, one the columns.
     """
@@ -46,7 +47,8 @@ def resized_crop(
     rows = _interpolation(boxes.top, boxes.height, places=height, size=size)
     columns = _interpolation(boxes.left, boxes.width, places=width, size=size)
     columns = torch.where(flip[:, None, None], columns.flip(1), columns)
-    return _combined(pixels, rows=rows, columns=columns)
+    # Dividing a small matrix costs less than dividing the pixels.
+    return _combined(pixels.float(), rows=rows / 255, columns=columns)
 
 
 def _interpolation(
@@ -131,20 +133,23 @@ def saturation(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
 def hue(pixels: Pixels, turn: Float[Tensor, "b"]) -> Pixels:
     """The images with all hues turned, in full turns; value and saturation stay.
 
-    Source: hexagonal HSV, as in torchvision, with one formula for its six sectors.
+    Source: hexagonal HSV, as in torchvision. The hue's angle is in sixths of a turn, from red.
     """
     if pixels.shape[1] == 1:
         return pixels
-    high = pixels.amax(dim=1, keepdim=True)
-    chroma = high - pixels.amin(dim=1, keepdim=True)
-    below = (high - pixels) / chroma.clamp(min=1e-12)  # 0 in gray pixels
-    red, green, blue = below.split(1, dim=1)
-    # In sixths of a turn, from red; the first channel that is highest says in which third.
-    third = torch.where(green == 0, 2 + red - blue, 4 + green - red)
-    angle = torch.where(red == 0, blue - green, third) + 6 * _by_image(turn)
-    from_channel = torch.tensor([5.0, 3.0, 1.0], device=pixels.device).view(-1, 1, 1)
-    away = (angle + from_channel).remainder_(6)
-    return high - chroma * torch.minimum(away, 4 - away).clamp_(0, 1)
+    red, green, blue = pixels.split(1, dim=1)
+    high, low = pixels.amax(dim=1, keepdim=True), pixels.amin(dim=1, keepdim=True)
+    chroma = high - low
+    divisor = chroma.clamp(min=1e-12)  # a gray pixel has chroma 0, whatever its angle
+    third = torch.where(green == high, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    angle = torch.where(red == high, (green - blue) / divisor, third)
+    angle = (angle + 6 * _by_image(turn)).remainder_(6)
+    # Shares of chroma: red |angle - 3| - 1, green 2 - |angle - 2|, blue 2 - |angle - 4|.
+    centres, signs, offsets = torch.tensor(
+        [[3.0, 2.0, 4.0], [1.0, -1.0, -1.0], [-1.0, 2.0, 2.0]], device=pixels.device
+    ).view(3, 3, 1, 1)
+    shares = (angle - centres).abs_().mul_(signs).add_(offsets).clamp_(0, 1)
+    return torch.addcmul(low, chroma, shares)
 
 
 def solarise(pixels: Pixels, *, threshold: float) -> Pixels:

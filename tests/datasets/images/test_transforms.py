@@ -42,20 +42,25 @@ def boxes() -> Boxes:
     return Boxes(*torch.tensor(BOXES).unbind(1))
 
 
+def stored(*, height: int = 20, width: int = 23) -> Tensor:
+    """The photographs in uint8."""
+    return (255 * photographs(height=height, width=width)).round().to(torch.uint8)
+
+
 @pytest.mark.parametrize("size", [1, 4, 9, 16, 40])
 def test_a_resized_crop_is_torchvisions(size):
     """Antialiased where the box is larger than the square, and interpolated where it is smaller."""
-    pixels = photographs(width=23)
+    pixels = stored()
     ours = resized_crop(pixels, boxes(), flip=torch.zeros(IMAGES, dtype=torch.bool), size=size)
     theirs = [
-        V.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
+        V.resized_crop(image / 255, *box, [size, size], InterpolationMode.BILINEAR, antialias=True)
         for image, box in zip(pixels, BOXES, strict=True)
     ]
     assert_alike(ours, theirs)
 
 
 def test_a_resized_crop_is_mirrored_after_resizing():
-    pixels, flip = photographs(width=23), torch.tensor([True, False] * 3)
+    pixels, flip = stored(), torch.tensor([True, False] * 3)
     mirrored = resized_crop(pixels, boxes(), flip=flip, size=9)
     straight = resized_crop(pixels, boxes(), flip=torch.zeros_like(flip), size=9)
     torch.testing.assert_close(mirrored[0::2], straight[0::2].flip(-1), rtol=0, atol=ROUNDING)
@@ -63,10 +68,10 @@ def test_a_resized_crop_is_mirrored_after_resizing():
 
 
 def test_a_box_as_large_as_the_square_is_a_plain_crop():
-    pixels = photographs(width=23)
+    pixels = stored()
     same = Boxes(*(torch.full((IMAGES,), number) for number in (4, 7, 9, 9)))
     found = resized_crop(pixels, same, flip=torch.zeros(IMAGES, dtype=torch.bool), size=9)
-    torch.testing.assert_close(found, pixels[:, :, 4:13, 7:16], rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(found, pixels[:, :, 4:13, 7:16] / 255, rtol=0, atol=ROUNDING)
 
 
 # -- blur ------------------------------------------------------------------------------------------
