@@ -106,7 +106,7 @@ class StepsRate(Settings):
 RateSettings = Annotated[ConstantRate | CosineRate | StepsRate, Field(discriminator="kind")]
 
 
-def check_rate_fits(rate: ConstantRate | CosineRate | StepsRate, *, epochs: int) -> None:
+def check_rate_fits(rate: RateSettings, *, epochs: int) -> None:
     """Raises: ValueError where training is over before the last change in the rate's course."""
     match rate:
         case CosineRate(warmup_epochs=last) if last >= epochs > 0:

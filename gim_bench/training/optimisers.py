@@ -14,19 +14,18 @@ from gim_bench.settings.optimisers import (
     ConstantRate,
     CosineRate,
     LARSSettings,
+    OptimiserSettings,
+    RateSettings,
     SGDSettings,
     StepsRate,
 )
-
-Optimiser = AdamSettings | AdamWSettings | SGDSettings | LARSSettings
-Rate = ConstantRate | CosineRate | StepsRate
 
 # Batch and instance norm of any dimension come from _NormBase.
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def make_optimiser(
-    groups: Sequence[dict[str, Any]], settings: Optimiser, *, learning_rate: float
+    groups: Sequence[dict[str, Any]], settings: OptimiserSettings, *, learning_rate: float
 ) -> torch.optim.Optimizer:
     """Return the optimiser of the groups that `parameter_groups` made, with torch's fused steps."""
     match settings:
@@ -60,7 +59,7 @@ def make_optimiser(
 
 
 def parameter_groups(
-    learner: nn.Module, parameters: Sequence[nn.Parameter], *, settings: Optimiser
+    learner: nn.Module, parameters: Sequence[nn.Parameter], *, settings: OptimiserSettings
 ) -> list[dict[str, Any]]:
     """Split `parameters` of `learner` into torch's groups: those with weight decay, those without.
 
@@ -164,7 +163,7 @@ def _trust_ratio(
     return torch.where(both, coefficient * weight_norm / update_norm, 1.0)
 
 
-def rate_at(step: int, *, settings: Rate, steps: int, steps_per_epoch: float) -> float:
+def rate_at(step: int, *, settings: RateSettings, steps: int, steps_per_epoch: float) -> float:
     """Return what the learning rate is multiplied by at `step` of `steps`, counted from 0.
 
     A number of epochs may end within a step: the rate changes at the nearest step.
