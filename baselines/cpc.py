@@ -65,9 +65,7 @@ class ContrastivePredictiveCoding(InfoNCEStack):
             }
         )
 
-    def loss(
-        self, head: nn.Module, views: Sequence[Encodings], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         (encodings,) = views
         assert isinstance(head, nn.ModuleDict)
         info_nce = head["info_nce"]

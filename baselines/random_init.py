@@ -20,7 +20,5 @@ class RandomInit(StackLearner):
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         raise AssertionError("without units there are no heads")
 
-    def loss(
-        self, head: nn.Module, views: Sequence[Encodings], batch: Batch
-    ) -> Float[Tensor, ""]:
+    def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         raise AssertionError("without units there are no losses")

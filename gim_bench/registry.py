@@ -58,6 +58,17 @@ def dataset(name: str, *, where: str = "") -> "type[Dataset]":
     return _load("dataset", name, table=datasets(), base=Dataset, where=where)
 
 
+def brought_by(kind: str, name: str) -> str:
+    """Name and version of the distribution that brought a "method", an "encoder" or a "dataset".
+
+    Empty where no installed distribution is known to have brought it.
+    """
+    for point in entry_points(group=f"gim_bench.{kind}s"):
+        if point.dist is not None and name in _table(point):
+            return f"{point.dist.name} {point.dist.version}"
+    return ""
+
+
 def summary(target: str) -> str:
     """First line of the docstring of "module:Class", read from its source without importing it."""
     module, _, name = target.partition(":")

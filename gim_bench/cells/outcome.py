@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gim_bench import RESULTS_VERSION
+from gim_bench import RESULTS_VERSION, registry
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.phases import Finished
@@ -16,6 +16,7 @@ from gim_bench.hardware import memory
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
+from gim_bench.settings.schema import CellConfig
 from gim_bench.training import capacity
 from gim_bench.training.loop import VALIDATION, joined
 
@@ -42,9 +43,21 @@ def begun(cell: Cell, bench: Bench) -> Record:
             "data_sha256": cell.data_sha256,
             **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
             "results_version": RESULTS_VERSION,
+            **({"plugins": theirs} if (theirs := _plugins(cell.config)) else {}),
             "started_at": provenance.now(),
         },
     )
+
+
+def _plugins(config: CellConfig) -> dict[str, str]:
+    """The distributions of whatever other packages than this one brought, as in "theirs 1.0"."""
+    named = {
+        "method": config.method.like,
+        "encoder": config.encoder.kind,
+        "dataset": config.dataset.name,
+    }
+    found = {kind: registry.brought_by(kind, name) for kind, name in named.items()}
+    return {kind: by for kind, by in found.items() if by and not by.startswith("gim-bench ")}
 
 
 def done(

@@ -20,6 +20,7 @@ from gim_bench.progress import Silence
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
+from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.settings.optimisers import ConstantRate
 from gim_bench.settings.schema import TrainingSettings
@@ -211,7 +212,9 @@ def kept_outputs_folder(model: Model, *, folder: Path) -> Path:
 
 def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
     """Only the same code goes on from them: half a training each by two would be neither's."""
-    code = provenance.code_sha256(method_class(cell.config.method.like))
+    code = provenance.code_sha256(
+        method_class(cell.config.method.like), encoder_class(cell.config.encoder.kind)
+    )
     return Checkpoints(
         folder / f"{model.prefix}checkpoints",
         made_by=f"cell {cell.key}, code {code[:16]}, PyTorch {torch.__version__}",

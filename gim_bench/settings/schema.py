@@ -10,7 +10,14 @@ tables as the file has them; a `CellConfig` holds them checked.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field, SerializeAsAny, model_serializer
+from pydantic import (
+    AliasChoices,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_serializer,
+    model_validator,
+)
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
@@ -30,6 +37,7 @@ from gim_bench.settings.optimisers import (
     ConstantRate,
     OptimiserSettings,
     RateSettings,
+    check_rate_fits,
 )
 
 
@@ -77,13 +85,13 @@ class Open(Settings):
 class DatasetTable(Open):
     """Which data set; the other entries are its options."""
 
-    name: str
+    name: str = Field(description='"gim_bench list datasets" names the data sets')
 
 
 class EncoderTable(Open):
     """Which encoder; the other entries are its settings."""
 
-    kind: str
+    kind: str = Field(description='"gim_bench list encoders" names the kinds')
 
 
 class EncoderSettings(Settings):
@@ -140,6 +148,11 @@ class TrainingSettings(Settings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Precision.FP32
     budget: Budget = Budget.EPOCHS
+
+    @model_validator(mode="after")
+    def _the_rate_schedule_fits(self) -> "TrainingSettings":
+        check_rate_fits(self.rate_schedule, epochs=self.epochs)
+        return self
 
 
 class ProbeSettings(Settings):
@@ -252,6 +265,12 @@ class CellConfig(Settings):
 
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+    def is_default(self, name: str) -> bool:
+        """An objective with all settings at their defaults is as one that has no settings yet."""
+        if name == "objective" and self.objective is not None:
+            return all(map(self.objective.is_default, type(self.objective).model_fields))
+        return super().is_default(name)
 
     def key(self, *, data_sha256: str, seed: int) -> str:
         """The cell's identity: a hash of all that can move its numbers."""
