@@ -1,5 +1,8 @@
 """Settings of augmentations: views, defaults, and complaints in one line."""
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +139,24 @@ def test_transforms_of_colour_are_refused_where_all_images_are_gray(view, table,
     assert f"(view {view})" in message
     for part in parts:
         assert part in message
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2].joinpath("docs", "augmentations.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_example_is_two_views_of_byol():
+    (example,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    settings = crops(tomllib.loads(example)["augmentation"])
+    first, second = settings.view(1), settings.view(2)
+    assert first.jitter == second.jitter == JitterSettings()
+    assert (first.blur.probability, second.blur.probability) == (1.0, 0.1)
+    assert (first.solarise, second.solarise) == (None, SolariseSettings(probability=0.2))
+
+
+@pytest.mark.parametrize("table", [ResizedSettings, JitterSettings, BlurSettings, SolariseSettings])
+def test_the_page_names_every_setting_with_its_default(table):
+    for name, default in table():
+        shown = [round(n, 4) for n in default] if isinstance(default, tuple) else default
+        assert f"`{name} = {shown}`" in PAGE
