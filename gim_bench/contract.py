@@ -165,12 +165,11 @@ class Batch:
     """What a learner sees at one step: augmented, normalised, on its device.
 
     Labels are by target: one for each example, or one for each of its steps, -1 where unlabelled.
-    All views of an example share its labels.
+    All views of an example share its labels; labels of steps are those of view 1.
     """
 
-    inputs: Float[
-        Tensor, "example *shape"
-    ]  # view 1: images [channel height width], speech [sample]
+    # Augmented view 1: images [channel height width], or speech [sample].
+    inputs: Float[Tensor, "example *shape"]
     labels: Mapping[str, Int[Tensor, "example *step"]]
     # Augmented views 2, 3, … of the same examples, for methods that take several.
     further: tuple[Float[Tensor, "example *shape"], ...] = ()
