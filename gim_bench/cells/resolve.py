@@ -35,8 +35,10 @@ ROW = tuple(Row.model_fields)
 def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
     """The suite's data set and its checked options. Raises: ConfigError."""
     kind = registry.dataset(suite.dataset.name, where=f"suite {suite.name}, dataset.name")
-    origin = f"suite {suite.name}, [dataset]"
-    return kind, parse(kind.Options, suite.dataset.options, origin=origin)
+    options = parse(
+        kind.Options, suite.dataset.options, origin=f"suite {suite.name}", name="dataset"
+    )
+    return kind, options
 
 
 def configs(
@@ -86,7 +88,7 @@ def cells(
 
 def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> CellConfig:
     """The row `name` of the suite's table. Raises: ConfigError."""
-    row, options = _row_of(suite, name)
+    row, own = _row_of(suite, name)
     origin = f"suite {suite.name}, [method.{name}]"
     like = row.like or name
     kind = registry.method(like, where=f"{origin}, like" if row.like else where)
@@ -99,7 +101,8 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
             f"the method {name!r} ({where}) is made for {', '.join(sorted(kind.traits.modalities))}"
             f", and suite {suite.name!r} is one of {encoder.modality}: leave it out"
         )
-    objective = _objective_of(suite, row, kind)
+    objective = _objective_of(suite, row, kind, origin=origin)
+    options = parse(kind.Options, own, origin=f"suite {suite.name}", name=f"method.{name}")
     method = _method_settings(kind, recipe, row, name=name, origin=origin, options=options)
     setup = Setup(
         encoder=encoder,
@@ -108,7 +111,10 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         objective=objective,
         gradient_flow=GradientFlow(method.gradient_flow),
     )
-    kind.check(method.options, setup=setup)
+    try:
+        kind.check(method.options, setup=setup)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     _check_pieces(setup, method, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     is_info_nce = method.objective == INFO_NCE.name
@@ -128,11 +134,11 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
 
 
 def _row_of(suite: Suite, name: str) -> tuple[Row, dict[str, Any]]:
-    """What the row has otherwise than the suite, and the options of its method."""
+    """What the row has otherwise than the suite, and the options of its method, unchecked."""
     table = suite.method.get(name, {})
-    own = {key: value for key, value in table.items() if key in ROW}
+    changes = {key: value for key, value in table.items() if key in ROW}
     options = {key: value for key, value in table.items() if key not in ROW}
-    return parse(Row, own, origin=f"suite {suite.name}, [method.{name}]"), options
+    return parse(Row, changes, origin=f"suite {suite.name}", name=f"method.{name}"), options
 
 
 def _recipe_of(suite: Suite, row: Row, *, origin: str) -> Recipe:
@@ -146,22 +152,27 @@ def _encoder_of(suite: Suite, row: Row, *, origin: str) -> tuple[type[Encoder], 
     table = laid_over(suite.encoder.model_dump(mode="json"), row.encoder)
     origin = origin if row.encoder else f"suite {suite.name}"
     kind = registry.encoder(str(table.get("kind")), where=f"{origin}, encoder.kind")
-    return kind, parse(kind.Options, table, origin=f"{origin}, [encoder]")
+    return kind, parse(kind.Options, table, origin=origin, name="encoder")
 
 
 def _info_nce_of(suite: Suite) -> Settings:
-    return parse(INFO_NCE.settings, suite.info_nce, origin=f"suite {suite.name}, [info_nce]")
+    return parse(
+        INFO_NCE.settings, suite.info_nce, origin=f"suite {suite.name}", name=INFO_NCE.name
+    )
 
 
-def _objective_of(suite: Suite, row: Row, kind: type[Learner]) -> Settings:
+def _objective_of(suite: Suite, row: Row, kind: type[Learner], *, origin: str) -> Settings:
     """The settings of the method's objective: the suite's, with the row's laid over them."""
     objective = kind.traits.objective
     if objective is None:
         return Settings()
     shared = suite.info_nce if objective is INFO_NCE else suite.objective.get(objective.name, {})
-    table = objective.name if objective is INFO_NCE else f"objective.{objective.name}"
-    origin = f"suite {suite.name}, [{table}]"
-    return parse(objective.settings, laid_over(shared, row.objective), origin=origin)
+    return parse(
+        objective.settings,
+        laid_over(shared, row.objective),
+        origin=origin if row.objective else f"suite {suite.name}",
+        name=objective.name if objective is INFO_NCE else f"objective.{objective.name}",
+    )
 
 
 def _method_settings(
@@ -171,7 +182,7 @@ def _method_settings(
     *,
     name: str,
     origin: str,
-    options: Mapping[str, Any],
+    options: Settings,
 ) -> MethodSettings:
     traits = kind.traits
     flow = GradientFlow(row.gradient_flow or traits.gradient_flow)
@@ -193,7 +204,7 @@ def _method_settings(
         schedule=row.schedule or traits.schedule or recipe.training.schedule,
         recompute=row.recompute or recipe.training.recompute,
         only=row.only,
-        options=parse(kind.Options, options, origin=origin),
+        options=options,
     )
 
 

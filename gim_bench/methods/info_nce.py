@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, Ingredients, Setup
+from gim_bench.contract import Batch, Ingredients, Modality, Setup
 from gim_bench.errors import ConfigError
-from gim_bench.methods.stack import Encodings, StackLearner
+from gim_bench.methods.stack import Encodings, StackLearner, module_name
 from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
 from gim_bench.settings.base import Settings
 
@@ -18,16 +18,19 @@ class InfoNCEStack(StackLearner):
     @classmethod
     def check(cls, options: Settings, *, setup: Setup) -> None:
         """Every module needs as many rows below each other as InfoNCE predicts."""
-        info_nce = setup.objective
+        info_nce, rows = setup.objective, min(setup.rows)
         assert isinstance(info_nce, InfoNCESettings)
-        if min(setup.rows) < info_nce.rows:
-            steps, skipped = info_nce.prediction_steps, info_nce.skip_rows
-            raise ConfigError(
-                f"an example of shape {'×'.join(map(str, setup.shape))} gives a module "
-                f"{min(setup.rows)} rows, but predicting {steps} steps past {skipped} skipped "
-                f"row(s) needs {info_nce.rows}: enlarge what the augmentation gives "
-                f"(augmentation.crop, augmentation.samples) or lower info_nce.prediction_steps"
-            )
+        if rows >= info_nce.rows:
+            return
+        if setup.modality is Modality.IMAGE:
+            given, setting = f"a crop of {setup.shape[-1]} pixels gives {rows} rows", "crop"
+        else:
+            given, setting = f"a window of {setup.shape[-1]} samples gives {rows} steps", "samples"
+        raise ConfigError(
+            f"{given} in {module_name(setup.rows.index(rows))}, but predicting "
+            f"{info_nce.prediction_steps} steps past {info_nce.skip_rows} skipped row(s) needs "
+            f"{info_nce.rows}: enlarge augmentation.{setting} or lower info_nce.prediction_steps"
+        )
 
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         assert isinstance(ingredients.objective, InfoNCESettings)

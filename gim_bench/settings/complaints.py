@@ -10,17 +10,24 @@ from gim_bench.errors import unknown_name
 Place = Sequence[int | str]
 
 
-def first_complaint(error: ValidationError, model: type[BaseModel], *, origin: str) -> str:
-    """The first thing wrong, as one line; the others are only counted."""
+def first_complaint(
+    error: ValidationError, model: type[BaseModel], *, origin: str, table: str = ""
+) -> str:
+    """The first mistake, as one line; further mistakes are only counted.
+
+    `table` is the dotted name of the table that should have been a `model`.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _complaint(first, model, origin=origin) + more
+    return _complaint(first, model, origin=origin, within=[table] if table else []) + more
 
 
-def _complaint(problem: Mapping[str, Any], model: type[BaseModel], *, origin: str) -> str:
+def _complaint(
+    problem: Mapping[str, Any], model: type[BaseModel], *, origin: str, within: list[str]
+) -> str:
     place, table = _located(problem["loc"], model)
-    dotted = ".".join(str(part) for part in place)
+    dotted = ".".join([*within, *map(str, place)])
     message = problem["msg"].removeprefix("Value error, ").replace("an object", "a table")
     match problem["type"]:
         case "extra_forbidden":
@@ -33,7 +40,9 @@ def _complaint(problem: Mapping[str, Any], model: type[BaseModel], *, origin: st
             found, expected = (problem["ctx"][name] for name in ("tag", "expected_tags"))
             return f"{origin}: {dotted}.kind = {found!r}: should be one of {expected}"
         case "missing":
-            return f"{origin}: the setting {dotted!r} is missing"
+            field = table.model_fields.get(str(place[-1])) if table is not None else None
+            hint = f": {field.description}" if field is not None and field.description else ""
+            return f"{origin}: the setting {dotted!r} is missing{hint}"
         case "value_error":
             return f"{origin}: {f'{dotted}: ' if dotted else ''}{message}"
         case _:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.settings.base import Model
 from gim_bench.settings.complaints import first_complaint
+from gim_bench.settings.keys import with_todays_names
 from gim_bench.settings.schema import Suite
 
 
@@ -29,11 +30,12 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     Raises: ConfigError for an unknown suite, an unreadable file, an unknown key or a wrong type.
     """
     files = _chain(_suite_path(name_or_path))
-    table: dict[str, Any] = reduce(laid_over, reversed(files.values()))
+    table: dict[str, Any] = reduce(laid_over, map(_named, reversed(files.values())))
     if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
         table["published"] = next(iter(files.values())).get("published", [])
     for override in overrides:
         _lay_over(table, override)
+        table = _named(table)
     origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
     suite = parse(Suite, table, origin=origin)
     # A suite that was changed is another experiment than the paper's.
@@ -106,15 +108,30 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def parse(model: type[Model], table: Mapping[str, Any], *, origin: str) -> Model:
-    """`table` as a `model`; a ConfigError in one line where it does not fit."""
+def parse(model: type[Model], table: Mapping[str, Any], *, origin: str, name: str = "") -> Model:
+    """`table` as a `model`; `name` is the dotted name of the table, "" for a whole suite.
+
+    Raises: ConfigError in one line where the table does not fit.
+    """
     try:
         # Through JSON, because strict validation then takes arrays as tuples and strings as enums.
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise ConfigError(first_complaint(error, model, origin=origin)) from None
+        raise ConfigError(first_complaint(error, model, origin=origin, table=name)) from None
     except RecursionError:
         raise ConfigError(f"{origin}: tables or lists are nested too deep: flatten them") from None
+
+
+def _named(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a suite and the tables of its rows, with today's names of all settings."""
+    found = with_todays_names(table)
+    rows = found.get("method")
+    if isinstance(rows, dict):
+        found["method"] = {
+            name: with_todays_names(row) if isinstance(row, dict) else row
+            for name, row in rows.items()
+        }
+    return found
 
 
 def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
