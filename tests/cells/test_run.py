@@ -683,6 +683,27 @@ def test_the_same_cell_gives_the_same_numbers_bit_for_bit(suite, bench, done, tm
     assert {n: again.metrics[n] for n in timeless} == {n: first.metrics[n] for n in timeless}
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_same_cell_gives_the_same_numbers_with_two_threads(suite, bench, tmp_path):
+    """Also where the other tests are run with one."""
+    first, again = (
+        run_cell(tiny_cell(suite, "gim"), bench, runs=RunsFolder(tmp_path / name))
+        for name in ("first", "again")
+    )
+    assert first.provenance["threads"] == 2
+    assert again.losses == first.losses
+    assert again.probe_curves == first.probe_curves
+    assert again.files == first.files
+
+
 def test_another_seed_gives_other_losses_and_another_record(suite, bench, done, tmp_path):
     other = run_cell(tiny_cell(suite, "gim", seed=1), bench, runs=RunsFolder(tmp_path))
     assert other.losses != done["gim"].losses

@@ -102,7 +102,8 @@ def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp
     killed.mkdir()
     whole.mkdir()
     began = time.monotonic()
-    assert finish(begin(whole, *QUICKSTART))[0] == 0
+    code, err = finish(begin(whole, *QUICKSTART))
+    assert code == 0, err
     took = time.monotonic() - began
     draw = random.Random(0)
     done = {}
@@ -185,7 +186,8 @@ FRESH = (*FULL, "--no-tracking")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny.toml").write_text(TOML)
-    assert finish(begin(folder, *FRESH))[0] == 0
+    code, err = finish(begin(folder, *FRESH))
+    assert code == 0, err
     return results(folder, "tiny")
 
 
