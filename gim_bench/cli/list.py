@@ -1,6 +1,7 @@
 """The command `list`. It answers without importing PyTorch, pydantic or a method's module."""
 
 from collections.abc import Mapping
+from typing import no_type_check
 
 import typer
 
@@ -9,6 +10,7 @@ app = typer.Typer(help="List what can be named: suites, methods, encoders or dat
 
 
 @app.callback(invoke_without_command=True)
+@no_type_check  # typer hands over an instance of the class that typer.Context is derived from
 def everything(context: typer.Context) -> None:
     """List what can be named: suites, methods, encoders, data sets; by default all of them."""
     if context.invoked_subcommand is None:

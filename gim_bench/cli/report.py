@@ -1,5 +1,6 @@
 """The command `report`."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def report(
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Print the table of a suite from its records."""
+    from gim_bench.cells.resolve import describes
     from gim_bench.report import render
     from gim_bench.settings.suites import load_suite
 
@@ -30,4 +32,11 @@ def report(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
             f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
         )
-    deliver(render(records, suite=loaded, fmt=fmt, metrics=metric or ()), output=output)
+    text = render(
+        records,
+        suite=loaded,
+        describes=partial(describes, loaded),
+        fmt=fmt,
+        metrics=metric or (),
+    )
+    deliver(text, output=output)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -188,9 +189,16 @@ def _print_results(
     work: "Workload", records: Sequence[Record], *, tracker: "Tracker | None", as_json: bool
 ) -> None:
     """Print the records, or a report of them and where everything is."""
+    from gim_bench.cells.resolve import describes
     from gim_bench.report import render
 
-    print(render(records, suite=work.suite, fmt="json" if as_json else "md"))
+    text = render(
+        records,
+        suite=work.suite,
+        describes=partial(describes, work.suite),
+        fmt="json" if as_json else "md",
+    )
+    print(text)
     if as_json:
         return
     print(f"Records: {work.runs.root / work.suite.name}")

@@ -1,0 +1,93 @@
+"""`check` compares the records of a suite with its reference."""
+
+import json
+import shutil
+
+import pytest
+
+from gim_bench.records import provenance
+from tests.check.cells import COMMITTED
+from tests.cli import commands
+from tests.cli.commands import PLAIN
+from tests.cli.conftest import prepare
+
+CHECK = ("check", "--suite", "./tiny.toml", "--against", "reference.json")
+
+
+@pytest.fixture(scope="module")
+def referenced_once(tmp_path_factory):
+    """The folder of the suite, run with three seeds from a clean checkout, and its reference."""
+    folder = tmp_path_factory.mktemp("referenced")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(folder, patch)
+        patch.setattr(provenance, "git_state", lambda: COMMITTED)
+        assert commands.gim_bench(*PLAIN, "--seeds", "3").code == 0
+        answer = commands.gim_bench(*CHECK, "--update", "--reason", "the tests")
+    assert (answer.code, answer.err) == (0, "wrote reference.json\n")
+    return folder
+
+
+@pytest.fixture
+def referenced(referenced_once, gim_bench, monkeypatch, tmp_path):
+    """The records of three seeds and their reference in the current folder."""
+    monkeypatch.setattr(provenance, "git_state", lambda: COMMITTED)
+    shutil.copytree(referenced_once, tmp_path, dirs_exist_ok=True)
+
+
+def test_code_that_has_not_changed_passes_the_check(referenced, gim_bench):
+    answer = gim_bench(*CHECK)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("Check of tiny: passes")
+
+
+def test_a_worse_loss_is_exit_code_1_and_stands_in_the_file_that_was_named(
+    referenced, gim_bench, tmp_path
+):
+    path = tmp_path / "reference.json"
+    kept = json.loads(path.read_text())
+    kept["methods"]["gim"]["metrics"]["loss"] = {"0": 0.1, "1": 0.1, "2": 0.1}
+    path.write_text(json.dumps(kept))
+    answer = gim_bench(*CHECK, "--format", "junit", "--output", "junit.xml")
+    assert (answer.code, answer.out, answer.err) == (1, "", "wrote junit.xml\n")
+    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
+    """What was run before an edit is not run again, and says nothing of the edit."""
+    monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_commit": "b" * 40})
+    assert gim_bench(*PLAIN, "--seeds", "3").code == 0
+    answer = gim_bench(*CHECK)
+    assert answer.code == 3
+    assert "run with --rerun, or into a fresh --runs-dir" in answer.out
+
+
+def test_a_suite_that_was_not_run_cannot_be_judged(referenced, gim_bench):
+    answer = gim_bench(*CHECK, "--runs-dir", "elsewhere")
+    assert answer.code == 3
+    assert "no cell of gim" in answer.out
+
+
+def test_other_settings_than_the_references_cannot_be_judged(referenced, gim_bench):
+    longer = ("--set", "training.epochs=2")
+    assert gim_bench(*PLAIN, "--seeds", "3", *longer).code == 0
+    answer = gim_bench(*CHECK, *longer)
+    assert answer.code == 3
+    assert "training.epochs 2, not 1" in answer.out
+    assert answer.err.startswith("left out: 6 record(s) with other settings")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--update",), "a new reference needs a reason"),
+        (("--reason", "x"), "--reason is for a new reference"),
+        (("--format", "xml"), "no format 'xml'"),
+        (("--against", "none.json"), "cannot read the reference none.json"),
+        (("--against", "tiny.toml"), "tiny.toml: the file: invalid JSON"),
+        (("--update", "--reason", "x", "--against", "tiny.toml/a"), "cannot write tiny.toml/a"),
+    ],
+)
+def test_wrong_use_of_check_is_one_line(options, complaint, referenced, gim_bench):
+    answer = gim_bench(*CHECK, *options)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"error: {complaint}")

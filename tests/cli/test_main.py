@@ -1,0 +1,144 @@
+"""Exit codes, and errors as one line: wrong use, interruptions, closed pipes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.commands import PLAIN, REPORT, RUN, records
+
+# -- wrong use -------------------------------------------------------------------------------------
+
+WRONG = {
+    "unknown suite": (
+        ("run", "--suite", "quikstart"),
+        "no suite 'quikstart' (--suite). Did you mean 'quickstart'?",
+    ),
+    "missing suite file": (("run", "--suite", "./mine.toml"), "no suite file './mine.toml'"),
+    "unknown method": ((*PLAIN, "--method", "gmi"), "no method 'gmi' (--method). Did you mean"),
+    "unknown data set": (
+        (*PLAIN, "--set", "dataset.name=photo"),
+        "no dataset 'photo' (suite tiny, dataset.name). Did you mean 'photos'?",
+    ),
+    "unknown setting": (
+        (*PLAIN, "--set", "training.epoch=3"),
+        "no setting 'epoch' (tiny.toml with --set: training.epoch). Did you mean 'epochs'?",
+    ),
+    "unknown section": ((*PLAIN, "--set", "trainings.epochs=3"), "no setting 'trainings'"),
+    "unknown data option": ((*PLAIN, "--set", "dataset.sise=3"), "no setting 'sise'"),
+    "not a key and a value": ((*PLAIN, "--set", "training"), "is not KEY=VALUE"),
+    "wrong type": ((*PLAIN, "--set", "training.epochs=many"), "training.epochs = 'many'"),
+    "negative": ((*PLAIN, "--set", "training.batch_size=0"), "training.batch_size = 0"),
+    "unknown device": ((*PLAIN, "--device", "tpu"), "no device 'tpu' (--device): use auto, cpu"),
+    "a gpu that is not there": ((*PLAIN, "--device", "cuda:99"), "no device 'cuda:99' (--device)"),
+    "unwritable folder": (
+        (*PLAIN, "--runs-dir", "tiny.toml/runs"),
+        "cannot write records to tiny.toml/runs (Not a directory): choose another folder",
+    ),
+    "unreachable server": (
+        (*RUN, "--tracking-uri", "http://127.0.0.1:9"),
+        "cannot track to 'http://127.0.0.1:9': no answer from 127.0.0.1 port 9",
+    ),
+    "no such store": ((*RUN, "--tracking-uri", "ftp://x"), "cannot track to 'ftp://x'"),
+    "crop larger than the image": (
+        (*PLAIN, "--set", "augmentation.crop=28"),
+        "a crop of 28 pixels does not fit into the unlabelled images of photos, 26×26",
+    ),
+    "batch larger than the data": (
+        (*PLAIN, "--set", "training.batch_size=40"),
+        "photos has 32 train images, fewer than one batch of 40",
+    ),
+    "too many stripes": ((*PLAIN, "--set", "dataset.stripes=90"), "lower dataset.size"),
+    "too few rows": (
+        (*PLAIN, "--set", "info_nce.prediction_steps=9"),
+        "a crop of 24 pixels gives 5 rows in module_1",
+    ),
+    "a method for speech on images": (
+        (*PLAIN, "--method", "gim_no_ar"),
+        "the method 'gim_no_ar' (--method) is made for speech, and suite 'tiny' is one of images",
+    ),
+    "speech for an encoder of images": (
+        (*PLAIN, "--set", 'dataset={name="espeak"}'),
+        "the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes images",
+    ),
+    "an unknown kind of encoder": (
+        (*PLAIN, "--set", "encoder.kind=vgg"),
+        "no encoder 'vgg' (suite tiny, encoder.kind). Available: conv_gru, resnet",
+    ),
+    "an encoder that cannot take the crops": (
+        (*PLAIN, "--set", 'encoder={kind="conv_gru"}'),
+        "an encoder of kind 'conv_gru' takes speech, but an augmentation",
+    ),
+    "bad files skipped where there are none": (
+        (*PLAIN, "--skip-bad-files"),
+        "no setting 'skip_bad_files' (suite tiny: dataset.skip_bad_files)",
+    ),
+    "data where none is taken": ((*PLAIN, "--data-dir", "."), "takes no --data-dir"),
+    "data that are missing": (
+        ("run", "--suite", "folder", "--no-tracking", "--data-dir", "nowhere"),
+        "nowhere",
+    ),
+    "data that are not named": (("run", "--suite", "folder", "--no-tracking"), "--data-dir"),
+    "no records": (REPORT, "no records of suite 'tiny' with these settings in runs: first run"),
+    "unknown suite in a report": (("report", "--suite", "x"), "no suite 'x' (--suite)"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_wrong_use_is_one_line_and_exit_code_2_before_anything_is_trained(
+    mistake, gim_bench, tmp_path
+):
+    command, complaint = WRONG[mistake]
+    answer = gim_bench(*command)
+    assert answer.code == 2
+    assert answer.out == ""
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: ")
+    assert complaint in line
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("run",), ("train",), ("run", "--suit", "x"), (*RUN, "--seeds", "0"), ("list", "people")],
+    ids=" ".join,
+)
+def test_an_unknown_command_or_option_is_exit_code_2_without_a_traceback(command, gim_bench):
+    answer = gim_bench(*command)
+    assert (answer.code, answer.out) == (2, "")
+    assert "Traceback" not in answer.err
+    assert answer.err
+
+
+def test_a_broken_suite_file_is_one_line(gim_bench, tmp_path):
+    (tmp_path / "tiny.toml").write_text("name = \n")
+    answer = gim_bench(*PLAIN)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert "cannot read the suite tiny.toml" in line
+
+
+# -- interruptions and closed pipes ----------------------------------------------------------------
+
+
+def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gim_bench.cli.main.app", interrupt)
+    answer = gim_bench(*PLAIN)
+    assert answer == (130, "", "interrupted; finished cells are kept: run the same command again\n")
+
+
+@pytest.mark.parametrize("arguments", [["list", "suites"], ["report", "--help"]], ids=" ".join)
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(arguments):
+    """As `head` does; exit code 141 is that of a program which SIGPIPE ends."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gim_bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -1,0 +1,72 @@
+"""`report` prints the table of a suite from its records."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from tests.cli.commands import PLAIN, REPORT, records
+
+
+def test_a_report_is_the_table_that_the_run_printed(finished, gim_bench):
+    answer = gim_bench(*REPORT)
+    assert answer.code == 0
+    assert finished.out.startswith(answer.out.rstrip("\n"))
+
+
+def test_a_report_in_json_is_the_list_of_cells(finished, gim_bench):
+    cells = json.loads(gim_bench(*REPORT, "--format", "json").out)
+    assert {cell["method"] for cell in cells} == {"gim", "random_init"}
+
+
+def test_a_report_in_csv_has_a_line_for_each_cell_and_metric(finished, gim_bench, tmp_path):
+    rows = list(csv.DictReader(io.StringIO(gim_bench(*REPORT, "--format", "csv").out)))
+    rows = [row for row in rows if row["method"]]
+    assert len(rows) == sum(len(record["metrics"]) for record in records(tmp_path))
+
+
+def test_a_report_in_html_goes_into_the_file_that_was_named(finished, gim_bench, tmp_path):
+    answer = gim_bench(*REPORT, "--format", "html", "--output", "table.html")
+    assert (answer.code, answer.out, answer.err) == (0, "", "wrote table.html\n")
+    assert "random_init" in (tmp_path / "table.html").read_text()
+
+
+def test_a_report_of_one_metric_holds_no_other(finished, gim_bench):
+    answer = gim_bench(*REPORT, "--format", "json", "--metric", "knn_accuracy")
+    assert all(set(cell["metrics"]) == {"knn_accuracy"} for cell in json.loads(answer.out))
+
+
+@pytest.mark.parametrize("override", ["probe.steps=1", "method.gim.schedule=joint"])
+def test_records_with_other_settings_are_left_out_and_counted(override, finished, gim_bench):
+    gim_bench(*PLAIN, "--method", "gim", "--set", override)
+    answer = gim_bench(*REPORT, "--format", "json")
+    assert len(json.loads(answer.out)) == 2
+    assert answer.err.startswith("left out: 1 record(s) with other settings")
+    other = gim_bench(*REPORT, "--format", "json", "--set", override)
+    assert "gim" in {cell["method"] for cell in json.loads(other.out)}
+    assert "left out" in other.err
+
+
+def test_a_record_that_was_altered_is_left_out_and_named(finished, gim_bench, tmp_path):
+    path = next((tmp_path / "runs").glob("*/gim/*/record.json"))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    answer = gim_bench(*REPORT, "--format", "json")
+    assert [cell["method"] for cell in json.loads(answer.out)] == ["random_init"]
+    assert answer.err.startswith("left out: 1 record(s) that were altered, cut off")
+    assert str(path.relative_to(tmp_path)) in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--metric", "acuracy"), "no metric 'acuracy'. Did you mean 'accuracy'?"),
+        (("--format", "jsn"), "no format 'jsn' (--format). Did you mean 'json'?"),
+        (("--output", "no/such/folder.md"), "cannot write no/such/folder.md (No such file"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_one_line(options, complaint, finished, gim_bench):
+    answer = gim_bench(*REPORT, *options)
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err.splitlines()
+    assert complaint in line

@@ -1,0 +1,150 @@
+"""Records are mirrored once, summarised and synced, by whoever imports the package."""
+
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.errors import TrackingError
+from gim_bench.records.record import Status
+from gim_bench.tracking import Tracker, mirror_cell, mirror_sweeps, summarise, sync
+from tests.listener import Listener
+from tests.tracking.records import SWEPT, cell
+
+
+class Store:
+    """Takes MLflow's place: keeps the names of what is put. It fails while `broken` is set."""
+
+    def __init__(self, monkeypatch):
+        self.broken, self.put, self.held = False, [], {}
+        monkeypatch.setattr(Tracker, "put", lambda _, suite, entry: self._put(suite, entry))
+
+    def _put(self, suite, entry):
+        if self.broken:
+            raise TrackingError("it went away")
+        self.put.append(entry.name)
+        identity = (suite, *entry.identity.values())
+        is_new = self.held.get(identity) != entry.digest()
+        self.held[identity] = entry.digest()
+        return is_new
+
+
+@pytest.fixture
+def store(monkeypatch):
+    return Store(monkeypatch)
+
+
+@pytest.fixture
+def during(runs, tmp_path):
+    """What a run mirrors with."""
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return {"runs": runs, "tracker": tracker, "progress": Listener()}
+
+
+# -- during a run ----------------------------------------------------------------------------------
+
+
+def test_a_cell_is_mirrored_once(runs, store, during):
+    runs.save(cell())
+    mirror_cell(cell(), **during)
+    mirror_cell(cell(), **during)
+    assert store.put == ["gim seed 0"]
+
+
+def test_a_cell_that_was_run_again_is_mirrored_again(runs, store, during):
+    runs.save(cell())
+    mirror_cell(cell(), **during)
+    later = cell().provenance | {"finished_at": "2026-11-02T10:00:00+00:00"}
+    mirror_cell(cell(provenance=later), **during)
+    assert store.put == ["gim seed 0"] * 2
+
+
+def test_a_cell_is_mirrored_to_each_store(runs, store, during, tmp_path):
+    runs.save(cell())
+    mirror_cell(cell(), **during)
+    mirror_cell(cell(), **during | {"tracker": Tracker(f"sqlite:///{tmp_path / 'other.db'}")})
+    assert store.put == ["gim seed 0"] * 2
+
+
+def test_a_store_that_fails_costs_one_line_and_is_given_up(runs, store, during):
+    store.broken = True
+    for record in (cell(), cell(seed=1)):
+        runs.save(record)
+        mirror_cell(record, **during)
+    store.broken = False
+    mirror_sweeps(
+        cell(sweeps={"module_2": SWEPT}),
+        tracker=during["tracker"],
+        progress=during["progress"],
+    )
+    summarise("quickstart", **during)
+    assert store.put == []
+    assert during["progress"].lines == ["not mirrored: it went away; this run mirrors nothing more"]
+
+
+def test_a_cell_that_a_store_missed_is_mirrored_by_the_next_tracker(runs, store, during):
+    runs.save(cell())
+    store.broken = True
+    mirror_cell(cell(), **during)
+    store.broken = False
+    mirror_cell(cell(), **during | {"tracker": Tracker(during["tracker"].uri)})
+    assert store.put == ["gim seed 0"]
+
+
+def test_summaries_are_mirrored_once_until_a_seed_is_added(runs, store, during):
+    runs.save(cell())
+    summarise("quickstart", **during)
+    summarise("quickstart", **during)
+    assert store.put == ["gim summary, n=1"]
+    runs.save(cell(seed=1))
+    summarise("quickstart", **during)
+    assert store.put == ["gim summary, n=1", "gim summary, n=2"]
+
+
+# -- sync ------------------------------------------------------------------------------------------
+
+
+def test_sync_returns_the_new_runs_and_the_second_time_none(runs, store):
+    runs.save(cell())
+    runs.save(cell("cpc", status=Status.FAILED))
+    everything = ["cpc seed 0", "gim seed 0", "gim summary, n=1"]
+    announced = []
+    first = sync("quickstart", runs=runs, tracker=Tracker(), announce=announced.append)
+    assert [entry.name for entry in first.new] == everything
+    assert announced == first.new
+    second = sync("quickstart", runs=runs, tracker=Tracker(), announce=announced.append)
+    assert second.new == []
+    assert [entry.name for entry in second.unchanged] == everything
+    assert len(announced) == 3
+
+
+def test_sync_takes_the_records_that_are_wanted(runs, store):
+    for seed in range(3):
+        runs.save(cell(seed=seed))
+    sync("quickstart", runs=runs, tracker=Tracker(), wanted=lambda record: record.seed > 0)
+    assert store.put == ["gim seed 1", "gim seed 2", "gim summary, n=2"]
+
+
+def test_a_cell_that_is_finished_during_sync_is_synced_and_counted_once(runs, store):
+    runs.save(cell())
+    synced = sync(
+        "quickstart",
+        runs=runs,
+        tracker=Tracker(),
+        announce=lambda _: runs.save(replace(cell(), seed=1, key="1" * 64)),
+    )
+    assert sorted(e.name for e in synced.new) == ["gim seed 0", "gim seed 1", "gim summary, n=2"]
+    assert synced.unchanged == []
+
+
+def test_sync_of_a_store_that_fails_raises(runs, store):
+    runs.save(cell())
+    store.broken = True
+    with pytest.raises(TrackingError, match="it went away"):
+        sync("quickstart", runs=runs, tracker=Tracker())
+
+
+def test_sync_prints_nothing(runs, store, capsys):
+    runs.save(cell())
+    sync("quickstart", runs=runs, tracker=Tracker())
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
