@@ -1,4 +1,4 @@
-"""Data sets of this package, by name. Classes are named by text, so that listing them imports none.
+"""Data sets of this package, by name. Classes are named by text, so a list imports no class.
 
 To add a data set: write its file, add a line here.
 """

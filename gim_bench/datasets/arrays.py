@@ -1,4 +1,4 @@
-"""Arrays that are decoded once and then memory-mapped; what was damaged since is made anew."""
+"""Arrays that are decoded once and then memory-mapped; a damaged array is decoded again."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from gim_bench.system.atomic import atomically, write_atomically
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """Pieces of any length, one after another, and where each ends."""
+    """Pieces of any length in one array, and their lengths."""
 
-    values: np.ndarray  # flat, memory-mapped copy-on-write: writing there never reaches the file
+    values: np.ndarray  # flat, memory-mapped copy-on-write: writes never reach the file
     lengths: np.ndarray  # int64 [piece], elements in each piece
 
 
@@ -30,12 +30,12 @@ def kept(
     known: KnownChecksums,
     progress: Progress,
 ) -> Kept:
-    """The array at `path` if it is whole, else what `pieces()` yields, written there first.
+    """The array at `path`; if the file is missing or damaged, `pieces()` are written to it first.
 
-    Beside the raw binary file stands `<name>.json` with its sha256 and the lengths; an array that
-    is not the one described there, and a description that was altered, are made anew.
+    A file `<name>.json` beside the raw binary file holds its sha256 and the lengths. An array that
+    does not fit its description, or whose description was altered, is written again.
 
-    Raises: OSError where the files cannot be written; whatever `pieces` raises.
+    Raises: OSError if the files cannot be written; whatever `pieces` raises.
     """
     lengths = _lengths_if_whole(path, dtype=np.dtype(dtype), known=known, progress=progress)
     if lengths is None:
@@ -53,7 +53,7 @@ def _write(
     known: KnownChecksums,
     progress: Progress,
 ) -> np.ndarray:
-    """Write the array and then its description; returns the lengths of the pieces."""
+    """Write the array, then its description; returns the lengths of the pieces."""
     hashing, lengths = Hashing(), []
     with atomically(path) as file:
         for piece in pieces():
@@ -71,7 +71,7 @@ def _write(
 def _lengths_if_whole(
     path: Path, *, dtype: np.dtype, known: KnownChecksums, progress: Progress
 ) -> np.ndarray | None:
-    """The lengths of the pieces, if the array and its description are those that were written."""
+    """Lengths of the pieces; None if the array or its description is missing or was altered."""
     try:
         description = _description(path).read_bytes()
         lengths = json.loads(description)["lengths"]
@@ -89,7 +89,7 @@ def _description(path: Path) -> Path:
 
 
 def _described(sha256: str, dtype: np.dtype, lengths: list[int]) -> bytes:
-    """JSON whose own `seal` tells whether anything in it was altered."""
+    """The description as JSON, with a `seal` that shows whether the description was altered."""
     content = {"sha256": sha256, "dtype": dtype.str, "lengths": lengths}
     seal = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps(content | {"seal": seal}).encode()

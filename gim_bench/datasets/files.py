@@ -1,4 +1,4 @@
-"""What data sets made of files share: checksums that are remembered, downloads, unpacking."""
+"""Parts that data sets of files share: remembered checksums, downloads, unpacking."""
 
 import gzip
 import hashlib
@@ -22,18 +22,18 @@ from gim_bench.progress import Progress, Task
 from gim_bench.seals import sealed
 from gim_bench.system.atomic import atomically, write_atomically
 
-MEGABYTE = 10**6  # bytes; what progress counts in, and what is read at a time
+MEGABYTE = 10**6  # bytes: the unit of progress, and the size of one read
 TIMEOUT_SECONDS = 60
 
 
 class FileDataset(Dataset):
-    """A data set that lies in files of the user's; subclasses read, and never change, them."""
+    """A data set in files of the user, which subclasses read and never change."""
 
     needs_data_dir = True
 
     @cached_property
     def known(self) -> "KnownChecksums":
-        """The checksums of this folder's files, remembered in `cache_dir`."""
+        """Checksums of the folder's files, remembered in `cache_dir`."""
         place = "default" if self.data_dir is None else self.data_dir.absolute()
         name = hashlib.sha256(os.fsencode(f"{type(self).__name__}:{place}")).hexdigest()[:16]
         return KnownChecksums(self.cache_dir / f"checksums-{name}.json")
@@ -44,14 +44,14 @@ class FileDataset(Dataset):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checksums:
-    """Of one file's bytes, as hexadecimal digits."""
+    """Checksums of one file's bytes, as hexadecimal digits."""
 
     sha256: str
     md5: str
 
 
 class Hashing:
-    """Both checksums of bytes that come piece by piece."""
+    """Computes both checksums of bytes that arrive piece by piece."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
@@ -66,7 +66,7 @@ class Hashing:
 
 
 class Megabytes:
-    """A task that is told bytes and advances by whole megabytes."""
+    """A progress task in megabytes that counts bytes."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -81,15 +81,15 @@ class Megabytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """What `stat` says of a file; a file that has changed has another."""
+    """Size and times of a file, from `stat`; they differ after every change of the file."""
 
     size: int  # bytes
     mtime_ns: int
-    ctime_ns: int  # which, unlike the former, no program can set
+    ctime_ns: int  # unlike mtime, no program can set ctime
 
 
 class KnownChecksums:
-    """Checksums remembered in a JSON file for as long as a file keeps its stamp."""
+    """Checksums in a JSON file; each is valid as long as its file keeps its stamp."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,7 +98,7 @@ class KnownChecksums:
     def of(
         self, paths: Sequence[Path], *, title: str, progress: Progress, fresh: bool = False
     ) -> list[Checksums]:
-        """The checksums of each of `paths`; only new and changed ones are read, or all if `fresh`.
+        """Checksums of each of `paths`. Only new and changed files are read; all, if `fresh`.
 
         Raises: DataError naming a file that cannot be read.
         """
@@ -113,7 +113,7 @@ class KnownChecksums:
         return [self._known[name][1] for name in stamps]
 
     def remember(self, path: Path, checksums: Checksums, *, progress: Progress) -> None:
-        """Take note of what the caller computed while writing `path`."""
+        """Remember checksums that the caller computed while writing `path`."""
         self._known[str(path.absolute())] = (stamp_of(path), checksums)
         self._save(progress)
 
@@ -123,7 +123,7 @@ class KnownChecksums:
             with progress.task(title, total=total, unit="MB") as task:
                 done = Megabytes(task)
                 for name, stamp in unread.items():
-                    # Stamped before it is read: a change meanwhile is then seen the next time.
+                    # The stamp is older than the read: a change meanwhile is seen the next time.
                     self._known[name] = (stamp, checksums_of(Path(name), done=done))
         finally:
             self._save(progress)  # an interruption loses nothing that was read
@@ -171,7 +171,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
-    """What the file at `path` holds; nothing, where it is missing or damaged."""
+    """The entries of the file at `path`; none if the file is missing or damaged."""
     try:
         table = json.loads(path.read_bytes())
         if table != sealed(table):
@@ -194,15 +194,15 @@ def _entry(
 
 
 def files_below(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
-    """All files of these suffixes at any depth, sorted; links are followed, hidden names are not.
+    """All files with these suffixes at any depth, sorted. Links are followed, hidden names skipped.
 
-    Raises: DataError naming a folder that cannot be read, or a link to a folder that it lies in.
+    Raises: DataError naming a folder that cannot be read, or a link to a folder above itself.
     """
     return [Path(path) for path in sorted(_walk(folder, suffixes=suffixes))]
 
 
 def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in `folder`, sorted, without hidden ones. Raises: DataError."""
+    """Names of the folders in `folder` that are not hidden, sorted. Raises: DataError."""
     try:
         with os.scandir(folder) as entries:
             return sorted(e.name for e in entries if e.is_dir() and not hidden(e.name))
@@ -218,7 +218,7 @@ def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise unreadable(error)
 
-    above: dict[str, frozenset[str]] = {}  # the real folders that each place lies in
+    above: dict[str, frozenset[str]] = {}  # real paths of the folders around each place
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         holders = above.get(place.rpartition(os.sep)[0], frozenset())
@@ -231,20 +231,20 @@ def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield f"{place}{os.sep}{name}"
 
 
-# -- what cannot be read --------------------------------------------------------------------------
+# -- unreadable files ----------------------------------------------------------------------------
 
 
 class UnusableError(Exception):
-    """Which file or line cannot be used and why: raised as a DataError, or skipped and counted."""
+    """A file or line that cannot be used, and why: an error, or skipped and counted."""
 
 
 def unreadable(error: OSError) -> DataError:
-    """One line on a file or folder that is there, or was, and cannot be read."""
+    """The error for a file or folder that cannot be read."""
     return DataError(f"cannot read {reason(error)}: make it readable, or remove it")
 
 
 def reason(error: OSError) -> str:
-    """Which file, where the error knows it, and what is wrong with it."""
+    """The file, if the error names one, and the fault."""
     return f"{error.filename} ({error.strerror})" if error.filename else str(error)
 
 
@@ -260,10 +260,10 @@ def download(
     md5: str | None = None,
     sha256: str | None = None,
 ) -> None:
-    """The file of `url` at `to`, one checksum checked; what an earlier try left is carried on.
+    """Download `url` to `to` and check one checksum. An interrupted download resumes.
 
-    Raises: DataError, ending in `advice`, where the network or the disk refuses; DataError where
-    the download broke off or came with another checksum.
+    Raises: DataError, ending in `advice`, if the network or the disk fails; DataError if the
+    download breaks off or has another checksum.
     """
     assert (md5 is None) != (sha256 is None)
     part = to.with_name(f"{to.name}.part")
@@ -281,7 +281,7 @@ def download(
     kind, expected = ("md5", md5) if sha256 is None else ("sha256", sha256)
     found = getattr(_checksums_shown(part, progress=progress), kind)
     if found != expected:
-        part.unlink()  # ours, and carrying on from it would never succeed
+        part.unlink()  # resuming from a wrong file would never succeed
         raise DataError(
             f"{url} came with {kind} {found} where {expected} is expected, and was thrown away: "
             f"run the same command again; if that does not help, the source has changed"
@@ -290,17 +290,17 @@ def download(
 
 
 def _fetch(url: str, *, part: Path, title: str, progress: Progress) -> int:
-    """Append what `part` lacks; returns how many bytes are still missing at the end."""
+    """Append the missing bytes to `part`; returns how many are still missing at the end."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
-    # The addresses are constants of the data sets, and what comes is checked by its md5.
+    # The addresses are constants of the data sets, and the md5 of the download is checked.
     request = urllib.request.Request(url, headers=headers)  # noqa: S310
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
     except urllib.error.HTTPError as error:
         error.close()
         if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return 0  # nothing is left to fetch; the md5 tells whether it is the right file
+            return 0  # the file is complete; the md5 tells whether it is the right file
         raise
     with response:
         carried_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -332,11 +332,11 @@ def _checksums_shown(part: Path, *, progress: Progress) -> Checksums:
 def unpack(
     archive: Path, *, place: Callable[[str], Path | None], total_bytes: int, progress: Progress
 ) -> None:
-    """Each regular file of a .tar.gz at the path that `place` gives its name, unless it is there.
+    """Unpack each regular file of a .tar.gz to `place(name)`, unless a file is there already.
 
-    Names never become paths here: `place` chooses them, and answers None for what is not wanted.
+    Names in the archive never become paths: `place` chooses the path, or None to skip the file.
 
-    Raises: ArchiveError; OSError where a file cannot be written.
+    Raises: ArchiveError; OSError if a file cannot be written.
     """
     total = total_bytes // MEGABYTE
     try:

@@ -24,7 +24,7 @@ from gim_bench.settings.augmentations import (
     ViewSettings,
 )
 
-BOX_TRIALS = 10  # as in torchvision: boxes drawn for an image before the largest one is taken
+BOX_TRIALS = 10  # as in torchvision: boxes drawn for an image before the largest box is taken
 
 
 def random_boxes(
@@ -32,8 +32,8 @@ def random_boxes(
 ) -> Boxes:
     """A random part of each of `images` images of height × width pixels.
 
-    The first of ten random areas and ratios that fits into the image; where none does, the largest
-    centred box within the range of ratios.
+    The first of ten random boxes that fits into the image; if no box fits, the largest centred box
+    within the range of ratios.
 
     Source: Szegedy et al. 2015, as in torchvision's RandomResizedCrop.
     """
@@ -85,7 +85,7 @@ def photometric(pixels: Pixels, *, settings: ViewSettings, streams: ViewStreams)
 def _jittered(pixels: Pixels, *, settings: JitterSettings, draw: torch.Generator) -> Pixels:
     """Brightness, contrast, saturation and hue in an order of its own for each image.
 
-    BYOL draws the order for each image too, where other code draws one for a whole batch.
+    The order is drawn for each image and not for the batch, as in BYOL's paper.
     """
     images = len(pixels)
     chosen = _chosen(images, settings.probability, draw=draw)

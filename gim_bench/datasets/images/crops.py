@@ -26,7 +26,7 @@ SLICE_PIXELS = 2**18
 
 
 class Places(NamedTuple):
-    """Where crops begin, and which of them are mirrored left to right."""
+    """First rows and columns of crops, and whether each crop is mirrored left to right."""
 
     top: Int[Tensor, "b"]
     left: Int[Tensor, "b"]
@@ -225,8 +225,7 @@ def normalise(
 ) -> Float[Tensor, "b c h w"]:
     """Intensities with the suite's mean 0 and standard deviation 1; one channel serves for three.
 
-    Takes uint8 in 0..255, or floats in 0..1. One pass and one in place, without a copy for every
-    step of the formula.
+    Pixels are uint8 in 0..255 or floats in 0..1. Only the first step of the formula makes a copy.
     """
     full_scale = 1 if pixels.is_floating_point() else 255
     mean, std = (

@@ -23,7 +23,7 @@ from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-# What their bytes may be, whatever their names say: Pillow's other decoders are little used, and
+# Formats that files may have, whatever their suffix. Pillow's other decoders are little used, and
 # one of them runs a program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 # An image of more than Pillow's 89 million pixels is refused; by default it warns up to twice that.
@@ -34,7 +34,7 @@ LAYOUT = "unlabeled/*.jpg (may be left out), train/<class>/*.jpg and test/<class
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """The image files of a folder, in the order in which their pixels are kept."""
+    """The image files of a folder, in the order of the decoded array."""
 
     classes: Sequence[str]
     unlabelled: Sequence[Path]
@@ -49,37 +49,37 @@ class Contents:
 class ImageFolder(FileDataset):
     """Photographs in folders named by class, as RGB squares of one size.
 
-    They are decoded once, into an array below the cache folder. A rotation noted in a photograph's
-    EXIF data is not applied and transparency is dropped, as in torchvision's ImageFolder.
+    The photographs are decoded once, into an array below the cache folder. Rotations in EXIF data
+    are not applied and transparency is dropped, as in torchvision's ImageFolder.
     """
 
     class Options(Settings):
-        """Size in pixels: the short side is resized to it, then the centre is cut out."""
+        """Size in pixels: the short side is resized to `size`, then the centre is cut out."""
 
         size: Annotated[int, Field(ge=8)] = 96
 
     options: Options
 
     def prepare(self) -> None:
-        """Compute checksums and decode, where that has not been done yet."""
+        """Compute checksums and decode, unless both are cached."""
         _ = self._pixels
 
     def verify(self) -> None:
-        """Every file is read and decoded again; what is remembered of them is renewed."""
+        """Read and decode every file again, and renew the remembered checksums."""
         self._sha256s(fresh=True)
         for _ in self._decode():
             pass
 
     def fingerprint(self) -> str:
-        """sha256 of the names and contents of all images; a warm start looks at their stamps."""
+        """sha256 of the names and contents of all images; only files with new stamps are read."""
         return self._fingerprint
 
     def targets(self) -> Sequence[Target]:
-        """One: the class, by the names of the train folders."""
+        """The class, named after the train folders."""
         return [Target(name="class", classes=self._contents.classes)]
 
     def split(self, split: Split) -> Images:
-        """Memory-mapped pixels; where nothing is unlabelled, the train images without labels."""
+        """Memory-mapped images. Without unlabelled images, the train images serve as unlabelled."""
         unlabelled, labelled = len(self._contents.unlabelled), self._contents.labelled
         train_end = unlabelled + len(labelled[Split.TRAIN])
         pixels = {
@@ -119,7 +119,7 @@ class ImageFolder(FileDataset):
         unlabelled = _unlabelled_files(root)
         if not unlabelled:
             self.progress.say(
-                f"{root} has no {UNLABELLED[0]}/: its train images serve as unlabelled ones too"
+                f"{root} has no {UNLABELLED[0]}/: its train images serve as unlabelled images too"
             )
         return Contents(classes=classes, unlabelled=unlabelled, labelled=labelled)
 
@@ -163,7 +163,7 @@ class ImageFolder(FileDataset):
 
     @property
     def _array_path(self) -> Path:
-        """Named after all that its pixels depend on."""
+        """Path of the array, named after everything that the pixels depend on."""
         identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         return self.cache_dir / "image_folder" / f"{name}.bin"
@@ -179,7 +179,7 @@ class ImageFolder(FileDataset):
 
 
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The images in each class's folder. Raises: DataError where there is none."""
+    """Image files of each class. Raises: DataError if the folder or a class is missing."""
     if not folder.is_dir():
         raise DataError(
             f"image_folder: {folder.parent} has no {folder.name}/: it must hold {LAYOUT}"
@@ -193,7 +193,7 @@ def _unlabelled_files(root: Path) -> list[Path]:
 
 
 def _images_below(folder: Path, *, kind: str) -> list[Path]:
-    """All images at any depth, sorted by path. Raises: DataError where there is none."""
+    """All images at any depth, sorted by path. Raises: DataError if there is none."""
     paths = files_below(folder, suffixes=SUFFIXES)
     if not paths:
         raise DataError(
@@ -225,19 +225,19 @@ def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path)
 
 
 def _decoded(paths: Sequence[Path], *, size: int) -> Iterator[np.ndarray]:
-    """Each image as `decode` returns it, in order; several threads work ahead."""
+    """Each decoded image, in order; several threads decode ahead."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         yield from pool.map(partial(decode, size=size), paths)
 
 
 def decode(path: Path, *, size: int) -> np.ndarray:
-    """A square of `size` pixels, uint8 [channel row column]; untouched if it has that size.
+    """A square of `size` pixels, uint8 [channel row column]; an image of that size is unchanged.
 
-    Raises: DataError naming a file that is no readable image.
+    Raises: DataError naming a file that cannot be decoded.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            # With bilinear weights over the whole area that a pixel comes from: no aliasing.
+            # Bilinear weights cover the whole source area of a pixel: no aliasing.
             square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise DataError(

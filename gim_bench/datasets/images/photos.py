@@ -16,7 +16,7 @@ from gim_bench.contract import Dataset, Images, Split, Target
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
-# One class each. Where a pair or a duplicate exists (motorcycle), one is taken.
+# One class each. Of pairs and duplicates (motorcycle), one photograph is taken.
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
     "brick": "brick.png",
@@ -41,7 +41,7 @@ class Photos(Dataset):
     """Which of 16 photographs is this crop from? Train and test crops never share a pixel.
 
     Each photograph is cut into vertical stripes, alternately for training (labelled and
-    unlabelled) and for testing; crops lie within one stripe.
+    unlabelled) and for testing. Every crop lies within one stripe.
     """
 
     class Options(Settings):
@@ -59,11 +59,11 @@ class Photos(Dataset):
         """Nothing to fetch: the photographs come with scikit-image."""
 
     def verify(self) -> None:
-        """Every photograph is there and can be decoded."""
+        """Check that every photograph is there and can be decoded. Raises: DataError."""
         _ = self._photographs
 
     def fingerprint(self) -> str:
-        """sha256 of the photographs' files and of the options that cut them."""
+        """sha256 of the photographs' files and of the options of the crops."""
         digest = hashlib.sha256(self.options.model_dump_json().encode())
         for path in self._paths:
             digest.update(path.read_bytes())
@@ -89,7 +89,7 @@ class Photos(Dataset):
         )
 
     def _crops(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> np.ndarray:
-        """`crops` squares at random places in the stripes of that split, [crop channel h w]."""
+        """`crops` squares at random places in the stripes of the split, [crop channel h w]."""
         size = self.options.size
         height, width = photograph.shape[1:]
         stripe = width // self.options.stripes

@@ -1,4 +1,4 @@
-"""Images of random pixels with random labels: to measure what training costs."""
+"""Images of random pixels with random labels, for measurements of speed and memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ CLASSES = 10
 
 
 class RandomImages(Dataset):
-    """RGB images of random pixels; made anew each time, always the same."""
+    """RGB images of random pixels, the same at every call."""
 
     class Options(Settings):
-        """Size in pixels, and how many images each of the three splits has."""
+        """Size in pixels, and the number of images in each of the three splits."""
 
         size: Annotated[int, Field(ge=8)] = 96
         images: Annotated[int, Field(gt=0)] = 64

@@ -39,10 +39,10 @@ CLASSES = 10
 
 
 class STL10(FileDataset):
-    """The paper's data set; it lies in `stl10_binary` below `--data-dir`, or below the cache."""
+    """The paper's data set, in `stl10_binary` below `--data-dir` or below the cache folder."""
 
     def prepare(self) -> None:
-        """Download and unpack (2.6 GB) what is missing, then check it; no file is overwritten."""
+        """Download and unpack missing files (2.6 GB), then check them; no file is overwritten."""
         if self._missing():
             archive = self.folder.parent / f"{FOLDER}.tar.gz"
             was_there = archive.exists()
@@ -53,19 +53,19 @@ class STL10(FileDataset):
         self.fingerprint()
 
     def verify(self) -> None:
-        """Every file has its size and md5; all are read again, whatever is remembered of them."""
+        """Read every file again and check size and md5."""
         self._checked(fresh=True)
 
     def fingerprint(self) -> str:
-        """sha256 of the files, whose md5s are checked on the way."""
+        """sha256 of the files, after a check of their md5s."""
         return fingerprint_of(self._checked(fresh=False).items())
 
     def targets(self) -> Sequence[Target]:
-        """One: the class, with the names in class_names.txt. Raises: DataError."""
+        """The class, with the names in class_names.txt. Raises: DataError."""
         return [Target(name="class", classes=self._classes())]
 
     def _classes(self) -> list[str]:
-        """The names in class_names.txt. Raises: DataError where it is missing or not ten names."""
+        """The names in class_names.txt. Raises: DataError if the file does not hold ten names."""
         self._check_presence_and_sizes()
         path = self.folder / CLASS_NAMES
         try:
@@ -82,7 +82,7 @@ class STL10(FileDataset):
         return names
 
     def split(self, split: Split) -> Images:
-        """The images as a transposed view of the memory-mapped file; nothing is copied."""
+        """Images as a transposed view of the memory-mapped file, without a copy."""
         self._check_presence_and_sizes()
         try:
             # Copy-on-write: torch takes writable arrays only, and the file must never change.
@@ -99,7 +99,7 @@ class STL10(FileDataset):
             labels={"class": self._labels(self.folder / LABELS[split])} if split in LABELS else {},
         )
 
-    # -- where the files are, and whether they are right -----------------------------------------
+    # -- files and their checksums ---------------------------------------------------------------
 
     @property
     def folder(self) -> Path:
@@ -126,7 +126,7 @@ class STL10(FileDataset):
                 )
 
     def _checked(self, *, fresh: bool) -> dict[str, str]:
-        """sha256 of every file, by name. Raises: DataError where an md5 is not the official one."""
+        """sha256 of every file, by name. Raises: DataError if an md5 is not the official one."""
         self._check_presence_and_sizes()
         names = [*_sizes(), CLASS_NAMES]
         checksums = self.known.of(
@@ -137,7 +137,7 @@ class STL10(FileDataset):
         )
         official = official_files().md5
         for name, found in zip(names, checksums, strict=True):
-            expected = official.get(name, found.md5)  # none is published for class_names.txt
+            expected = official.get(name, found.md5)  # no md5 of class_names.txt is published
             if found.md5 != expected:
                 raise DataError(
                     f"stl10: {self.folder / name} has md5 {found.md5} where {expected} is "
@@ -147,7 +147,7 @@ class STL10(FileDataset):
         return {name: found.sha256 for name, found in zip(names, checksums, strict=True)}
 
     def _labels(self, path: Path) -> np.ndarray:
-        """int64 in 0..9; the file counts from 1."""
+        """Labels as int64 in 0..9; the file counts from 1."""
         try:
             stored = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
@@ -172,7 +172,7 @@ class STL10(FileDataset):
     # -- fetching --------------------------------------------------------------------------------
 
     def _fetch(self, archive: Path) -> None:
-        """The archive at `archive`, its md5 right. Raises: DataError."""
+        """Download the archive unless it is there, and check its md5. Raises: DataError."""
         official = official_files()
         if not archive.exists():
             download(
@@ -195,10 +195,10 @@ class STL10(FileDataset):
             )
 
     def _unpack(self, archive: Path) -> None:
-        """The missing files, out of the archive.
+        """Unpack the missing files.
 
-        Names in the archive choose among the missing files and never become paths, so that no
-        member can be written elsewhere.
+        Names in the archive select among the missing files and never become paths, so no member
+        can be written elsewhere.
         """
         wanted = {f"{FOLDER}/{name}": self.folder / name for name in self._missing()}
         try:
@@ -221,7 +221,7 @@ class STL10(FileDataset):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfficialFiles:
-    """Where the archive is, and what the md5s are."""
+    """Address and md5 of the archive, and the md5s of its files."""
 
     url: str
     archive_md5: str
@@ -229,7 +229,7 @@ class OfficialFiles:
 
 
 def official_files() -> OfficialFiles:
-    """What torchvision knows of STL-10; imported only here, because that takes a second."""
+    """Address and md5s of STL-10 from torchvision, whose import takes a second."""
     from torchvision import datasets
 
     official = datasets.STL10
@@ -241,6 +241,6 @@ def official_files() -> OfficialFiles:
 
 
 def _sizes() -> dict[str, int]:
-    """The bytes that each binary must have, by file name."""
+    """Size of each binary in bytes, by file name."""
     images = {name: COUNTS[split] * IMAGE_BYTES for split, name in IMAGES.items()}
     return images | {name: COUNTS[split] for split, name in LABELS.items()}

@@ -1,7 +1,7 @@
 """Transforms of batches of images, each image with parameters of its own.
 
-Torchvision's functions take one parameter for a whole batch. These take one for each image and
-give what torchvision gives image by image, up to rounding.
+Torchvision's functions take one parameter for a whole batch. The functions here take a parameter
+for each image, and equal torchvision's image by image, up to rounding.
 
 Letters: b = images of a batch, size = rows and columns of a square. Intensities are floats in 0..1
 unless they are uint8, as stored.
@@ -41,7 +41,7 @@ def resized_crop(
 ) -> Float[Tensor, "b channel {size} {size}"]:
     """The box of each image, resized to a square in 0..1 and mirrored left to right where `flip`.
 
-    Antialiased bilinear, as two matrices for each image: one makes the rows, one the columns.
+    Antialiased bilinear, as two matrices for each image, of rows and of columns.
     """
     height, width = pixels.shape[-2:]
     rows = _interpolation(boxes.top, boxes.height, places=height, size=size)
@@ -54,7 +54,7 @@ def resized_crop(
 def _interpolation(
     start: Int[Tensor, "b"], length: Int[Tensor, "b"], *, places: int, size: int
 ) -> Float[Tensor, "b {size} {places}"]:
-    """How much each of `places` pixels counts in each of `size` pixels.
+    """Weights of `places` pixels in each of `size` pixels.
 
     The weights fall linearly to 0 within one pixel of the coarser grid.
     """
@@ -103,7 +103,7 @@ def blur(
 
 
 def luma(pixels: Pixels) -> Float[Tensor, "b 1 height width"]:
-    """The gray of each pixel; an image of one channel is its own."""
+    """The gray of each pixel; images with one channel are unchanged."""
     if pixels.shape[1] == 1:
         return pixels
     weights = torch.tensor(LUMA, device=pixels.device).view(-1, 1, 1)
@@ -121,7 +121,7 @@ def brightness(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
 
 
 def contrast(pixels: Pixels, factor: Float[Tensor, "b"]) -> Pixels:
-    """The images blended with their mean gray: factor 0 gives one gray, 1 the image."""
+    """The images blended with their mean gray: factor 0 gives that gray, 1 the image."""
     return _blend(luma(pixels).mean(dim=(1, 2, 3), keepdim=True), pixels, factor)
 
 

@@ -1,4 +1,4 @@
-"""Samples of one audio file, and of many in parallel."""
+"""Reading audio files, one or many at a time."""
 
 import os
 from collections import deque
@@ -16,14 +16,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FULL_SCALE = 2**15  # of int16 samples
-# Floating-point samples may go beyond -1..1, and are clipped. Beyond this they are in other units.
+# Floating-point samples beyond -1..1 are clipped. Samples beyond this are in other units.
 LOUDEST = 100.0
-WAV_SLACK_BYTES = 8  # that a WAV file may lack: some writers count its header in, or a padding byte
-WAV_OPEN_BYTES = 2**31 - 2**16  # sizes from here on are left open by programs that write to pipes
+WAV_SLACK_BYTES = 8  # a WAV file may lack as many: some writers count the header or a padding byte
+WAV_OPEN_BYTES = 2**31 - 2**16  # programs that write to pipes claim sizes from here on
 
 
 def read_audio(path: Path) -> tuple[np.ndarray, int]:
-    """float32 samples in [-1, 1), the mean of all channels, and how many there are in a second.
+    """float32 samples in [-1, 1), averaged over channels, and the sample rate in Hz.
 
     Raises: UnusableError.
     """
@@ -45,13 +45,13 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1) as int16, those beyond clipped; what was int16 before is so again."""
+    """Samples in [-1, 1) as int16, clipped beyond; samples that were int16 come back exactly."""
     scaled = np.rint(samples * FULL_SCALE)
     return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def _lacks_bytes(path: Path) -> bool:
-    """Whether a WAV file is shorter than it says, which libsndfile does not mind."""
+    """Whether a WAV file is shorter than its header says; libsndfile does not check."""
     with path.open("rb") as file:
         header = file.read(8)
     claimed = int.from_bytes(header[4:], "little") + len(header)
@@ -60,9 +60,9 @@ def _lacks_bytes(path: Path) -> bool:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """What `function` makes of each item, in order; several threads work a little ahead.
+    """Results of `function` for each item, in order; several threads work a little ahead.
 
-    A pool's own `map` would hold all results that are not yet taken, which here may be 12 GB.
+    A pool's own `map` would hold all results that are not yet taken, here up to 12 GB.
     """
     threads = os.cpu_count() or 1
     ahead = deque[Future[Result]]()

@@ -18,20 +18,19 @@ from gim_bench.errors import DataError
 from gim_bench.settings import base
 
 LAYOUT = "<speaker>/**/*.wav or .flac"
-LABEL_FILES = ("phones.txt", "converted_aligned_phones.txt")  # the first that is there
-RATES_HZ = range(1_000, 1_000_001)  # beyond, the header is wrong
-# A resampling filter has as many phases as the ratio's terms are large. All usual rates have exact
-# ratios below this; for others it is off by less than a millionth, which no ear and no 10 ms label
-# notices.
+LABEL_FILES = ("phones.txt", "converted_aligned_phones.txt")  # the first that exists counts
+RATES_HZ = range(1_000, 1_000_001)  # any other rate is an error of the header
+# Largest term of a resampling ratio: the filter has as many phases. The ratios of all usual rates
+# are exact; others are off by less than a millionth, which moves no 10 ms label.
 LARGEST_TERM = 1_000
 
 
 class AudioFolder(SpeechFiles):
     """Recordings in folders named by speaker, resampled to 16 kHz.
 
-    A recording is for testing where the sha256 of its path below the folder, as a fraction, is
-    below `test_fraction`; every speaker keeps one for training and, of two or more, has one for
-    testing. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's format; an id
+    A recording is for testing if the sha256 of its path below the folder, as a fraction, is below
+    `test_fraction`. Every speaker has a train recording and, with two or more recordings, a test
+    recording. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's format; an id
     is a file's name, or its path below the folder, without the suffix.
     """
 
@@ -87,16 +86,16 @@ class AudioFolder(SpeechFiles):
         return next((path for path in paths if path.is_file()), None)
 
     def phone_classes(self, lines: Sequence[LabelLine]) -> int:
-        """One more than the largest number in the file."""
+        """Number of classes: the largest label plus one."""
         return 1 + max(int(line.phones.max()) for line in lines)
 
     @cached_property
     def _by_label_id(self) -> Mapping[str, Sequence[AudioFile]]:
-        """The files that an id of the label file may mean."""
+        """Audio files by each id that the label file may use for them."""
         files = dict[str, list[AudioFile]]()
         for file in self.files:
             path, _, _ = file.name.rpartition(".")
-            # Both are the same for no file, because every file lies in a folder.
+            # The two ids of a file always differ, because every file lies in a folder.
             for label_id in (path, path.rpartition("/")[2]):
                 files.setdefault(label_id, []).append(file)
         return files
@@ -113,7 +112,7 @@ class AudioFolder(SpeechFiles):
 
 
 def resample(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
-    """The same sound at 16 kHz; untouched if it has that rate, or no samples."""
+    """The sound at 16 kHz; unchanged if it has that rate, or no samples."""
     if rate_hz == SAMPLE_RATE_HZ or not len(samples):
         return samples
     import torch

@@ -1,4 +1,4 @@
-"""Speech made offline by eSpeak NG: who speaks, and which phone sounds, known to the sample."""
+"""Speech made offline by eSpeak NG, with speakers and phones known to the sample."""
 
 import hashlib
 import itertools
@@ -39,11 +39,11 @@ from gim_bench.errors import DataError
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
 
-# Part of the name of what is kept: raise it when the samples or labels are made in another way.
+# Part of the cached files' names: raise it when samples or labels are made in another way.
 GENERATOR_VERSION = 1
 
-# Variants of American English that sound like people: no robots, no whispers, and no echo, so
-# that what eSpeak leaves silent is zero to the last sample.
+# Variants of American English that sound like people: no robots, no whispers and no echo. So
+# eSpeak's silence is zero to the last sample.
 VARIANTS = (
     *("f1", "m1", "Annie", "m3", "aunty", "m4", "belinda", "m5", "grandma", "m6", "linda", "m7"),
     *("shelby", "m8", "steph", "Alex", "Andrea", "Andy", "anika", "Denis", "zac", "Gene"),
@@ -52,15 +52,15 @@ VARIANTS = (
 # Pitch (50: the variant's own) and rate (words per minute) tell speakers of one variant apart.
 MANNERS = ((50, 175), (40, 160), (60, 190), (35, 185), (65, 165), (45, 195), (55, 155), (30, 170))
 
-SILENCE = "_"  # the class of all pauses, which eSpeak tells apart by length
-GAP_SECONDS = 0.005  # shorter silence before a phone is a waveform that crosses zero
+SILENCE = "_"  # the class of all pauses; eSpeak has several, by length
+GAP_SECONDS = 0.005  # shorter silence before a phone is a zero crossing of the waveform
 STRESS_MARKS = "',"
 MEGABYTES_PER_UTTERANCE = 0.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
-    """A way of speaking that no other speaker has."""
+    """A voice, pitch and rate that no other speaker has."""
 
     variant: str
     pitch: int
@@ -76,7 +76,7 @@ class Speaker:
 
 
 def _speakers() -> Iterator[Speaker]:
-    """All variants in turn, each time in another manner."""
+    """All variants in turn, in another manner each time."""
     for turn, (place, variant) in itertools.product(range(len(MANNERS)), enumerate(VARIANTS)):
         pitch, rate = MANNERS[(place + turn) % len(MANNERS)]
         yield Speaker(variant=variant, pitch=pitch, rate=rate)
@@ -90,7 +90,7 @@ class Recording:
     """One utterance at 16 kHz."""
 
     samples: np.ndarray  # int16 [sample]
-    phones: Sequence[str]  # one for each labelled frame
+    phones: Sequence[str]  # the phone of each labelled frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +108,14 @@ class Espeak(Dataset):
     The split is by sentence: every speaker speaks in TRAIN and in TEST, each sentence is spoken
     once by one speaker, and no text of TEST occurs in TRAIN. UNLABELLED is TRAIN without labels.
 
-    A frame's phone is the one that sounds at its middle, from the synthesiser's own timing; phones
-    bear eSpeak's names ("aI", "tS") without stress marks. All silence is one class, the closures
-    of plosives included, as in TIMIT's usual 39 classes. The classes are the phones that occur in
-    TRAIN or TEST.
+    A frame's label is the phone at the middle of the frame, from the synthesiser's own timing.
+    Phones have eSpeak's names ("aI", "tS") without stress marks. All silence is one class, the
+    closures of plosives included, as in TIMIT's usual 39 classes. The classes are the phones that
+    occur in TRAIN or TEST.
     """
 
     class Options(Settings):
-        """Numbers of speakers, and of sentences of about ten words for each of them."""
+        """Number of speakers, and of sentences of about ten words for each speaker."""
 
         speakers: Annotated[int, Field(ge=2, le=len(SPEAKERS))] = 20
         train_sentences: Annotated[int, Field(gt=0)] = 30
@@ -125,11 +125,11 @@ class Espeak(Dataset):
     options: Options
 
     def prepare(self) -> None:
-        """Speak, where that has not been done yet."""
+        """Synthesise the speech, unless it is cached."""
         _ = self._corpus
 
     def verify(self) -> None:
-        """Everything is spoken again, and must be what is kept."""
+        """Synthesise everything again and compare. Raises: DataError naming a damaged file."""
         corpus = self._corpus
         pieces = zip(_pieces(corpus.samples), _pieces(corpus.phones), strict=True)
         for recording, (samples, phones) in zip(self._recordings(), pieces, strict=True):
@@ -139,7 +139,7 @@ class Espeak(Dataset):
                 raise self._damaged("phones")
 
     def fingerprint(self) -> str:
-        """sha256 of the options, samples and labels: another eSpeak may speak differently."""
+        """sha256 of the options, samples and labels; another eSpeak may speak differently."""
         return self._fingerprint
 
     def targets(self) -> Sequence[Target]:
@@ -149,7 +149,7 @@ class Espeak(Dataset):
         ]
 
     def split(self, split: Split) -> Recordings:
-        """The recordings, speaker by speaker; samples are memory-mapped."""
+        """Recordings, speaker by speaker, in memory-mapped samples."""
         train = len(self._speakers) * self.options.train_sentences
         part = slice(train, None) if split is Split.TEST else slice(train)
         samples, lengths = _part(self._corpus.samples, part)
@@ -165,7 +165,7 @@ class Espeak(Dataset):
             frames={"phone": _part(self._corpus.phones, part)[0]},
         )
 
-    # -- what is said ----------------------------------------------------------------------------
+    # -- utterances ------------------------------------------------------------------------------
 
     @property
     def _speakers(self) -> Sequence[Speaker]:
@@ -173,7 +173,7 @@ class Espeak(Dataset):
 
     @cached_property
     def _utterances(self) -> list[Utterance]:
-        """In the order of the corpus; all texts differ."""
+        """Utterances in the order of the corpus; all texts differ."""
         train, test = self.options.train_sentences, self.options.test_sentences
         # The sentences are part of the data, so they depend on no seed of the suite.
         draw = np.random.default_rng(seeding.derive("espeak", "sentences"))
@@ -186,7 +186,7 @@ class Espeak(Dataset):
         ]
 
     def _recordings(self) -> Iterator[Recording]:
-        """Everything that is said, said now."""
+        """All utterances, synthesised now."""
         utterances = self._utterances
         with (
             synthesiser(installation()) as voice,
@@ -196,7 +196,7 @@ class Espeak(Dataset):
                 yield recording
                 task.advance()
 
-    # -- spoken once -----------------------------------------------------------------------------
+    # -- synthesised once ------------------------------------------------------------------------
 
     @cached_property
     def _corpus(self) -> Corpus:
@@ -209,7 +209,7 @@ class Espeak(Dataset):
                 yield recording.samples
 
         def phones() -> list[Sequence[str]]:
-            if not frames:  # the samples were kept, but not these
+            if not frames:  # the samples were cached, the phones were not
                 deque(samples(), maxlen=0)
             return frames
 
@@ -229,7 +229,7 @@ class Espeak(Dataset):
 
     @contextmanager
     def _room(self) -> Iterator[None]:
-        """Within the block, a disk that refuses raises DataError."""
+        """Within the block, an OSError becomes a DataError that asks for room."""
         try:
             yield
         except OSError as error:
@@ -241,8 +241,8 @@ class Espeak(Dataset):
 
     def _damaged(self, name: str) -> DataError:
         return DataError(
-            f"espeak: {self._path(name)} is not what the synthesiser says: remove it, and it is "
-            f"made again"
+            f"espeak: {self._path(name)} differs from what the synthesiser says: remove the file, "
+            f"which is then made again"
         )
 
     def _path(self, name: str) -> Path:
@@ -254,7 +254,7 @@ class Espeak(Dataset):
 
     @cached_property
     def _identity(self) -> str:
-        """Digits that tell all that the bytes depend on: the library, what is said, and how."""
+        """Hash of everything that the bytes depend on: the library, the texts and the voices."""
         said = [asdict(utterance) for utterance in self._utterances]
         identity = [GENERATOR_VERSION, installation().sha256(), said]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -274,11 +274,11 @@ class Espeak(Dataset):
 
 
 def _recorded(utterances: Iterable[Utterance], *, voice: Synthesiser) -> Iterator[Recording]:
-    """Each utterance at 16 kHz, with the phone of each labelled frame."""
+    """Recordings of the utterances at 16 kHz, with the phone of each labelled frame."""
     import torch
     from torchaudio.transforms import Resample
 
-    # In double precision, where the rounding of sums is too small to show in a sample.
+    # In double precision, the rounding of sums is too small to change a sample.
     resample = Resample(voice.sample_rate_hz, SAMPLE_RATE_HZ, dtype=torch.float64)
     for utterance in utterances:
         speech = voice.speak(utterance)
@@ -294,17 +294,17 @@ def frame_phones(speech: Speech, *, frames: int) -> list[str]:
     """The phone at the middle of each frame: for frame t, at sample 160·t + 200 of 16 kHz."""
     phones, starts = _with_gaps(speech)
     middles = FRAME_SAMPLES * np.arange(frames) + FRAME_WINDOW_SAMPLES // 2
-    # In whole numbers, which are exact: both sides are times in 1 / (16,000 · the speech's rate) s.
-    # Of phones that start together the last one sounds.
+    # Both sides are times in 1 / (16,000 · the speech's rate) s: whole numbers, which are exact.
+    # Of phones that start together, the last phone sounds.
     begun = np.searchsorted(starts * SAMPLE_RATE_HZ, middles * speech.sample_rate_hz, side="right")
     return [phones[index - 1] if index else SILENCE for index in begun]
 
 
 def _with_gaps(speech: Speech) -> tuple[list[str], np.ndarray]:
-    """All phones and their starts; before each one silence, which has no length where none is.
+    """All phones and their starts, each preceded by silence, which may have no length.
 
-    eSpeak tells of pauses between words, but not of those that it leaves before single phones,
-    most of them the closures of plosives (7 % of all speech).
+    eSpeak reports the pauses between words, but not the pauses before single phones, most of which
+    are closures of plosives (7 % of all speech).
     """
     sounding = np.flatnonzero(speech.samples)
     ends = np.append(0, sounding + 1)[np.searchsorted(sounding, speech.starts)]
@@ -316,7 +316,7 @@ def _with_gaps(speech: Speech) -> tuple[list[str], np.ndarray]:
 
 
 def _plain(mnemonic: str) -> str:
-    """The phone's class: eSpeak's mnemonic without stress, one for pauses of all lengths."""
+    """The phone's class: eSpeak's mnemonic without stress; pauses of all lengths are one class."""
     return SILENCE if mnemonic.startswith(SILENCE) else mnemonic.lstrip(STRESS_MARKS)
 
 
@@ -324,7 +324,7 @@ def _plain(mnemonic: str) -> str:
 
 
 def _numbered(frames: Iterable[Sequence[str]], names: Sequence[str]) -> list[np.ndarray]:
-    """The phones of each recording as int16 numbers of `names`."""
+    """Phones of each recording as int16 indices into `names`."""
     numbers = {name: number for number, name in enumerate(names)}
     return [np.array([numbers[phone] for phone in phones], dtype=np.int16) for phones in frames]
 
@@ -342,7 +342,7 @@ def _pieces(array: Kept) -> Iterator[np.ndarray]:
 
 
 def _part(array: Kept, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """The values and the lengths of adjacent pieces; the values are a view."""
+    """Values (not copied) and lengths of adjacent pieces."""
     ends = np.cumsum(array.lengths)
     first = (ends - array.lengths)[part][0]
     return array.values[first : ends[part][-1]], array.lengths[part]

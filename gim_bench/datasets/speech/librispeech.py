@@ -1,7 +1,7 @@
 """LibriSpeech train-clean-100: 100 hours of English read aloud by 251 speakers.
 
-Source: Panayotov et al. 2015; address and checksum are those of torchaudio's LIBRISPEECH. Phone
-labels and the split into train and test: van den Oord et al. 2018 (CPC).
+Source: Panayotov et al. 2015; address and checksum as in torchaudio's LIBRISPEECH. Phone labels
+and the split into train and test: van den Oord et al. 2018 (CPC).
 """
 
 import posixpath
@@ -46,10 +46,10 @@ UTTERANCE = re.compile(r"\d+-\d+-\d+", re.ASCII)
 
 
 class LibriSpeech(SpeechFiles):
-    """The paper's speech; it lies in `LibriSpeech/` below `--data-dir`, or below the cache.
+    """The paper's speech, in `LibriSpeech/` below `--data-dir` or below the cache folder.
 
-    Without CPC's split files an utterance is for testing where the sha256 of its id, as a fraction,
-    is below 0.2; a speaker whose utterances all are keeps the first for training.
+    Without CPC's split files an utterance is for testing if the sha256 of its id, as a fraction, is
+    below 0.2. A speaker with test utterances only keeps the first utterance for training.
     """
 
     name = "librispeech"
@@ -57,12 +57,12 @@ class LibriSpeech(SpeechFiles):
     phones = LIBRISPEECH_PHONES
 
     def prepare(self) -> None:
-        """Download and unpack (6.3 GB) what is missing, then decode; no file is overwritten."""
+        """Download and unpack missing files (6.3 GB), then decode; no file is overwritten."""
         if not self._has_audio or self._unfinished.exists():
             self._fetch_and_unpack()
         super().prepare()
 
-    # -- where the files are ---------------------------------------------------------------------
+    # -- files -----------------------------------------------------------------------------------
 
     @property
     def _base(self) -> Path:
@@ -70,7 +70,7 @@ class LibriSpeech(SpeechFiles):
 
     @property
     def root(self) -> Path:
-        """`train-clean-100`: the data folder itself, or in it, or in `LibriSpeech` in it."""
+        """The folder `train-clean-100`: the data folder, or in it or in its `LibriSpeech`."""
         base = self._base
         if base.name == FOLDER:
             return base
@@ -84,7 +84,7 @@ class LibriSpeech(SpeechFiles):
         return parent.parent if parent.name == "LibriSpeech" else parent
 
     def _find(self, name: str) -> Path | None:
-        """The file of labels or of a split, at the first of the places where it may lie."""
+        """Path of a file of labels or of a split; None if no possible place has the file."""
         places = [
             folder / name
             for base in (self._base, self._beside)
@@ -98,7 +98,7 @@ class LibriSpeech(SpeechFiles):
 
     @property
     def _unfinished(self) -> Path:
-        """A file that is there while the archive is being unpacked."""
+        """Path of a file that exists while the archive is being unpacked."""
         return self.root.parent / f".{FOLDER}.unpacking"
 
     @property
@@ -167,8 +167,8 @@ class LibriSpeech(SpeechFiles):
             if path is None and present:
                 (other,) = present.values()
                 raise DataError(
-                    f"librispeech: {other} is there and {SPLIT_FILES[split]} is not: put it into "
-                    f"the same folder, or remove the one that is there"
+                    f"librispeech: {SPLIT_FILES[split]} is missing beside {other}: put it into the "
+                    f"same folder, or remove {other.name}"
                 )
         return present
 
@@ -182,7 +182,7 @@ class LibriSpeech(SpeechFiles):
         return f"{found:,} of the {UTTERANCES:,} utterances of {FOLDER}"
 
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
-        """As the split files say; where there are none, by the utterances' ids."""
+        """Splits by the split files or, without split files, by the utterances' ids."""
         if here := self.incomplete():
             self.progress.say(f"librispeech: {here} are in {self.root}")
         if not self._split_files:
@@ -196,7 +196,7 @@ class LibriSpeech(SpeechFiles):
         return {split: [r for r in recordings if r.file.id in ids[split]] for split in ids}
 
     def _read_split_files(self) -> dict[Split, set[str]]:
-        """The ids of each. Raises: DataError where one is in both."""
+        """Ids of each split. Raises: DataError if an id is in both splits."""
         faults, ids = list[str](), dict[Split, set[str]]()
         for split, path in self._split_files.items():
             ids[split] = set()
@@ -235,13 +235,13 @@ class LibriSpeech(SpeechFiles):
 
     @property
     def _archive(self) -> Path:
-        """Where the archive is, or will be."""
+        """Path of the archive, which may have to be downloaded."""
         home = self._base if self._base != self.root else self.root.parent
         places = [home / ARCHIVE, self.root.parent / ARCHIVE, self._beside / ARCHIVE]
         return next((path for path in places if path.is_file()), places[0])
 
     def _fetch_and_unpack(self) -> None:
-        """What an earlier try left is carried on; an archive that was there before is kept."""
+        """Fetch and unpack, or resume either. An archive that the user put there is kept."""
         archive = self._archive
         try:
             ours = not archive.exists() or self._unfinished.read_bytes() == b"downloaded"
@@ -271,7 +271,7 @@ class LibriSpeech(SpeechFiles):
             archive.unlink()
 
     def _fetch(self, archive: Path) -> None:
-        """The archive at `archive`, its sha256 right. Raises: DataError."""
+        """Download the archive unless it is there, and check its sha256. Raises: DataError."""
         expected = official_sha256()
         if not archive.exists():
             download(
@@ -294,7 +294,7 @@ class LibriSpeech(SpeechFiles):
             )
 
     def _place(self, member: str) -> Path | None:
-        """Where a member of the archive belongs; None unless it is a recording's."""
+        """Path for a member of the archive; None unless the member is a recording."""
         prefix = f"LibriSpeech/{FOLDER}/"
         name = posixpath.normpath(member)
         match = AUDIO.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
@@ -302,14 +302,14 @@ class LibriSpeech(SpeechFiles):
 
 
 def official_sha256() -> str:
-    """What torchaudio knows of the archive; imported only here, because that takes a second."""
+    """sha256 of the archive from torchaudio, whose import takes a second."""
     from torchaudio.datasets.librispeech import _CHECKSUMS
 
     return _CHECKSUMS[URL]
 
 
 def _ids(path: Path) -> list[tuple[str, str]]:
-    """(place, id) of every line but empty ones. Raises: DataError where it cannot be read."""
+    """(place, id) of every line that is not empty. Raises: DataError if `path` cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Phone labels as they were published with CPC: a line per utterance, a number for every 10 ms.
+"""Phone labels in the format of CPC: a line per utterance, a number for every 10 ms.
 
     2911-12359-0007 0 0 0 31 31 31 5 5 …
 
-Source: van den Oord et al. 2018, `converted_aligned_phones.txt`: forced alignments made with Kaldi.
+Source: van den Oord et al. 2018, `converted_aligned_phones.txt`: forced alignments by Kaldi.
 """
 
 import math
@@ -18,8 +18,8 @@ from gim_bench.progress import Progress
 
 LIBRISPEECH_PHONES = 41
 MOST_PHONES = 1000  # more than any language has; a larger number is a slip
-# The published labels are as many as the audio has frames. Other aligners count otherwise, by a
-# window at the end; whoever is further off has labelled something else.
+# The published labels are as many as the audio has frames. Other aligners differ by a window at the
+# end; a larger difference means that the labels are of other audio.
 TOLERANCE_FRAMES = 2
 
 
@@ -34,7 +34,7 @@ class LabelLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFile:
-    """The lines that can be used, and what is wrong with the others."""
+    """The usable lines, and the faults of all other lines."""
 
     lines: Sequence[LabelLine]
     faults: Sequence[str]
@@ -43,7 +43,7 @@ class LabelFile:
 def read_phone_labels(path: Path, *, phones: int, progress: Progress) -> LabelFile:
     """All lines of the file; labels are 0 to `phones` - 1.
 
-    Raises: DataError where the file cannot be read.
+    Raises: DataError if the file cannot be read.
     """
     numbers, seen = _Numbers(phones), dict[str, int]()
     lines, faults = list[LabelLine](), list[str]()
@@ -69,7 +69,7 @@ def read_phone_labels(path: Path, *, phones: int, progress: Progress) -> LabelFi
 
 
 def fitted(phones: np.ndarray, *, frames: int) -> np.ndarray | None:
-    """As many labels as `frames`, cut or filled with -1 at the end; None if too many differ."""
+    """`frames` labels, cut or filled with -1 at the end; None if more than two are off."""
     if abs(len(phones) - frames) > TOLERANCE_FRAMES:
         return None
     missing = max(0, frames - len(phones))
@@ -77,7 +77,7 @@ def fitted(phones: np.ndarray, *, frames: int) -> np.ndarray | None:
 
 
 class _Numbers(dict[str, int]):
-    """The number that a text stands for; each is read once. Raises: ValueError for others."""
+    """Numbers of phones by their text, each parsed once. Raises: ValueError for other texts."""
 
     def __init__(self, phones: int) -> None:
         self._phones = phones
@@ -91,7 +91,7 @@ class _Numbers(dict[str, int]):
 
 
 def _parse(content: bytes, *, numbers: _Numbers, place: str) -> LabelLine | None:
-    """The line's id and labels; None for an empty line. Raises: ValueError saying what is wrong."""
+    """The line's id and labels; None for an empty line. Raises: ValueError with the fault."""
     try:
         words = content.decode("utf-8-sig").split()
     except UnicodeDecodeError:
@@ -106,7 +106,7 @@ def _parse(content: bytes, *, numbers: _Numbers, place: str) -> LabelLine | None
 
 
 def _refuse_second(utterance: str, *, seen: dict[str, int], number: int) -> None:
-    """Raises: ValueError where the utterance was in an earlier line."""
+    """Raises: ValueError if an earlier line labels the utterance."""
     if utterance in seen:
         raise ValueError(f"{utterance!r} is labelled in line {seen[utterance]} already")
     seen[utterance] = number

@@ -1,4 +1,4 @@
-"""What data sets of speech files share: decoding, once; labels that fit the audio; splits."""
+"""Parts that data sets of speech files share: decoding, labels that fit the audio, splits."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from gim_bench.settings.base import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFile:
-    """A file of speech, by whom, and what labels and splits know it by."""
+    """A file of speech, its speaker, and its id in labels and splits."""
 
     path: Path
     name: str  # below the data set's folder, with "/"
@@ -33,7 +33,7 @@ class AudioFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """An audio file that could be decoded, and where its samples are in the array."""
+    """A decoded audio file, and the place of its samples in the array."""
 
     file: AudioFile
     start: int
@@ -53,9 +53,9 @@ class Phones:
 
 
 class SpeechFiles(FileDataset):
-    """Speech in files of the user's, decoded once into one array of 16 kHz below the cache folder.
+    """Speech in files of the user, decoded once into one array of 16 kHz below the cache folder.
 
-    Subclasses say which files those are, how one is decoded, and which go to which split.
+    Subclasses define which files belong to the data set, how to decode a file, and the splits.
     """
 
     class Options(Settings):
@@ -68,54 +68,54 @@ class SpeechFiles(FileDataset):
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
-    phones: ClassVar[int]  # that labels may number
+    phones: ClassVar[int]  # labels are numbers below this
 
-    # -- what subclasses say ---------------------------------------------------------------------
+    # -- what subclasses define ------------------------------------------------------------------
 
     @property
     @abstractmethod
     def root(self) -> Path:
-        """The folder that the audio files are below."""
+        """The folder above all audio files."""
 
     @abstractmethod
     def check_presence(self) -> None:
-        """Raises: DataError where there is nothing to read, with what to do."""
+        """Raises: DataError if there is nothing to read, with what to do."""
 
     @abstractmethod
     def audio_file(self, path: Path, *, name: str) -> AudioFile:
-        """The file at `path`, which is `name` below the root. Raises: UnusableError."""
+        """The file at `path`, called `name` below the root. Raises: UnusableError."""
 
     @abstractmethod
     def decode(self, path: Path) -> np.ndarray:
-        """int16 [sample] at 16 kHz. Raises: UnusableError."""
+        """Samples of a file, int16 [sample] at 16 kHz. Raises: UnusableError."""
 
     @abstractmethod
     def label_file(self) -> Path | None:
-        """Where the phone labels are; None where there are none."""
+        """Path of the phone labels; None if there are none."""
 
     def split_files(self) -> Mapping[Split, Path]:
-        """The files that say which recordings go to which split; empty where none do."""
+        """Files that list the recordings of each split; empty if there are none."""
         return {}
 
     def say_unlabelled(self) -> None:
-        """Hook: where there are no phone labels, a line on how to get some."""
+        """Hook: without phone labels, say how to get them."""
 
     @abstractmethod
     def labelled_by(self, label_id: str) -> AudioFile | None:
-        """The file that a line of labels is for; None: it is not here. Raises: UnusableError."""
+        """The audio file of a line of labels; None if the file is absent. Raises: UnusableError."""
 
     @abstractmethod
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
-        """Those of TRAIN and those of TEST. Raises: DataError."""
+        """Recordings of TRAIN and of TEST. Raises: DataError."""
 
     # -- the contract ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Compute checksums, decode, and read the labels, where that has not been done yet."""
+        """Compute checksums, decode and read the labels, unless all is cached."""
         _ = self._phones
 
     def verify(self) -> None:
-        """Every file is read and decoded again; what is remembered of them is renewed."""
+        """Read and decode every file again, and renew the remembered checksums."""
         self.check_presence()
         self._sha256s(self._all_files, fresh=True)
         self.prepare()
@@ -123,7 +123,7 @@ class SpeechFiles(FileDataset):
             pass
 
     def fingerprint(self) -> str:
-        """sha256 of the names and contents of all files; a warm start looks at their stamps."""
+        """sha256 of the names and contents of all files; only files with new stamps are read."""
         return self._fingerprint
 
     @cached_property
@@ -131,7 +131,7 @@ class SpeechFiles(FileDataset):
         return fingerprint_of(self._sha256s(self._all_files))
 
     def targets(self) -> Sequence[Target]:
-        """The speaker; the phone of every 10 ms, where the labels of phones are there."""
+        """The speaker and, with phone labels, the phone of every 10 ms."""
         speaker = Target(name="speaker", classes=self._speakers)
         if self._phones is None:
             return [speaker]
@@ -139,7 +139,7 @@ class SpeechFiles(FileDataset):
         return [speaker, Target(name="phone", classes=phones, per_step=True)]
 
     def split(self, split: Split) -> Recordings:
-        """Views of the memory-mapped samples; the train recordings serve as unlabelled ones."""
+        """Recordings in the memory-mapped samples; UNLABELLED is TRAIN without labels."""
         chosen = self._by_split[Split.TEST if split is Split.TEST else Split.TRAIN]
         labelled = split is not Split.UNLABELLED
         return Recordings(
@@ -155,7 +155,7 @@ class SpeechFiles(FileDataset):
         return np.array([number[r.file.speaker] for r in recordings], dtype=np.int64)
 
     def _phone_labels(self, recordings: Sequence[Recording]) -> np.ndarray:
-        """int16, of all frames of all recordings in order; -1 where there is no label."""
+        """Labels of all frames of all recordings in order, int16; -1 where there is no label."""
         assert self._phones is not None
         by_id = self._phones.by_id
         labels = [
@@ -168,7 +168,7 @@ class SpeechFiles(FileDataset):
 
     @cached_property
     def _listing(self) -> tuple[Sequence[AudioFile], Sequence[str]]:
-        """The audio files in order of their paths, and what is wrong with those left out."""
+        """Audio files in the order of their paths, and the faults of the skipped files."""
         self.check_presence()
         files, faults = list[AudioFile](), list[str]()
         for path in files_below(self.root, suffixes=self.suffixes):
@@ -179,7 +179,7 @@ class SpeechFiles(FileDataset):
         return files, faults
 
     def _listed(self, path: Path) -> AudioFile:
-        """Raises: UnusableError."""
+        """The audio file at `path`. Raises: UnusableError."""
         if not os.access(path, os.R_OK):
             raise UnusableError(f"{path} (it cannot be read)")
         return self.audio_file(path, name=path.relative_to(self.root).as_posix())
@@ -190,7 +190,7 @@ class SpeechFiles(FileDataset):
 
     @property
     def _all_files(self) -> list[tuple[str, Path]]:
-        """(name, path) of every file that the splits are made of."""
+        """(name, path) of every file that decides the splits."""
         label_file = self.label_file()
         beside = [*self.split_files().values(), *([label_file] if label_file else [])]
         return [(f.name, f.path) for f in self.files] + [(path.name, path) for path in beside]
@@ -198,7 +198,7 @@ class SpeechFiles(FileDataset):
     def _sha256s(
         self, files: Sequence[tuple[str, Path]], *, fresh: bool = False
     ) -> list[tuple[str, str]]:
-        """(name, sha256) of each. Raises: DataError."""
+        """(name, sha256) of each file. Raises: DataError."""
         found = self.known.of(
             [path for _, path in files],
             title=f"checksums of {self.root.name}",
@@ -207,10 +207,10 @@ class SpeechFiles(FileDataset):
         )
         return [(name, sums.sha256) for (name, _), sums in zip(files, found, strict=True)]
 
-    # -- what cannot be used ---------------------------------------------------------------------
+    # -- unusable files and lines ----------------------------------------------------------------
 
     def refuse_or(self, note: Callable[[str], None], error: UnusableError) -> None:
-        """Take note of what is skipped; or, where nothing may be: Raises: DataError."""
+        """Note the fault if unusable files may be skipped. Raises: DataError if not."""
         if not self.options.skip_bad_files:
             raise DataError(
                 f"{self.name}: cannot use {error}: mend or remove it, or go on without such files "
@@ -219,7 +219,7 @@ class SpeechFiles(FileDataset):
         note(str(error))
 
     def say_skipped(self, faults: Sequence[str], *, kind: str) -> None:
-        """One line on what was skipped, if anything was."""
+        """Say how many files or lines were skipped, if any, and show the first."""
         if faults:
             self.progress.say(
                 f"{self.name}: skipped {count(len(faults), kind)}, the first of them: {faults[0]}"
@@ -229,7 +229,7 @@ class SpeechFiles(FileDataset):
 
     @cached_property
     def _array(self) -> Kept:
-        """A piece for every file; an empty one, which no recording is, where it was skipped."""
+        """The samples: a piece for every file, empty for a skipped file."""
         try:
             return kept(
                 self._array_path,
@@ -246,24 +246,24 @@ class SpeechFiles(FileDataset):
 
     @property
     def _array_path(self) -> Path:
-        """Named after all that its samples depend on; labels are not among it."""
+        """Path of the array, named after everything that the samples depend on."""
         audio = fingerprint_of(self._sha256s([(file.name, file.path) for file in self.files]))
         identity = json.dumps([audio, *self.decoder_versions()])
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return self.cache_dir / self.name / f"{name}.bin"
 
     def decoder_versions(self) -> Sequence[str]:
-        """What samples depend on beside the files; for lossless ones at 16 kHz, nothing."""
+        """Versions that samples depend on; none for lossless files at 16 kHz."""
         return ()
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        """Each file's samples; none of a file that is skipped."""
+        """Samples of each file; an empty array for a skipped file."""
         title = f"decoding {self.root.name}"
         paths = [file.path for file in self.files]
         with self.progress.task(title, total=len(paths), unit="recording") as task:
             for found in in_threads(self._attempt, paths):
                 if isinstance(found, UnusableError):
-                    self.refuse_or(lambda _: None, found)  # said when the array is looked at
+                    self.refuse_or(lambda _: None, found)  # `_recordings` reports the fault
                     yield np.empty(0, dtype=np.int16)
                 else:
                     yield found
@@ -277,7 +277,7 @@ class SpeechFiles(FileDataset):
         return samples if len(samples) else UnusableError(f"{path} (it holds no samples)")
 
     def _fault(self, path: Path) -> str:
-        """What is wrong with a file that is known to be unusable."""
+        """The fault of a file that could not be decoded."""
         found = self._attempt(path)
         if isinstance(found, UnusableError):
             return str(found)
@@ -285,7 +285,7 @@ class SpeechFiles(FileDataset):
 
     @cached_property
     def _recordings(self) -> Sequence[Recording]:
-        """The files that could be decoded. Raises: DataError where there is none."""
+        """The decoded files. Raises: DataError if a file is unusable and may not be skipped."""
         lengths = self._array.lengths
         starts = np.cumsum(lengths) - lengths
         found = [
@@ -294,7 +294,7 @@ class SpeechFiles(FileDataset):
         ]
         faults = [*self._listing[1]]
         for empty in (recording for recording in found if not recording.length):
-            # Only the first is shown: what is wrong with it is not kept, and is found again.
+            # Faults are not kept. Only the first is shown, so only the first is found again.
             why = str(empty.file.path) if faults else self._fault(empty.file.path)
             self.refuse_or(faults.append, UnusableError(why))
         self.say_skipped(faults, kind="audio file")
@@ -304,7 +304,7 @@ class SpeechFiles(FileDataset):
 
     @cached_property
     def _by_split(self) -> Mapping[Split, Sequence[Recording]]:
-        """Those of TRAIN and TEST, two speakers or more, each known from TRAIN."""
+        """Recordings of TRAIN and TEST: of two or more speakers, all of whom are in TRAIN."""
         speakers = len({recording.file.speaker for recording in self._recordings})
         if speakers < 2:
             raise DataError(
@@ -325,7 +325,7 @@ class SpeechFiles(FileDataset):
         return by_split
 
     def nothing_for(self, split: Split) -> str:
-        """What to say where a split is empty."""
+        """The message for an empty split."""
         return (
             f"{self.name}: {self.root} leaves no {split} recording: add recordings, two or more of "
             f"each speaker"
@@ -339,7 +339,7 @@ class SpeechFiles(FileDataset):
 
     @cached_property
     def _phones(self) -> Phones | None:
-        """The labels, fitted; None where TRAIN or TEST has none. Raises: DataError."""
+        """Labels that fit the audio; None if TRAIN or TEST has none. Raises: DataError."""
         by_split, path = self._by_split, self.label_file()
         if path is None:
             self.say_unlabelled()
@@ -366,7 +366,7 @@ class SpeechFiles(FileDataset):
         return self.phones
 
     def _matched(self, lines: Sequence[LabelLine], *, faults: list[str]) -> dict[str, np.ndarray]:
-        """The fitted labels of each recording that has some; what has no recording is counted."""
+        """Labels that fit, by recording; labels without a recording are counted."""
         recordings = {recording.file.id: recording for recording in self._recordings}
         by_id, without_audio = dict[str, np.ndarray](), 0
         for line in lines:
@@ -387,7 +387,7 @@ class SpeechFiles(FileDataset):
         return by_id
 
     def _refuse_foreign(self, path: Path, *, lines: Sequence[LabelLine]) -> None:
-        """Raises: DataError naming an id of each side."""
+        """Raises: DataError naming an id of the labels and an id of the recordings."""
         labelled = f"labels {lines[0].id!r}" if lines else "labels nothing"
         raise DataError(
             f"{self.name}: {path} {labelled} and none of the recordings, which are such as "
@@ -413,7 +413,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _label(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.ndarray) -> None:
-    """Put the labels of a recording among the others. Raises: UnusableError if they do not fit."""
+    """Add the labels of a recording to `by_id`. Raises: UnusableError if they do not fit."""
     if recording.file.id in by_id:
         raise UnusableError(f"{recording.file.name} is labelled in an earlier line too")
     labels = fitted(phones, frames=recording.frames)

@@ -1,7 +1,7 @@
 """English sentences of eight to twelve words, made from templates: varied in sounds, not in sense.
 
-The words are chosen for their sounds: among them they hold every vowel and consonant of American
-English, the rare ones (measure, thousand, boy) several times.
+The words are chosen for their sounds: together they have every vowel and consonant of American
+English, the rare sounds (as in measure, thousand, boy) several times.
 """
 
 import re
@@ -83,7 +83,7 @@ _WORDS = {slot: words.split() for slot, words in WORDS.items()}
 
 
 def sentences(count: int, *, draw: np.random.Generator) -> list[str]:
-    """`count` sentences, no two of which are the same."""
+    """`count` different sentences."""
     made: dict[str, None] = {}
     while len(made) < count:
         made.setdefault(_sentence(draw))
@@ -97,13 +97,13 @@ def _sentence(draw: np.random.Generator) -> str:
 
 
 def _word(slot: str, *, draw: np.random.Generator) -> str:
-    """A word for `slot`; for one such as "persons", a "person" in the plural."""
+    """A word for `slot`; for a slot such as "persons", a "person" in the plural."""
     words = _WORDS.get(slot) or [_plural(word) for word in _WORDS[slot.removesuffix("s")]]
     return words[draw.integers(len(words))]
 
 
 def _plural(noun: str) -> str:
-    """The regular plural; there are no other nouns in the lists.
+    """The regular plural, which all nouns in the lists have.
 
     >>> [_plural(noun) for noun in ("boy", "fox", "puppy")]
     ['boys', 'foxes', 'puppies']

@@ -16,11 +16,12 @@ def draw(name: str) -> float:
 def split_by_name(
     recordings: Sequence[Recording], *, test_fraction: float, test_every_speaker: bool
 ) -> Mapping[Split, Sequence[Recording]]:
-    """A recording is for testing where its id's draw is below `test_fraction`.
+    """Recordings whose ids draw a number below `test_fraction` are for testing.
 
-    So it stays where it is, whichever others come and go; with two exceptions. Of a speaker who
-    would have nothing to train on, the first recording is; and where `test_every_speaker`, of one
-    who has two or more and would have none to test on, that of the lowest draw is.
+    So a recording stays in its split whichever recordings are added or removed, with two
+    exceptions. A speaker without any train recording keeps the first recording for training. With
+    `test_every_speaker`, a speaker with two or more recordings but no test recording gives the
+    recording of the lowest draw to testing.
     """
     by_speaker = dict[str, list[Recording]]()
     for recording in recordings:

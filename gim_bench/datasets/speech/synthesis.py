@@ -1,9 +1,9 @@
-"""eSpeak NG, from the library in `espeakng-loader`: speech, and where each phone of it begins.
+"""eSpeak NG, from the library in `espeakng-loader`: speech, and the beginning of each phone.
 
-The library is one big global state: it is not safe with threads, it changes the locale, and what
-it says depends on all that it has said before (flutter and breath go on from sentence to sentence).
-So each `Synthesiser` runs it in a process of its own, from its first state on: the same utterances
-in the same order are the same bytes. This file is both ends of the pipe between the two.
+The library is one global state. It is not safe with threads, it changes the locale, and its speech
+depends on all earlier speech (flutter and breath go on from sentence to sentence). So each
+`Synthesiser` runs the library in a new process: the same utterances in the same order give the same
+bytes. This file holds both ends of the pipe between the two processes.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ REMEDY = "pip install espeakng-loader"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
-    """What is to be said, and how."""
+    """A text, and the voice that speaks it."""
 
     text: str
     voice: str  # "en-us", or a variant of it such as "en-us+f2"
@@ -39,12 +39,12 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
-    """What was said, and when."""
+    """Samples of an utterance, and its phones with their beginnings."""
 
     samples: np.ndarray  # int16 [sample]
     sample_rate_hz: int
-    phones: Sequence[str]  # eSpeak's mnemonics as they come, with stress marks: "'aU", "_:"
-    starts: np.ndarray  # int64 [phone]: the sample at which each begins; never falling
+    phones: Sequence[str]  # eSpeak's mnemonics, with stress marks: "'aU", "_:"
+    starts: np.ndarray  # int64 [phone]: first sample of each phone; never falling
 
 
 # -- the library's files -------------------------------------------------------------------------
@@ -52,13 +52,13 @@ class Speech:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """Where the library and its voices are."""
+    """Paths of the library and of its voices."""
 
     library: Path
     voices: Path
 
     def sha256(self) -> str:
-        """Of every byte that speech comes from."""
+        """sha256 of the library and of all files of its voices."""
         digest = hashlib.sha256()
         files = sorted(path for path in self.voices.rglob("*") if path.is_file())
         for path in [self.library, *files]:
@@ -68,7 +68,7 @@ class Installation:
 
 
 def installation() -> Installation:
-    """The files of `espeakng-loader`. Raises: DataError where they are missing."""
+    """The files of `espeakng-loader`. Raises: DataError if they are missing."""
     try:
         # By name, because it has no types.
         loader = importlib.import_module("espeakng_loader")
@@ -88,7 +88,7 @@ def installation() -> Installation:
 
 
 class Synthesiser:
-    """eSpeak NG in a process of its own, in its first state. Use `synthesiser()` to start one."""
+    """eSpeak NG in a new process of its own; `synthesiser()` starts the process."""
 
     def __init__(self, *, requests: IO[bytes], answers: IO[bytes]) -> None:
         self._requests = requests
@@ -96,8 +96,8 @@ class Synthesiser:
         self.sample_rate_hz: int = self._answer(to="its start")["sample_rate_hz"]
 
     def speak(self, utterance: Utterance) -> Speech:
-        """The utterance as speech. Raises: DataError where the library refuses or breaks off."""
-        with suppress(BrokenPipeError):  # then there is no answer either, which says more
+        """The utterance as speech. Raises: DataError if the library refuses or breaks off."""
+        with suppress(BrokenPipeError):  # the missing answer says more
             self._requests.write(json.dumps(asdict(utterance)).encode() + b"\n")
             self._requests.flush()
         answer = self._answer(to=repr(utterance.text))
@@ -122,7 +122,7 @@ class Synthesiser:
 
 @contextmanager
 def synthesiser(installed: Installation) -> Iterator[Synthesiser]:
-    """A fresh synthesiser. Raises: DataError where the library cannot be loaded."""
+    """A new synthesiser. Raises: DataError if the library cannot be loaded."""
     with subprocess.Popen(  # noqa: S603 - this very file, and paths of installed packages
         # -P: no module of the working folder may come first.
         [sys.executable, "-P", "-m", __name__, str(installed.library), str(installed.voices)],
@@ -136,7 +136,7 @@ def synthesiser(installed: Installation) -> Iterator[Synthesiser]:
         try:
             yield Synthesiser(requests=process.stdin, answers=process.stdout)
         finally:
-            process.kill()  # it has nothing to lose
+            process.kill()  # the process has nothing to lose
             with suppress(BrokenPipeError):
                 process.stdin.close()
 
@@ -185,17 +185,17 @@ class _Library:
 
     def __init__(self, library: Path, *, voices: Path) -> None:
         self._c = ctypes.CDLL(str(library))
-        # The library cuts paths at 160 characters, so it is given the shortest.
+        # The library cuts paths at 160 characters, so "." is the path of the voices.
         os.chdir(voices)
         options = INITIALIZE_PHONEME_EVENTS | INITIALIZE_DONT_EXIT
         rate = self._c.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, b".", options)
         if rate <= 0:
             raise OSError(f"it cannot read its voices in {voices}")
         self.sample_rate_hz: int = rate
-        # Since 1.52 it seeds its breath with the time of day.
+        # Since 1.52 the library seeds breath with the time of day.
         if hasattr(self._c, "espeak_ng_SetRandSeed"):
             self._c.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._callback = _CALLBACK(self._hear)  # held here, or it would be freed
+        self._callback = _CALLBACK(self._hear)  # without this reference it would be freed
         self._c.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, *, voice: str, pitch: int, rate: int) -> None:
@@ -211,7 +211,7 @@ class _Library:
             raise OSError("it does not speak")
 
     def _hear(self, samples: Any, count: int, events: Any) -> int:
-        """What the library calls with each 60 ms of speech and the events in them."""
+        """Callback of the library, for each 60 ms of speech and the events in them."""
         if samples:
             self.samples += ctypes.string_at(samples, count * ctypes.sizeof(ctypes.c_short))
         for event in itertools.takewhile(lambda event: event.type != EVENT_LIST_TERMINATED, events):
@@ -222,9 +222,9 @@ class _Library:
 
 
 def _serve(library: Path, *, voices: Path) -> None:
-    """Answer each line on the standard input until it ends."""
+    """Answer each line of the standard input until its end."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
-        # What the library itself prints must not come between the answers.
+        # Output of the library itself must not come between the answers.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         try:
             loaded = _Library(library, voices=voices)

@@ -235,8 +235,36 @@ def test_an_images_blur_is_drawn_from_the_range_of_sigma(monkeypatch):
     assert counts.numpy() == pytest.approx(1000, rel=0.1)
 
 
-def test_turning_one_transform_on_moves_no_other():
-    """Of the jittered images, only those that become gray are changed by turning gray on."""
+class NotedStreams(ViewStreams):
+    """Streams that note which transforms draw."""
+
+    def __init__(self):
+        super().__init__(torch.Generator(), names=("test",))
+        self.asked = []
+
+    def of(self, transform):
+        self.asked.append(transform)
+        return super().of(transform)
+
+
+@pytest.mark.parametrize("transform", TABLES)
+def test_a_transform_draws_from_a_stream_of_its_own(transform):
+    """So turning a transform on moves no other, and neither order nor crop nor flip."""
+    noted = NotedStreams()
+    before = noted.place.get_state()
+    photometric(pixels_of(), settings=TABLES[transform](0.5), streams=noted)
+    assert set(noted.asked) == {transform}
+    assert torch.equal(noted.place.get_state(), before)
+
+
+def test_streams_of_transforms_differ_and_go_on_from_batch_to_batch():
+    drawn = streams()
+    first = [torch.rand(3, generator=drawn.of(name)).tolist() for name in TABLES]
+    second = [torch.rand(3, generator=drawn.of(name)).tolist() for name in TABLES]
+    assert len({tuple(each) for each in [*first, *second]}) == 2 * len(TABLES)
+
+
+def test_turning_gray_on_changes_only_the_images_that_become_gray():
     jitter = JitterSettings(probability=0.5)
     alone, with_gray = (
         photometric(pixels_of(), settings=settings, streams=streams())

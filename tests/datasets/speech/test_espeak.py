@@ -268,7 +268,7 @@ def test_two_makings_are_the_same_bytes(data, tmp_path):
 def test_another_process_with_more_threads_makes_the_same_bytes(data, tmp_path):
     program = f"""
 from pathlib import Path
-from gim_bench.datasets.espeak import Espeak
+from gim_bench.datasets.speech.espeak import Espeak
 options = Espeak.Options(**{SMALL})
 print(Espeak(options=options, data_dir=None, cache_dir=Path({str(tmp_path)!r})).fingerprint())
 """
@@ -333,7 +333,7 @@ def test_verifying_speaks_again_and_names_the_file_that_differs(own, tmp_path, n
     spoken[-1][-1] -= 1
     data._path(name).unlink()
     data._kept(name, np.int16, pieces=lambda: spoken)
-    with pytest.raises(DataError, match=f"{name}.bin is not what the synthesiser says: remove it"):
+    with pytest.raises(DataError, match=f"{name}.bin differs from what the synthesiser says"):
         made(tmp_path).verify()
 
 

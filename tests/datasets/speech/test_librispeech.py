@@ -225,7 +225,7 @@ def test_one_split_file_alone_is_refused(root, data):
     place = divide(root, train=[], test=sorted(UTTERANCES))
     (place / "train_split.txt").unlink()
     line = refusal(data())
-    assert "test_split.txt is there and train_split.txt is not" in line
+    assert "train_split.txt is missing beside" in line
 
 
 def test_split_files_of_other_recordings_are_refused(root, data):
