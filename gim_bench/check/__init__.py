@@ -1,7 +1,7 @@
-"""Is this code worse than it was? Records of a suite against a reference that was kept of it.
+"""Is the code worse than it was? The records of a suite against the suite's reference.
 
-`tolerance` says when two sets of seeds differ by more than chance, `judge` what is compared and
-what forbids it, `reference` holds the file, and `formats` prints the verdict.
+`tolerance` says when two sets of seeds differ by more than chance, `judge` compares, `reference`
+holds the file, and `formats` prints the verdict.
 """
 
 from gim_bench.check.formats import check_format, render

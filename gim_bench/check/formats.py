@@ -1,16 +1,15 @@
 """A verdict for people (text, Markdown), for programs (JSON) and for CI servers (JUnit's XML)."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from gim_bench.check.judge import Compared, Finding, Outcome, Verdict
+from gim_bench.check.judge import Compared, Outcome, Verdict
 from gim_bench.check.tolerance import FALSE_ALARMS, POWER, kind_of
 from gim_bench.errors import ConfigError, one_line, unknown_name
-from gim_bench.records.metrics import describe
 from gim_bench.records.statistics import Summary
-from gim_bench.report.columns import BYTES, Style, show, style_of
+from gim_bench.report.columns import BYTES, Style, show, signed, style_of, with_unit
 from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Section, Table
 from gim_bench.report.markdown import as_markdown
 
@@ -21,7 +20,7 @@ MEGABYTES = Style("MB", 1e-6, 1)
 
 
 def render(verdict: Verdict, fmt: str) -> str:
-    """The verdict in the format `fmt`. Raises: ConfigError for an unknown one."""
+    """The verdict in the format `fmt`. Raises: ConfigError for an unknown format."""
     writers: dict[str, Callable[[], str]] = {
         "text": lambda: _as_text(_document(verdict)),
         "md": lambda: as_markdown(_document(verdict)),
@@ -33,7 +32,7 @@ def render(verdict: Verdict, fmt: str) -> str:
 
 
 def check_format(fmt: str) -> None:
-    """Raises: ConfigError for an unknown one."""
+    """Raises: ConfigError for an unknown format."""
     if fmt not in FORMATS:
         raise ConfigError(unknown_name("format", fmt, known=FORMATS, where="--format"))
 
@@ -42,18 +41,24 @@ def check_format(fmt: str) -> None:
 
 
 def _document(verdict: Verdict) -> Document:
-    worse = [_line(c) for c in verdict.compared if c.outcome is Outcome.WORSE]
-    found = {outcome: [*_lines(verdict, outcome)] for outcome in Outcome}
-    sections = [
-        _listed("Worse", [*worse, *found[Outcome.WORSE]]),
-        _listed("Cannot be judged", found[Outcome.UNJUDGED]),
-        _listed("Notes", verdict.notes),
-        Section(title="Compared", blocks=_table(verdict) if verdict.compared else []),
-    ]
+    found: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for c in verdict.compared:
+        found[c.outcome].append(_line(c))
+    for finding in verdict.findings:
+        line = f"{finding.method} {finding.what}: {finding.message}".lstrip()
+        found[finding.outcome].append(line)
+    sections = {
+        "Worse": found[Outcome.WORSE],
+        "Cannot be judged": found[Outcome.UNJUDGED],
+        "Notes": verdict.notes,
+    }
     return Document(
         title=f"Check of {verdict.suite}: {verdict.outcome}",
         summary=[f"Commit {_short(verdict.commit)} against {_about(verdict)}"],
-        sections=[section for section in sections if section.blocks],
+        sections=[
+            *(Section(title=t, blocks=[Bullets(lines)]) for t, lines in sections.items() if lines),
+            *([_comparisons(verdict)] if verdict.compared else []),
+        ],
     )
 
 
@@ -66,39 +71,39 @@ def _about(verdict: Verdict) -> str:
 
 
 def _short(commit: str) -> str:
-    """The first twelve digits, and whether there were uncommitted changes."""
+    """The first twelve digits of the commit, and "-dirty" for uncommitted changes."""
     hashed, dirty, _ = commit.partition("-dirty")
     return f"{hashed[:12]}{dirty}" if hashed else "unknown"
 
 
-def _lines(verdict: Verdict, outcome: Outcome) -> Iterator[str]:
-    for finding in verdict.findings:
-        if finding.outcome is outcome:
-            yield " ".join(part for part in (finding.method, _named(finding)) if part)
-
-
-def _named(finding: Finding) -> str:
-    return f"{finding.what}: {finding.message}"
-
-
 def _line(c: Compared) -> str:
     """As in "gim loss, nats: 2.100 ± 0.020 (8), now 2.310 ± 0.030 (3): +0.210 where …"."""
-    style, found = _style(c.metric), c.found
+    style, found = _style(c), c.found
     return (
-        f"{c.method} {c.metric}, {style.unit}: {_summary(found.reference, style)}, now "
-        f"{_summary(found.now, style)}: {_signed(found.difference, style)} where "
+        f"{c.method} {with_unit(c.metric, style.unit)}: {_summary(found.reference, style)}, now "
+        f"{_summary(found.now, style)}: {signed(found.difference, style)} where "
         f"{show(found.tolerance, None, style)} is tolerated"
     )
 
 
-def _listed(title: str, lines: Sequence[str]) -> Section:
-    return Section(title=title, blocks=[Bullets(lines)] if lines else [])
-
-
-def _table(verdict: Verdict) -> list[Block]:
-    """What is worse comes first."""
-    columns = [Column(heading=h, numeric=h not in TEXT_COLUMNS) for h in HEADINGS]
+def _comparisons(verdict: Verdict) -> Section:
+    """A row for each comparison, worse ones first."""
     ordered = sorted(verdict.compared, key=lambda c: c.outcome is not Outcome.WORSE)
+    rows = []
+    for c in ordered:
+        style, found = _style(c), c.found
+        rows.append(
+            [
+                c.method,
+                with_unit(c.metric, style.unit),
+                _summary(found.reference, style),
+                _summary(found.now, style),
+                signed(found.difference, style),
+                show(found.tolerance, None, style),
+                show(found.detectable, None, style),
+                str(c.outcome),
+            ]
+        )
     legend = (
         f"Means ± standard deviation over seeds (their number). Worse is what exceeds its "
         f"tolerance; detects: the smallest true change that is noticed with about {POWER:.0%} "
@@ -106,33 +111,17 @@ def _table(verdict: Verdict) -> list[Block]:
         f"({verdict.level:.2g} each): in a check of unchanged code "
         f"{FALSE_ALARMS:g} false alarms are to be expected."
     )
-    return [Table(columns=columns, rows=[_row(c) for c in ordered]), legend]
+    columns = [Column(heading=h, numeric=h not in TEXT_COLUMNS) for h in HEADINGS]
+    return Section(title="Compared", blocks=[Table(columns=columns, rows=rows), legend])
 
 
-def _row(c: Compared) -> list[str]:
-    style, found = _style(c.metric), c.found
-    return [
-        c.method,
-        f"{c.metric}, {style.unit}",
-        _summary(found.reference, style),
-        _summary(found.now, style),
-        _signed(found.difference, style),
-        show(found.tolerance, None, style),
-        show(found.detectable, None, style),
-        str(c.outcome),
-    ]
-
-
-def _style(metric: str) -> Style:
-    return MEGABYTES if describe(metric).unit == BYTES else style_of(metric)
+def _style(c: Compared) -> Style:
+    style = MEGABYTES if c.unit == BYTES else style_of(c.metric)
+    return style if style.unit else style._replace(unit=c.unit)
 
 
 def _summary(summary: Summary, style: Style) -> str:
     return f"{show(summary.mean, summary.std, style)} ({summary.n})"
-
-
-def _signed(value: float, style: Style) -> str:
-    return f"{value * style.factor:+,.{style.decimals}f}"
 
 
 def _as_text(document: Document) -> str:
@@ -150,7 +139,7 @@ def _plain(block: Block) -> str:
         case Bullets():
             return "\n".join(f"  {item}" for item in block.items)
         case Figure():
-            return block.title  # drawings are for the page
+            return block.title  # only the page has drawings
         case str():
             return block
 
@@ -180,29 +169,27 @@ def _as_dict(verdict: Verdict) -> dict[str, Any]:
         "commit": verdict.commit,
         "reference": reference.model_dump(mode="json", include={"reason", "date", "commit"}),
         "level": verdict.level,
-        "compared": [_compared_dict(c) for c in verdict.compared],
+        "compared": [
+            {
+                "method": c.method,
+                "metric": c.metric,
+                "unit": c.unit,
+                "kind": kind.name,
+                "reference": _numbers(c.found.reference),
+                "now": _numbers(c.found.now),
+                "difference": c.found.difference,
+                "tolerance": c.found.tolerance,
+                "detectable": c.found.detectable,
+                "outcome": c.outcome,
+            }
+            for c in verdict.compared
+            if (kind := kind_of(c.metric, unit=c.unit)) is not None
+        ],
         "findings": [
             {"method": f.method, "what": f.what, "outcome": f.outcome, "message": f.message}
             for f in verdict.findings
         ],
         "notes": list(verdict.notes),
-    }
-
-
-def _compared_dict(c: Compared) -> dict[str, Any]:
-    kind, found = kind_of(c.metric), c.found
-    assert kind is not None
-    return {
-        "method": c.method,
-        "metric": c.metric,
-        "unit": describe(c.metric).unit,
-        "kind": kind.name,
-        "reference": _numbers(found.reference),
-        "now": _numbers(found.now),
-        "difference": found.difference,
-        "tolerance": found.tolerance,
-        "detectable": found.detectable,
-        "outcome": c.outcome,
     }
 
 
@@ -212,7 +199,10 @@ def _numbers(summary: Summary) -> dict[str, float | int | None]:
 
 def _as_junit(verdict: Verdict) -> str:
     """A test case for each method and metric, and for each finding."""
-    cases = [*map(_case_of_metric, verdict.compared), *map(_case_of_finding, verdict.findings)]
+    cases = [
+        *((c.method, c.metric, c.outcome, _line(c)) for c in verdict.compared),
+        *((f.method, f.what, f.outcome, f.message) for f in verdict.findings),
+    ]
     suite = ET.Element(
         "testsuite",
         name=f"gim_bench check {verdict.suite}",
@@ -231,14 +221,3 @@ def _as_junit(verdict: Verdict) -> str:
             ET.SubElement(case, tag, message=message).text = f"{message}; {about}"
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True)
-
-
-Case = tuple[str, str, Outcome, str]
-
-
-def _case_of_metric(c: Compared) -> Case:
-    return c.method, c.metric, c.outcome, _line(c)
-
-
-def _case_of_finding(finding: Finding) -> Case:
-    return finding.method, finding.what, finding.outcome, finding.message

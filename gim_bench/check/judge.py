@@ -1,4 +1,4 @@
-"""What the records of a suite say of the code: no worse, worse, or nothing that can be judged."""
+"""The verdict of a check: the code is no worse, it is worse, or the records cannot tell."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gim_bench import RESULTS_VERSION
-from gim_bench.check.cells import Cells, cells_of, settings_of, without_gradients
-from gim_bench.check.reference import MethodReference, Reference, commit_of, machine_of, was_resumed
+from gim_bench.check.cells import Cells, cells_of, without_gradients
+from gim_bench.check.reference import Reference, commit_of, machine_of, was_resumed
 from gim_bench.check.tolerance import (
     COSTS,
     FALSE_ALARMS,
@@ -19,8 +19,10 @@ from gim_bench.check.tolerance import (
     kind_of,
 )
 from gim_bench.records import provenance
+from gim_bench.records.metrics import unit_of
 from gim_bench.records.record import Record
-from gim_bench.records.statistics import flatten
+from gim_bench.records.statistics import settings_of
+from gim_bench.report.defaults import settings_by_name
 from gim_bench.settings.schema import Suite
 from gim_bench.training.audit import leaks
 
@@ -39,10 +41,11 @@ EXIT_CODES = {Outcome.PASSES: 0, Outcome.WORSE: 1, Outcome.UNJUDGED: 3}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One metric of one method."""
+    """One metric of one method, in the reference and now."""
 
     method: str
     metric: str
+    unit: str  # empty for a loss without a unit
     found: Difference
 
     @property
@@ -52,20 +55,20 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is wrong besides a mean that moved, in one line; `method` is empty for all of them."""
+    """Something wrong besides a mean that moved, in one line."""
 
     outcome: Outcome
     what: str  # "settings", "gradient isolation", …
     message: str
-    method: str = ""
+    method: str = ""  # empty for a finding about all methods
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """All that was looked at."""
+    """All comparisons and findings of a check."""
 
     suite: str
-    commit: str  # of the records; empty where there are none
+    commit: str  # of the records; empty without records
     reference: Reference
     level: float  # the chance of a false alarm that each comparison is given
     compared: Sequence[Compared]
@@ -74,13 +77,13 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Worse wins over what cannot be judged: what is known to be worse stays so."""
+        """Worse wins over unjudged: what is known to be worse stays worse."""
         ordered = (Outcome.WORSE, Outcome.UNJUDGED)
         return next((outcome for outcome in ordered if outcome in self.outcomes), Outcome.PASSES)
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """Of every comparison and every finding."""
+        """The outcome of every comparison and every finding."""
         return [*(c.outcome for c in self.compared), *(f.outcome for f in self.findings)]
 
     @property
@@ -89,10 +92,11 @@ class Verdict:
 
 
 class _Pair(NamedTuple):
-    """Values to compare; those of the reference, then today's."""
+    """The values of a metric, by seed: the reference's and today's."""
 
     method: str
     metric: str
+    unit: str
     kind: Kind
     before: Sequence[float]
     now: Sequence[float]
@@ -104,7 +108,8 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     The chance of a false alarm is divided evenly among the comparisons (Bonferroni's correction),
     so that a check of unchanged code calls something worse in 1 % of all cases at the most.
     """
-    cells = cells_of(records, methods=list(dict.fromkeys([*suite.methods, *reference.methods])))
+    methods = list(dict.fromkeys([*suite.methods, *reference.methods]))
+    cells = cells_of(records, methods=methods, rows=suite.method)
     of_suite = list(_about_the_suite(cells, reference))
     of_methods = [] if of_suite else list(_about_the_methods(cells, reference))
     unjudged = {finding.method for finding in of_methods}
@@ -112,7 +117,11 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     if not of_suite:
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
         pairs, incomplete = _pairs(judged, reference)
-        of_methods += [*incomplete, *_without_gradients(judged)]
+        of_methods += incomplete
+        for method, found in judged.items():
+            if seeds := without_gradients(found):
+                message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
+                of_methods.append(_unjudged("gradient isolation", message, method))
         if not pairs and not of_methods:
             of_methods.append(_unjudged("reference", f"{NOTHING_COMPARED}: run on one, {UPDATE}"))
     level = FALSE_ALARMS / max(1, len(pairs))
@@ -125,6 +134,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
             Compared(
                 method=pair.method,
                 metric=pair.metric,
+                unit=pair.unit,
                 found=compare(pair.before, pair.now, kind=pair.kind, level=level),
             )
             for pair in pairs
@@ -134,11 +144,11 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     )
 
 
-# -- what needs no statistics ----------------------------------------------------------------------
+# -- without statistics ----------------------------------------------------------------------------
 
 
 def _certain(cells: Cells) -> Iterator[Finding]:
-    """What is worse whatever the reference says."""
+    """Findings that are worse whatever the reference says."""
     for record in cells.records:
         for leak in leaks(record):
             yield Finding(
@@ -152,7 +162,7 @@ def _certain(cells: Cells) -> Iterator[Finding]:
 
 
 def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
-    """Why nothing can be compared."""
+    """Why no method can be compared."""
     if reference.results_version != RESULTS_VERSION:
         yield _unjudged(
             "results version",
@@ -168,17 +178,11 @@ def _about_the_suite(cells: Cells, reference: Reference) -> Iterator[Finding]:
             f"the data is another, sha256 {sha256[:12]}… where the reference has "
             f"{reference.data_sha256[:12]}…: use the same data, {UPDATE}",
         )
-    yield from _of_other_code(cells.records)
-
-
-def _of_other_code(records: Sequence[Record]) -> Iterator[Finding]:
-    """What cells of another commit say is not about the code that is here."""
-    state = provenance.git_state()
-    if state["git_commit"] is None:  # outside of a checkout nothing is known of the code
-        return
-    here = commit_of(state)
-    commits = {commit_of(record.provenance) for record in records}
-    if len(commits) == 1 and commits != {here}:  # several are a mixture, which is a problem itself
+    code = provenance.git_state()
+    here = commit_of(code)
+    commits = {commit_of(record.provenance) for record in cells.records}
+    # Outside of a checkout the code has no commit; several commits of cells are a problem above.
+    if code["git_commit"] is not None and len(commits) == 1 and commits != {here}:
         yield _unjudged(
             "code",
             f"cells are of commit {commits.pop()}, the code is {here}: run with --rerun, or into "
@@ -194,7 +198,7 @@ def _about_the_methods(cells: Cells, reference: Reference) -> Iterator[Finding]:
             message = "not in the reference: write a new one with --update --reason"
             yield _unjudged("reference", message, method)
             continue
-        changed = _changed(kept.config, settings_of(records[0]))
+        changed = _changed(kept.config, settings_of(records[0])["config"])
         if changed:
             message = f"other settings than the reference's: {'; '.join(changed)}: set them back"
             yield _unjudged("settings", f"{message}, {UPDATE}", method)
@@ -207,8 +211,8 @@ def _about_the_methods(cells: Cells, reference: Reference) -> Iterator[Finding]:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that differ, each with both values."""
-    old, new = flatten(before), flatten(now)
+    """The settings that differ, each with both values; an absent setting stands at its default."""
+    old, new = settings_by_name(before), settings_by_name(now)
     return [
         f"{name} {new.get(name)}, not {old.get(name)}"
         for name in dict.fromkeys([*old, *new])
@@ -220,49 +224,37 @@ def _unjudged(what: str, message: str, method: str = "") -> Finding:
     return Finding(outcome=Outcome.UNJUDGED, what=what, message=message, method=method)
 
 
-# -- what does -------------------------------------------------------------------------------------
+# -- with statistics -------------------------------------------------------------------------------
 
 
 def _pairs(
     by_method: Mapping[str, Sequence[Record]], reference: Reference
 ) -> tuple[list[_Pair], list[Finding]]:
-    """The metrics of the reference beside today's, and a finding for each that is not there."""
+    """The metrics of the reference beside today's, and a finding for each that is missing today."""
     pairs, absent = [], []
     for method, records in by_method.items():
-        for name, kind, before in _kept(reference.methods[method], records, reference):
+        for name, values in reference.methods[method].metrics.items():
+            unit = unit_of(name, records[0].config)
+            kind = kind_of(name, unit=unit)
+            assert kind is not None
+            if not _counts_here(name, records, reference):
+                continue
+            before = list(values.values())
             usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
             now = [record.metrics[name] for record in usable if name in record.metrics]
             if len(now) < len(usable):
-                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have it"
+                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have the metric"
                 absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
             elif not enough(len(before), len(now)):
                 message = "too few seeds that were not resumed: run with --rerun"
                 absent.append(_unjudged(name, message, method))
             else:
-                pairs.append(_Pair(method, name, kind, before, now))
+                pairs.append(_Pair(method, name, unit, kind, before, now))
     return pairs, absent
 
 
-def _without_gradients(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
-    """Methods that train, of which nobody measured how far their gradients reach."""
-    for method, records in by_method.items():
-        if seeds := without_gradients(records):
-            message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
-            yield _unjudged("gradient isolation", message, method)
-
-
-def _kept(
-    kept: MethodReference, records: Sequence[Record], reference: Reference
-) -> Iterator[tuple[str, Kind, list[float]]]:
-    """The metrics that may be compared; memory and speed only on a machine of the same kind."""
-    for name, values in kept.metrics.items():
-        kind = kind_of(name)
-        assert kind is not None
-        if _comparable(name, records, reference):
-            yield name, kind, list(values.values())
-
-
-def _comparable(name: str, records: Sequence[Record], reference: Reference) -> bool:
+def _counts_here(name: str, records: Sequence[Record], reference: Reference) -> bool:
+    """Whether a metric may be compared: memory and speed only on a machine of the same kind."""
     return kind_of(name) not in COSTS or machine_of(records[0]).is_like(reference.machine)
 
 
@@ -286,19 +278,9 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
     if resumed:
         yield f"memory and speed are compared without resumed cells: {', '.join(resumed)}"
     for method, of_method in cells.by_method.items():
-        new = _unknown(of_method, reference)
-        if new:
-            yield f"{method} {', '.join(new)}: not in the reference, not compared"
-
-
-def _unknown(records: Sequence[Record], reference: Reference) -> list[str]:
-    """Metrics of a method's cells that could be compared if the reference had them."""
-    method = reference.methods.get(records[0].method)
-    if method is None:
-        return []
-    found = dict.fromkeys(name for record in records for name in compared(record.metrics))
-    return [
-        name
-        for name in found
-        if name not in method.metrics and _comparable(name, records, reference)
-    ]
+        if method in reference.methods:
+            known = reference.methods[method].metrics
+            names = dict.fromkeys(name for record in of_method for name in compared(record.metrics))
+            new = [n for n in names if n not in known and _counts_here(n, of_method, reference)]
+            if new:
+                yield f"{method} {', '.join(new)}: not in the reference, not compared"

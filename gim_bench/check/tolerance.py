@@ -1,16 +1,15 @@
-"""When a metric is worse: by more than chance explains, and by more than anybody should mind."""
+"""When a metric is worse: the change exceeds chance, and a floor below which no change matters."""
 
 import math
 import re
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gim_bench.records.metrics import target_of
+from gim_bench.records.metrics import NATS, target_of
 from gim_bench.records.statistics import Summary, summarise
 
-# The chance that a check of unchanged code calls anything worse, all comparisons together.
+# The chance that a check of unchanged code calls any of its comparisons worse.
 FALSE_ALARMS = 0.01
 POWER = 0.8
 # Seeds on both sides together, with two or more in the reference: two degrees of freedom.
@@ -19,7 +18,7 @@ HOST_MEMORY = "memory/host_over_baseline_bytes"
 
 
 class Worse(StrEnum):
-    """Which way a metric has to move to be worse."""
+    """The direction in which a metric has to move to be worse."""
 
     LOWER = "lower"
     HIGHER = "higher"
@@ -28,7 +27,7 @@ class Worse(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What metrics are judged alike, and the difference below which none is worse."""
+    """Metrics that are judged alike, and the difference below which none of them is worse."""
 
     name: str
     worse: Worse
@@ -45,27 +44,34 @@ ACCURACY = Kind(
     name="accuracy",
     worse=Worse.LOWER,
     floor=1.0,
-    reason="points: what another processor's rounding moves a probe on a few hundred examples by",
+    reason="points: rounding on another processor moves a probe on a few hundred examples so far",
 )
 LOSS = Kind(
     name="loss",
     worse=Worse.EITHER,
     floor=0.02,
-    reason="nats: far below what a row, a negative or a gradient that is not as stated moves it by",
+    reason="nats: a wrong row, negative or gradient moves a loss much further",
+)
+LOSS_OF_OTHER_UNIT = Kind(
+    name="loss",
+    worse=Worse.EITHER,
+    floor=0.0,
+    share=0.01,
+    reason="1 %: the floor of losses in nats, which lie at about 2, as a share",
 )
 MEMORY = Kind(
     name="memory",
     worse=Worse.HIGHER,
     floor=4 * 2**20,
     share=0.15,
-    reason="15 %, or 4 MiB: allocators round up, and libraries load what they first need",
+    reason="15 %, or 4 MiB: allocators round up, and libraries load parts at first use",
 )
 SPEED = Kind(
     name="speed",
     worse=Worse.HIGHER,
     floor=0.0,
     share=0.50,
-    reason="50 %: on shared or other machines a step and the calibration slow down unlike",
+    reason="50 %: shared machines slow a step and the calibration down by different factors",
 )
 COSTS = (MEMORY, SPEED)
 
@@ -79,32 +85,33 @@ KINDS = {
 }
 
 
-def kind_of(name: str) -> Kind | None:
-    """How a metric is judged, of whatever module and target; None where it is not."""
-    return KINDS.get(target_of(re.sub(r"/module_\d+$", "", name))[1])
+def kind_of(name: str, *, unit: str = NATS) -> Kind | None:
+    """How a metric is judged, of whatever module and target; None for a metric that is not judged.
+
+    `unit` is the unit of the loss, where the metric is a loss.
+    """
+    kind = KINDS.get(target_of(re.sub(r"/module_\d+$", "", name))[1])
+    return LOSS_OF_OTHER_UNIT if kind is LOSS and unit != NATS else kind
 
 
 def compared(names: Iterable[str]) -> list[str]:
     """The metrics of a record that are judged, each thing once.
 
-    The bare name is the top module's, which is not repeated under its number; a GPU's memory
-    stands for the host's.
+    The bare name is the top module's, whose numbered name is left out; a GPU's memory stands for
+    the host's.
     """
     judged = [name for name in names if kind_of(name) is not None]
     on_gpu = any(name.startswith("memory/gpu_") for name in judged)
-    tops = {_top_module(bare, judged) for bare in judged if "/module_" not in bare}
+    tops = set()
+    for bare in judged:
+        modules = [name for name in judged if name.startswith(f"{bare}/module_")]
+        tops.add(max(modules, key=lambda name: int(name.rpartition("_")[2]), default=""))
     return [name for name in judged if name not in tops and not (on_gpu and name == HOST_MEMORY)]
-
-
-def _top_module(bare: str, names: Sequence[str]) -> str:
-    """The numbered name of the highest module; empty where there is none."""
-    modules = [name for name in names if name.startswith(f"{bare}/module_")]
-    return max(modules, key=lambda name: int(name.rpartition("_")[2]), default="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far the mean of new seeds is from the reference's, and how far it may be."""
+    """The means of reference and new seeds, and how far apart the two may be."""
 
     reference: Summary
     now: Summary
@@ -128,24 +135,27 @@ def compare(
     """Student's two-sample test with pooled variance, and the kind's floor.
 
     Worse is a difference of means, in the kind's direction, that exceeds both the floor and
-    t(1 - level; n + m - 2) standard errors; of a loss, which may move either way, each direction
-    has half of the level. Pooling is right where nothing has changed, which is what a false alarm
-    is about; unlike Welch's test it takes a single new seed, with n - 1 degrees of freedom. Seeds
-    are not paired: their runs repeat bit for bit on one machine alone.
+    t(1 - level; n + m - 2) standard errors. A loss may move either way: each direction has half of
+    the level. Pooling is right where nothing has changed, and false alarms are about that case;
+    unlike Welch's test it takes a single new seed, with n - 1 degrees of freedom. Seeds are not
+    paired: a seed repeats bit for bit on one machine alone.
 
     Worked by hand: 60, 61, 62 against 50, 51, 52 at a level of 1 %. Both variances are 1, so the
     standard error is √(1/3 + 1/3) = 0.816, t(0.99; 4) = 3.747 and the tolerance 3.06; the
     difference is 10.
 
     The detectable change has a power of about 80 % by the noncentral t distribution if the true
-    spread is the one seen, and clears the floor as often.
+    spread is the observed one, and clears the floor as often.
     """
     assert enough(len(reference), len(now))
     from scipy.special import nctdtrinc, ndtri, stdtrit
 
     before, after = summarise(reference), summarise(now)
     freedom = before.n + after.n - 2
-    error = _pooled(reference, now) * math.sqrt(1 / before.n + 1 / after.n)
+    squares = sum((x - before.mean) ** 2 for x in reference) + sum(
+        (x - after.mean) ** 2 for x in now
+    )
+    error = math.sqrt(squares / freedom) * math.sqrt(1 / before.n + 1 / after.n)
     side = level / 2 if kind.worse is Worse.EITHER else level
     critical = float(stdtrit(freedom, 1 - side))
     floor = kind.floor_at(before.mean)
@@ -165,9 +175,3 @@ def compare(
         ),
         worse=moved > tolerance,
     )
-
-
-def _pooled(*groups: Sequence[float]) -> float:
-    """The standard deviation within the groups, each about its own mean."""
-    squares = sum((x - statistics.fmean(group)) ** 2 for group in groups for x in group)
-    return math.sqrt(squares / sum(len(group) - 1 for group in groups))

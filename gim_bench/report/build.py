@@ -8,7 +8,7 @@ from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
 from gim_bench.report.columns import PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
-from gim_bench.report.curves import loss_figures, rate_figures
+from gim_bench.report.curves import loss_figures, module_figures, rate_figures
 from gim_bench.report.document import Block, Bullets, Document, Section
 from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section

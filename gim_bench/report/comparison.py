@@ -9,7 +9,7 @@ from typing import Any
 
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten
-from gim_bench.report.defaults import with_defaults
+from gim_bench.report.defaults import settings_by_name, with_defaults
 from gim_bench.settings.schema import Schedule
 
 ABSENT = "absent"
@@ -155,7 +155,7 @@ def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Diff
     A method declares the settings that are about the method itself. A row declares a setting that
     its table in the suite has, as long as the rows without the setting agree.
     """
-    tables = [flatten(with_defaults(record.config)) for record in records]
+    tables = [settings_by_name(record.config) for record in records]
     for table in tables:
         if table.pop("method.name", None) == table.get("method.like"):
             table.pop("method.like", None)  # the method itself, not a variant

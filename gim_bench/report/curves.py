@@ -1,15 +1,53 @@
-"""The curves of the records: losses over epochs, the probe's accuracy over learning rates."""
+"""Curves of the records: accuracy over modules, losses over epochs, the probe over its rates."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 from gim_bench.records.metrics import target_of, unit_of
 from gim_bench.records.record import Record
-from gim_bench.report.columns import Row, with_unit
+from gim_bench.report.columns import Row, heading_of, with_unit
 from gim_bench.report.document import Curve, Figure, Panel, Points
 from gim_bench.training.loop import VALIDATION
 
 OBJECTIVES = {"info_nce": "InfoNCE", "cross_entropy": "Cross-entropy"}
+
+
+def module_figures(rows: Sequence[Row], names: Sequence[str]) -> list[Figure]:
+    """Test accuracy of every module, a panel for each of the metrics `names`.
+
+    Methods whose features are no stack of modules have no curve.
+
+    Source: Löwe et al. 2019, Figure 4, which draws the error.
+    """
+    panels = []
+    for name in names:
+        curves = [
+            Curve(method=row.method, seeds=[_over_modules(r, name) for r in row.records])
+            for row in rows
+        ]
+        stacks = [c for c in curves if any(len(points) > 1 for points in c.seeds)]
+        panels += [_panel(heading_of(name), stacks)] if stacks else []
+    if not panels:
+        return []
+    return [
+        Figure(
+            title="Test accuracy of every module",
+            panels=panels,
+            methods=[row.method for row in rows],
+            x_label="module",
+            y_label="test accuracy, %",
+        )
+    ]
+
+
+def _over_modules(record: Record, name: str) -> Points:
+    prefix = f"{name}/module_"
+    found = {
+        int(metric.removeprefix(prefix)): value
+        for metric, value in record.metrics.items()
+        if metric.startswith(prefix)
+    }
+    return [(float(module), found[module]) for module in sorted(found)]
 
 
 def loss_figures(rows: Sequence[Row]) -> list[Figure]:

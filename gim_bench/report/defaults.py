@@ -10,8 +10,19 @@ from pydantic_core import to_jsonable_python
 from gim_bench import registry
 from gim_bench.errors import ConfigError
 from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.records.statistics import flatten
 from gim_bench.settings.base import Settings
+from gim_bench.settings.keys import NOT_KEYED
 from gim_bench.settings.schema import CellConfig
+
+
+def settings_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a record by dotted name, at its default where the record lacks the setting.
+
+    Facts that decide no number, such as the unit of a loss, are left out.
+    """
+    settings = flatten(with_defaults(config))
+    return {name: value for name, value in settings.items() if name not in NOT_KEYED}
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,16 @@ def test_junit_is_xml_whatever_a_reason_or_an_error_says(verdict):
     assert r"it \x07 rang" in error.text
 
 
+@pytest.mark.parametrize(
+    ("unit", "shown"), [("nats", "loss, nats"), ("bits", "loss, bits"), ("", "loss ")]
+)
+def test_a_loss_is_printed_in_the_unit_of_its_objective(unit, shown, verdict):
+    compared = [replace(c, unit=unit) for c in verdict.compared if c.metric == "loss"]
+    told = replace(verdict, compared=compared)
+    assert f"gim          {shown}" in render(told, "text")
+    assert {c["unit"] for c in json.loads(render(told, "json"))["compared"]} == {unit}
+
+
 def test_an_unknown_format_is_answered_with_the_known_ones(verdict):
     with pytest.raises(ConfigError, match=r"no format 'xml'.*junit"):
         render(verdict, "xml")

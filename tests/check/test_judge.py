@@ -9,8 +9,6 @@ from gim_bench.check.judge import Outcome, judge
 from gim_bench.check.tolerance import FALSE_ALARMS
 from gim_bench.records import provenance
 from gim_bench.records.record import Status
-from gim_bench.settings.schema import CellConfig
-from gim_bench.settings.suites import parse
 from tests.check.cells import (
     COMMITTED,
     METRICS,
@@ -144,11 +142,73 @@ def test_a_difference_of_settings_that_no_method_declares_is_worse(suite, check,
     )])  # fmt: skip
     assert verdict.exit_code == 1
     lines = messages(verdict)
-    assert any(
-        "undeclared difference: training.epochs is 1: gim; 2: random_init" in x for x in lines
-    )
+    assert any("undeclared difference: training.epochs: 1: gim; 2: random_init" in x for x in lines)
     assert any("other settings than the reference's: training.epochs 2, not 1" in x for x in lines)
     assert {c.method for c in verdict.compared} == {"gim"}
+
+
+def test_a_row_with_a_rate_of_its_own_is_no_undeclared_difference(tmp_path):
+    own = tiny_suite(tmp_path, "method.gim.training.learning_rate=1e-2")
+    records = cells(own)
+    assert judge(records, reference_of(records, suite=own), suite=own).exit_code == 0
+    without = own.model_copy(update={"method": {}})
+    verdict = judge(records, reference_of(records, suite=own), suite=without)
+    assert messages(verdict) == [
+        "undeclared difference: training.learning_rate: 0.01: gim; 0.001: random_init"
+    ]
+
+
+def before(config):
+    """The configuration as it was before optimisers, schedules of rates and views were settings."""
+    later = {"optimiser", "rate_schedule"}
+    training = {name: value for name, value in config["training"].items() if name not in later}
+    method = {n: v for n, v in config["method"].items() if n not in {"views", "loss_unit"}}
+    return config | {"training": training, "method": method}
+
+
+def test_references_and_records_from_before_a_setting_are_judged(suite, reference, records):
+    """The cell of random_init says since that its loss has no unit."""
+    old = [replace(record, config=before(record.config)) for record in records]
+    assert "optimiser" in records[0].config["training"]
+    assert judge(old, reference, suite=suite).findings == []
+    old_reference = reference_of(old, suite=suite)
+    assert "optimiser" not in old_reference.methods["gim"].config["training"]
+    assert judge(records, old_reference, suite=suite).findings == []
+    assert judge([*old[:1], *records[1:]], old_reference, suite=suite).findings == []
+
+
+def test_a_setting_that_the_reference_lacks_and_that_is_not_at_its_default_is_named(suite, records):
+    old_reference = reference_of(
+        [replace(record, config=before(record.config)) for record in records], suite=suite
+    )
+    training = records[0].config["training"]
+    changed_training = training | {"optimiser": training["optimiser"] | {"eps": 1e-6}}
+    now = [replace(r, config=r.config | {"training": changed_training}) for r in records]
+    verdict = judge(now, old_reference, suite=suite)
+    assert {f.what for f in verdict.findings} == {"settings"}
+    assert "training.optimiser.eps 1e-06, not 1e-08" in messages(verdict)[0]
+
+
+def in_unit(records, unit):
+    """The records of a method whose objective has that unit."""
+    return [
+        replace(r, config=r.config | {"method": r.config["method"] | {"loss_unit": unit}})
+        for r in records
+    ]
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("nats", set()), ("bits", {("gim", "loss")})])
+def test_a_loss_in_another_unit_than_nats_has_a_floor_relative_to_its_mean(
+    unit, expected, suite, records
+):
+    """A loss of 0.01 that doubles is still below the floor of losses in nats."""
+    small = [
+        replace(r, metrics={**r.metrics, "loss": 0.01, "loss/module_2": 0.01})
+        for r in in_unit(records, unit)
+    ]
+    verdict = judge(moved(small, "loss", factor=2), reference_of(small, suite=suite), suite=suite)
+    assert worse(verdict) == expected
+    assert {c.unit for c in verdict.compared if c.metric == "loss"} == {unit}
 
 
 def test_cells_of_two_devices_cannot_be_judged_and_are_not_worse(check, records):
@@ -161,8 +221,7 @@ def on_gpu(record):
     """The record as the same cell's on a GPU would be."""
     (moved,) = changed([record], device="cuda")
     config = {**record.config, "device": "cuda"}
-    key = parse(CellConfig, config, origin="test").key(data_sha256="0" * 64, seed=record.seed)
-    return replace(moved, config=config, key=key)
+    return replace(moved, config=config)
 
 
 # -- cannot judge ----------------------------------------------------------------------------------
@@ -207,15 +266,9 @@ def test_too_few_seeds_cannot_be_judged_and_a_single_one_against_three_can(suite
     assert messages(verdict)[0].startswith("too few seeds: 1 here and 2 in the reference")
 
 
-def test_other_data_cannot_be_judged(suite, check, records):
-    from tests.tiny_suite import tiny_cell
-
-    other = "f" * 64
-    keyed = [
-        replace(r, key=tiny_cell(suite, r.method, seed=r.seed, data_sha256=other).key)
-        for r in changed(records, data_sha256=other)
-    ]
-    assert only_message(check(keyed)).startswith("the data is another, sha256 ffffffffffff…")
+def test_other_data_cannot_be_judged(check, records):
+    other = changed(records, data_sha256="f" * 64)
+    assert only_message(check(other)).startswith("the data is another, sha256 ffffffffffff…")
 
 
 def test_other_settings_cannot_be_judged(check, tmp_path):
@@ -231,8 +284,9 @@ def test_a_reference_of_another_results_version_cannot_be_judged_by(reference, r
 
 
 def test_records_of_another_results_version_do_not_count(check, records):
-    stale = [replace(r, key="0" * 64) for r in records]
-    assert check(stale).exit_code == 3
+    verdict = check(changed(records, results_version=1))
+    assert (verdict.exit_code, verdict.compared) == (3, [])
+    assert messages(verdict)[0] == "no cell of gim with results of this version: run the suite"
 
 
 @pytest.mark.parametrize(("fact", "value"), [("git_commit", "another"), ("threads", 64)])
@@ -273,7 +327,7 @@ def test_uncommitted_changes_on_both_sides_are_noted(check, records, monkeypatch
 def test_a_metric_that_went_missing_is_named(check, records):
     less = {name: x for name, x in records[0].metrics.items() if name != "loss/module_1"}
     verdict = check([replace(records[0], metrics=less), *records[1:]])
-    assert only_message(verdict).startswith("1 of 3 cells do not have it")
+    assert only_message(verdict).startswith("1 of 3 cells do not have the metric")
     assert verdict.findings[0].what == "loss/module_1"
 
 

@@ -110,6 +110,12 @@ def test_one_row_alone_is_not_compared():
     assert TITLE not in report_on([cell("gim"), cell("gim", seed=1)])
 
 
+def test_the_unit_of_a_loss_decides_no_number():
+    """The record of a method without an objective lacked the unit, and has none since."""
+    unit = {"method__loss_unit": None}
+    assert differences([cell("random_init"), cell("random_init", seed=1, **unit)]) == []
+
+
 # -- every kind ------------------------------------------------------------------------------------
 
 SGD = {"kind": "sgd", "momentum": 0.9}
@@ -350,7 +356,6 @@ LATER = {
     "training.budget": ("epochs", "steps"),
     "training.compile": (False, True),
     "method.views": (1, 2),
-    "method.loss_unit": ("nats", "bits"),
     "method.ablation": (None, "no GRU"),
     "objective": (None, {"weight": 1.0}),
     "capacity": (None, {"up_to": 8}),
