@@ -1,8 +1,11 @@
 """Tiny data, encoders and learners that tests share, of images and of speech."""
 
+import functools
+import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import hypothesis
@@ -11,6 +14,7 @@ import torch
 
 from gim_bench import registry, seeding
 from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner, Modality, Setup, Target
+from gim_bench.datasets.images.photos import Photos
 from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
 from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.hardware import calibration
@@ -195,6 +199,23 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage() -> None:
+    """Every cell collects garbage, and would look through all that was imported each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def photographs_are_decoded_once() -> Iterator[None]:
+    """Most tiny cells are on the same sixteen photographs."""
+    decode = Photos.__dict__["_photographs"].func
+    once = functools.cache(lambda paths: decode(SimpleNamespace(_paths=paths)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Photos, "_photographs", property(lambda data: once(tuple(data._paths))))
+        yield
 
 
 @pytest.fixture(autouse=True)
