@@ -140,7 +140,10 @@ def _results(
             # In a process that other cells have used, memory is not the method's alone.
             ratios=suite.fresh_process,
         ),
-        Section(title="Curves", blocks=[*loss_figures(done), *rate_figures(done)]),
+        Section(
+            title="Curves",
+            blocks=[*module_figures(done, headline), *loss_figures(done), *rate_figures(done)],
+        ),
     ]
 
 

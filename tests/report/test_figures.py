@@ -308,3 +308,14 @@ def test_a_method_looks_the_same_in_every_figure_and_like_no_other():
 def test_drawing_twice_gives_the_same_bytes():
     drawn = figure(Curve(method="gim", seeds=[RISING]))
     assert as_svg(drawn) == as_svg(drawn)
+
+
+# -- accuracy over modules -------------------------------------------------------------------------
+
+
+def test_the_accuracy_of_every_module_is_drawn_for_methods_with_several():
+    deep = {"accuracy": 3.0, "accuracy/module_1": 1.0, "accuracy/module_2": 3.0}
+    flat = cell("mfcc", metrics={"accuracy": 5.0, "accuracy/module_1": 5.0})
+    (figure,) = figures(cell("gim", metrics=deep), flat, methods=("gim", "mfcc"))
+    assert shown(figure) == {"linear probe": {("gim", False): [(1.0, 1.0), (2.0, 3.0)]}}
+    assert figures(flat, methods=("mfcc",)) == []

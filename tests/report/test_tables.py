@@ -62,6 +62,10 @@ All differences here follow from what methods and rows declare.
 | supervised  |       60.5 |
 | random_init |          – |
 
+## Curves
+
+Figure (drawn by --format html): Test accuracy of every module
+
 ## Not in the tables
 
 - cpc, seed 0 failed: the loss of module_3 is nan at step 12
