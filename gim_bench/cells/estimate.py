@@ -13,7 +13,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import Learner, Split
-from gim_bench.errors import BenchError, ConfigError
+from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
 from gim_bench.hardware.devices import autocast
 from gim_bench.probing.classifiers import train_linear
@@ -46,7 +46,7 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
     except BenchError:
         raise
     except Exception as error:  # whatever settings of absurd size make PyTorch raise
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        reason = class_and_first_line(error)
         why = "does not fit into memory" if memory.is_exhausted(error) else "would fail"
         raise ConfigError(
             f"{cell.name} {why} ({reason}): lower the sizes in its settings"

@@ -11,7 +11,7 @@ from gim_bench import RESULTS_VERSION, registry
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.phases import Finished
-from gim_bench.errors import BenchError, one_line
+from gim_bench.errors import BenchError, class_and_first_line, first_line, one_line
 from gim_bench.hardware import memory
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
@@ -172,12 +172,12 @@ def failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
     reason = str(error).strip() or "no message"
     fits = not memory.is_exhausted(error)
     if not fits:
-        reason = f"does not fit: {reason.splitlines()[0]}"
+        reason = f"does not fit: {first_line(error)}"
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         reason = f"{NOT_WRITTEN}: {reason}"
     elif not isinstance(error, BenchError):
         log = runs.save_log(record, traceback.format_exc())
-        reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log})"
+        reason = f"{class_and_first_line(error)} (traceback in {log})"
     finished = {"finished_at": provenance.now()}
     return replace(
         record,

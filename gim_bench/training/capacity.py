@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from gim_bench.contract import Batch
+from gim_bench.errors import class_and_first_line
 from gim_bench.hardware import memory
 from gim_bench.training.trainer import Trainer
 
@@ -66,7 +67,7 @@ def largest_batch(
     try:
         found = largest(fits, start=start, up_to=up_to)
     except RuntimeError as error:  # a kernel's own limit may be lower than memory's
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        reason = class_and_first_line(error)
         return Capacity(None, f"not found: a batch of {tried[-1]} failed otherwise: {reason}")
     if not found:
         return Capacity(None, "not found: not even a batch of 1 fits")
