@@ -228,7 +228,7 @@ def view(found: list[Batch], number: int) -> torch.Tensor:
 @pytest.mark.parametrize("draw", ["epoch", "validation"])
 def test_view_1_and_the_labels_are_the_same_however_many_views_there_are(batches: Build, draw):
     def drawn(views: int) -> list[Batch]:
-        loader = batches(views=views, held_out=0.5)
+        loader = batches(views=views, held_out=0.5, batch_size=2)
         return list(loader.epoch(1) if draw == "epoch" else loader.validation())
 
     one, three = drawn(1), drawn(3)
@@ -242,7 +242,7 @@ def test_view_1_and_the_labels_are_the_same_however_many_views_there_are(batches
 @pytest.mark.parametrize("draw", ["epoch", "validation"])
 def test_each_view_is_another_and_view_2_the_same_with_a_third(batches: Build, draw):
     def drawn(views: int) -> list[Batch]:
-        loader = batches(views=views, held_out=0.5)
+        loader = batches(views=views, held_out=0.5, batch_size=2)
         return list(loader.epoch(1) if draw == "epoch" else loader.validation())
 
     two, three = drawn(2), drawn(3)

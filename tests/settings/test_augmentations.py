@@ -47,6 +47,14 @@ def test_without_tables_no_transform_is_on():
     assert settings.view(2) is settings.view(1) is settings
 
 
+@pytest.mark.parametrize("name", ["jitter", "blur", "solarise"])
+def test_a_view_is_photometric_if_any_transform_may_change_its_intensities(name):
+    assert crops(COLOUR, **{name: {"probability": 0.1}}).photometric
+    assert not crops(COLOUR, **{name: {"probability": 0.0}}).photometric
+    assert crops(COLOUR, gray=0.1).photometric
+    assert not crops(COLOUR, resized={}).photometric
+
+
 def test_empty_tables_have_the_settings_of_byol():
     settings = crops(COLOUR, resized={}, jitter={}, blur={}, solarise={})
     assert settings.resized == ResizedSettings(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))

@@ -91,8 +91,10 @@ def boxes(*, images: int = 4000, height: int = 60, width: int = 80, **settings):
     )
 
 
-def test_boxes_lie_within_the_image_and_reach_all_of_its_borders():
-    found = boxes()
+@pytest.mark.parametrize("scale", [(0.1, 0.2), (0.08, 1.0)])
+def test_boxes_lie_within_the_image_and_reach_all_of_its_borders(scale):
+    """Small boxes, too, begin at the first and end at the last row and column."""
+    found = boxes(scale=scale)
     bottom, right = found.top + found.height, found.left + found.width
     assert (found.top.min(), found.left.min()) == (0, 0)
     assert (bottom.max(), right.max()) == (60, 80)
