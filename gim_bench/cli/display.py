@@ -1,9 +1,9 @@
-"""Progress for people: bars on a terminal, plain lines elsewhere. Always on standard error."""
+"""Progress for people, on standard error: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -15,13 +15,13 @@ PLAIN_EVERY_SECONDS = 15.0
 
 
 def progress_for(*, terminal: bool | None = None) -> Progress:
-    """Bars where standard error is a terminal, or where `terminal` says so."""
+    """Bars if standard error is a terminal, else lines; `terminal` overrules."""
     console = Console(stderr=True, highlight=False)
     return Bars(console) if (console.is_terminal if terminal is None else terminal) else Lines()
 
 
 class Bars:
-    """One live bar for each task under way, with speed, time left and the latest facts."""
+    """A live bar for each current task, with speed, time left and the latest facts."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -51,10 +51,11 @@ class Bars:
 
 
 class Lines:
-    """A line every few seconds, and one at the end."""
+    """A line every few seconds and a line at the end of each task."""
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):  # a reader that is gone must not end a cell
+            print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
@@ -72,7 +73,7 @@ class Lines:
 
 
 class _Clock:
-    """How far a task is, and how fast."""
+    """Counts the units of a task that are done, and the seconds since its start."""
 
     def __init__(self, title: str, *, total: int, unit: str) -> None:
         self.title = title
@@ -101,7 +102,7 @@ class _Clock:
 
 
 class _Shown:
-    """A task whose advances are counted by `clock` and passed on to `show` as text."""
+    """A task that counts on `clock` and passes its facts to `show` as text."""
 
     def __init__(self, clock: _Clock, show: Callable[[str], None]) -> None:
         self._clock = clock
@@ -113,7 +114,7 @@ class _Shown:
 
 
 def duration(seconds: float) -> str:
-    """For people: 0.8 s, 42 s, 7 min 5 s, 3 h 20 min."""
+    """A duration as people write it: 0.8 s, 42 s, 7 min 5 s, 3 h 20 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

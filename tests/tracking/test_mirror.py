@@ -1,6 +1,8 @@
 """Records are mirrored once, summarised and synced, by whoever imports the package."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,8 @@ from gim_bench.records.record import Status
 from gim_bench.tracking import Tracker, mirror_cell, mirror_sweeps, summarise, sync
 from tests.listener import Listener
 from tests.tracking.records import SWEPT, cell
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Store:
@@ -141,6 +145,15 @@ def test_sync_of_a_store_that_fails_raises(runs, store):
     store.broken = True
     with pytest.raises(TrackingError, match="it went away"):
         sync("quickstart", runs=runs, tracker=Tracker())
+
+
+def test_the_example_of_the_documentation_syncs_a_suite(runs, store, tmp_path, monkeypatch, capsys):
+    runs.save(cell(suite="stl10"))
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "mlflow.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(example, {})  # noqa: S102
+    assert capsys.readouterr().out == "['gim seed 0', 'gim summary, n=1']\n"
 
 
 def test_sync_prints_nothing(runs, store, capsys):
