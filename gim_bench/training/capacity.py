@@ -12,21 +12,21 @@ from gim_bench.training.trainer import Trainer
 
 # Adam's moments are allocated in the first step: the second's peak is that of any later one.
 STEPS = 2
-PARTS = 16  # the largest batch is found to so small a part of itself
+PARTS = 16  # the search stops within this part of the largest batch
 
 
 class Capacity(NamedTuple):
-    """The largest batch, in examples; None where it is not known."""
+    """The largest batch, in examples; None if it is unknown."""
 
     batch: int | None
     note: str  # how it was found, or why it was not
 
 
 def largest(fits: Callable[[int], bool], *, start: int, up_to: int) -> int:
-    """The largest size up to `up_to` that fits, to within `resolution`; 0 where none does.
+    """The largest size up to `up_to` that fits, to within `resolution`; 0 if no size fits.
 
-    Doubles from `start` until a size does not fit, then halves the gap. What is above a size that
-    does not fit is taken not to fit either.
+    Sizes double from `start` until one does not fit; then the gap is halved. A size above one that
+    does not fit is assumed not to fit.
     """
     low, high = 0, min(start, up_to)
     while fits(high):
@@ -43,14 +43,14 @@ def largest(fits: Callable[[int], bool], *, start: int, up_to: int) -> int:
 
 
 def resolution(size: int) -> int:
-    """How much more than `size` is known not to fit, where `size` is the largest found to fit."""
+    """Distance from `size`, the largest found to fit, to the next size known not to fit."""
     return max(1, size // PARTS)
 
 
 def largest_batch(
     attempt: Callable[[int], None], *, start: int, up_to: int, device: torch.device
 ) -> Capacity:
-    """The largest batch that `attempt` can train on; it raises where memory does not suffice."""
+    """The largest batch that `attempt` can train on; `attempt` raises if memory is exhausted."""
     if device.type != "cuda":
         return Capacity(
             None,
@@ -81,7 +81,7 @@ def largest_batch(
 
 
 def take_steps(trainer: Trainer, batch: Batch) -> None:
-    """As many steps as show the peak, of every stage of training."""
+    """Take the steps that show the peak, of every stage of training."""
     for unit in trainer.stages():
         for _ in range(STEPS):
             trainer.step(batch, only=unit)
@@ -90,7 +90,7 @@ def take_steps(trainer: Trainer, batch: Batch) -> None:
 
 
 def repeated(batch: Batch, size: int) -> Batch:
-    """`size` examples: those of `batch` in turn, again and again."""
+    """A batch of `size` examples: the examples of `batch` in turn, all views of each."""
     places = torch.arange(size, device=batch.inputs.device) % len(batch.inputs)
     return Batch(
         inputs=batch.inputs[places],

@@ -1,4 +1,4 @@
-"""Where a training stood, in the cell's folder: the last two states, each known by its checksum."""
+"""Checkpoints of a training, in the cell's folder: the last two, each with its checksum."""
 
 import time
 import warnings
@@ -19,14 +19,14 @@ DIGEST = 16  # hexadecimal digits of the sha256 that stand in a file's name
 
 
 class Checkpoints:
-    """States are written whole or not at all, and one that was damaged since is passed over."""
+    """Checkpoints of one model, written whole or not at all; damaged ones are skipped."""
 
     def __init__(
         self, folder: Path, *, made_by: str, every_seconds: float, progress: Progress
     ) -> None:
-        """One is due after `every_seconds`, at the end of an epoch after a tenth of that.
+        """A checkpoint is due after `every_seconds`, and at the end of an epoch after a tenth of it.
 
-        `made_by` names cell and code; those that anything else made are passed over.
+        `made_by` names cell and code. Checkpoints of another cell or other code are skipped.
         """
         self.folder = folder
         self.made_by = made_by
@@ -39,9 +39,9 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= wait
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """`state` holds tensors, numbers, strings, lists and mappings.
+        """Write a `state` of tensors, numbers, strings, lists and mappings.
 
-        One that cannot be written costs a line: training needs no checkpoint unless it is ended.
+        If the disk refuses, a line says so and training goes on without the checkpoint.
         """
         self._saved_at = time.monotonic()
         try:
@@ -51,15 +51,15 @@ class Checkpoints:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         paths = self._paths()
-        number = _number(paths[-1]) + 1 if paths else 1
-        for begun in self.folder.glob("*checkpoint-*.part*"):  # by a process that was killed
+        number = int(paths[-1].stem.split("-")[1]) + 1 if paths else 1
+        for begun in self.folder.glob("*checkpoint-*.part*"):  # left by a process that was killed
             begun.unlink()
         part = self.folder / f"checkpoint-{number:06}.part"
         try:
             with atomically(part) as file:
                 torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # of which PyTorch makes another one
+            if isinstance(error.__context__, OSError):  # PyTorch wraps it
                 raise error.__context__ from None
             raise
         part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
@@ -67,19 +67,19 @@ class Checkpoints:
             old.unlink()
 
     def newest(self) -> dict[str, Any] | None:
-        """The last state that is whole; None where there is none."""
+        """The newest state that is whole and of this code; None without such a state."""
         for path in reversed(self._paths()):
             found = _read(path)
             if found is None:
-                self.progress.say(f"{path} is damaged, and not gone on from")
+                self.progress.say(f"{path} is damaged: training does not resume from it")
             elif found["made_by"] != self.made_by:
-                self.progress.say(f"{path} is of other code, and not gone on from")
+                self.progress.say(f"{path} is of other code: training does not resume from it")
             else:
                 return found["state"]
         return None
 
     def clear(self) -> None:
-        """Nothing is left of them."""
+        """Remove all checkpoints."""
         for path in self.folder.glob("*checkpoint-*"):
             path.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -90,19 +90,15 @@ class Checkpoints:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What is in it; None if that is not what was written."""
+    """The content of a checkpoint; None if it is not what was written."""
     try:
         if not path.stem.endswith(f"-{_digest(path)}"):
             return None
-        with warnings.catch_warnings(action="ignore"):  # of pickles by something else
+        with warnings.catch_warnings(action="ignore"):  # about foreign pickles
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # unreadable, or by something else: damaged pickles raise nearly anything
+    except Exception:  # damaged pickles raise nearly anything
         return None
     return found if isinstance(found, dict) and found.keys() == {"made_by", "state"} else None
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.split("-")[1])
 
 
 def _digest(path: Path) -> str:

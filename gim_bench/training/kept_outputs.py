@@ -1,7 +1,7 @@
-"""Outputs of frozen modules, kept on disk, so that a module trained in sequence runs no others.
+"""Outputs of frozen modules on disk, so that a module trained in sequence runs no other module.
 
-A file holds whole batches, one after the other, each with a checksum: an interrupted write goes on
-where it stopped, and nothing that was damaged since is believed.
+A file holds whole batches, one after the other, each with a checksum. An interrupted write resumes
+where it stopped, and a damaged batch is computed again.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from gim_bench.progress import Progress
 
 CHECKSUM_BYTES = 4  # CRC-32
 
-Encode = Callable[[Batch], Batch]  # the batch as a unit hands it on, view by view
+Encode = Callable[[Batch], Batch]  # from a batch to the batch that a unit hands on
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What training takes its batches from, epoch by epoch."""
+    """Batches of training, epoch by epoch."""
 
     @property
     def batch_size(self) -> int: ...
@@ -42,17 +42,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeper:
-    """Where outputs are kept, of how many epochs' augmentations, and in which number format."""
+    """Keeps outputs in a folder, in one number format."""
 
     folder: Path
-    epochs: int
+    epochs: int  # how many epochs' outputs are kept, each with its own augmentations
     dtype: torch.dtype
     progress: Progress
 
     def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> None:
-        """Says how large the outputs of each unit are going to be; one unit's are held at a time.
+        """Say how large the outputs of each unit will be. One unit's outputs are held at a time.
 
-        Raises: RoomError where the disk has no room for them, before anything is trained.
+        Raises: RoomError before training where the disk has no room for them.
         """
         if not encoders:
             return
@@ -71,16 +71,16 @@ class Keeper:
             raise RoomError(
                 f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
                 f"{self.folder} has room for {free / 1e9:,.2f} GB: lower "
-                f"training.kept_outputs.epochs ({self.epochs}), or leave out training.kept_outputs, "
-                f"and they are computed at every step"
+                f"training.kept_outputs.epochs ({self.epochs}), or leave out "
+                f"training.kept_outputs, and outputs are computed at every step"
             )
         self.progress.say(f"keeping outputs of {listed}, at most {needed / 1e9:,.2f} GB at a time")
 
     def keep(self, source: Source, encode: Encode, *, unit: str, identity: str) -> "KeptOutputs":
-        """The outputs of `unit`, which `encode` computes, of the first epochs of `source`.
+        """Outputs of `unit` for the first epochs of `source`; `encode` computes them.
 
-        What an earlier, interrupted call wrote is used as far as its checksums agree. Files of
-        other units, or of other weights, are removed before. Raises: OSError.
+        Batches that an interrupted call wrote are used as far as their checksums agree. Files of
+        other units, or of other weights, are removed first. Raises: OSError.
         """
         path = self.folder / f"{unit}-{identity[:16]}.outputs"
         for other in self.folder.glob("*"):
@@ -104,7 +104,7 @@ class Keeper:
                     ledger.advance()
                     task.advance()
         assert outputs is not None, "a source has a batch or more"
-        # Shared, though it is only read: a private mapping has to fit into memory and swap.
+        # Shared, though only read: a private mapping would have to fit into memory and swap.
         values = torch.from_file(
             str(path), shared=True, size=total * outputs.numel(), dtype=self.dtype
         )
@@ -121,14 +121,14 @@ class Keeper:
         )
 
     def clear(self) -> None:
-        """Nothing is kept any longer."""
+        """Remove all kept outputs."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class KeptOutputs:
-    """A unit's outputs as batches; a `Source` for the units above.
+    """Outputs of a unit as batches: a `Source` for the units above.
 
-    The first epochs are those of the source, batch for batch. Later ones go through the same
+    The first epochs are those of the source, batch for batch. Later epochs visit the same
     augmentations again, each in a new order.
     """
 

@@ -1,4 +1,4 @@
-"""Training: a learner yields its losses in forward order, the trainer decides when to go back."""
+"""The loop over stages, epochs and steps; interrupted trainings resume from checkpoints."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,41 +14,41 @@ from gim_bench.progress import Progress
 from gim_bench.system import interrupts
 from gim_bench.system.interrupts import Interrupted
 from gim_bench.training.checkpoints import Checkpoints
-from gim_bench.training.kept_outputs import Encode, Keeper, Source, identity_of
+from gim_bench.training.kept_outputs import Keeper, Source, identity_of
 from gim_bench.training.trainer import Trainer
 
-# Losses are read (and checked) this often, because reading them makes the CPU wait for a GPU.
+# Seconds between reads of the losses: a read makes the CPU wait for the GPU.
 READ_EVERY_SECONDS = 0.5
-# Before the name of a unit whose validation loss stands beside the training losses.
+# Prefix of a unit's name in a history: the unit's loss on held-out examples.
 VALIDATION = "validation_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What training leaves behind besides the learner's weights."""
+    """Results of a training, beside the weights of the learner."""
 
     losses: Sequence[dict[str, float]]  # per epoch: {"epoch": 1, "module_1": 2.31, …}
     seconds: float
     steps: int
     samples: int  # examples that went through the encoder, each view by itself
-    parameters: int  # that were trained
-    resumed_at: int | None = None  # the step that a checkpoint was taken after, if it began there
+    parameters: int  # trained ones
+    resumed_at: int | None = None  # step of the checkpoint from which training resumed
 
 
 @dataclass(slots=True, kw_only=True)
 class _Standing:
-    """How far training has come."""
+    """Progress of a training, as a checkpoint holds it."""
 
-    # Of every epoch that is over, for the units that are finished and the one at work.
+    # Losses of every finished epoch, for each finished stage and the current one.
     histories: list[list[dict[str, float]]] = field(default_factory=list)
-    done: int = 0  # steps of the unit at work
-    epoch_steps: int = 0  # steps in the epoch under way, which is over where there are none
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of that epoch's losses
+    done: int = 0  # steps of the current stage
+    epoch_steps: int = 0  # steps of the current epoch; 0 between epochs
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the current epoch's losses
     seconds: float = 0.0
 
 
 class _Run:
-    """A training under way: where it stands, and when that is written down."""
+    """A training under way, with its progress and its checkpoints."""
 
     def __init__(self, trainer: Trainer, checkpoints: Checkpoints | None) -> None:
         self.trainer = trainer
@@ -64,17 +64,17 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """Of training, those before a checkpoint included."""
+        """Wall seconds of training, those before a resumption included."""
         return time.perf_counter() - self._started
 
     def finished_stages(self, steps: int) -> int:
-        """How many of the stages need no step more."""
+        """Number of stages that need no further step."""
         begun = len(self.standing.histories)
         at_work = self.standing.done < steps or self.standing.epoch_steps
         return begun - 1 if begun and at_work else begun
 
     def set_aside(self, work: Callable[[], None]) -> None:
-        """Does work that is no training: its seconds do not count."""
+        """Do work whose seconds do not count as training."""
         began = time.perf_counter()
         work()
         self._started += time.perf_counter() - began
@@ -82,7 +82,7 @@ class _Run:
     def step_is_over(
         self, stop: Callable[[], bool], *, epoch_ended: bool = False, stage_ended: bool = False
     ) -> None:
-        """Writes down where it stands if that is due. Raises: Interrupted if it is to stop."""
+        """Write a checkpoint if one is due. Raises: Interrupted after a signal to stop."""
         if self.checkpoints is None:
             if stop():
                 raise Interrupted
@@ -91,7 +91,7 @@ class _Run:
             self.standing.seconds = self.seconds
             standing = {f.name: getattr(self.standing, f.name) for f in fields(self.standing)}
             self.checkpoints.save({"trainer": self.trainer.state(), "standing": standing})
-            if stop():  # it may have been heard while this was written
+            if stop():  # the signal may have come during the write
                 raise Interrupted
 
 
@@ -109,21 +109,24 @@ def fit(
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
-    In sequence each unit sees the same epochs, one unit after the other; with a `keeper`, a frozen
-    unit's outputs are computed once and read by the unit above. With `checkpoints` it goes on from
-    the last one, on a CPU bit for bit as if it had never been interrupted. `on_epoch` is called
-    with the number of every epoch of a unit but the last; its seconds do not count, and what it
-    raises ends the training. `rates` gives the factor of the learning rate before a unit's step,
-    counted from 0.
+    In sequence, each unit sees the same epochs, one unit after the other. With a `keeper`, outputs
+    of a frozen unit are computed once and read by the unit above. With `checkpoints`, training resumes
+    from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
+    `on_epoch` is called with the number of every epoch but a stage's last. Its seconds do not
+    count, and an exception of it ends the training. `rates` gives the factor of the learning rate at each
+    step of a stage, counted from 0.
 
-    Raises: TrainingError where a loss is no longer finite, naming unit and step, or where there is
-    no room for the outputs; Interrupted after the step in which a signal to end was heard.
+    Raises: TrainingError where a loss is not finite, naming unit and step; RoomError where the disk
+    has no room for outputs; Interrupted after the step in which a signal to stop arrived.
     """
     run = _Run(trainer, checkpoints)
     trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
     if keeper is not None:
-        keeper.make_room(batches, _handing_on(trainer, [unit for _, unit in left]))
+        below = (trainer.below(unit) for _, unit in left)
+        keeper.make_room(
+            batches, {unit: partial(trainer.outputs, unit=unit) for unit in below if unit}
+        )
     for number, unit in left:
         source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
         named = title if unit is None else f"{title} {unit}"
@@ -154,17 +157,11 @@ def fit(
     )
 
 
-def _handing_on(trainer: Trainer, stages: Sequence[str | None]) -> dict[str, Encode]:
-    """What computes the outputs of every frozen unit that one of these is trained on."""
-    below = (trainer.below(unit) for unit in stages)
-    return {unit: partial(trainer.outputs, unit=unit) for unit in below if unit is not None}
-
-
 def _kept_below(trainer: Trainer, unit: str | None, batches: Source, keeper: Keeper) -> Source:
-    """The outputs, kept, of the unit below; the batches themselves for the lowest.
+    """Kept outputs of the unit below `unit`; the batches themselves for the lowest unit.
 
-    They are computed from the batches, not from outputs kept of a lower unit, which may have been
-    rounded: so they are the same whether or not training was interrupted in between.
+    Outputs are computed from the batches, not from the kept outputs of a lower unit, which may be
+    rounded. So they do not depend on interruptions in between.
     """
     below = trainer.below(unit)
     if below is None:
@@ -185,7 +182,7 @@ def _fit_stage(
     on_epoch: Callable[[int], None] | None,
     rates: Callable[[int], float] | None,
 ) -> None:
-    """Trains the unit that is `number` in order, from where the run stands to `steps`."""
+    """Train stage `number`, that of `unit`, from the run's progress up to `steps`."""
     standing, trainer = run.standing, run.trainer
     if number == len(standing.histories):
         standing.histories.append([])
@@ -214,13 +211,12 @@ def _fit_stage(
             run.step_is_over(stop, epoch_ended=True)
             if on_epoch is not None and standing.done < steps:
                 run.set_aside(partial(on_epoch, epoch.number))
-        # What is kept of a unit depends on its very weights: those of one that is finished are safe
-        # before anything is made of them.
+        # Kept outputs depend on the weights of the finished unit: the weights are safe first.
         run.step_is_over(stop, stage_ended=unit is not None)
 
 
 def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
-    """Losses that were recorded apart, epoch by epoch; all are of as many epochs."""
+    """Histories of several stages or models as one, epoch by epoch."""
     return [
         {unit: loss for row in rows for unit, loss in row.items()}
         for rows in zip(*histories, strict=True)
@@ -228,7 +224,7 @@ def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, fl
 
 
 class _Epoch:
-    """The mean losses of one epoch, summed on the device and read now and then."""
+    """Mean losses of one epoch, summed on the device and read now and then."""
 
     def __init__(self, standing: _Standing, *, number: int) -> None:
         self.standing = standing
@@ -237,7 +233,7 @@ class _Epoch:
         self.read_at = 0.0
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """One step more."""
+        """Count a step with its losses."""
         self.standing.done += 1
         self.standing.epoch_steps += 1
         sums = self.standing.sums
@@ -247,11 +243,11 @@ class _Epoch:
             self._read()
 
     def facts(self) -> dict[str, float]:
-        """What the progress bar shows: the epoch, and the mean losses in it so far."""
+        """Facts for the progress bar: the epoch, and its mean losses as last read."""
         return {"epoch": self.number, **self.shown}
 
     def close(self) -> dict[str, float]:
-        """The epoch's losses; another one begins."""
+        """Return the epoch's losses, and begin another epoch."""
         self._read()
         self.standing.epoch_steps, self.standing.sums = 0, {}
         return {"epoch": self.number, **self.shown}

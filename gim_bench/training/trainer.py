@@ -1,4 +1,4 @@
-"""The trainer: it decides when a learner's losses go backward."""
+"""The trainer decides when the losses of a learner go backward."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_
 
 
 class Trainer:
-    """Goes backward from a learner's losses, with an optimiser for each of its units."""
+    """Trains the units of a learner, each with an optimiser of its own."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Trainer:
         only: str | None = None,
         frozen: str | None = None,
     ) -> None:
-        """With `only`, that unit alone is trained; with `frozen`, those above that unit.
+        """`only` names the one unit to train; `frozen` the topmost unit that is not trained.
 
-        Raises: ConfigError where there is none such.
+        Raises: ConfigError where the learner has no such unit.
         """
         units = learner.units()
         for wanted, where in ((only, "the setting `only` of the method"), (frozen, "--from")):
@@ -57,21 +57,21 @@ class Trainer:
             raise ConfigError(f"--from: with {frozen} frozen, no module is left to train: add one")
 
     def stages(self) -> list[str | None]:
-        """What is trained in turn: one unit after the other, or (None) all of them together."""
+        """Stages of training: each unit in turn, or [None], all units together."""
         return list(self.optimisers) if self.one_by_one else [None]
 
     def below(self, unit: str | None) -> str | None:
-        """The unit whose outputs that one is given; None for the lowest, and for all together."""
+        """The unit whose outputs `unit` is given; None for the lowest, and for all together."""
         names = [None, *self.learner.units()]
         return None if unit is None else names[names.index(unit) - 1]
 
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
-        """What that unit hands to the next, in the number format that training computes it in."""
+        """The batch as `unit` hands it to the next unit, in the precision of training."""
         with devices.autocast(self.device, self.precision):
             return self.learner.outputs(batch, unit=unit)
 
     def weights_up_to(self, unit: str) -> list[Tensor]:
-        """Parameters of that unit and of all below it, and the running statistics beside them."""
+        """Parameters and running statistics of `unit` and of all units below."""
         units = self.learner.units()
         names = list(units)[: list(units).index(unit) + 1]
         parameters = [parameter for name in names for parameter in units[name]]
@@ -82,14 +82,14 @@ class Trainer:
 
     @property
     def parameters(self) -> int:
-        """How many are trained."""
+        """Number of parameters that are trained."""
         groups = (group for each in self.optimisers.values() for group in each.param_groups)
         return sum(p.numel() for group in groups for p in group["params"])
 
     def losses(
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        """The learner's losses; autocast covers each forward, never what happens in between."""
+        """Losses of the learner. Autocast covers the forward passes, and nothing in between."""
         wanted = {} if only is None else {"only": only}
         losses = iter(self.learner.losses(batch, **wanted))
         while True:
@@ -100,11 +100,12 @@ class Trainer:
             yield unit_and_loss
 
     def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:
-        """One optimiser step of every unit, or of one alone; their losses, detached.
+        """Take an optimiser step of every unit, or of `only` one; return the detached losses.
 
         `joint` and `interleaved` compute the same gradients. `interleaved` goes backward and steps
-        as soon as a unit's loss is there, so that the unit's activations and gradients are freed
-        before the next unit's exist; `joint` holds all of them, as the paper's measurement did.
+        as soon as the loss of a unit is there: activations and gradients of the unit are freed
+        before the next unit runs. `joint` holds the activations of all units, as in the paper's
+        measurement of memory.
         """
         losses = {}
         for unit, loss in self.losses(batch, only=only):
@@ -120,7 +121,7 @@ class Trainer:
         return {unit: loss.detach() for unit, loss in losses.items()}
 
     def evaluate(self, batches: Iterable[Batch], *, only: str | None = None) -> dict[str, float]:
-        """Mean losses over batches that are not learnt from; none where there are no batches."""
+        """Mean losses over held-out batches, in eval mode; an empty table without batches."""
         totals: dict[str, Tensor] = {}
         count = 0
         with torch.no_grad(), eval_mode(self.learner):
@@ -131,16 +132,16 @@ class Trainer:
         return {unit: float(total) / count for unit, total in totals.items()}
 
     def set_rate(self, factor: float) -> None:
-        """The next steps are taken at `factor` times the learning rate."""
+        """Set the rate of the next steps to `factor` times the learning rate."""
         for optimiser in self.optimisers.values():
             set_rate(optimiser, factor * self.learning_rate)
 
     def freeze(self, unit: str) -> None:
-        """Nothing more is learnt by this unit: what its optimiser remembers is let go."""
+        """Drop the optimizer state of a unit that is trained to the end."""
         self.optimisers[unit].state.clear()
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on, beside the batches and the schedule of the rate."""
+        """The state that the next steps depend on, without batches and the schedule of the rate."""
         return {
             "learner": self.learner.state_dict(),
             "optimisers": {unit: each.state_dict() for unit, each in self.optimisers.items()},
@@ -148,7 +149,7 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where `state` was taken."""
+        """Resume from a `state`."""
         self.learner.load_state_dict(state["learner"])
         for unit, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][unit])
@@ -156,7 +157,7 @@ class Trainer:
             generator.set_state(drawn)
 
     def _generators(self) -> list[torch.Generator]:
-        """Where losses draw from: the learner's own generators, and PyTorch's, for dropout."""
+        """Generators that losses draw from: the learner's own, and PyTorch's for dropout."""
         on_gpu = self.device.type == "cuda"
         own = torch.cuda.default_generators[self.device.index or 0] if on_gpu else None
         torchs = [torch.default_generator, *([] if own is None else [own])]
@@ -170,7 +171,7 @@ class Trainer:
 def _above(
     frozen: str | None, units: Mapping[str, Sequence[nn.Parameter]]
 ) -> dict[str, Sequence[nn.Parameter]]:
-    """The units above `frozen`; all where nothing is."""
+    """Units above `frozen`; all units if nothing is frozen."""
     names = list(units)
     first = 0 if frozen is None else names.index(frozen) + 1
     return {name: units[name] for name in names[first:]}

@@ -185,7 +185,7 @@ def test_what_other_code_wrote_is_not_gone_on_from(tmp_path):
     heard = Listener()
     other = Checkpoints(tmp_path, made_by="other code", every_seconds=0, progress=heard)
     assert other.newest() is None
-    assert heard.lines == [f"{next(tmp_path.iterdir())} is of other code, and not gone on from"]
+    assert heard.lines == [f"{next(tmp_path.iterdir())} is of other code: training does not resume from it"]
 
 
 def test_a_training_that_is_over_is_not_trained_again(tiny, batches, tmp_path, uninterrupted):
@@ -248,7 +248,7 @@ def test_one_that_was_altered_is_passed_over_with_a_line(place, tmp_path):
     heard = Listener()
     found = always(tmp_path, heard).newest()
     assert found["weights"].eq(0).all()
-    assert heard.lines == [f"{newest} is damaged, and not gone on from"]
+    assert heard.lines == [f"{newest} is damaged: training does not resume from it"]
 
 
 def test_one_that_was_cut_off_is_passed_over(tmp_path):
