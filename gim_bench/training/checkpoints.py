@@ -24,7 +24,7 @@ class Checkpoints:
     def __init__(
         self, folder: Path, *, made_by: str, every_seconds: float, progress: Progress
     ) -> None:
-        """A checkpoint is due after `every_seconds`, and at the end of an epoch after a tenth of it.
+        """A checkpoint is due after `every_seconds`, at the end of an epoch after a tenth of it.
 
         `made_by` names cell and code. Checkpoints of another cell or other code are skipped.
         """

@@ -110,11 +110,11 @@ def fit(
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
     In sequence, each unit sees the same epochs, one unit after the other. With a `keeper`, outputs
-    of a frozen unit are computed once and read by the unit above. With `checkpoints`, training resumes
-    from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
+    of a frozen unit are computed once and read by the unit above. With `checkpoints`, training
+    resumes from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
     `on_epoch` is called with the number of every epoch but a stage's last. Its seconds do not
-    count, and an exception of it ends the training. `rates` gives the factor of the learning rate at each
-    step of a stage, counted from 0.
+    count, and an exception of it ends the training. `rates` gives the factor of the learning rate
+    at each step of a stage, counted from 0.
 
     Raises: TrainingError where a loss is not finite, naming unit and step; RoomError where the disk
     has no room for outputs; Interrupted after the step in which a signal to stop arrived.
