@@ -170,7 +170,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(ask, name, answer):
     [
         ("no_such_package.module:Class", "cannot be loaded: ModuleNotFoundError: No module named"),
         ("gim_bench.methods.gim:NoSuchClass", "cannot be loaded: AttributeError: module"),
-        ("gim_bench.contract:Record", "is not a Learner"),
+        ("gim_bench.contract:Dataset", "is not a Learner"),
         ("gim_bench.errors:unknown_name", "is not a Learner"),
     ],
 )
