@@ -1,18 +1,22 @@
 """The command `list`. It answers without importing PyTorch, pydantic or a method's module."""
 
+import tomllib
 from collections.abc import Mapping
 from typing import no_type_check
 
 import typer
 
+from gim_bench import registry
+from gim_bench.settings.shipped import shipped_suites
+
 # Subcommands instead of an argument: typer needs pydantic to read an argument.
-app = typer.Typer(help="List what can be named: suites, methods, encoders or data sets.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 @no_type_check  # typer hands over an instance of the class that typer.Context is derived from
 def everything(context: typer.Context) -> None:
-    """List what can be named: suites, methods, encoders, data sets; by default all of them."""
+    """List the names of suites, methods, encoders and data sets; by default all of them."""
     if context.invoked_subcommand is None:
         for position, (title, command) in enumerate(COMMANDS.items()):
             print(f"{'' if position == 0 else chr(10)}{title}:")
@@ -22,10 +26,6 @@ def everything(context: typer.Context) -> None:
 @app.command()
 def suites() -> None:
     """List the suites that come with the package."""
-    import tomllib
-
-    from gim_bench.settings.shipped import shipped_suites
-
     _print(
         {
             name: tomllib.loads(path.read_text(encoding="utf-8"))["summary"]
@@ -37,24 +37,18 @@ def suites() -> None:
 @app.command()
 def methods() -> None:
     """List the methods of all installed packages."""
-    from gim_bench import registry
-
     _print(_summaries(registry.methods()))
 
 
 @app.command()
 def encoders() -> None:
     """List the encoders of all installed packages."""
-    from gim_bench import registry
-
     _print(_summaries(registry.encoders()))
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets of all installed packages."""
-    from gim_bench import registry
-
     _print(_summaries(registry.datasets()))
 
 
@@ -63,8 +57,6 @@ NO_HELP = {"help": False, **{name: {"help": False} for name in COMMANDS}}
 
 
 def _summaries(targets: Mapping[str, str]) -> dict[str, str]:
-    from gim_bench import registry
-
     return {name: registry.summary(target) for name, target in sorted(targets.items())}
 
 

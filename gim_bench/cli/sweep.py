@@ -30,7 +30,7 @@ from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
     from gim_bench.cli.workload import Workload
-    from gim_bench.sweep import Plan, Pretraining
+    from gim_bench.sweep import Pretraining, ProbeTrials
     from gim_bench.tracking import Tracker
 
 TRIALS_OF_PROBES = 64
@@ -96,7 +96,7 @@ def sweep(
     """Try learning rates of the linear probe on finished cells, or settings of training."""
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
-    from gim_bench.sweep import Plan, Pretraining, parse_space
+    from gim_bench.sweep import Pretraining, ProbeTrials, parse_space
 
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = load_suite(suite, overrides=overrides)
@@ -125,7 +125,7 @@ def sweep(
         )
         print(_swept_training(work, training, database=database, tracker=tracker, as_json=json))
     else:
-        probes = Plan(
+        probes = ProbeTrials(
             trials=trials or TRIALS_OF_PROBES,
             all_modules=modules is Modules.ALL,
             weight_decay=weight_decay,
@@ -139,7 +139,7 @@ def sweep(
 
 def _swept_probes(
     work: "Workload",
-    plan: "Plan",
+    plan: "ProbeTrials",
     *,
     suite: str,
     database: str,

@@ -1,5 +1,6 @@
 """Exit codes, and errors as one line: wrong use, interruptions, closed pipes."""
 
+import os
 import subprocess
 import sys
 
@@ -130,11 +131,16 @@ def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeyp
     assert answer == (130, "", "interrupted; finished cells are kept: run the same command again\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["list", "suites"], ["report", "--help"]], ids=" ".join)
-def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(arguments):
-    """As `head` does; exit code 141 is that of a program which SIGPIPE ends."""
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(arguments, unbuffered):
+    """As `head` does; exit code 141 is that of a program which SIGPIPE ends.
+
+    A short output is written when a command has ended, an unbuffered one line by line before.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "gim_bench", *arguments],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
