@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Self
 
-START_SECONDS = 120
+START_SECONDS = 600
 
 
 class Server:

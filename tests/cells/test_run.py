@@ -649,7 +649,7 @@ def test_the_audit_is_no_part_of_training_s_peak_memory(suite, bench, tmp_path, 
     without = run_cell(cell, bench, runs=RunsFolder(tmp_path / "without"))
     monkeypatch.setattr(phases, "audit", holding(400, audit))
     beside = run_cell(cell, bench, runs=RunsFolder(tmp_path / "beside"))
-    assert grown(without, beside, "memory/host_over_baseline_bytes") < 200e6
+    assert grown(without, beside, "memory/host_over_baseline_bytes") / 400e6 < 0.5
 
 
 def test_outputs_that_are_kept_are_computed_once_in_the_count_of_operations(tmp_path):
@@ -964,15 +964,15 @@ def test_speech_that_just_suffices_is_accepted(speech_suite, speech_bench):
 
 
 def test_each_peak_is_of_its_own_phase(suite, bench, tmp_path, monkeypatch):
-    """What is held while the learner is built is in neither."""
+    """Each grows by about what its own phase holds; what is held meanwhile is in neither."""
     cell = tiny_cell(suite, "gim")
     without = run_cell(cell, bench, runs=RunsFolder(tmp_path / "without"))
     monkeypatch.setattr(phases, "build", holding(900, build))
     monkeypatch.setattr(phases, "fit", holding(200, fit))
     monkeypatch.setattr(phases, "probe", holding(500, probe))
     beside = run_cell(cell, bench, runs=RunsFolder(tmp_path / "beside"))
-    assert 100e6 < grown(without, beside, "memory/host_over_baseline_bytes") < 350e6
-    assert 350e6 < grown(without, beside, "memory/probe_host_over_baseline_bytes") < 700e6
+    assert 0.5 < grown(without, beside, "memory/host_over_baseline_bytes") / 200e6 < 1.5
+    assert 0.5 < grown(without, beside, "memory/probe_host_over_baseline_bytes") / 500e6 < 1.5
 
 
 def test_a_peak_that_is_not_known_of_one_model_is_not_known_of_the_cell(

@@ -510,9 +510,9 @@ def test_two_processes_of_which_one_is_killed_lose_no_trial_and_double_none(tmp_
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
-    out, err = other.communicate(timeout=300)
+    out, err = other.communicate(timeout=1800)
     assert other.returncode == 0, err
-    third, _ = worker(tmp_path, 8).communicate(timeout=300)
+    third, _ = worker(tmp_path, 8).communicate(timeout=1800)
     assert json.loads(third) == json.loads(out)
     (found,) = json.loads(out)
     assert len(found["trials"]) == len({row["key"] for row in found["trials"]}) == 8
