@@ -564,13 +564,17 @@ def test_the_first_weights_do_not_depend_on_what_ran_before(suite, bench):
 
 def test_the_encoder_comes_from_the_seeds_own_stream(suite, bench):
     with seeding.weights_from("encoder", 0):
-        expected = ResNetEncoder(tiny_cell(suite, "gim").config.encoder, shape=(1, 24, 24)).state_dict()
+        expected = ResNetEncoder(
+            tiny_cell(suite, "gim").config.encoder, shape=(1, 24, 24)
+        ).state_dict()
     assert all(same(encoder_weights(suite, bench, "gim", seed=0), expected))
 
 
 def test_the_encoder_of_speech_comes_from_the_seeds_own_stream(speech_suite, speech_bench):
     with seeding.weights_from("encoder", 0):
-        expected = ConvGRUEncoder(tiny_cell(speech_suite, "gim").config.encoder, shape=(3200,)).state_dict()
+        expected = ConvGRUEncoder(
+            tiny_cell(speech_suite, "gim").config.encoder, shape=(3200,)
+        ).state_dict()
     assert all(same(encoder_weights(speech_suite, speech_bench, "gim", seed=0), expected))
 
 
@@ -964,7 +968,7 @@ def test_speech_that_just_suffices_is_accepted(speech_suite, speech_bench):
 
 
 def test_each_peak_is_of_its_own_phase(suite, bench, tmp_path, monkeypatch):
-    """Each grows by about what its own phase holds; what is held meanwhile is in neither."""
+    """Each peak grows by what its phase holds, not by what is held as the learner is built."""
     cell = tiny_cell(suite, "gim")
     without = run_cell(cell, bench, runs=RunsFolder(tmp_path / "without"))
     monkeypatch.setattr(phases, "build", holding(900, build))
