@@ -1,6 +1,5 @@
 """A finished cell's encoder as a base: its modules stay as they are, others are trained on top."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from gim_bench.cells.defaults import settings_by_name
 from gim_bench.contract import GradientFlow
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
 from gim_bench.records.folder import RECORD
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
-from gim_bench.records.statistics import flatten
 from gim_bench.registry import encoder as encoder_class
+from gim_bench.seals import sha256_of
 from gim_bench.settings.schema import CellConfig
 
 WEIGHTS = "encoder.safetensors"
@@ -101,7 +101,7 @@ def read_base(folder: Path) -> Base:
             f"this version has run"
         )
     try:
-        sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        sha256 = sha256_of(folder / WEIGHTS)
         with safe_open(folder / WEIGHTS, framework="numpy") as file:
             names = list(file.keys())
     except (OSError, SafetensorError) as error:
@@ -124,10 +124,10 @@ def read_base(folder: Path) -> Base:
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a base and the cell on top of it must have in common, by dotted name."""
-    sections = ("dataset", "augmentation", "encoder")
-    found = flatten({name: config.get(name) or {} for name in sections})
+    sections = ("dataset.", "augmentation.", "encoder.")
+    found = settings_by_name(config)
     found.pop("encoder.blocks", None)  # there are to be more of them
-    return found
+    return {name: value for name, value in found.items() if name.startswith(sections)}
 
 
 def _blocks(encoder: Mapping[str, Any]) -> list[int]:

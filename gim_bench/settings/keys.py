@@ -5,6 +5,7 @@ part of a key only where it differs from its default. The settings in FIRST were
 that rule: they are part of a key whatever their value. FIRST is complete, and never grows.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,12 @@ def keyed(settings: Settings, *, table: str = "", kind: str = "") -> dict[str, A
         inner = entries["like"] if path == "method.options" else _kind(value)
         found[name_then] = _keyed_value(value, path, kind=inner)
     return found
+
+
+def keyed_options(options: Settings, *, dataset: str) -> bytes:
+    """The options of a data set as JSON, for fingerprints of data that is made from them."""
+    table = keyed(options, table="dataset", kind=dataset)
+    return json.dumps(table, separators=(",", ":")).encode()
 
 
 def with_todays_names(table: Mapping[str, Any]) -> dict[str, Any]:

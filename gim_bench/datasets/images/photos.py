@@ -15,6 +15,7 @@ from gim_bench import seeding
 from gim_bench.contract import Dataset, Images, Split, Target
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
+from gim_bench.settings.keys import keyed_options
 
 # One class each. Of pairs and duplicates (motorcycle), one photograph is taken.
 PHOTOGRAPHS = {
@@ -64,7 +65,7 @@ class Photos(Dataset):
 
     def fingerprint(self) -> str:
         """sha256 of the photographs' files and of the options of the crops."""
-        digest = hashlib.sha256(self.options.model_dump_json().encode())
+        digest = hashlib.sha256(keyed_options(self.options, dataset="photos"))
         for path in self._paths:
             digest.update(path.read_bytes())
         return digest.hexdigest()

@@ -38,6 +38,7 @@ from gim_bench.datasets.speech.synthesis import (
 from gim_bench.errors import DataError
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
+from gim_bench.settings.keys import keyed_options
 
 # Part of the cached files' names: raise it when samples or labels are made in another way.
 GENERATOR_VERSION = 1
@@ -262,7 +263,7 @@ class Espeak(Dataset):
     @cached_property
     def _fingerprint(self) -> str:
         corpus = self._corpus
-        digest = hashlib.sha256(self.options.model_dump_json().encode())
+        digest = hashlib.sha256(keyed_options(self.options, dataset="espeak"))
         digest.update(json.dumps(list(corpus.names)).encode())
         for array in (corpus.samples, corpus.phones):
             digest.update(array.lengths.tobytes())

@@ -96,6 +96,20 @@ def test_every_option_changes_the_fingerprint(tmp_path, change):
     assert photos(tmp_path, **change).fingerprint() != photos(tmp_path).fingerprint()
 
 
+def test_an_option_that_is_added_later_changes_the_fingerprint_only_where_it_is_set(tmp_path):
+    """The fingerprint is in every key, and keys stay when an option is added."""
+
+    class Later(Photos.Options):
+        tilt: int = 0
+
+    def fingerprint(**options):
+        return Photos(options=Later(**options), data_dir=None, cache_dir=tmp_path).fingerprint()
+
+    own = Photos(options=Photos.Options(), data_dir=None, cache_dir=tmp_path).fingerprint()
+    assert fingerprint() == own
+    assert fingerprint(tilt=5) != own
+
+
 def test_the_same_options_give_the_same_fingerprint(tmp_path):
     assert photos(tmp_path).fingerprint() == photos(tmp_path / "elsewhere").fingerprint()
 
