@@ -5,25 +5,20 @@ from typing import Any
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.defaults import settings_by_name
+from gim_bench.cells.table import found
 from gim_bench.records.claims import owner_of, seems_held
 from gim_bench.records.folder import DAMAGED, RunsFolder
 from gim_bench.records.record import Record, Status
-from gim_bench.records.statistics import flatten
 
 SHOWN = 4  # differences
 
 
 def why(cell: Cell, runs: RunsFolder) -> str:
     """One line."""
-    identity: dict[str, Any] = {
-        "suite": cell.suite,
-        "method": cell.config.method.name,
-        "seed": cell.seed,
-        "key": cell.key,
-    }
-    record = runs.find(**identity)
+    record = found(cell, runs)
     if record is None:
-        if runs.is_damaged(**identity):
+        if runs.is_damaged(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key):
             return f"runs: {DAMAGED}"
         return f"runs: {_against_others(cell, runs)}"
     if record.status is Status.DONE:
@@ -51,7 +46,10 @@ def _against_others(cell: Cell, runs: RunsFolder) -> str:
 
 
 def _differences(cell: Cell, record: Record) -> list[str]:
-    """Each as in "training.epochs is 10, was 8"; of what is only in one of the two, too."""
+    """Each as in "training.epochs is 10, was 8"; a setting that the record lacks is at its default.
+
+    A setting of another kind of a table, which one of the two lacks, is a difference too.
+    """
     ours = _parts(cell.config.as_dict(), cell.data_sha256, RESULTS_VERSION)
     theirs = _parts(
         record.config,
@@ -68,7 +66,7 @@ def _differences(cell: Cell, record: Record) -> list[str]:
 def _parts(config: Mapping[str, Any], data_sha256: Any, results_version: Any) -> dict[str, Any]:
     """All that a key is made of, but for the seed."""
     return {
-        **flatten(config),
+        **settings_by_name(config),
         "the data's sha256": data_sha256,
         "the results version": results_version,
     }

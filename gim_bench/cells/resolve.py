@@ -7,6 +7,7 @@ import torch
 
 from gim_bench import registry
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.defaults import agrees
 from gim_bench.cells.pretrained import Base
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
 from gim_bench.errors import BenchError, ConfigError, unknown_name
@@ -14,7 +15,6 @@ from gim_bench.hardware.devices import resolve_precision
 from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.settings.augmentations import CropSettings
 from gim_bench.settings.base import Settings
-from gim_bench.settings.keys import RENAMED, keyed
 from gim_bench.settings.schema import (
     CellConfig,
     DatasetSettings,
@@ -282,62 +282,33 @@ def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
 def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
     """Whether a record's resolved configuration is one that this suite would give.
 
-    The device may be any, and so may be a precision that the suite leaves to the hardware. A
-    setting that the record lacks was added later and stands for its default. A row that cannot be
-    resolved here (its method is not installed) is compared as far as the suite's file goes.
+    The device may be any, and so may be a precision that the suite leaves to the hardware. A row
+    that cannot be resolved here (its method is not installed, say) is compared as far as the
+    suite's file goes.
     """
     name = str(config.get("method", {}).get("name", ""))
     try:
-        resolved = _config(suite, name, where="record", device=torch.device("cpu"))
+        ours = _config(suite, name, where="record", device=torch.device("cpu")).as_dict()
     except BenchError:
-        return _says_nothing_else(suite, name, config)
-    ours = resolved.as_dict()
-    ours.pop("device")
+        ours = _said_of(suite, name, objective=str(config.get("method", {}).get("objective")))
+    ours.pop("device", None)
     if suite.training.precision is Precision.AUTO:
-        ours["training"].pop("precision")
-    return _agree(config, ours, keyed(resolved))
+        ours["training"].pop("precision", None)
+    return agrees(config, ours)
 
 
-def _agree(
-    found: Mapping[str, Any], ours: Mapping[str, Any], kept: Mapping[str, Any], *, table: str = ""
-) -> bool:
-    """Whether a record's table is `ours`; `kept` is ours without later settings at defaults."""
-    for name, value in ours.items():
-        path = f"{table}.{name}".lstrip(".")
-        name_then = name if name in found else RENAMED.get(path, name)
-        theirs = found.get(name_then)
-        if name_then not in found:
-            if name_then in kept:
-                return False
-        elif isinstance(value, dict) and isinstance(theirs, dict):
-            if not _agree(theirs, value, kept.get(name, {}), table=path):
-                return False
-        elif theirs != value:
-            return False
-    return True
-
-
-def _says_nothing_else(suite: Suite, name: str, config: Mapping[str, Any]) -> bool:
-    """Whether the record has all that the suite's file says of the row, as far as it goes."""
+def _said_of(suite: Suite, name: str, *, objective: str) -> dict[str, Any]:
+    """What the suite's file says of the row, which has that objective."""
     said = suite.model_dump(
         mode="json",
         include={"dataset", "encoder", "augmentation", "info_nce", "training", "probe", "capacity"},
         exclude_unset=True,
     )
-    if suite.training.precision is Precision.AUTO:
-        said["training"].pop("precision", None)
     table = suite.method.get(name, {})
-    own = {key: table[key] for key in Recipe.model_fields.keys() & table.keys()}
-    options = {key: value for key, value in table.items() if key not in ROW}
+    own = {key: table[key] for key in ("encoder", *Recipe.model_fields) if key in table}
     method = {key: table[key] for key in table if key in MethodSettings.model_fields}
-    said = laid_over(said, {**own, "method": {**method, "options": options}})
-    return _holds(config, said)
-
-
-def _holds(found: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
-    return all(
-        _holds(found[name], value)
-        if isinstance(value, dict) and isinstance(found.get(name), dict)
-        else found.get(name) == value
-        for name, value in said.items()
-    )
+    options = {key: value for key, value in table.items() if key not in ROW}
+    shared = {} if objective == INFO_NCE.name else suite.objective.get(objective, {})
+    settings = laid_over(shared, table.get("objective", {}))
+    own["info_nce" if objective == INFO_NCE.name else "objective"] = settings
+    return laid_over(said, {**own, "method": {**method, "options": options}})

@@ -7,6 +7,7 @@ from typing import Any
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.defaults import agrees
 from gim_bench.progress import Progress
 from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import DAMAGED, RunsFolder
@@ -48,8 +49,15 @@ def run_table(
 
 
 def found(cell: Cell, runs: RunsFolder) -> Record | None:
-    """The cell's record as it is on disk; None where there is none that can be believed."""
-    return runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+    """The cell's record as it is on disk; None where there is none that can be believed.
+
+    A record with the cell's key and another value of a setting is of other settings: a package
+    changed the default of a setting that is part of a key only elsewhere.
+    """
+    record = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
+    if record is None or not agrees(record.config, cell.config.as_dict()):
+        return None
+    return record
 
 
 def _ended(cell: Cell, runs: RunsFolder, *, before: Record | None, rerun: bool) -> Record | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gim_bench import RESULTS_VERSION
+from gim_bench.cells.defaults import settings_by_name
 from gim_bench.check.cells import Cells, cells_of, without_gradients
 from gim_bench.check.reference import Reference, commit_of, machine_of, was_resumed
 from gim_bench.check.tolerance import (
@@ -22,7 +23,6 @@ from gim_bench.records import provenance
 from gim_bench.records.metrics import unit_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import settings_of
-from gim_bench.report.defaults import settings_by_name
 from gim_bench.settings.schema import Suite
 from gim_bench.training.audit import leaks
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from gim_bench.cells.defaults import settings_by_name, with_defaults
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten
-from gim_bench.report.defaults import settings_by_name, with_defaults
 from gim_bench.settings.schema import Schedule
 
 ABSENT = "absent"

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AliasChoices,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -127,7 +126,7 @@ class KeptOutputsSettings(Settings):
     """Of modules trained in sequence: the outputs of the frozen ones below are kept on disk."""
 
     # Epochs whose outputs are kept, each with its own random crops or windows.
-    epochs: PositiveInt = Field(default=1, validation_alias=AliasChoices("epochs", "views"))
+    epochs: PositiveInt = 1
     precision: Literal["bf16", "fp32"] = "bf16"
 
 

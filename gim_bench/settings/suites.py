@@ -4,7 +4,6 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,7 @@ from gim_bench.settings.base import Model
 from gim_bench.settings.complaints import first_complaint
 from gim_bench.settings.keys import with_todays_names
 from gim_bench.settings.schema import Suite
-
-
-def shipped_suites() -> dict[str, Path]:
-    """The suites that come with the package, by name."""
-    folder = Path(str(resources.files("gim_bench") / "suites"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+from gim_bench.settings.shipped import shipped_suites
 
 
 def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
@@ -92,7 +86,8 @@ def _read(path: Path) -> dict[str, Any]:
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Tables are merged; all else, lists too, is `above`'s where it says anything.
 
-    A table of another kind replaces the one below: their settings have nothing in common.
+    A table of another kind replaces the one below: their settings have nothing in common. The kind
+    of a data set is its name.
 
     >>> laid_over({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
     {'a': {'x': 1, 'y': 3}, 'b': [4]}
@@ -101,11 +96,13 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     """
     if above.get("kind", below.get("kind")) != below.get("kind"):
         return dict(above)
-    return {**below, **above} | {
-        name: laid_over(below[name], table)
-        for name, table in above.items()
-        if isinstance(table, dict) and isinstance(below.get(name), dict)
-    }
+    merged = {**below, **above}
+    for name, table in above.items():
+        under = below.get(name)
+        if isinstance(table, dict) and isinstance(under, dict):
+            other = name == "dataset" and table.get("name", under.get("name")) != under.get("name")
+            merged[name] = table if other else laid_over(under, table)
+    return merged
 
 
 def parse(model: type[Model], table: Mapping[str, Any], *, origin: str, name: str = "") -> Model:
