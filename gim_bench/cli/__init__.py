@@ -1,1 +1,1 @@
-"""What users type: a file a command."""
+"""The command line, with a file for each command."""
