@@ -324,8 +324,8 @@ class Learner(nn.Module, ABC):
     """A method at work: it yields its losses in forward order, and the trainer goes backward.
 
     Modes: what is trained runs in train mode. What is frozen, evaluated or probed runs in eval
-    mode: `outputs` and `features` see to that themselves, and so does `losses` for the modules
-    below the one unit that it is asked for.
+    mode: `outputs`, `features` and `predict` see to that themselves, and so does `losses` for the
+    modules below the one unit that it is asked for.
     """
 
     traits: ClassVar[Traits]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, Ingredients
+from gim_bench.contract import Batch, Ingredients, eval_mode
 from gim_bench.methods.stack import Encodings, StackLearner, module_name
 from gim_bench.objectives.cross_entropy import CrossEntropyHead
 
@@ -30,4 +30,5 @@ class CrossEntropyStack(StackLearner):
         top = module_name(len(self.encoder.stages) - 1)
         head = self.heads[top]
         assert isinstance(head, CrossEntropyHead)
-        return head.logits(features[top])
+        with eval_mode(head):
+            return head.logits(features[top])

@@ -116,11 +116,13 @@ class StackLearner(Learner):
             if views is None:
                 views = self._frozen(batch, modules=unit.first)
             encode = self._in_pieces if self.recompute is Recompute.PIECES else self._through
+            # The activations at the top are for the unit above, if that is trained, too.
+            keep = only is None and unit is not self.partition[-1]
             encodings = []
             for _ in batch.views:
-                found, top = encode(unit, views, examples, keep=only is None)
+                found, top = encode(unit, views, examples, keep=keep)
                 encodings.append(found)
-                if only is None:  # there may be a unit above that is trained, too
+                if keep:
                     views.append(top)
                 del found, top
             yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
@@ -198,9 +200,10 @@ class StackLearner(Learner):
             found, top = self._through(unit, [piece], len(piece) // of_an_example, keep=keep)
             return found.z, found.c, *found.lower, top.detach() if keep else top.new_empty(0)
 
-        size = -(-examples // PIECES) * of_an_example
         layers = list(self._layers(unit.first, unit.last))
-        found = [recomputed(through, piece, layers=layers) for piece in activations.split(size)]
+        found = [
+            recomputed(through, piece, layers=layers) for piece in _pieces(activations, examples)
+        ]
         z, c, *lower, top = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Encodings(z, c, module=unit.last, lower=tuple(lower)), top
 
@@ -218,7 +221,7 @@ class StackLearner(Learner):
                     else _channels_last(view.flatten(0, 1))
                 )
                 if there < modules:
-                    pieces = activations.split(-(-len(activations) // PIECES))
+                    pieces = _pieces(activations, len(view))
                     activations = torch.cat([frozen(piece) for piece in pieces])
                 found.append(activations)
         return found
@@ -229,6 +232,11 @@ class StackLearner(Learner):
 
     def _predicts_below(self, module: int) -> bool:
         return self.encoder.autoregressive and module == len(self.encoder.stages) - 1
+
+
+def _pieces(activations: Tensor, examples: int) -> Sequence[Tensor]:
+    """At most `PIECES` parts of the activations of a batch, each of whole examples."""
+    return activations.split(-(-examples // PIECES) * (len(activations) // examples))
 
 
 def _channels_last(activations: Tensor) -> Tensor:

@@ -50,12 +50,13 @@ def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) 
     with _untouched(trainer.learner, device=trainer.device):
         for stage in trainer.stages():
             below = trainer.below(stage)
+            given = batch
             if kept_batches and below is not None:
                 with flop_counter() as counter:
-                    batch = trainer.outputs(batch, unit=below)
+                    given = trainer.outputs(batch, unit=below)
                 flops += kept_batches * counter.get_total_flops()
             with flop_counter() as counter:
-                isolation |= gradient_norms(trainer, batch, only=stage)
+                isolation |= gradient_norms(trainer, given, only=stage)
             flops += steps * counter.get_total_flops()
     return Audit(isolation=isolation, flops=flops)
 

@@ -14,6 +14,7 @@ from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.methods.stack import Encodings, module_name
 from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
 from gim_bench.settings.schema import Precision, Recompute, Schedule
+from gim_bench.testing.cases import Tiny
 from gim_bench.training.audit import (
     Audit,
     audit,
@@ -23,7 +24,7 @@ from gim_bench.training.audit import (
     parameters_by_module,
 )
 from gim_bench.training.trainer import Trainer
-from tests.conftest import Tiny, build_tiny, cases
+from tests.conftest import build_tiny, cases
 from tests.report.cells import cell
 from tests.tiny_suite import CPU, Scripted
 
@@ -102,7 +103,7 @@ def test_gradients_of_every_method_reach_what_it_declares(case):
     learner = case.build().learner
     found = norms(learner, case.batch())
     assert list(found) == list(learner.units())
-    assert contradictions(found, flow=learner.traits.gradient_flow) == []
+    assert contradictions(found, flow=case.gradient_flow) == []
     if isinstance(learner.encoder, Encoder):
         modules = [module_name(m) for m in range(len(learner.encoder.stages))]
         assert all(list(row) == modules for row in found.values())
@@ -112,7 +113,7 @@ def test_gradients_of_every_method_reach_what_it_declares(case):
 @pytest.mark.parametrize("method", ["gim", "cpc"])
 def test_what_is_computed_again_reaches_the_same_and_is_counted_again(method, modality):
     """No more than another forward is: the last layer's is not needed."""
-    (case,) = (c for c in cases() if (c.method, c.modality) == (method, modality))
+    case = next(c for c in cases() if (c.name, c.modality) == (method, modality))
     plain, *again = (
         audit(trainer(case.build(recompute=recompute).learner), case.batch(), steps=1)
         for recompute in (Recompute.NOTHING, Recompute.LAYERS, Recompute.PIECES)
@@ -464,7 +465,10 @@ def forwards(tiny, batch) -> list[int]:
 
 
 def test_in_sequence_frozen_modules_run_at_every_step_or_once_for_what_is_kept(tiny, tiny_batch):
-    """Beside the same work as interleaved, which runs each forward once."""
+    """Beside the same work as interleaved, which runs each forward once.
+
+    What is kept of the second module is computed from the batches, through the first one.
+    """
 
     def flops(**others) -> int:
         found = audit(
@@ -475,7 +479,7 @@ def test_in_sequence_frozen_modules_run_at_every_step_or_once_for_what_is_kept(t
     first, second, _ = forwards(tiny, tiny_batch)
     together = audit(trainer(tiny("gim").learner), tiny_batch, steps=10).flops
     assert flops(steps=10) - together == 10 * (first + first + second)
-    assert flops(steps=10, kept_batches=4) - together == 4 * (first + second)
+    assert flops(steps=10, kept_batches=4) - together == 4 * (first + first + second)
 
 
 def test_the_schedules_do_the_same_work(tiny, tiny_batch):
