@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.errors import ConfigError, class_and_first_line, unknown_name
 
 if TYPE_CHECKING:
     from gim_bench.contract import Dataset, Encoder, Learner
@@ -109,9 +109,10 @@ def _table(point: Any) -> Mapping[str, str]:
     try:
         table = point.load()
     except Exception as error:  # whatever another package raises when it is imported
+        reason = class_and_first_line(error)
         raise ConfigError(
-            f"the entry point {point.value} ({point.group}) cannot be loaded: {_reason(error)}; "
-            f"repair or uninstall the package that declares it"
+            f"the entry point {point.value} ({point.group}) cannot be loaded: {reason}; repair or "
+            f"uninstall the package that declares it"
         ) from None
     if not isinstance(table, Mapping) or not all(isinstance(t, str) for t in table.values()):
         raise ConfigError(
@@ -121,19 +122,20 @@ def _table(point: Any) -> Mapping[str, str]:
     return table
 
 
-def _load(kind: str, name: str, *, table: Mapping[str, str], base: type, where: str) -> type:
-    if name not in table:
-        raise ConfigError(unknown_name(kind, name, known=table, where=where))
-    module, _, attribute = table[name].partition(":")
+def load(kind: str, name: str, *, target: str, base: type) -> type:
+    """The class at "module:Class". Raises: ConfigError where there is no such child of `base`."""
+    module, _, attribute = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever another package raises when it is imported
-        raise ConfigError(f"the {kind} {name!r} cannot be loaded: {_reason(error)}") from None
+        reason = class_and_first_line(error)
+        raise ConfigError(f"the {kind} {name!r} cannot be loaded: {reason}") from None
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"the {kind} {name!r} ({table[name]}) is not a {base.__name__}")
+        raise ConfigError(f"the {kind} {name!r} ({target}) is not a {base.__name__}")
     return found
 
 
-def _reason(error: Exception) -> str:
-    """The kind of error and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+def _load(kind: str, name: str, *, table: Mapping[str, str], base: type, where: str) -> type:
+    if name not in table:
+        raise ConfigError(unknown_name(kind, name, known=table, where=where))
+    return load(kind, name, target=table[name], base=base)

@@ -6,44 +6,37 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import hypothesis
 import pytest
 import torch
 
-from gim_bench import registry, seeding
-from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner, Modality, Setup, Target
+from gim_bench import registry
+from gim_bench.contract import Batch, GradientFlow, Modality, Setup, Target
 from gim_bench.datasets.images.photos import Photos
-from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
-from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 from gim_bench.hardware import calibration
 from gim_bench.objectives.info_nce import INFO_NCE as INFO_NCE_OBJECTIVE
 from gim_bench.objectives.info_nce import InfoNCESettings
 from gim_bench.records.folder import RunsFolder
-from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Recompute, Suite
+from gim_bench.testing.cases import (
+    TARGETS,
+    TINY,
+    Case,
+    EncoderCase,
+    Tiny,
+    encoder_case,
+    method_cases,
+)
 from tests.tiny_suite import tiny_suite
 
-TINY_ENCODER = ResNetSettings(
-    kind="resnet", width=4, blocks=(1, 1, 1), patch_size=8, patch_overlap=4
-)
-CROP = 32  # pixels: a grid of 7×7 patches
-IMAGES = 8
-CLASSES = 3
+# Not imported yet: what these tests assert is shown as in any other test.
+pytest.register_assert_rewrite("gim_bench.testing.test_encoder", "gim_bench.testing.test_method")
 
-# Fewer units than channels, so that one taken for the other does not fit.
-TINY_CONV_GRU = ConvGRUSettings(kind="conv_gru", width=4, context=3)
-SAMPLES = 3_200  # 0.2 s: 639, 159, 80, 41, 20 and 20 time steps
-STEPS = SAMPLES // FRAME_SAMPLES
-WINDOWS = 6
-SPEAKERS, PHONES = 3, 5
-
-CLASS = Target(name="class", classes=[f"class {i}" for i in range(CLASSES)])
-SPEAKER = Target(name="speaker", classes=[f"speaker {i}" for i in range(SPEAKERS)])
-PHONE = Target(name="phone", classes=[f"phone {i}" for i in range(PHONES)], per_step=True)
-TARGETS = {Modality.IMAGE: [CLASS], Modality.SPEECH: [SPEAKER, PHONE]}
+CROP = TINY[Modality.IMAGE].shape[1]  # pixels: a grid of 7×7 patches
+SAMPLES = TINY[Modality.SPEECH].shape[0]
+STEPS = TINY[Modality.SPEECH].steps
 
 INFO_NCE = {
     Modality.IMAGE: InfoNCESettings(),
@@ -52,82 +45,46 @@ INFO_NCE = {
 }
 
 
-class Tiny(NamedTuple):
-    """A learner on a tiny encoder, and the generator that its losses draw from."""
-
-    learner: Learner
-    generator: torch.Generator
-
-
-class Case(NamedTuple):
-    """A registered method on a modality that it declares; one that uses labels, on a target."""
-
-    method: str
-    modality: Modality
-    target: Target
-
-    def build(self, *, seed: int = 0, recompute: Recompute = Recompute.NOTHING) -> Tiny:
-        return build_tiny(
-            self.method,
-            seed=seed,
-            modality=self.modality,
-            target=self.target,
-            recompute=recompute,
-        )
-
-    def batch(self) -> Batch:
-        return image_batch() if self.modality is Modality.IMAGE else speech_batch()
-
-    def __str__(self) -> str:
-        return f"{self.method}-{self.modality}-{self.target.name}"
-
-
 def cases() -> list[Case]:
     """Every registered method on every modality that it declares, without a list to keep."""
     found = []
     for name in sorted(registry.methods()):
-        traits = registry.method(name).traits
-        for modality in sorted(traits.modalities):
-            targets = TARGETS[modality] if traits.uses_labels else TARGETS[modality][:1]
-            found += [Case(name, modality, target) for target in targets]
+        method = registry.method(name)
+        info_nce = method.traits.objective is INFO_NCE_OBJECTIVE
+        for modality in sorted(method.traits.modalities):
+            found += method_cases(
+                method,
+                name=name,
+                encoders=[TINY[modality]],
+                options={},
+                objective=INFO_NCE[modality].entries() if info_nce else {},
+            )
     return found
 
 
+def encoder_cases() -> list[EncoderCase]:
+    """Every registered encoder: this package's tiny ones, others as they are by default."""
+    tiny = {on.options.kind: on for on in TINY.values()}
+    return [
+        tiny.get(kind) or encoder_case(registry.encoder(kind), options={"kind": kind})
+        for kind in sorted(registry.encoders())
+    ]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `case` runs for every one; `method_name`: for every method for images."""
+    """A test that takes `case` runs for every method, one that takes `encoder_case` for every
+    encoder; `method_name`: for every method for images.
+    """
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", cases(), ids=str)
+    if "encoder_case" in metafunc.fixturenames:
+        metafunc.parametrize("encoder_case", encoder_cases(), ids=str)
     if "method_name" in metafunc.fixturenames:
         metafunc.parametrize("method_name", methods_for(Modality.IMAGE))
 
 
 def methods_for(modality: Modality) -> Sequence[str]:
-    return sorted({case.method for case in cases() if case.modality is modality})
-
-
-def image_batch() -> Batch:
-    draw = seeding.generator("tests", "batch")
-    return Batch(
-        inputs=torch.randn(IMAGES, 1, CROP, CROP, generator=draw),
-        labels={"class": torch.arange(IMAGES) % CLASSES},
-    )
-
-
-def speech_batch() -> Batch:
-    draw = seeding.generator("tests", "speech")
-    phones = torch.randint(PHONES, (WINDOWS, STEPS), generator=draw)
-    phones[:, 0] = -1  # a window's first step has a label only inside a recording
-    phones[1, 12:] = -1  # a recording that ends before its window
-    return Batch(
-        inputs=torch.randn(WINDOWS, SAMPLES, generator=draw),
-        labels={"speaker": torch.arange(WINDOWS) % SPEAKERS, "phone": phones},
-    )
-
-
-def tiny_encoder(modality: Modality) -> Encoder:
-    if modality is Modality.IMAGE:
-        return ResNetEncoder(TINY_ENCODER, shape=(1, CROP, CROP))
-    return ConvGRUEncoder(TINY_CONV_GRU, shape=(SAMPLES,))
+    return sorted({case.name for case in cases() if case.modality is modality})
 
 
 def tiny_setup(
@@ -137,11 +94,11 @@ def tiny_setup(
     gradient_flow: GradientFlow = GradientFlow.ISOLATED,
 ) -> Setup:
     """What a suite of tiny cells puts a method into."""
-    image = modality is Modality.IMAGE
+    on = TINY[modality]
     return Setup(
-        encoder=ResNetEncoder if image else ConvGRUEncoder,
-        encoder_options=TINY_ENCODER if image else TINY_CONV_GRU,
-        shape=(1, CROP, CROP) if image else (SAMPLES,),
+        encoder=on.encoder,
+        encoder_options=on.options,
+        shape=on.shape,
         objective=objective or INFO_NCE[modality],
         gradient_flow=gradient_flow,
     )
@@ -159,27 +116,21 @@ def build_tiny(
     gradient_flow: GradientFlow | None = None,
     **options,
 ) -> Tiny:
-    """The learner of a method as a cell would build it, on a tiny encoder."""
+    """The learner of a method as a cell would build it, in single precision, on a tiny encoder."""
     method = registry.method(name)
-    with seeding.weights_from("encoder", seed):
-        encoder = tiny_encoder(modality)
-    generator = seeding.generator("negatives", name, seed)
-    traits = method.traits
-    objective = traits.objective.settings() if traits.objective else Settings()
-    if traits.objective is INFO_NCE_OBJECTIVE:
+    objective = method.traits.objective.settings() if method.traits.objective else Settings()
+    if method.traits.objective is INFO_NCE_OBJECTIVE:
         objective = info_nce or INFO_NCE[modality]
-    ingredients = Ingredients(
-        encoder=encoder,
-        target=target or TARGETS[modality][0],
-        objective=objective,
+    case = Case(
+        name=name,
+        method=method,
         options=method.Options(**options),
-        gradient_flow=gradient_flow or traits.gradient_flow,
-        generator=generator,
-        recompute=recompute,
-        compiled=compiled,
+        objective=objective,
+        gradient_flow=gradient_flow or method.traits.gradient_flow,
+        target=target or TARGETS[modality][0],
+        on=TINY[modality],
     )
-    with seeding.weights_from("heads", name, seed):
-        return Tiny(method(ingredients), generator)
+    return case.build(seed=seed, recompute=recompute, compiled=compiled, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -235,13 +186,13 @@ def tiny() -> Callable[..., Tiny]:
 @pytest.fixture
 def tiny_batch() -> Batch:
     """Eight gray 32×32 images, labelled, with the mean 0 and deviation 1 of normalised ones."""
-    return image_batch()
+    return TINY[Modality.IMAGE].batch(dtype=torch.float32)
 
 
 @pytest.fixture
 def tiny_speech() -> Batch:
     """Six windows of 0.2 s with speakers, and phones where they are known."""
-    return speech_batch()
+    return TINY[Modality.SPEECH].batch(dtype=torch.float32)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gim_bench.contract import STEP_CENTRE, Encoder, Modality, Shape
+from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import NotNegative, PositiveInt
 from gim_bench.settings.schema import EncoderSettings
@@ -142,7 +143,7 @@ class ConvGRUEncoder(Encoder):
     def steps(self, z: Float[Tensor, "b t 1 d"], *, module: int) -> Float[Tensor, "b step d"]:
         """The mean over a layer's time steps that belong to each 10 ms step of the window."""
         owner = self.get_buffer(f"owner_{module}")
-        inside = z.squeeze(2)[:, : len(owner)].float()
+        inside = z.squeeze(2)[:, : len(owner)].to(at_least_fp32(z.dtype))
         sums = inside.new_zeros(len(z), self.window_steps, z.shape[3])
         return sums.index_add_(1, owner, inside) / self.get_buffer(f"counts_{module}")
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gim_bench import seeding
+from gim_bench.contract import Modality
 from gim_bench.encoders.conv_gru import (
     GRU,
     ConvGRUEncoder,
@@ -12,10 +13,12 @@ from gim_bench.encoders.conv_gru import (
     owners,
     receptive_fields,
 )
-from tests.conftest import SAMPLES, STEPS, TINY_CONV_GRU
+from gim_bench.testing.cases import TINY
+from tests.conftest import SAMPLES, STEPS
 from tests.oracles.gru import slow_gru
 from tests.oracles.steps import slow_owner, slow_steps
 
+TINY_CONV_GRU = TINY[Modality.SPEECH].options
 PAPER = ConvGRUSettings(kind="conv_gru")
 WINDOW = 20_480  # samples
 LENGTHS = [4095, 1023, 512, 257, 128, 128]

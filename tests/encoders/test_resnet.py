@@ -7,9 +7,12 @@ from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench import seeding
+from gim_bench.contract import Modality
 from gim_bench.encoders.resnet import Bottleneck, ResNetEncoder, ResNetSettings
-from tests.conftest import CROP, TINY_ENCODER
+from gim_bench.testing.cases import TINY
+from tests.conftest import CROP
 
+TINY_ENCODER = TINY[Modality.IMAGE].options
 PAPER = ResNetSettings(kind="resnet")
 
 
@@ -96,7 +99,9 @@ def test_width_and_blocks_make_the_encoder_smaller():
 )
 def test_the_encoding_at_row_and_column_is_of_the_patch_there(settings, pixels):
     """Pooled as they are, patches give the mean of their own square of the image."""
-    encoder = ResNetEncoder(settings.model_copy(update={"width": 1, "blocks": (1,)}), shape=(2, CROP, CROP))
+    encoder = ResNetEncoder(
+        settings.model_copy(update={"width": 1, "blocks": (1,)}), shape=(2, CROP, CROP)
+    )
     size, stride = settings.patch_size, settings.patch_size - settings.patch_overlap
     images = normal(3, 2, pixels, pixels)
     z = encoder.pool(encoder.prepare(images), batch_size=3)

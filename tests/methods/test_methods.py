@@ -11,17 +11,8 @@ from gim_bench.contract import Batch, GradientFlow, Learner, Modality, Split
 from gim_bench.encoders.pixelcnn import PixelCNN
 from gim_bench.errors import ConfigError
 from gim_bench.objectives.info_nce import InfoNCEHead
-from tests.conftest import (
-    CLASS,
-    IMAGES,
-    INFO_NCE,
-    PHONE,
-    SPEAKER,
-    TARGETS,
-    TINY_CONV_GRU,
-    build_tiny,
-    tiny_setup,
-)
+from gim_bench.testing.cases import CLASS, IMAGES, PHONE, SPEAKER, TARGETS, TINY
+from tests.conftest import INFO_NCE, build_tiny, tiny_setup
 
 SPEECH = Modality.SPEECH
 BOTH = frozenset(Modality)
@@ -231,8 +222,8 @@ def test_cpc_on_speech_trains_every_module_by_its_one_loss(tiny_speech):
 def test_the_gru_s_head_has_a_matrix_from_contexts_to_encodings_for_every_k(name, tiny):
     head = tiny(name, modality=SPEECH).learner.heads[GRU]
     (weight,) = (part.predictors.weight for part in head.modules() if isinstance(part, InfoNCEHead))
-    steps = INFO_NCE[SPEECH].prediction_steps
-    assert weight.shape == (steps * TINY_CONV_GRU.width, TINY_CONV_GRU.context)
+    steps, settings = INFO_NCE[SPEECH].prediction_steps, TINY[SPEECH].options
+    assert weight.shape == (steps * settings.width, settings.context)
 
 
 # -- cross-entropy -------------------------------------------------------------------------------
