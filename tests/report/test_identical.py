@@ -345,6 +345,20 @@ def test_an_encoder_of_the_rows_accounts_for_its_parameters_and_arithmetic():
     assert undeclared(records, rows={"gim_b": rows["cpc"]}) == []
 
 
+def test_seeds_of_one_method_with_other_options_are_never_yes():
+    options = [{"depth": 4}, {"depth": 5}]
+    records = [cell("cpc", seed=s, method__options=each) for s, each in enumerate(options)]
+    assert verdict(*records, cell("gim"), cell("gim", seed=1)) == (
+        "Not in everything: the rows differ in method. UNDECLARED by method and row: "
+        "method.options.depth."
+    )
+
+
+def test_an_undeclared_difference_keeps_its_kind_whomever_the_setting_is_about():
+    records = [cell("gim"), cell("random_init", info_nce__negatives=2)]
+    assert of_kind("settings of one objective", *records) == {("info_nce.negatives", "UNDECLARED")}
+
+
 # -- records from before a setting -----------------------------------------------------------------
 
 ADAM = {"kind": "adam", "weight_decay": 0.0, "excludes": ["biases", "norms"],

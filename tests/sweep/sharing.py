@@ -1,4 +1,4 @@
-"""A process that works at a study: python -m tests.sharing URL TRIALS FOLDER PROCESSES.
+"""A process that works at a study: python -m tests.sweep.sharing URL TRIALS FOLDER PROCESSES.
 
 It leaves a file in FOLDER when it has claimed its first trials, and goes on once as many processes
 have; its last line says how many trials it evaluated.
