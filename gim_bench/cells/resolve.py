@@ -101,7 +101,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
             f"the method {name!r} ({where}) is made for {', '.join(sorted(kind.traits.modalities))}"
             f", and suite {suite.name!r} is one of {encoder.modality}: leave it out"
         )
-    objective = _objective_of(suite, row, kind, origin=origin)
+    objective = _objective_of(suite, row, kind, name=name, origin=origin)
     options = parse(kind.Options, own, origin=f"suite {suite.name}", name=f"method.{name}")
     method = _method_settings(kind, recipe, row, name=name, origin=origin, options=options)
     setup = Setup(
@@ -144,6 +144,8 @@ def _row_of(suite: Suite, name: str) -> tuple[Row, dict[str, Any]]:
 def _recipe_of(suite: Suite, row: Row, *, origin: str) -> Recipe:
     """Augmentation, training and probe of the row."""
     below = suite.model_dump(mode="json", include=set(Recipe.model_fields))
+    # As the file has it, so that further views take over what the row changes in view 1.
+    below["augmentation"] = suite.augmentation.model_dump(mode="json", exclude_unset=True)
     above = {name: getattr(row, name) for name in Recipe.model_fields if getattr(row, name)}
     return parse(Recipe, laid_over(below, above), origin=origin)
 
@@ -161,10 +163,17 @@ def _info_nce_of(suite: Suite) -> Settings:
     )
 
 
-def _objective_of(suite: Suite, row: Row, kind: type[Learner], *, origin: str) -> Settings:
+def _objective_of(
+    suite: Suite, row: Row, kind: type[Learner], *, name: str, origin: str
+) -> Settings:
     """The settings of the method's objective: the suite's, with the row's laid over them."""
     objective = kind.traits.objective
     if objective is None:
+        if row.objective:
+            raise ConfigError(
+                f"{origin}: the method {row.like or name!r} has no objective: leave out the table "
+                f"`objective`"
+            )
         return Settings()
     shared = suite.info_nce if objective is INFO_NCE else suite.objective.get(objective.name, {})
     return parse(
@@ -231,13 +240,19 @@ def _check_names(suite: Suite) -> None:
             raise ConfigError(unknown_name("method", name, known=known, where=where))
     if not suite.objective:
         return
-    likes = {str(suite.method.get(name, {}).get("like", name)) for name in suite.methods}
-    objectives = [registry.method(like).traits.objective for like in sorted(likes)]
-    read = [each.name for each in objectives if each is not None and each is not INFO_NCE]
+    read = set()
+    for i, name in enumerate(suite.methods):
+        like = str(suite.method.get(name, {}).get("like", name))
+        objective = registry.method(
+            like, where=f"suite {suite.name}, methods[{i}]"
+        ).traits.objective
+        if objective is not None and objective is not INFO_NCE:
+            read.add(objective.name)
     for name in suite.objective:
         if name not in read:
             where = f"suite {suite.name}, [objective.{name}], of the suite's methods"
-            raise ConfigError(unknown_name("objective", name, known=read, where=where))
+            hint = f"; InfoNCE's table is [{INFO_NCE.name}]" if name == INFO_NCE.name else ""
+            raise ConfigError(unknown_name("objective", name, known=read, where=where) + hint)
 
 
 def _check_modalities(

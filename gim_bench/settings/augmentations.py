@@ -165,7 +165,11 @@ class CropSettings(ViewSettings):
 
 
 def _completed(view: ViewSettings, *, first: Mapping[str, Any]) -> ViewSettings:
-    """The view with its transforms laid over those of view 1, table by table."""
+    """The view with its transforms laid over those of view 1, table by table.
+
+    The settings of the view's own table stay those that are set: so the table can be written again
+    as the file has it.
+    """
     transforms: dict[str, Any] = {}
     for name in ViewSettings.model_fields:
         shared, own = first.get(name), getattr(view, name)
@@ -173,10 +177,12 @@ def _completed(view: ViewSettings, *, first: Mapping[str, Any]) -> ViewSettings:
             transforms[name] = shared
         elif isinstance(own, Settings) and isinstance(shared, Settings):
             differing = {field: getattr(own, field) for field in own.model_fields_set}
-            transforms[name] = shared.model_copy(update=differing)
+            transforms[name] = type(shared).model_construct(
+                own.model_fields_set, **{**shared.entries(), **differing}
+            )
         else:
             transforms[name] = own
-    return ViewSettings.model_construct(**transforms)
+    return ViewSettings.model_construct(view.model_fields_set, **transforms)
 
 
 class WindowSettings(Settings):
