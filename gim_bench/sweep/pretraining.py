@@ -1,15 +1,14 @@
-"""Which settings of training a method wants: every trial is a whole cell.
+"""Sweeps of the settings of training: every trial is a whole cell.
 
-A trial is the cell that `run` with the same values behind `--set` would be, with its key and its
-record; it is worth what its linear probe reaches on validation, at the top module and the best
-rate. The test set decides nothing: each record has read it once, as every record has.
+A trial is the cell of `run` with the same values behind `--set`; it has the cell's key and record.
+The value of a trial is the validation accuracy of its linear probe, at the top module and the best
+rate. The test set decides nothing: each record has read the test set once, as every record has.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from optuna.pruners import MedianPruner
@@ -35,7 +34,7 @@ from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
 from gim_bench.system.atomic import write_atomically
 
-COMPLETE_BEFORE_PRUNING = 4  # trials that have told their accuracy after an epoch
+COMPLETE_BEFORE_PRUNING = 4  # trials with an accuracy after the same epoch
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -45,41 +44,41 @@ STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretraining:
-    """What is tried for every method and seed."""
+    """The trials of every method and seed."""
 
     suite: str  # a name or TOML file
     overrides: Sequence[str]  # --set
     axes: Sequence[Axis]
     trials: int  # of each study
-    apart: bool  # every cell in a process of its own, as the suite has it; none is pruned
+    apart: bool  # every cell in a process of its own, as the suite asks; no trial is pruned then
 
     @property
     def space(self) -> dict[str, str]:
-        """As it was typed, by setting."""
+        """The ranges and choices by setting, as the user typed them."""
         return {axis.name: axis.text for axis in self.axes}
 
     def overrides_of(self, params: Mapping[str, Any]) -> list[str]:
-        """What `--set` takes to run a trial."""
+        """The values of `--set` that run a trial."""
         return [axis.override(params[axis.name]) for axis in self.axes]
 
     def cell(self, own: Cell, overrides: Sequence[str], bench: Bench) -> Cell:
         """The suite's own cell with other settings.
 
-        Raises: ConfigError or DataError where there is no such cell.
+        Raises: ConfigError or DataError if the settings make no cell.
         """
         config = self._config(own, overrides, bench)
         bench.check(config)
         return replace(own, config=config)
 
     def check_unchanged(self, own: Cell, bench: Bench) -> None:
-        """That trials are still of what the sweep began with.
+        """Check that the suite's file is as it was when the sweep began.
 
-        Raises: ConfigError where the suite's file says something else by now.
+        Raises: ConfigError if the file has changed.
         """
         if self._config(own, [], bench) != own.config:
             raise ConfigError(
-                f"the suite {self.suite} was changed while it was swept: its trials no longer "
-                f"compare; change it back, or sweep the suite as it now is in a sweep of its own"
+                f"the suite {self.suite} was changed during its sweep, so its trials no longer "
+                f"compare: change the suite back, or start another sweep of the changed suite"
             )
 
     def _config(self, own: Cell, overrides: Sequence[str], bench: Bench) -> CellConfig:
@@ -88,7 +87,7 @@ class Pretraining:
         return configs(suite, methods=[name], device=bench.device)[name]
 
     def check(self, own: Cell, bench: Bench) -> None:
-        """That there are cells at the ends of the space, and the suite's own within it.
+        """Check that the ends of the space make cells, and that the suite's own is within.
 
         Raises: ConfigError or DataError.
         """
@@ -99,9 +98,13 @@ class Pretraining:
                 f"that do, as in --method gim"
             )
         for axis in self.axes:
-            for end in axis.ends:
-                self.cell(own, [axis.override(end)], bench)
+            ends = [self.cell(own, [axis.override(end)], bench) for end in axis.ends]
             axis.point(own.config)
+            if all(cell.config == own.config for cell in ends):
+                raise ConfigError(
+                    f"--space {axis.name} changes nothing for {name}, whose row has a value of its "
+                    f"own: vary method.{name}.{axis.name} instead"
+                )
 
 
 def sweep_pretraining(
@@ -113,9 +116,9 @@ def sweep_pretraining(
     plan: Pretraining,
     mirror: Callable[[Record], None],
 ) -> dict[str, Any]:
-    """What came of the trials about the suite's own cell, which is on disk when this returns.
+    """The results of the trials around the suite's own cell; they are on disk at the return.
 
-    `mirror` is given the record of every cell. Raises: ConfigError where the database fails.
+    `mirror` is called with the record of every cell. Raises: ConfigError if the database fails.
     """
     identity = {"key": own.key, "space": plan.space}
     digits = digest(identity)[:8]
@@ -124,7 +127,7 @@ def sweep_pretraining(
     study = studies.open(
         f"{own.suite}/{method}/seed-{own.seed}/space-{digits}",
         {"suite": own.suite, "method": method, "seed": own.seed, **identity},
-        pruner=_pruner(),
+        pruner=pruner(),
     )
     evaluation = _Evaluation(own, bench, runs=runs, study=study, plan=plan, mirror=mirror)
     study.complete(
@@ -143,14 +146,16 @@ def sweep_pretraining(
         "study": study.name,
         **_result(study.settled(), point, plan=plan),
     }
-    _save(found, runs.root / own.suite / method / f"space-{digits}.json")
+    path = runs.root / own.suite / method / f"space-{digits}.json"
+    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
     return found
 
 
-def _pruner() -> MedianPruner:
-    """Gives up a trial that is below the median of the complete ones after the same epoch.
+def pruner() -> MedianPruner:
+    """Gives up a trial that is below the median of the complete trials after the same epoch.
 
-    After the first epoch it never does: the rates that are fastest there are not the best later.
+    After the first epoch no trial is given up: the rates that are fastest there are not the best
+    later.
     """
     return MedianPruner(
         n_startup_trials=COMPLETE_BEFORE_PRUNING,
@@ -160,11 +165,11 @@ def _pruner() -> MedianPruner:
     )
 
 
-# -- one trial -----------------------------------------------------------------------------------
+# -- one trial -------------------------------------------------------------------------------------
 
 
 class _Evaluation:
-    """Runs the cells that trials of a study ask for."""
+    """Runs the cells of a study's trials."""
 
     def __init__(
         self,
@@ -184,7 +189,7 @@ class _Evaluation:
         self.mirror = mirror
 
     def outcomes(self, claimed: Sequence[Trial]) -> list[Outcome]:
-        """One for each trial; what has been tried before is not run again."""
+        """The outcome of each trial; a trial with the parameters of another is not run again."""
         return [self.study.outcome_of_twin(trial) or self._outcome(trial) for trial in claimed]
 
     def _outcome(self, trial: Trial) -> Outcome:
@@ -193,14 +198,14 @@ class _Evaluation:
         self.plan.check_unchanged(self.own, self.bench)
         try:
             cell = self.plan.cell(self.own, overrides, self.bench)
-        except BenchError as error:  # two settings that do not go together
+        except BenchError as error:  # settings that do not go together
             return Outcome(state=TrialState.FAIL, attributes={"error": str(error)})
         try:
             record = self._record(cell, trial)
         except Abandoned:
             return Outcome(state=TrialState.PRUNED, attributes={"key": cell.key})
         self.mirror(record)
-        if (record.error or "").startswith(NOT_WRITTEN):  # of the disk, not of the settings
+        if (record.error or "").startswith(NOT_WRITTEN):  # the disk is to blame, not the settings
             raise OSError(f"{self.own.name}: {record.error}")
         if record.status is not Status.DONE:
             attributes = {"key": record.key, "error": record.error}
@@ -209,28 +214,32 @@ class _Evaluation:
         return Outcome(value=accuracy, attributes={"key": record.key})
 
     def _record(self, cell: Cell, trial: Trial) -> Record:
-        """The cell's, from disk where it is done. Raises: Abandoned where the trial is pruned."""
-        run = run_apart if self.plan.apart else partial(run_cell, watch=partial(self._watch, trial))
+        """The record of the cell, from disk if the cell is done.
+
+        Raises: Abandoned if the trial is pruned.
+        """
+
+        def watch(epoch: int, accuracy: float) -> None:
+            if self.study.is_hopeless(trial, accuracy, step=epoch):
+                self.bench.progress.say(f"pruned after epoch {epoch}, at {accuracy:.1f} %")
+                raise Abandoned
+
+        run = run_apart if self.plan.apart else partial(run_cell, watch=watch)
         (record,) = run_table([cell], self.bench, runs=self.runs, run=run)
         return record
 
-    def _watch(self, trial: Trial, epoch: int, accuracy: float) -> None:
-        if self.study.is_hopeless(trial, accuracy, step=epoch):
-            self.bench.progress.say(f"pruned after epoch {epoch}, at {accuracy:.1f} %")
-            raise Abandoned
 
-
-# -- what came of it -----------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def _result(
     trials: Sequence[FrozenTrial], point: Mapping[str, Any], *, plan: Pretraining
 ) -> dict[str, Any]:
-    """What the file holds of the trials: docs/sweep.md."""
+    """The trials as the file holds them: docs/sweep.md."""
     rows = [_row(number, trial, plan=plan) for number, trial in enumerate(trials, start=1)]
     complete = [row for row in rows if row["validation_accuracy"] is not None]
     (own, *_) = (row for row, trial in zip(rows, trials, strict=True) if trial.params == point)
-    # Among equals the first: the suite's own wins over others that are no better.
+    # The first among equals: the suite's own wins over trials that are no better.
     best = max(complete, key=lambda row: row["validation_accuracy"], default=None)
     return {"best": best, "own": own, "trials": rows}
 
@@ -248,7 +257,3 @@ def _row(number: int, trial: FrozenTrial, *, plan: Pretraining) -> dict[str, Any
         "key": trial.user_attrs.get("key"),
         "error": trial.user_attrs.get("error"),
     }
-
-
-def _save(found: Mapping[str, Any], path: Path) -> None:
-    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What `--space NAME=…` says: which settings a sweep varies, and what it draws them from."""
+"""The values of `--space NAME=…`: the settings that a sweep varies, and their ranges or choices."""
 
 import math
 import re
@@ -16,46 +16,50 @@ from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.settings.schema import CellConfig
 from gim_bench.settings.suites import setting_value
 
-# Other tables say what trials are measured by, which must be the same for all of them.
+# The other tables say how trials are measured, which must be the same for all trials.
 TABLES = ("augmentation", "encoder", "info_nce", "method", "training")
-LOGARITHMIC_FROM = 10.0  # how many times the lower end of a range its upper end is
+OF_ROW = ("augmentation", "encoder", "training")  # tables that a row may lay over the suite's
+LOGARITHMIC_FROM = 10.0  # the upper end of a range by its lower end
 FORMS = "training.learning_rate=1e-4..1e-2, training.epochs=2..8 or training.batch_size=16,32,64"
 BETWEEN_CHOICES = re.compile(r",(?![^\[]*\])")  # no comma within brackets
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One setting, and what is chosen from for it."""
+    """One setting, and the values to choose from."""
 
     name: str
-    text: str  # as it was typed, behind the "="
+    text: str  # as the user typed it, behind the "="
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """The two ends of a range; all of the words that are chosen from."""
+        """The two ends of a range, or all choices."""
         if isinstance(self.distribution, CategoricalDistribution):
             return tuple(self.distribution.choices)
         return self.distribution.low, self.distribution.high
 
     def override(self, value: float | str) -> str:
-        """What `--set` takes to give the setting that value."""
+        """The value of `--set` that gives the setting this value."""
         return f"{self.name}={value}"
 
     def point(self, config: CellConfig) -> float | str:
-        """The cell's own value, as a parameter of a trial. Raises: ConfigError where it is none."""
+        """The cell's own value, as a parameter of a trial.
+
+        Raises: ConfigError if the value is not within the space.
+        """
         own = _setting(config, self.name)
         for candidate in self._candidates(own):
             if setting_value(str(candidate)) == own:
                 return candidate
         raise ConfigError(
             f"--space {self.name}={self.text}: the suite's own value for {config.method.name}, "
-            f"{own!r}, is not in it, and every sweep begins with that: widen the space, or change "
-            f"the suite's own with --set {self.name}={self.ends[0]}"
+            f"{own!r}, is not in it, and every sweep begins with the suite's own: widen the space, "
+            f"or change the suite's own with --set {self.name}={self.ends[0]}"
         )
 
     def _candidates(self, own: Any) -> Sequence[float | str]:
-        """The parameters that could stand for that value."""
+        """The parameters that may stand for the value."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.ends
         number = int if isinstance(self.distribution, IntDistribution) else float
@@ -78,7 +82,7 @@ def _axis(text: str) -> Axis:
     if name.partition(".")[0] not in TABLES:
         raise ConfigError(
             unknown_name("table", name.partition(".")[0], known=TABLES, where=f"--space {text}")
-            + "; the others say what trials are measured by"
+            + "; the others say how trials are measured"
         )
     low, dots, high = values.partition("..")
     return _range(name, values, low, high) if dots else _choice(name, values)
@@ -119,26 +123,27 @@ def _choice(name: str, text: str) -> Axis:
     if len(choices) == 1:
         raise ConfigError(
             f"--space {name}={text} leaves no choice: name several values, as in --space {FORMS}, "
-            f"or give the one with --set"
+            f"or give the single value with --set"
         )
     return Axis(name, text, CategoricalDistribution(choices))
 
 
 def _setting(config: CellConfig, name: str) -> Any:
-    """The cell's value of the setting; None where it is not set.
+    """The cell's value of the setting; None if the setting is not set.
 
-    Raises: ConfigError where it is one of another method.
+    Raises: ConfigError for a setting of another method.
     """
     section, *place = name.split(".")
-    found = config.as_dict()[section]
+    tables = config.as_dict()
+    found = tables[section]
     if section == "method":
         row, *place = place
         if row != config.method.name:
             raise ConfigError(
-                f"--space {name}: this is no setting of {config.method.name}; sweep {row} alone, "
+                f"--space {name}: no setting of {config.method.name}; sweep {row} alone, "
                 f"with --method {row}"
             )
-        found |= found["options"]
+        found |= found["options"] | {table: tables[table] for table in OF_ROW}
     for part in place:
         found = found.get(part) if isinstance(found, dict) else None
     return found

@@ -1,7 +1,7 @@
-"""Studies: trials in a database that several processes share, none of them lost and none double.
+"""Studies: trials in a database that several processes share; no trial is lost or doubled.
 
-Optuna's heartbeats do not work with `ask` and `tell`, and its queue is not safe on SQLite, so
-whatever decides who tries what happens under a lock of the database.
+Optuna's heartbeats do not work with `ask` and `tell`, and its queue is not safe on SQLite. So every
+decision about who tries what is made under a lock of the database.
 """
 
 import sqlite3
@@ -27,15 +27,15 @@ from gim_bench.errors import ConfigError, first_line
 from gim_bench.system.locks import locked
 from gim_bench.system.processes import Owner
 
-STARTUP_TRIALS = 10  # at random before TPE; the points that a study begins with count
+STARTUP_TRIALS = 10  # at random before TPE; the first points of a study are among them
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at
 LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
-RENEW_SECONDS = 600  # between the times at which a process says that it is still at its trials
+RENEW_SECONDS = 600  # between the times at which a process renews its claims
 BOOKKEEPING = {"owner", "begun", "retry_of"}  # attributes of a trial, not of its outcome
 
 
 class Studies:
-    """The studies of one database, SQLite or PostgreSQL, that several processes may work at."""
+    """The studies of one database, SQLite or PostgreSQL; several processes may work at a study."""
 
     def __init__(self, url: str) -> None:
         """Raises: ConfigError where the database cannot be used."""
@@ -55,9 +55,9 @@ class Studies:
     def open(
         self, name: str, attributes: Mapping[str, Any], *, pruner: BasePruner | None = None
     ) -> "SharedStudy":
-        """The study of that name, made where it is missing.
+        """The study of that name; a missing study is made.
 
-        Raises: ConfigError where it is one of another encoder.
+        Raises: ConfigError if the study has other attributes, such as another encoder.
         """
         with self._locked_trials():
             study = optuna.create_study(
@@ -69,10 +69,11 @@ class Studies:
             )
             for attribute, value in attributes.items():
                 if study.user_attrs.setdefault(attribute, value) != value:
+                    database = self._address.render_as_string(hide_password=True)
                     raise ConfigError(
-                        f"the study {name!r} in {self._shown} was begun with another {attribute}: "
-                        f"the cell has been run again since; delete it with optuna delete-study, "
-                        f"or name another database with --storage"
+                        f"the study {name!r} in {database} was begun with another {attribute}: the "
+                        f"cell has been run again since; delete the study with optuna "
+                        f"delete-study, or name another database with --storage"
                     )
                 study.set_user_attr(attribute, value)
         return SharedStudy(study, locked=self._locked_trials)
@@ -83,9 +84,9 @@ class Studies:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time within the block; a process that dies lets go.
+        """A lock of the database, for the block; a process that dies releases the lock.
 
-        Raises: ConfigError where the lock cannot be had; what the block raises stays as it is.
+        Raises: ConfigError if the lock cannot be acquired. Errors of the block pass unchanged.
         """
         held = ExitStack()
         with self._in_one_line():
@@ -98,7 +99,7 @@ class Studies:
 
     @contextmanager
     def _locked_trials(self) -> Iterator[None]:
-        """For a block that does nothing but ask the database, whose errors are one line."""
+        """A lock for a block that only queries the database; the database's errors are one line."""
         with self._locked(), self._in_one_line():
             yield
 
@@ -114,17 +115,13 @@ class Studies:
         with locked(Path(f"{self._file}.trials.lock")):
             yield
 
-    @property
-    def _shown(self) -> str:
-        return self._address.render_as_string(hide_password=True)
-
     def _unusable(self, reason: str) -> ConfigError:
         shown = self.url.rpartition("@")[2]  # no password
         return ConfigError(f"cannot keep trials in --storage {shown!r}: {reason}")
 
     @contextmanager
     def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
-        """Whatever the database raises within, and `others`, as a ConfigError."""
+        """Errors of the database within the block, and `others`, as a ConfigError."""
         reported: tuple[type[Exception], ...] = (
             SQLAlchemyError,
             StorageInternalError,
@@ -143,11 +140,11 @@ class Studies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a trial."""
+    """The result of a trial."""
 
-    value: float | None = None  # None: it has none
+    value: float | None = None  # None: the trial is not complete
     state: TrialState = TrialState.COMPLETE
-    # Kept with the trial. Of one that failed, "error" says why.
+    # Kept with the trial; "error" is the reason of a trial that failed.
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -157,8 +154,8 @@ Evaluate = Callable[[Sequence[Trial]], Sequence[Outcome]]
 class SharedStudy:
     """A study whose trials are claimed, given back and told under a lock.
 
-    Within the lock, a trial that is RUNNING belongs to who claimed it: no two processes evaluate
-    the same one, and those that are RUNNING or settled together are never more than were asked for.
+    A trial that is RUNNING belongs to the process that claimed it: no two processes evaluate the
+    same trial. Trials that are RUNNING or settled are never more than were asked for.
     """
 
     def __init__(
@@ -169,7 +166,7 @@ class SharedStudy:
         self.name = study.study_name
 
     def settled(self) -> list[FrozenTrial]:
-        """The trials that count, in their order; one that was given back does not."""
+        """The trials that count, in their order; a trial that was given back does not count."""
         with self._locked():
             return [trial for trial in self._trials() if _is_settled(trial)]
 
@@ -183,9 +180,10 @@ class SharedStudy:
         batch: int,
         advance: Callable[[int], None],
     ) -> None:
-        """Returns once `trials` are settled, whoever did them; `points` are the first ones.
+        """Work off trials until `trials` of them are settled, by this or any other process.
 
-        `evaluate` is given up to `batch` of them at once, `advance` told how many more are settled.
+        `points` are the parameters of the first trials. `evaluate` takes up to `batch` trials at
+        once, and `advance` the number of trials settled since the last call.
         """
         with self._locked():
             for point in points[:trials]:
@@ -200,26 +198,35 @@ class SharedStudy:
             shown = done
             if done >= trials:
                 return
-            if not claimed:  # another process is at the last ones, or has died over them
+            if not claimed:  # another process works at the last trials, or died over them
                 time.sleep(WAIT_SECONDS)
 
     def outcome_of_twin(self, claimed: Trial) -> Outcome | None:
-        """What came of a trial with the same parameters; None where this one is to find out.
+        """The outcome of a settled trial with the same parameters; None if there is no such trial.
 
-        Waits for one that another process is at.
+        Waits for a trial with the same parameters that another process evaluates.
         """
         while True:
             with self._locked():
-                twins = [trial for trial in self._trials() if _are_twins(trial, claimed)]
+                twins = [
+                    trial
+                    for trial in self._trials()
+                    if trial.number != claimed.number and trial.params == claimed.params
+                ]
                 for twin in filter(_is_settled, twins):
-                    return _outcome(twin)
-                if not any(_is_begun(twin) for twin in twins):
+                    complete = twin.state is TrialState.COMPLETE
+                    kept = {n: x for n, x in twin.user_attrs.items() if n not in BOOKKEEPING}
+                    return Outcome(
+                        value=twin.value if complete else None, state=twin.state, attributes=kept
+                    )
+                running = [twin for twin in twins if twin.state is TrialState.RUNNING]
+                if not any("begun" in twin.user_attrs and not _is_lost(twin) for twin in running):
                     claimed.set_user_attr("begun", True)
                     return None
             time.sleep(WAIT_SECONDS)
 
     def is_hopeless(self, claimed: Trial, value: float, *, step: int) -> bool:
-        """Whether the study's pruner gives the trial up, whose value is this after that step."""
+        """Whether the study's pruner gives up the trial, whose value after `step` is `value`."""
         with self._locked():
             if not self._is_running(claimed):
                 return False
@@ -229,7 +236,7 @@ class SharedStudy:
     def _claim(
         self, trials: int, *, space: Mapping[str, BaseDistribution], batch: int
     ) -> list[Trial]:
-        """A batch of trials that are now this process's, none where nothing is left to do."""
+        """A batch of trials for this process; empty if no trial is left to claim."""
         with self._locked():
             self._give_back([t for t in self._trials(TrialState.RUNNING) if _is_lost(t)])
             found = self._trials()
@@ -246,7 +253,7 @@ class SharedStudy:
         try:
             with self._renewed(claimed):
                 found = evaluate(claimed)
-        except BaseException:  # an interruption too leaves the trials to whoever goes on
+        except BaseException:  # after an interruption, too, others may go on with the trials
             mine = {trial.number for trial in claimed}
             with self._locked():
                 self._give_back([t for t in self._trials(TrialState.RUNNING) if t.number in mine])
@@ -260,12 +267,12 @@ class SharedStudy:
 
     @contextmanager
     def _renewed(self, claimed: Sequence[Trial]) -> Iterator[None]:
-        """Within the block other machines are told now and then that the trials are not lost."""
+        """Within the block the claims are renewed, so that other machines see them alive."""
         over = threading.Event()
 
         def renew() -> None:
             while not over.wait(RENEW_SECONDS):
-                # A database that is away is met, and reported, by whoever tells what came of them.
+                # A database that is away is reported when the outcomes are told.
                 with suppress(ConfigError), self._locked():
                     for trial in filter(self._is_running, claimed):
                         trial.set_user_attr("owner", _owner())
@@ -279,18 +286,21 @@ class SharedStudy:
             thread.join()
 
     def _give_back(self, lost: Sequence[FrozenTrial]) -> None:
-        """Trials that nobody is at do not count, and their parameters are tried again."""
+        """Fail trials that lost their process, so that their parameters are tried again."""
         again = {trial.user_attrs.get("retry_of") for trial in self._study.get_trials()}
         for trial in lost:
             params = trial.system_attrs.get("fixed_params", trial.params)
-            # In this order: whoever dies between the two neither loses nor doubles a trial. Who
-            # died after writing down why it failed has settled it.
+            # In this order, a process that dies between the two neither loses nor doubles a trial.
+            # A trial with the reason of its failure is settled.
             if params and trial.number not in again and "error" not in trial.user_attrs:
                 self._study.enqueue_trial(params, user_attrs={"retry_of": trial.number})
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def _is_running(self, trial: Trial) -> bool:
-        """Not where evaluating it took so long that it was given back; asked under the lock."""
+        """Whether the trial is still this process's; False after it was given back as lost.
+
+        Call under the lock.
+        """
         return any(t.number == trial.number for t in self._trials(TrialState.RUNNING))
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -298,32 +308,13 @@ class SharedStudy:
 
 
 def _is_settled(trial: FrozenTrial) -> bool:
-    """Whether it counts: it is complete, pruned, or has failed for a reason of its own."""
+    """Whether the trial counts: complete, pruned, or failed for a reason of its own."""
     failed = trial.state is TrialState.FAIL and "error" in trial.user_attrs
     return failed or trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def _is_begun(trial: FrozenTrial) -> bool:
-    """Whether somebody is finding out what comes of it; asked under the lock."""
-    running = trial.state is TrialState.RUNNING
-    return running and "begun" in trial.user_attrs and not _is_lost(trial)
-
-
-def _are_twins(trial: FrozenTrial, claimed: Trial) -> bool:
-    return trial.number != claimed.number and trial.params == claimed.params
-
-
-def _outcome(trial: FrozenTrial) -> Outcome:
-    """What came of a trial that is settled."""
-    complete = trial.state is TrialState.COMPLETE
-    attributes = {name: x for name, x in trial.user_attrs.items() if name not in BOOKKEEPING}
-    return Outcome(
-        value=trial.value if complete else None, state=trial.state, attributes=attributes
-    )
-
-
 def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
-    """Optuna's defaults change between versions, so all that matters is said."""
+    """TPE with every option that matters, as Optuna's defaults change between versions."""
     return optuna.samplers.TPESampler(
         n_startup_trials=STARTUP_TRIALS,
         n_ei_candidates=24,
@@ -335,15 +326,15 @@ def _sampler(study: str, trials: int) -> optuna.samplers.TPESampler:
 
 
 def _owner() -> dict[str, Any]:
-    """This process, and the time."""
+    """The identity of this process, and the time."""
     return {**Owner.here().as_dict(), "claimed": time.time()}
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether nobody is at a trial that is RUNNING; asked under the lock."""
+    """Whether the process of a RUNNING trial is gone. Call under the lock."""
     told = trial.user_attrs.get("owner")
     owner = Owner.read(told)
-    if told is None or owner is None:  # died before it could say so, which is under the lock, too
+    if told is None or owner is None:  # the process died within the lock, before it left its name
         return True
     gone = owner.is_gone()
     # Not Optuna's datetime_start, which is in the time zone of the other machine.

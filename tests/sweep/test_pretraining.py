@@ -269,7 +269,7 @@ def test_settings_that_do_not_go_together_fail_and_nothing_is_trained(tmp_path):
     space = {name: CategoricalDistribution(choice) for name, choice in both.items()}
     outcome = evaluation._outcome(optuna.create_study().ask(space))
     assert outcome.state is TrialState.FAIL
-    assert "gives 5 rows of patches" in outcome.attributes["error"]
+    assert "gives 5 rows in module_1" in outcome.attributes["error"]
     assert not sweep.records()
 
 
@@ -387,7 +387,7 @@ def test_a_trial_below_the_median_of_four_is_given_up_but_not_after_the_first_ep
     tmp_path, others, values, given_up
 ):
     """At the second epoch the others stand at 30, 40, 50 and 60; two of them have got there."""
-    study = Studies(f"sqlite:///{tmp_path / 'x.db'}").open("s", {}, pruner=pretraining._pruner())
+    study = Studies(f"sqlite:///{tmp_path / 'x.db'}").open("s", {}, pruner=pretraining.pruner())
     at_second = iter((60.0, 50.0, 40.0, 30.0))
     answers = []
 
@@ -453,6 +453,20 @@ def test_a_space_with_ends_that_are_no_cells_is_refused_before_anything_runs(
     sweep = Sweep(tmp_path, space)
     with pytest.raises(ConfigError.__mro__[1], match=complaint):
         sweep.plan.check(sweep.own, sweep.bench)
+
+
+OWN_RATE = "method.gim.training.learning_rate"
+
+
+def test_a_setting_that_the_row_has_otherwise_is_varied_in_the_row(tmp_path):
+    sweep = Sweep(tmp_path, RATES, overrides=[f"{OWN_RATE}=1e-2"])
+    with pytest.raises(ConfigError, match=f"changes nothing for gim, .*: vary {OWN_RATE} instead"):
+        sweep.plan.check(sweep.own, sweep.bench)
+    in_row = Sweep(tmp_path, f"{OWN_RATE}=1e-4..1e-1", overrides=[f"{OWN_RATE}=1e-2"])
+    in_row.plan.check(in_row.own, in_row.bench)
+    found = in_row(trials=2)
+    assert found["own"]["settings"] == {OWN_RATE: 1e-2}
+    assert len({row["key"] for row in found["trials"]}) == 2
 
 
 def test_a_method_that_trains_nothing_is_refused(tmp_path):
