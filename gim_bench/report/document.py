@@ -26,14 +26,14 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """What one method does in a panel, seed by seed."""
+    """The curve of one method in a panel, seed by seed."""
 
     method: str
     seeds: Sequence[Points]
-    validation: bool = False  # of what is held out, beside the curve of what is learnt from
+    validation: bool = False  # on held-out examples, beside the curve on the examples trained on
 
     def mean(self) -> Points:
-        """At every x, the mean over the seeds that have it."""
+        """At every x, the mean over the seeds that have a point there."""
         values: dict[float, list[float]] = {}
         for points in self.seeds:
             for x, y in points:
@@ -53,11 +53,11 @@ class Figure:
 
     title: str
     panels: Sequence[Panel]
-    methods: Sequence[str]  # of the whole report, so that each looks the same in every figure
+    methods: Sequence[str]  # of the whole report: a method looks the same in every figure
     x_label: str
     y_label: str
     log_x: bool = False
-    levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by what they mean
+    levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by their meaning
 
 
 Block = str | Bullets | Table | Figure  # a plain string is a paragraph

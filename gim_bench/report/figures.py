@@ -1,4 +1,4 @@
-"""Figures as SVG that stands in a page by itself: no file, no font, no script."""
+"""Figures as SVG within a page: no file, no font, no script."""
 
 import io
 import math
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 COLUMNS = 3  # panels beside each other
 PANEL_INCHES = (3.2, 2.4)
 LEGEND_INCHES = 0.8
-# Ten colours that colour-blind readers tell apart (Petroff 2021, arXiv:2107.02270). Markers come
-# round after nine, so that ninety methods all look different.
+# Ten colours that colour-blind readers tell apart (Petroff 2021, arXiv:2107.02270). With nine
+# markers, ninety methods all look different.
 PALETTE = "petroff10"
 MARKERS = "os^Dv<>PX"
 MOST_MARKERS = 12  # along one curve
@@ -76,7 +76,7 @@ def _draw_panel(axes: "Axes", panel: Panel, figure: Figure) -> None:
 
 
 def _draw_curve(axes: "Axes", curve: Curve, *, look: dict[str, Any]) -> None:
-    """The mean, and thin lines for seeds where there are several."""
+    """The mean, and a thin line for each of several seeds."""
     style = "--" if curve.validation else "-"
     for points in curve.seeds if len(curve.seeds) > 1 else ():
         axes.plot(*zip(*points, strict=True), color=look["color"], linestyle=style, **ONE_SEED)
@@ -98,7 +98,7 @@ def _look(method: str, methods: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure) -> "list[Artist]":
-    """A line for each method that is drawn, then what dashed, thin and dotted ones mean."""
+    """A line for each method with a curve, then the meaning of dashed, thin and dotted lines."""
     from matplotlib.lines import Line2D
 
     curves = [curve for panel in figure.panels for curve in panel.curves]

@@ -1,4 +1,4 @@
-"""Where gradients reach: measured after training, beside what the methods declare."""
+"""The reach of gradients: measured after training, beside the declared gradient flow."""
 
 from collections.abc import Sequence
 
@@ -12,29 +12,24 @@ HEADINGS = ("method", "gradient flow declared", "losses", "each reaches", "as de
 
 
 def isolation_section(done: Sequence[Record]) -> Section:
-    """A line for each method that trains; the norms themselves where they contradict it.
+    """A row for each method that trains; all norms of a cell that contradicts its declaration.
 
-    Empty where no record holds any.
+    Empty if no record holds norms.
     """
     trained = [record for record in done if "train/steps" in record.metrics]
+    methods = dict.fromkeys(record.method for record in trained)
     blocks: list[Block] = []
     if any(record.isolation for record in trained):
-        blocks.append(_overview(trained))
-        for record in trained:
-            blocks += _contradicted(record)
+        overview = Table(
+            columns=[Column(heading=heading, numeric=heading == "losses") for heading in HEADINGS],
+            rows=[_line(method, [r for r in trained if r.method == method]) for method in methods],
+        )
+        blocks = [overview, *(block for record in trained for block in _contradicted(record))]
     return Section(title="Where gradients reach, measured after training", blocks=blocks)
 
 
-def _overview(trained: Sequence[Record]) -> Table:
-    methods = dict.fromkeys(record.method for record in trained)
-    return Table(
-        columns=[Column(heading=heading, numeric=heading == "losses") for heading in HEADINGS],
-        rows=[_line(method, [r for r in trained if r.method == method]) for method in methods],
-    )
-
-
 def _line(method: str, records: Sequence[Record]) -> list[str]:
-    """Of one method, all seeds together."""
+    """The row of one method, all seeds together."""
     declared = str(records[0].config["method"]["gradient_flow"]).replace("_", " ")
     if not all(record.isolation for record in records):
         return [method, declared, NONE, NONE, "not measured"]
@@ -49,7 +44,7 @@ def _line(method: str, records: Sequence[Record]) -> list[str]:
 
 
 def _reach(record: Record) -> str:
-    """What every loss of the cell reaches, where that can be said in a few words."""
+    """The modules that every loss of the cell reaches, if a few words can name them."""
     rows = record.isolation
     reached = {loss: {n for n, norm in row.items() if norm != 0} for loss, row in rows.items()}
     if all(reached[loss] == {target_of(loss)[1]} for loss in rows):
@@ -60,18 +55,18 @@ def _reach(record: Record) -> str:
 
 
 def _contradicted(record: Record) -> list[Block]:
-    """What is wrong and all norms, if anything is."""
+    """The leaks of a cell and all of its norms; nothing for a cell without leaks."""
     found = leaks(record)
     if not found:
         return []
     modules = list(next(iter(record.isolation.values())))
-    norms = Table(
-        columns=[Column(heading="loss", numeric=False), *(Column(heading=n) for n in modules)],
-        rows=[[loss, *map(_shown, row.values())] for loss, row in record.isolation.items()],
-    )
-    return [f"{record.method}, seed {record.seed}: norms of ∂loss/∂θ", Bullets(found), norms]
-
-
-def _shown(norm: float | None) -> str:
-    """JSON has no sign for what is not finite."""
-    return "not finite" if norm is None else f"{norm:.2g}"
+    rows = []
+    for loss, norms in record.isolation.items():  # JSON has no sign for norms that are not finite
+        shown = ("not finite" if norm is None else f"{norm:.2g}" for norm in norms.values())
+        rows.append([loss, *shown])
+    columns = [Column(heading="loss", numeric=False), *(Column(heading=n) for n in modules)]
+    return [
+        f"{record.method}, seed {record.seed}: norms of ∂loss/∂θ",
+        Bullets(found),
+        Table(columns=columns, rows=rows),
+    ]

@@ -6,15 +6,26 @@ from enum import StrEnum
 from typing import Any
 
 from gim_bench.records.statistics import Summary
-from gim_bench.report.columns import NONE, PublishedNumbers, Row, heading_of, show, signed, style_of
+from gim_bench.report.columns import (
+    NONE,
+    PublishedNumbers,
+    Row,
+    heading_of,
+    show,
+    signed,
+    style_of,
+    with_unit,
+)
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 from gim_bench.report.published import Numbers, Published
 
 Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
+HEADINGS = ("method", "metric", "paper", "ours", "difference", "verdict")
+WORDS = {"method", "metric", "verdict"}
 
 
 class Verdict(StrEnum):
-    """What a published number and ours say about each other."""
+    """The verdict on a published number and ours."""
 
     REPRODUCED = "reproduced"
     DIFFERS = "differs"
@@ -44,7 +55,7 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One published number and what we have to set against it."""
+    """One published number and ours beside it."""
 
     method: str
     metric: str
@@ -60,11 +71,15 @@ def ledger(
     describes: Describes,
     deviations: Sequence[str],
 ) -> Section:
-    """A table for each paper, how to read it, and where our protocol is not the paper's."""
+    """A table for each paper, a legend, and the known deviations from the papers' protocol."""
     blocks: list[Block] = []
     for paper, numbers in published.items():
         found = entries(rows, numbers, describes=describes)
-        blocks += [f"{paper}:", _table(found)] if len(published) > 1 else [_table(found)]
+        table = Table(
+            columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS],
+            rows=[_cells(entry) for entry in found],
+        )
+        blocks += [f"{paper}:", table] if len(published) > 1 else [table]
     if blocks:
         blocks.append(Bullets(LEGEND))
     if blocks and deviations:
@@ -73,20 +88,24 @@ def ledger(
 
 
 def entries(rows: Sequence[Row], numbers: Numbers, *, describes: Describes) -> list[Entry]:
-    """One for each number of a paper, in the paper's order."""
+    """An entry for each number of a paper, in the paper's order."""
     by_method = {row.method: row for row in rows}
     found = []
     for (method, metric), paper in numbers.items():
         row = by_method.get(method)
         ours = row.summaries.get(metric) if row else None
-        comparable = row is not None and _comparable(row, describes)
+        records = row.records if row else []
+        comparable = len({record.provenance.get("data_sha256") for record in records}) == 1 and all(
+            describes(record.config) and not record.provenance.get("data_incomplete")
+            for record in records
+        )
         judged = verdict(ours, paper, comparable=comparable)
         found.append(Entry(method=method, metric=metric, paper=paper, ours=ours, verdict=judged))
     return found
 
 
 def verdict(ours: Summary | None, paper: Published, *, comparable: bool) -> Verdict:
-    """What LEGEND says in words; the limits of an interval belong to it."""
+    """The verdict by the rules of LEGEND; the limits of an interval belong to the interval."""
     if ours is None:
         return Verdict.NOT_RUN
     if not comparable:
@@ -97,44 +116,19 @@ def verdict(ours: Summary | None, paper: Published, *, comparable: bool) -> Verd
     return Verdict.REPRODUCED if abs(ours.mean - paper.value) <= allowed else Verdict.DIFFERS
 
 
-def _comparable(row: Row, describes: Describes) -> bool:
-    data = {record.provenance.get("data_sha256") for record in row.records}
-    return len(data) == 1 and all(
-        describes(record.config) and not record.provenance.get("data_incomplete")
-        for record in row.records
-    )
-
-
-def _table(found: Sequence[Entry]) -> Table:
-    columns = [
-        Column(heading="method", numeric=False),
-        Column(heading="metric", numeric=False),
-        Column(heading="paper"),
-        Column(heading="ours"),
-        Column(heading="difference"),
-        Column(heading="verdict", numeric=False),
-    ]
-    return Table(columns=columns, rows=[_cells(entry) for entry in found])
-
-
 def _cells(entry: Entry) -> list[str]:
     style = style_of(entry.metric)
     ours, paper = entry.ours, entry.paper
+    difference = NONE
+    if ours is not None and entry.verdict is not Verdict.NOT_COMPARABLE:
+        difference = signed(ours.mean - paper.value, style)
+        if ours.ci95 is not None:
+            difference += f" ± {show(ours.ci95, None, style)}"
     return [
         entry.method,
-        f"{heading_of(entry.metric)}, {style.unit}",
+        with_unit(heading_of(entry.metric), style.unit),
         show(paper.value, paper.std, style),
         show(ours.mean, ours.std, style) if ours else NONE,
-        _difference(entry),
+        difference,
         entry.verdict,
     ]
-
-
-def _difference(entry: Entry) -> str:
-    """None where the two numbers are not about the same experiment."""
-    if entry.ours is None or entry.verdict is Verdict.NOT_COMPARABLE:
-        return NONE
-    style = style_of(entry.metric)
-    text = signed(entry.ours.mean - entry.paper.value, style)
-    ci95 = entry.ours.ci95
-    return text if ci95 is None else f"{text} ± {show(ci95, None, style)}"

@@ -1,4 +1,4 @@
-"""GitHub-flavoured Markdown whose tables are aligned, so that a terminal shows them as well."""
+"""GitHub-flavoured Markdown with aligned tables, which a terminal shows as well."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,7 +30,11 @@ def _table(table: Table) -> str:
     escaped = [[_plain(cell).replace("|", r"\|") for cell in row] for row in cells]
     widths = [max(3, *map(len, column)) for column in zip(*escaped, strict=True)]
     heading, *rows = (_line(row, table.columns, widths) for row in escaped)
-    return "\n".join([heading, _rule(table.columns, widths), *rows])
+    rule = "|".join(
+        "-" * (width + 1) + ":" if column.numeric else "-" * (width + 2)
+        for column, width in zip(table.columns, widths, strict=True)
+    )
+    return "\n".join([heading, f"|{rule}|", *rows])
 
 
 def _line(row: Sequence[str], columns: Sequence[Column], widths: Iterable[int]) -> str:
@@ -41,14 +45,6 @@ def _line(row: Sequence[str], columns: Sequence[Column], widths: Iterable[int]) 
     return f"| {' | '.join(padded)} |"
 
 
-def _rule(columns: Sequence[Column], widths: Iterable[int]) -> str:
-    dashes = (
-        "-" * (width + 1) + ":" if column.numeric else "-" * (width + 2)
-        for column, width in zip(columns, widths, strict=True)
-    )
-    return f"|{'|'.join(dashes)}|"
-
-
 def _plain(text: str) -> str:
-    """On one line, and with no "<" that Markdown would take for HTML."""
+    """The text on one line, without a "<" that Markdown would take for HTML."""
     return " ".join(text.split()).replace("<", r"\<")

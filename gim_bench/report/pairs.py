@@ -1,4 +1,4 @@
-"""Differences on the same seeds: every method against one of them."""
+"""Differences on the same seeds: every method against a reference method."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,13 @@ from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 REFERENCE = "gim"
+HEADINGS = ("method", "metric", "difference", "95% CI", "seeds")
+WORDS = {"method", "metric"}
 ONE_SEED = "one seed"
 
 
 class Pair(NamedTuple):
-    """A method against the reference in one metric; None where they share no seed."""
+    """A method against the reference in one metric; None if the two share no seed."""
 
     method: str
     metric: str
@@ -24,33 +26,19 @@ def differences_on_the_same_seeds(rows: Sequence[Row], names: Sequence[str]) -> 
     if not rows or not names:
         return Section(title="Differences on the same seeds", blocks=[])
     reference = next((row for row in rows if row.method == REFERENCE), rows[0])
-    pairs = [
-        Pair(row.method, name, _difference(row, reference, name))
-        for name in names
-        for row in rows
-        if row is not reference and name in row.summaries and name in reference.summaries
-    ]
+    pairs = []
+    for name in names:
+        theirs = values_by_seed(reference.records, name)
+        for row in rows:
+            if row is not reference and name in row.summaries and name in reference.summaries:
+                difference = paired_difference(values_by_seed(row.records, name), theirs)
+                pairs.append(Pair(row.method, name, difference))
+    columns = [Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS]
+    table = Table(columns=columns, rows=[_cells(pair) for pair in pairs])
     return Section(
         title=f"Differences on the same seeds: each method less {reference.method}, in points of %",
-        blocks=[_table(pairs), *_notes(pairs)] if pairs else [],
+        blocks=[table, *_notes(pairs)] if pairs else [],
     )
-
-
-def _difference(ours: Row, theirs: Row, name: str) -> PairedDifference | None:
-    return paired_difference(
-        values_by_seed(ours.records, name), values_by_seed(theirs.records, name)
-    )
-
-
-def _table(pairs: Sequence[Pair]) -> Table:
-    columns = [
-        Column(heading="method", numeric=False),
-        Column(heading="metric", numeric=False),
-        Column(heading="difference"),
-        Column(heading="95% CI"),
-        Column(heading="seeds"),
-    ]
-    return Table(columns=columns, rows=[_cells(pair) for pair in pairs])
 
 
 def _cells(pair: Pair) -> list[str]:
@@ -62,7 +50,7 @@ def _cells(pair: Pair) -> list[str]:
 
 
 def _notes(pairs: Sequence[Pair]) -> list[Block]:
-    """How to read the intervals, where there are any, and whose seeds were left out."""
+    """How to read the intervals, if there are any, and the seeds that were left out."""
     found = [(pair.method, pair.difference) for pair in pairs if pair.difference is not None]
     notes: list[Block] = []
     if any(difference.ci95 is not None for _, difference in found):
@@ -71,13 +59,10 @@ def _notes(pairs: Sequence[Pair]) -> list[Block]:
             "batches, so differences are taken seed by seed; 95% CI is the half width of the "
             "interval of their mean, by Student's t, for one comparison at a time."
         )
-    left_out = dict.fromkeys(
-        f"{method}: left out, as only one of the two has them: seeds {_listed(difference.left_out)}"
+    left_out = {
+        f"{method}: left out, as only one of the two has them: seeds "
+        f"{', '.join(map(str, difference.left_out))}": None
         for method, difference in found
         if difference.left_out
-    )
+    }
     return [*notes, Bullets([*left_out])] if left_out else notes
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))

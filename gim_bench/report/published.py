@@ -15,7 +15,7 @@ CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A number and where it stands; `std` and `runs` only where the paper gives them."""
+    """A number and its place in the paper; `std` and `runs` if the paper gives them."""
 
     value: float  # in the metric's own unit
     std: float | None
@@ -33,8 +33,8 @@ Numbers = Mapping[tuple[str, str], Published]
 def load(references: Sequence[str]) -> dict[str, Numbers]:
     """The numbers of published tables, as in "loewe2019/table1", by the paper's short name.
 
-    Where tables of a paper repeat a number, it is taken from the first of them. Raises:
-    ConfigError for a paper or a table that is not there.
+    A number that tables of a paper repeat is the first table's. Raises: ConfigError for an
+    unknown paper or table.
     """
     papers = {path.stem: path for path in sorted(_folder().glob("*.toml"))}
     found: dict[str, dict[tuple[str, str], Published]] = {}
@@ -44,7 +44,13 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
             tomllib.loads(papers[paper].read_text(encoding="utf-8")) if paper in papers else {}
         )
         if not isinstance(content.get(table), dict):
-            raise ConfigError(unknown_name("published table", reference, known=_known(papers)))
+            known = [
+                f"{name}/{each}"
+                for name, path in papers.items()
+                for each, of_table in tomllib.loads(path.read_text(encoding="utf-8")).items()
+                if isinstance(of_table, dict)
+            ]
+            raise ConfigError(unknown_name("published table", reference, known=known))
         numbers = found.setdefault(content["short"], {})
         for row in content[table]["results"]:
             number = _published(row, content[table], source=content["short"])
@@ -53,7 +59,7 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
 
 
 def results_folder(name: str) -> Path:
-    """That folder of results/: inside an installed package; in a checkout, beside it."""
+    """The folder `name` of results/: inside an installed package, or beside it in a checkout."""
     package = Path(str(resources.files("gim_bench")))
     installed = package / "results" / name
     return installed if installed.is_dir() else package.parent / "results" / name
@@ -61,15 +67,6 @@ def results_folder(name: str) -> Path:
 
 def _folder() -> Path:
     return results_folder("published")
-
-
-def _known(papers: Mapping[str, Path]) -> list[str]:
-    return [
-        f"{paper}/{name}"
-        for paper, path in papers.items()
-        for name, content in tomllib.loads(path.read_text(encoding="utf-8")).items()
-        if isinstance(content, dict)
-    ]
 
 
 def _published(row: Mapping[str, Any], table: Mapping[str, Any], *, source: str) -> Published:

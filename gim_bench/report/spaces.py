@@ -6,35 +6,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gim_bench.report.columns import NONE
-from gim_bench.report.document import Block, Bullets, Column, Document, Section, Table
+from gim_bench.report.document import Bullets, Column, Document, Section, Table
 from gim_bench.report.markdown import as_markdown
 
-Found = Mapping[str, Any]  # what a sweep found for a method and seed: docs/sweep.md
+Found = Mapping[str, Any]  # the sweep of a method and seed: docs/sweep.md
 
 NOTE = (
     "Trials were chosen by the accuracy of the linear probe on validation, at the top module and "
-    "the best of the suite's rates. The best of many is better there than on new data, and is of "
-    "one seed: run it with others before it is compared."
+    "the best of the suite's rates. The best of many trials is better on validation than on new "
+    "data, and has one seed: run the best trial with other seeds before you compare it."
 )
 
 
 def render_spaces(found: Sequence[Found], *, suite: str, as_json: bool) -> str:
-    """A section for each method and seed, as Markdown; or all of it as JSON."""
+    """A section for each method and seed, as Markdown; or all of them as JSON."""
     if as_json:
         return json.dumps(found, indent=2)
-    sections = [_section(one) for one in found]
+    sections = []
+    for one in found:
+        ends = [f"best: {_summary(one['best'])}", f"the suite's own: {_summary(one['own'])}"]
+        title = f"{one['method']} seed {one['seed']}"
+        sections.append(Section(title=title, blocks=[_table(one), Bullets(ends)]))
     title = f"Sweep of training settings of suite {suite}"
     return as_markdown(Document(title=title, summary=[NOTE], sections=sections))
 
 
-def _section(found: Found) -> Section:
-    ends = [f"best: {_summary(found['best'])}", f"the suite's own: {_summary(found['own'])}"]
-    blocks: list[Block] = [_table(found), Bullets(ends)]
-    return Section(title=f"{found['method']} seed {found['seed']}", blocks=blocks)
-
-
 def _summary(row: Found | None) -> str:
-    """A trial and the words that run it."""
+    """A trial, and the options that run the trial."""
     if row is None:
         return "no trial was completed"
     options = " ".join(f"--set {shlex.quote(override)}" for override in row["set"])
@@ -42,25 +40,20 @@ def _summary(row: Found | None) -> str:
 
 
 def _table(found: Found) -> Table:
-    """A row for each trial, in their order."""
+    """A row for each trial, in the order of the trials."""
     settings = list(found["space"])
-    return Table(
-        columns=[
-            Column(heading="trial"),
-            *(Column(heading=name) for name in settings),
-            Column(heading="validation %"),
-            Column(heading="outcome", numeric=False),
-        ],
-        rows=[
-            [
-                str(row["trial"]),
-                *(_short(row["settings"][name]) for name in settings),
-                _percent(row),
-                _outcome(row),
-            ]
-            for row in found["trials"]
-        ],
-    )
+    rows = []
+    for row in found["trials"]:
+        values = [row["settings"][name] for name in settings]
+        shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+        rows.append([str(row["trial"]), *shown, _percent(row), _outcome(row)])
+    columns = [
+        Column(heading="trial"),
+        *(Column(heading=name) for name in settings),
+        Column(heading="validation %"),
+        Column(heading="outcome", numeric=False),
+    ]
+    return Table(columns=columns, rows=rows)
 
 
 def _percent(row: Found) -> str:
@@ -69,14 +62,10 @@ def _percent(row: Found) -> str:
 
 
 def _outcome(row: Found) -> str:
-    """How a trial ended, and why or where where it is not complete."""
+    """The end of a trial, with the reason or the epoch of a trial that is not complete."""
     if row["error"] is not None:
         return f"failed: {row['error']}"
     if row["state"] == "pruned" and row["by_epoch"]:
         epoch, accuracy = row["by_epoch"][-1]
         return f"pruned after epoch {epoch}, at {accuracy:.1f} %"
     return str(row["state"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

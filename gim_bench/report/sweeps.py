@@ -17,7 +17,7 @@ HEADINGS = (
 
 
 class Swept(NamedTuple):
-    """What the sweep of one probe of a cell found."""
+    """The sweep of one probe of a cell."""
 
     record: Record
     name: str
@@ -25,14 +25,14 @@ class Swept(NamedTuple):
 
 
 def sweeps_of(records: Sequence[Record]) -> Iterator[Swept]:
-    """Cell by cell, probe by probe."""
+    """The sweeps of all records, cell by cell and probe by probe."""
     for record in records:
         for name, found in record.sweeps.items():
             yield Swept(record, name, found)
 
 
 def sweep_section(records: Sequence[Record]) -> Section:
-    """Without any blocks where nothing was swept."""
+    """The table of all sweeps; empty without sweeps."""
     table = sweep_table(records)
     return Section(
         title="Linear probe: the best learning rate of a sweep beside the paper's",
@@ -44,13 +44,13 @@ SWEEP_NOTE = (
     "Rates were chosen by validation accuracy, and the probe refitted on all labels before the "
     "test set was read: in one pass for the best rate and for the paper's, once for each finished "
     "number of trials. Test reads above 1 mean that trials were added after the test set had been "
-    "seen. The last column is how far the rate may be from the best for at most one point of "
-    "validation accuracy: the unbroken range about it, in powers of ten."
+    "seen. The last column is the width of the unbroken range of rates, in powers of ten, that "
+    "cost at most one point of the best validation accuracy."
 )
 
 
 def sweep_table(records: Sequence[Record]) -> Table:
-    """A row for each probe that was swept."""
+    """A row for each swept probe."""
     return Table(
         columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS],
         rows=[_row(swept) for swept in sweeps_of(records)],
@@ -67,13 +67,13 @@ def _row(swept: Swept) -> list[str]:
         str(found["trials"]),
         *_choice(found["best"]),
         *_choice(found["paper"]),
-        str(found.get("test_reads", 1)),  # not in records of before the reads were counted
+        str(found.get("test_reads", 1)),  # absent from records before the reads were counted
         NONE if width is None else f"{width:.2f}",
     ]
 
 
 def _choice(choice: Mapping[str, float]) -> list[str]:
-    """Rate, with its weight decay where there is one, and percent on validation and test."""
+    """The rate, with a weight decay above 0, and the percentages on validation and test."""
     rate = f"{choice['learning_rate']:.2g}"
     if choice["weight_decay"]:
         rate += f", decay {choice['weight_decay']:.2g}"
@@ -81,7 +81,7 @@ def _choice(choice: Mapping[str, float]) -> list[str]:
 
 
 def sweeps_as_data(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """What `sweep --json` prints: an object for each probe that was swept."""
+    """The output of `sweep --json`: an object for each swept probe."""
     return [
         {
             "suite": swept.record.suite,

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no network."""
+"""The report as one self-contained HTML page: no script, no font, no network."""
 
 from html import escape
 
@@ -49,7 +49,8 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Figure():
-            return _figure(block)
+            caption = f"<figcaption>{escape(block.title)}</figcaption>"
+            return f"<figure>{caption}\n{as_svg(block)}</figure>"
         case Bullets():
             items = "\n".join(f"<li>{escape(item)}</li>" for item in block.items)
             return f"<ul>\n{items}\n</ul>"
@@ -68,11 +69,6 @@ def _table(table: Table) -> str:
         f'<div class="scroll"><table>\n<thead><tr>{heading}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
-
-
-def _figure(figure: Figure) -> str:
-    caption = f"<figcaption>{escape(figure.title)}</figcaption>"
-    return f"<figure>{caption}\n{as_svg(figure)}</figure>"
 
 
 def _cell(tag: str, text: str, column: Column) -> str:
