@@ -31,7 +31,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class Bench:
-    """A prepared data set on a device, on which cells are run one after another."""
+    """A prepared data set on a device. Cells run on a bench one after another."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class Bench:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         cell_timeout: float | None = None,
     ) -> None:
-        """With `checkpoint_seconds` between the checkpoints of a training.
+        """A training writes a checkpoint every `checkpoint_seconds`.
 
-        A cell that takes longer than `cell_timeout` seconds has failed.
+        A cell that takes longer than `cell_timeout` seconds fails.
         """
         self.dataset = dataset
         self.device = device
@@ -64,7 +64,7 @@ class Bench:
         return self._splits[split]
 
     def images(self, split: Split, *, gray: bool) -> Images:
-        """The images of one split; the gray ones are made once, for all cells."""
+        """Images of one split. Gray images are made once, for all cells."""
         examples = self.split(split)
         assert isinstance(examples, Images)
         if not gray:
@@ -90,7 +90,7 @@ class Bench:
         return WindowBatches(examples, augmentation=augmentation, **shared)
 
     def check(self, config: CellConfig) -> None:
-        """Raises: DataError where the data cannot carry the cell, before anything is trained."""
+        """Check that the data can carry the cell, before training. Raises: DataError."""
         name = config.dataset.name
         noun = "image" if self.dataset.modality is Modality.IMAGE else "recording"
         for target in self.targets:
@@ -129,8 +129,8 @@ class Bench:
         if held_out < batch_size:
             raise DataError(
                 f"training.held_out = {share:g} holds out {held_out} {split} {noun}(s) of "
-                f"{config.dataset.name}, fewer than one batch of {batch_size}: raise it, or set it "
-                f"to 0 for no validation loss"
+                f"{config.dataset.name}, fewer than one batch of {batch_size}: raise held_out, or "
+                f"set it to 0 for no validation loss"
             )
 
     def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
@@ -144,12 +144,12 @@ class Bench:
 
 
 def labelled(examples: Examples, target: Target) -> Iterator[np.ndarray]:
-    """The labels of every image or recording that has any of that target."""
+    """Labels of each image or recording that has a label of the target."""
     return (labels for labels in _labels_of_each(examples, target) if np.any(labels >= 0))
 
 
 def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:
-    """A target's labels, of one image or recording after the other."""
+    """Labels of a target, image by image or recording by recording."""
     if not target.per_step:
         yield from examples.labels[target.name]
         return

@@ -19,17 +19,17 @@ from gim_bench.training.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One of the models that a cell trains: supervised methods learn one for each target."""
+    """A model that a cell trains. Supervised methods train one model for each target."""
 
-    name: str  # of the cell, and where there are several models of the target
-    prefix: str  # of its losses, where it learns a target other than the class of an image
-    target: Target  # what it learns, if anything
+    name: str  # the cell's name, with the target where the cell has several models
+    prefix: str  # of the names of its losses; empty for the class of an image
+    target: Target  # what a supervised method learns
     probed: Sequence[Target]
-    labels: int  # labelled examples of its split, if it learns from labels
+    labels: int  # labelled examples of its split; 0 if it learns without labels
 
 
 def models_of(cell: Cell, bench: Bench) -> list[Model]:
-    """A model for each target if it learns from labels, else one that is probed for all."""
+    """One model for each target if the method learns from labels, else one model for all."""
     targets = bench.targets
     if not cell.config.method.uses_labels:
         return [Model(name=cell.name, prefix="", target=targets[0], probed=targets, labels=0)]
@@ -46,7 +46,7 @@ def models_of(cell: Cell, bench: Bench) -> list[Model]:
 
 
 def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
-    """The cell's learner on its device; its encoder is the one that every method starts from."""
+    """The cell's learner on its device, with the first weights that all methods of a seed share."""
     config = cell.config
     with seeding.weights_from("encoder", cell.seed):
         encoder = encoder_class(config.encoder.kind)(
@@ -75,7 +75,7 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
 
 
 def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
-    """The trainer that the cell's settings ask for."""
+    """The trainer for a learner, from the cell's settings."""
     training = cell.config.training
     return Trainer(
         learner,
@@ -90,7 +90,7 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
 
 
 def planned_steps(cell: Cell, bench: Bench) -> int:
-    """Optimiser steps of one of the cell's models; 0 for a method that trains nothing."""
+    """Optimiser steps of each model of the cell; 0 for a method that trains nothing."""
     trains_on, training = cell.config.method.trains_on, cell.config.training
     if trains_on == "none":
         return 0

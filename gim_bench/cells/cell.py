@@ -8,14 +8,14 @@ from gim_bench.settings.schema import CellConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One method on one data set with one seed: all that decides its numbers."""
+    """One method on one data set with one seed, with everything that decides its numbers."""
 
     suite: str
     protocol: str
     config: CellConfig
     seed: int
     data_sha256: str
-    base: Base | None = None  # whose modules stay as they are, below those that are trained
+    base: Base | None = None  # a finished encoder, frozen below the modules that are trained
 
     @property
     def key(self) -> str:
@@ -27,5 +27,5 @@ class Cell:
 
     @property
     def stream(self) -> tuple[str, int]:
-        """(dataset, seed): what data order, augmentation and probe splits are drawn from."""
+        """(dataset, seed): the stream that data order, augmentation and splits are drawn from."""
         return self.config.dataset.name, self.seed

@@ -1,4 +1,4 @@
-"""Why a cell would be run, or not: what its key holds that an earlier record's did not."""
+"""The reason why a cell would run or not: how its key differs from those of earlier records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ SHOWN = 4  # differences
 
 
 def why(cell: Cell, runs: RunsFolder) -> str:
-    """One line."""
+    """Whether the cell would run, and the reason, in one line."""
     record = found(cell, runs)
     if record is None:
         if runs.is_damaged(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key):
@@ -32,7 +32,7 @@ def why(cell: Cell, runs: RunsFolder) -> str:
 
 
 def _against_others(cell: Cell, runs: RunsFolder) -> str:
-    """What differs from the most similar record of the same method and seed."""
+    """Differences from the most similar record of the same method and seed."""
     others = [
         _differences(cell, record)
         for record in runs.records(cell.suite)
@@ -46,9 +46,10 @@ def _against_others(cell: Cell, runs: RunsFolder) -> str:
 
 
 def _differences(cell: Cell, record: Record) -> list[str]:
-    """Each as in "training.epochs is 10, was 8"; a setting that the record lacks is at its default.
+    """Differences of settings, data and results version, as in "training.epochs is 10, was 8".
 
-    A setting of another kind of a table, which one of the two lacks, is a difference too.
+    A setting that the record lacks counts at its default. Where a table is of another kind, the
+    settings of each kind are differences too.
     """
     ours = _parts(cell.config.as_dict(), cell.data_sha256, RESULTS_VERSION)
     theirs = _parts(

@@ -1,4 +1,4 @@
-"""A cell in a process of its own, so that its memory holds nothing of the cells before it."""
+"""A cell in a fresh process, whose memory holds nothing of earlier cells."""
 
 import multiprocessing
 import os
@@ -32,7 +32,10 @@ MMAP_THRESHOLD_BYTES = 128 * 1024  # glibc's own to begin with
 
 
 def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
-    """As `run_cell`, in a fresh process; one that is killed leaves a record of status "failed"."""
+    """Run a cell as `run_cell` does, in a fresh process.
+
+    A process that is killed leaves a record of status "failed".
+    """
     dataset = bench.dataset
     process = multiprocessing.get_context("spawn").Process(
         target=_run,
@@ -68,7 +71,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
 
 
 def _end(process: BaseProcess) -> None:
-    """A process that is still there keeps what it can, and is gone when this returns."""
+    """End the process. It has time to write its checkpoint; then it is killed."""
     try:
         process.terminate()
         process.join(FAREWELL_SECONDS)
@@ -79,7 +82,7 @@ def _end(process: BaseProcess) -> None:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started within inherits it: Ctrl-C is for this process, which then ends the other."""
+    """Within the block, started processes ignore Ctrl-C: this process ends them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -89,10 +92,10 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _giving_back() -> Iterator[None]:
-    """What is started within gives large blocks back to the system as soon as they are free.
+    """Within the block, started processes return large blocks to the system as soon as possible.
 
-    Left alone, glibc keeps those that are smaller than the largest freed so far, up to 32 MiB, and
-    peaks of one and the same cell differ by a tenth and more.
+    By default glibc keeps free blocks below a threshold that grows up to 32 MiB, and the peaks of
+    repeated runs of a cell differ by a tenth and more.
     """
     if MMAP_THRESHOLD in os.environ:
         yield
@@ -115,7 +118,7 @@ def _run(
     runs: Path,
     checkpoint_seconds: float,
 ) -> None:
-    """The other process's whole life, which ends with that of the one that began it."""
+    """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)

@@ -1,4 +1,4 @@
-"""The record that a cell leaves, from what its phases measured."""
+"""The record of a cell, from the results of its phases."""
 
 import errno
 import statistics
@@ -20,14 +20,12 @@ from gim_bench.settings.schema import CellConfig
 from gim_bench.training import capacity
 from gim_bench.training.loop import VALIDATION, joined
 
-NOT_WRITTEN = "cannot be written"  # what the reason of a cell begins with that a full disk ended
-
-
+NOT_WRITTEN = "cannot be written"  # the first words of the error after a full disk
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def begun(cell: Cell, bench: Bench) -> Record:
-    """The record of a cell that has not ended."""
+    """The record of a cell that begins to run."""
     return Record(
         suite=cell.suite,
         method=cell.config.method.name,
@@ -50,7 +48,7 @@ def begun(cell: Cell, bench: Bench) -> Record:
 
 
 def _plugins(config: CellConfig) -> dict[str, str]:
-    """The distributions of whatever other packages than this one brought, as in "theirs 1.0"."""
+    """Distributions of plug-ins that another package brought, as in {"method": "theirs 1.0"}."""
     named = {
         "method": config.method.like,
         "encoder": config.encoder.kind,
@@ -63,7 +61,7 @@ def _plugins(config: CellConfig) -> dict[str, str]:
 def done(
     record: Record, finished: Sequence[Finished], *, largest: capacity.Capacity | None = None
 ) -> Record:
-    """Costs of a cell's models add up; their peaks do not."""
+    """The finished record. Costs of a cell's models add up; the highest of their peaks counts."""
     metrics: dict[str, float] = {}
     for found in finished:
         metrics |= dict(found.probed.metrics) | _last_losses(found)
@@ -115,7 +113,7 @@ def done(
 
 
 def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
-    """Of every peak that is known of all models, the highest."""
+    """The highest value of every peak that all models have."""
     return {
         name: max(found.metrics[name] for found in peaks)
         for name in peaks[0].metrics
@@ -124,19 +122,19 @@ def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
 
 
 def _notes(peaks: Sequence[memory.Peaks]) -> dict[str, str]:
-    """Of the model of which least is known, for they say why."""
+    """Notes of the model with the fewest measurements: its notes give the reasons."""
     return min(peaks, key=lambda found: len(found.metrics)).notes
 
 
 def _calibration(finished: Sequence[Finished]) -> float:
-    """Seconds of one run of the fixed work, the mean over the models that were trained."""
+    """Seconds of the fixed work, the mean over the models that were trained."""
     return statistics.fmean(
         x.training.calibration_seconds for x in finished if x.training.trained.steps
     )
 
 
 def _last_losses(found: Finished) -> dict[str, float]:
-    """The last epoch's losses; the bare name is the top unit's."""
+    """Losses of the last epoch, by metric; the bare name is the loss of the top unit."""
     if not found.training.trained.losses:
         return {}
     prefix, losses = found.model.prefix, found.training.trained.losses[-1]
@@ -149,19 +147,19 @@ def _last_losses(found: Finished) -> dict[str, float]:
 
 
 def _loss_name(prefix: str, unit: str) -> str:
-    """Of a unit's training or, where the history says so, validation loss."""
+    """The metric of a unit's training loss or, with the prefix of histories, validation loss."""
     bare = unit.removeprefix(VALIDATION)
     return f"{prefix}loss/{unit}" if bare == unit else f"{prefix}validation_loss/{bare}"
 
 
 def _resumed(finished: Sequence[Finished]) -> dict[str, Any]:
-    """After which step's checkpoint training went on, where it did."""
+    """Steps of the checkpoints from which the models' trainings resumed, if any did."""
     steps = [found.training.trained.resumed_at for found in finished]
     return {} if steps == [None] * len(steps) else {"resumed_at_step": steps}
 
 
 def _prefixed(found: Finished) -> list[dict[str, float]]:
-    """The losses of every epoch, named so that several models' can stand beside each other."""
+    """Losses of every epoch, with the model's prefix in their names."""
     return [
         {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
         for row in found.training.trained.losses
@@ -169,6 +167,7 @@ def _prefixed(found: Finished) -> list[dict[str, float]]:
 
 
 def failed(record: Record, error: Exception, *, runs: RunsFolder) -> Record:
+    """The record of a cell that an error ended, with the reason in one line."""
     reason = str(error).strip() or "no message"
     fits = not memory.is_exhausted(error)
     if not fits:

@@ -34,39 +34,38 @@ from gim_bench.training.trainer import Trainer
 
 
 class Abandoned(Exception):  # noqa: N818 - nothing has gone wrong
-    """Whoever watches a cell wants no more of it."""
+    """The watcher of a cell gives the cell up."""
 
 
-# Told an epoch, and the accuracy that the cell's record would be chosen by if it were the last:
-# percent on validation at the top module's best rate. May raise Abandoned.
+# Called with the number of an epoch and the validation accuracy after it: percent, of the top
+# module at its best rate. May raise Abandoned.
 Watch = Callable[[int, float], None]
-
 
 NOTHING = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPhase:
-    """What training one model gave, and what was measured of it."""
+    """Results of training one model, and measurements of it."""
 
     trained: Trained = NOTHING
     peaks: memory.Peaks = field(default_factory=memory.Peaks)
     audited: Audit = field(default_factory=Audit)
-    # Of one run of the fixed work, the mean of before and after; 0 where nothing is trained.
+    # Seconds of the fixed work, mean of before and after training; 0 if nothing is trained.
     calibration_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What one of the cell's models leaves for the record."""
+    """Results of one model of a cell, for the record."""
 
     model: Model
-    top: Sequence[str]  # the unit whose loss is the model's own; none where nothing is trained
+    top: Sequence[str]  # the topmost unit, whose loss is the model's; empty if nothing is trained
     training: TrainingPhase
     probed: Probed
     probe_seconds: float
     probe_peaks: memory.Peaks
-    files: Mapping[str, str]  # the encoder's, with its sha256
+    files: Mapping[str, str]  # the encoder's file, with its sha256
 
 
 def trained_and_probed(
@@ -78,7 +77,7 @@ def trained_and_probed(
     runs: RunsFolder,
     watch: Watch | None,
 ) -> Finished:
-    """One of the cell's models, trained and probed, and its encoder on disk."""
+    """Train and probe one model of the cell, and write its encoder to disk."""
     learner = build(cell, bench, target=model.target)
     phase = _train(cell, model, learner, bench, folder=runs.folder_of(record), watch=watch)
     probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
@@ -103,28 +102,21 @@ def _train(
     folder: Path,
     watch: Watch | None,
 ) -> TrainingPhase:
-    """`folder` is where checkpoints go, and outputs of frozen units if they are kept."""
+    """Train a model. Checkpoints and kept outputs of frozen units lie in `folder`."""
     steps = planned_steps(cell, bench)
     if not steps:
         return TrainingPhase()
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
-    keeper = None
-    if (kept := cell.config.training.kept_outputs) is not None:
-        keeper = Keeper(
-            folder=kept_outputs_folder(model, folder=folder),
-            epochs=min(kept.epochs, -(-steps // len(batches))),
-            dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
-            progress=bench.progress,
-        )
+    keeper = _keeper(cell, model, bench, folder=folder, epochs=-(-steps // len(batches)))
     on_epoch = None
     if watch is not None and not trainer.one_by_one:
         on_epoch = _validating(cell, model, learner, bench, watch=watch)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
     with (
-        # What layers draw in training (dropout) is the same whatever ran before in this process.
+        # Dropout draws the same whatever ran before in this process.
         seeding.weights_from("training", cell.config.method.like, cell.seed),
         memory.measure(bench.device) as peaks,
     ):
@@ -140,13 +132,7 @@ def _train(
             rates=_rates(cell.config.training, steps=steps),
         )
     after = calibration_seconds(bench.device)
-    if trained.resumed_at is not None:
-        reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
-        peaks = memory.Peaks(notes={"training": reason})
-    elif on_epoch is not None:
-        reason = "not measured: the model was validated after every epoch, which takes memory too"
-        peaks = memory.Peaks(notes={"training": reason})
-    # Outside of what is measured: its seconds and its memory are not training's.
+    # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
         trainer,
         next(batches.epoch(1)),
@@ -155,14 +141,38 @@ def _train(
     )
     return TrainingPhase(
         trained=trained,
-        peaks=peaks,
+        peaks=_peaks_of_training(peaks, trained, validated=on_epoch is not None),
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
 
 
+def _keeper(cell: Cell, model: Model, bench: Bench, *, folder: Path, epochs: int) -> Keeper | None:
+    """The keeper of frozen units' outputs that the settings ask for; training has `epochs`."""
+    kept = cell.config.training.kept_outputs
+    if kept is None:
+        return None
+    return Keeper(
+        folder=kept_outputs_folder(model, folder=folder),
+        epochs=min(kept.epochs, epochs),
+        dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
+        progress=bench.progress,
+    )
+
+
+def _peaks_of_training(peaks: memory.Peaks, trained: Trained, *, validated: bool) -> memory.Peaks:
+    """The peaks; or, where they are not training's alone, the reason why there are none."""
+    if trained.resumed_at is not None:
+        reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
+    elif validated:
+        reason = "not measured: the model was validated after every epoch, which takes memory too"
+    else:
+        return peaks
+    return memory.Peaks(notes={"training": reason})
+
+
 def _rates(training: TrainingSettings, *, steps: int) -> Callable[[int], float] | None:
-    """The factor of the learning rate at each of a unit's steps; None where it is always 1."""
+    """The factor of the learning rate at each step of a unit; None if the rate is constant."""
     if isinstance(training.rate_schedule, ConstantRate):
         return None
     return partial(
@@ -176,7 +186,10 @@ def _rates(training: TrainingSettings, *, steps: int) -> Callable[[int], float] 
 def _validating(
     cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
 ) -> Callable[[int], None]:
-    """Tells `watch` what the learner is worth after an epoch; draws from nothing that trains it."""
+    """A function that validates the learner after an epoch and tells `watch`.
+
+    Validation draws from no generator of training.
+    """
     settings = cell.config.probe
     assert settings is not None
     train = bench.batches(cell, Split.TRAIN)
@@ -197,7 +210,7 @@ def _validating(
 
 
 def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
-    """The audit; an empty one where memory does not suffice for it: training is over and counts."""
+    """The audit; an empty one if memory does not suffice, for training is over and counts."""
     try:
         return audit(trainer, batch, **counts)
     except Exception as error:
@@ -211,7 +224,7 @@ def kept_outputs_folder(model: Model, *, folder: Path) -> Path:
 
 
 def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:
-    """Only the same code goes on from them: half a training each by two would be neither's."""
+    """Checkpoints of a model. Only the code that wrote them resumes from them."""
     code = provenance.code_sha256(
         method_class(cell.config.method.like), encoder_class(cell.config.encoder.kind)
     )
@@ -226,7 +239,7 @@ def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> C
 def _probe(
     cell: Cell, model: Model, learner: Learner, bench: Bench
 ) -> tuple[Probed, float, memory.Peaks]:
-    """What the probes measured; wall seconds and peaks of feature extraction and probes."""
+    """Results of the probes, with wall seconds and peaks of feature extraction and probes."""
     if cell.config.probe is None:
         return Probed(metrics={}, curves={}), 0.0, memory.Peaks()
     train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
@@ -247,7 +260,7 @@ def _probe(
 
 
 def largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:
-    """The largest batch that all models of the cell can be trained on; None: nobody asked."""
+    """The largest batch that all models of the cell can be trained on; None if not asked for."""
     settings = cell.config.capacity
     if settings is None:
         return None

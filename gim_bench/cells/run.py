@@ -1,4 +1,4 @@
-"""One cell, from its configuration to its record: build, fit, probe, measure, record."""
+"""Run one cell: build, train, probe, measure, record."""
 
 import shutil
 from pathlib import Path
@@ -22,19 +22,19 @@ from gim_bench.system.interrupts import time_limit
 
 
 def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None = None) -> Record:
-    """The cell's record, which is on disk when this returns.
+    """Run the cell, write its record to disk, and return the record.
 
-    Whatever goes wrong inside is a record of status "failed" with the reason, never an exception;
-    an interruption passes through. A finished record stays until the new run has ended. `watch`
-    hears of every epoch but the last, if the cell's one model is trained as a whole, and else of
-    none.
+    An error inside gives a record of status "failed" with the reason, never an exception; an
+    interruption passes through. A finished record stays on disk until the new run has ended.
+    `watch` is called after every epoch but the last, if the cell has one model that is trained as a
+    whole.
 
-    Raises: Abandoned where `watch` does, and nothing is left of the cell.
+    Raises: Abandoned where `watch` raises it; nothing is left of the cell then.
     """
     record = begun(cell, bench)
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
     if before is not None and before.status is Status.DONE:
-        _clear(cell, bench, folder=runs.folder_of(record))  # a finished cell is run anew
+        _clear(cell, bench, folder=runs.folder_of(record))
     else:
         runs.save(record)
     try:
@@ -46,13 +46,13 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
                 for model in models
             ]
             record = done(record, finished, largest=largest_batch(cell, bench))
-        resumable = False  # nothing is left to be resumed
+        resumable = False
     except Abandoned:
         runs.remove(record)
         raise
     except Exception as error:  # a cell that fails is a result; the suite goes on
         record = failed(record, error, runs=runs)
-        resumable = not isinstance(error, TrainingError)  # which would come again
+        resumable = not isinstance(error, TrainingError)  # a TrainingError would come again
     if record.status is Status.DONE:
         runs.put_encoders(record)
     runs.save(record)
@@ -62,10 +62,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
 
 
 def _clear(cell: Cell, bench: Bench, *, folder: Path) -> None:
-    """Nothing is left of a training that is not to be gone on with."""
+    """Remove checkpoints and kept outputs of a cell that will not be resumed."""
     for model in models_of(cell, bench):
         checkpoints_of(cell, model, bench, folder=folder).clear()
         shutil.rmtree(kept_outputs_folder(model, folder=folder), ignore_errors=True)
-
-
-# -- the record ----------------------------------------------------------------------------------

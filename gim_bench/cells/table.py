@@ -1,4 +1,4 @@
-"""A suite's cells, each run by the first of the processes that come to it."""
+"""The cells of a suite. Several processes may share them: the first to claim a cell runs it."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import DAMAGED, RunsFolder
 from gim_bench.records.record import Record, Status
 
-WAIT_SECONDS = 0.5  # between looks at cells that other processes are at
+WAIT_SECONDS = 0.5  # between looks at cells that other processes run
 RunCell = Callable[..., Record]
 
 
@@ -25,10 +25,10 @@ def run_table(
     run: RunCell,
     rerun: bool = False,
 ) -> Iterator[Record]:
-    """The record of every cell, each as soon as it is there; cells of other processes come last.
+    """Yield the record of every cell as soon as it is there; cells of other processes come last.
 
-    A cell that is done is not run again, nor is one that another process has ended since this was
-    called. With `rerun`, the former is. Raises: OSError.
+    A finished cell is not run again, unless `rerun` asks for it. A cell that another process ends in
+    the meantime is not run again in any case. Raises: OSError.
     """
     before = {cell.key: found(cell, runs) for cell in table}
     waiting = list(table)
@@ -49,10 +49,10 @@ def run_table(
 
 
 def found(cell: Cell, runs: RunsFolder) -> Record | None:
-    """The cell's record as it is on disk; None where there is none that can be believed.
+    """The cell's record on disk; None if there is no intact record of these settings.
 
-    A record with the cell's key and another value of a setting is of other settings: a package
-    changed the default of a setting that is part of a key only elsewhere.
+    A record may have the cell's key and another value of a setting: a package changed the default of
+    a setting that is in no key at its default. Such a record is of other settings.
     """
     record = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
     if record is None or not agrees(record.config, cell.config.as_dict()):
@@ -61,13 +61,13 @@ def found(cell: Cell, runs: RunsFolder) -> Record | None:
 
 
 def _ended(cell: Cell, runs: RunsFolder, *, before: Record | None, rerun: bool) -> Record | None:
-    """The cell's record, if nothing is left to be done for it."""
+    """The cell's record, if the cell needs no run."""
     record = found(cell, runs)
     if record is None or record.status is Status.RUNNING:
         return None
     if record.status is Status.DONE and not rerun:
         return record
-    if before is not None:  # sweeps may have been added to it since, which is no run
+    if before is not None:  # a sweep that was added since is no run
         before = replace(before, sweeps=record.sweeps)
     return record if record != before else None
 
@@ -81,7 +81,7 @@ def _run(
     before: Record | None,
     rerun: bool,
 ) -> Record | None:
-    """The record that the cell's run leaves; None where another process is at it, or took it."""
+    """Run the cell and return its record; None if another process runs the cell or took it over."""
     identity: dict[str, Any] = {
         "method": cell.config.method.name,
         "seed": cell.seed,
@@ -92,13 +92,13 @@ def _run(
         with runs.claimed(cell.suite, **identity) as claim:
             if claim is None:
                 return None
-            # Another process may have ended it between the look at its record and the claim.
+            # Another process may have ended the cell between the look at its record and the claim.
             if ended := _ended(cell, runs, before=before, rerun=rerun):
                 return ended
             if runs.is_damaged(cell.suite, **identity):
                 bench.progress.say(f"{cell.name} runs again: {DAMAGED}")
             return run(cell, bench, runs=runs)
-    except KeyboardInterrupt:  # which may come as late as while the claim is let go
+    except KeyboardInterrupt:  # may arrive as late as the release of the claim
         if claim is None or not claim.is_lost:
             raise
     bench.progress.say(
