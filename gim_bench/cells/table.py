@@ -27,8 +27,8 @@ def run_table(
 ) -> Iterator[Record]:
     """Yield the record of every cell as soon as it is there; cells of other processes come last.
 
-    A finished cell is not run again, unless `rerun` asks for it. A cell that another process ends in
-    the meantime is not run again in any case. Raises: OSError.
+    A finished cell is not run again, unless `rerun` asks for it. A cell that another process ends
+    in the meantime is not run again in any case. Raises: OSError.
     """
     before = {cell.key: found(cell, runs) for cell in table}
     waiting = list(table)
@@ -51,8 +51,8 @@ def run_table(
 def found(cell: Cell, runs: RunsFolder) -> Record | None:
     """The cell's record on disk; None if there is no intact record of these settings.
 
-    A record may have the cell's key and another value of a setting: a package changed the default of
-    a setting that is in no key at its default. Such a record is of other settings.
+    A record may have the cell's key and another value of a setting: a package changed the default
+    of a setting that is in no key at its default. Such a record is of other settings.
     """
     record = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
     if record is None or not agrees(record.config, cell.config.as_dict()):
