@@ -179,12 +179,23 @@ def _declared_by(name: str, cells: Cells, rows: Rows) -> By:
 
 def _says(rows: Rows, record: Record, setting: str) -> bool:
     """Whether the table of the record's row has the setting, or the kind of a table around it."""
-    said = flatten(rows.get(record.method, {}))
+    said = _said(rows, record)
     tables = tuple(name.removesuffix("kind") for name in said if name.endswith(".kind"))
     short = setting.removeprefix("method.").removeprefix("options.")
     if short.startswith("info_nce."):  # a row calls the settings of any objective so
         short = short.replace("info_nce", "objective", 1)
     return short in said or short.startswith(tables)
+
+
+def _said(rows: Rows, record: Record) -> dict[str, Any]:
+    """The settings in the table of the record's row, by dotted name.
+
+    A row with modules on a base is called after the row that has the table: "gim_on_cpc_1a2b3c4d".
+    """
+    name = record.method
+    if record.config.get("method", {}).get("base"):
+        name = name if name in rows else name.partition("_on_")[0]
+    return flatten(rows.get(name, {}))
 
 
 def count_differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Difference]:
@@ -216,7 +227,7 @@ def _follows(cells: Cells, count: Count, *, rows: Rows) -> bool:
         in_turn = method.get("schedule") == Schedule.SEQUENTIAL
         own = {
             name: value
-            for name, value in flatten(rows.get(record.method, {})).items()
+            for name, value in _said(rows, record).items()
             if name.startswith(tuple(count.of_row))
         }
         deciding = [*count.of_method, *(TURNS if in_turn else ())]

@@ -177,6 +177,19 @@ def test_what_a_row_was_given_is_a_line_of_its_own_although_the_method_declares_
     assert (name, "the method") in of_kind(kind, *records)
 
 
+def test_the_budgets_of_the_paper_s_table_are_never_yes():
+    """In STL-10, equal epochs are 234,300 steps on unlabelled images and 11,700 on labelled."""
+    labelled = {"train/steps": 11_700.0, "train/samples": 1.5e6, "train/labels": 5000.0}
+    records = [
+        cell("gim", counts={"train/steps": 234_300.0, "train/samples": 3e7}),
+        cell("supervised", counts=labelled),
+    ]
+    assert verdict(*records) == "Not in everything: the rows differ in budget and labels."
+    assert ["budget", "train/steps", "234,300: gim; 11,700: supervised", "the method"] in lines(
+        *records
+    )
+
+
 def test_equal_steps_on_labels_differ_in_labels_alone():
     records = [cell("gim"), cell("supervised", counts={"train/labels": 300.0})]
     assert verdict(*records) == "Not in everything: the rows differ in labels."
@@ -288,6 +301,13 @@ def test_a_row_that_declares_one_setting_of_a_table_declares_no_other():
         ("training.optimiser.momentum", "its row"),
         ("training.optimiser.nesterov", "UNDECLARED"),
     }
+
+
+def test_a_row_on_a_base_has_the_table_of_the_row_that_it_is_called_after():
+    rows = {"gim": nested("training.learning_rate", 0.5)}
+    on_base = cell("gim_on_cpc_1a2b3c4d", method__base="b" * 64, training__learning_rate=0.5)
+    records = [on_base, cell("cpc", training__learning_rate=0.1)]
+    assert of_kind("rate", *records, rows=rows) == {("training.learning_rate", "its row")}
 
 
 def test_two_rows_may_both_declare_a_setting_that_the_suite_has_otherwise():
