@@ -1,7 +1,7 @@
-"""How fast the machine is just now: what a training step's time is divided by.
+"""Speed of the machine at this moment, by which the time of a training step is divided.
 
-Seconds on one machine say little about another, or about the same one under load; a step that
-takes 1.3 times as long as a fixed piece of work says more.
+A step's seconds say little about another machine, or about the same machine under load. A step
+that takes 1.3 times as long as a fixed piece of work says more.
 """
 
 import statistics
@@ -16,7 +16,10 @@ RUNS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A 3×3 convolution of 64 channels on 32×32 places, and a square matrix product, in fp32."""
+    """Size of a 3×3 convolution of 64 channels on 32×32 places, and of a square matrix product.
+
+    Both compute in fp32.
+    """
 
     batch: int
     side: int  # of the matrices
@@ -28,9 +31,9 @@ WORK = {"cpu": Work(batch=16, side=768), "cuda": Work(batch=256, side=4096, roun
 
 
 def calibration_seconds(device: torch.device) -> float:
-    """Median wall time of the fixed work on `device`, after one run that is not counted.
+    """Median wall time of the fixed work on `device`, in seconds, after one run for warming up.
 
-    Draws no random numbers, and waits for a GPU only at either end of a run.
+    The work draws no random numbers. It waits for a GPU only at the start and the end of a run.
     """
     work = WORK[device.type]
     images = torch.full((work.batch, 64, 32, 32), 0.5, device=device)

@@ -1,4 +1,4 @@
-"""Which device and number format a cell uses, decided once and then explicit."""
+"""The device and the number format of a cell: decided once, explicit from then on."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """The device named; under "auto" the first GPU, or the CPU without one. Raises: ConfigError."""
+    """The device of that name; for "auto" the first GPU, or the CPU if there is no GPU.
+
+    Raises: ConfigError if PyTorch cannot use the device.
+    """
     import torch
 
     if name == "auto":
@@ -31,7 +34,7 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
-    """The precision asked for; under "auto" bf16 where the hardware multiplies in it, else fp32."""
+    """`precision`; for "auto" bf16 if the hardware multiplies in bf16, else fp32."""
     import torch
 
     if precision is not Precision.AUTO:
@@ -44,7 +47,7 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Precision
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
-    """Within the block, matrix products and convolutions compute in `precision`."""
+    """A context in which matrix products and convolutions compute in `precision`."""
     import torch
 
     enabled = precision is Precision.BF16
@@ -52,7 +55,7 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
 
 
 def at_least_fp32(dtype: "torch.dtype") -> "torch.dtype":
-    """`dtype`, or fp32 where `dtype` is narrower: the number format of a loss."""
+    """The number format of a loss: `dtype`, or fp32 if `dtype` is narrower."""
     import torch
 
     return torch.promote_types(dtype, torch.float32)

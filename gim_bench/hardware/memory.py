@@ -1,6 +1,6 @@
-"""Peak memory of one phase of work: host, PyTorch's two peaks, and NVML's for this very process.
+"""Peak memory of one phase: the host's, PyTorch's two peaks, and NVML's peak of this process.
 
-A figure that cannot be measured is absent, with the reason beside it, and never 0.
+A figure that cannot be measured is absent, never 0. A note gives the reason.
 """
 
 import gc
@@ -16,49 +16,45 @@ import psutil
 import torch
 
 SAMPLING_SECONDS = 0.01
-# The environment variable by which glibc gives back blocks from that size on at once.
+# Environment variable: glibc returns freed blocks of at least this size to the system at once.
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
-NOT_AVAILABLE = 2**64 - 1  # what NVML gives in place of a number of bytes that it cannot tell
+NOT_AVAILABLE = 2**64 - 1  # NVML's value for an unknown number of bytes
 
 
 @dataclass(slots=True, kw_only=True)
 class Peaks:
-    """Filled in when the measured block is left."""
+    """Peaks of a measured block, filled in at the end of the block."""
 
-    metrics: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)  # how it was measured, or why it was not
+    metrics: dict[str, float] = field(default_factory=dict)  # bytes
+    notes: dict[str, str] = field(default_factory=dict)  # how each is measured, or why it is not
 
 
 @contextmanager
 def measure(device: torch.device, *, prefix: str = "memory/") -> Iterator[Peaks]:
-    """Peaks of all that happens within the block; `prefix` begins the names of its metrics."""
+    """Peaks of the block's memory; the metrics' names begin with `prefix`."""
     peaks = Peaks()
     host = _HostPeak()
     gpu = _GpuPeak(device) if device.type == "cuda" else None
     with _sampling([sampler for sampler in (host, gpu) if sampler is not None]):
         yield peaks
-    found = host.read()
+    for part in [host.read()] if gpu is None else [host.read(), gpu.read()]:
+        peaks.metrics |= {f"{prefix}{name}": value for name, value in part.metrics.items()}
+        peaks.notes |= part.notes
     if gpu is None:
-        found.notes["gpu"] = "not measured: the cell ran on the CPU"
-    else:
-        on_gpu = gpu.read()
-        found.metrics |= on_gpu.metrics
-        found.notes |= on_gpu.notes
-    peaks.metrics |= {f"{prefix}{name}": value for name, value in found.metrics.items()}
-    peaks.notes |= found.notes
+        peaks.notes["gpu"] = "not measured: the cell ran on the CPU"
 
 
 def free(device: torch.device) -> None:
-    """Gives back what nothing refers to, or the next peak would hold it."""
+    """Return unreferenced memory to the system, so that the next peak does not contain it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def is_exhausted(error: Exception) -> bool:
-    """Whether it says that memory did not suffice, the GPU's or the host's.
+    """Whether the error means that the GPU or the host is out of memory.
 
-    cuBLAS and cuDNN say so in words of their own, as does PyTorch's allocator for the CPU.
+    cuBLAS, cuDNN and PyTorch's allocator for the CPU raise a RuntimeError with their own words.
     """
     words = ("ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -68,7 +64,7 @@ def is_exhausted(error: Exception) -> bool:
 
 @contextmanager
 def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
-    """Samples every 10 ms in a thread of its own, and once at either end."""
+    """A context that samples every 10 ms in a separate thread, and once more at its end."""
     wanted = [sampler for sampler in samplers if sampler.needs_sampling]
     stop = threading.Event()
 
@@ -89,7 +85,7 @@ def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
 
 
 class _HostPeak:
-    """Peak resident memory: the kernel's high-water mark where it can be reset, else samples."""
+    """Peak resident memory: the kernel's high-water mark if it can be reset, else samples."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -112,13 +108,18 @@ class _HostPeak:
             if self.needs_sampling
             else "VmHWM of /proc/self/status, reset before the phase"
         )
+        threshold = os.environ.get(MMAP_THRESHOLD)
+        if threshold is not None:
+            returned = f"; blocks of {threshold} bytes are given back once free"
+        else:
+            returned = ""
         peak = self._sampled if self.needs_sampling else self._high_water_mark()
         return Peaks(
             metrics={
                 "host_peak_bytes": peak,
                 "host_over_baseline_bytes": max(0, peak - self._baseline),
             },
-            notes={"host": f"{how}; baseline {self._baseline} bytes before it{_given_back()}"},
+            notes={"host": f"{how}; baseline {self._baseline} bytes before it{returned}"},
         )
 
     def _high_water_mark(self) -> int:
@@ -128,7 +129,7 @@ class _HostPeak:
 
 
 class _GpuPeak:
-    """PyTorch's peaks, and NVML's memory of this process on the device that CUDA really uses."""
+    """PyTorch's peaks, and NVML's memory of this process on the device that CUDA uses."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -183,17 +184,15 @@ class _GpuPeak:
         )
 
     def _check_that_it_is_ours(self) -> None:
-        """In a container, our process id may be that of another process to the driver."""
+        """Check that the driver knows this process by the number that the container gives it.
+
+        Raises: _UnmeasurableError.
+        """
         if self._sampled < torch.cuda.memory_reserved(self._device):
             raise _UnmeasurableError(
-                f"to the driver, process {os.getpid()} is another one (a container): it holds less "
-                f"than PyTorch does here"
+                f"the driver's process {os.getpid()} is another process (a container): it holds "
+                f"less memory than PyTorch has reserved here"
             )
-
-
-def _given_back() -> str:
-    threshold = os.environ.get(MMAP_THRESHOLD)
-    return "" if threshold is None else f"; blocks of {threshold} bytes are given back once free"
 
 
 def _sampled(times: int) -> str:
@@ -204,13 +203,13 @@ def _sampled(times: int) -> str:
 
 
 class _UnmeasurableError(Exception):
-    """Why NVML cannot tell."""
+    """The memory of this process cannot be measured; the message gives the reason."""
 
 
 class _ProcessOnGpu:
-    """This process as the driver sees it, on the GPU or MIG instance that CUDA really uses.
+    """This process as the driver sees it, on the GPU or MIG instance that CUDA uses.
 
-    Found by UUID: NVML's index is not that of CUDA_VISIBLE_DEVICES.
+    The UUID identifies the device: NVML's index differs from that of CUDA_VISIBLE_DEVICES.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -224,14 +223,14 @@ class _ProcessOnGpu:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise _UnmeasurableError(str(error)) from None
-        self.uuid, handle = self._found(_uuids(device))
-        # Where to look, and for which (GPU instance, compute instance); (): for any.
+        self.uuid, handle = self._identify(device)
+        # Devices that list the process, each with its (GPU instance, compute instance); (): any.
         self._places: list[tuple[Any, tuple[int, ...]]] = [(handle, ())]
         if self.uuid.startswith("MIG-"):
             self._places += self._on_parent(handle)
 
     def used_bytes(self) -> int:
-        """What it holds at the moment, its CUDA context included. Raises: _UnmeasurableError."""
+        """Bytes that the process holds now, with its CUDA context. Raises: _UnmeasurableError."""
         reasons = []
         for handle, instance in self._places:
             try:
@@ -240,8 +239,12 @@ class _ProcessOnGpu:
                 reasons.append(str(error))
         raise _UnmeasurableError("; ".join(dict.fromkeys(reasons)))
 
-    def _found(self, uuids: list[str]) -> tuple[str, Any]:
-        """The first of these that NVML knows, and its handle."""
+    def _identify(self, device: torch.device) -> tuple[str, Any]:
+        """UUID and handle of the device in NVML. Raises: _UnmeasurableError."""
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        # PyTorch does not tell whether the device is a GPU or a MIG instance.
+        known = uuid.startswith(("GPU-", "MIG-"))
+        uuids = [uuid] if known else [f"GPU-{uuid}", f"MIG-{uuid}"]
         for uuid in uuids:
             try:
                 return uuid, self._nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -250,7 +253,7 @@ class _ProcessOnGpu:
         raise _UnmeasurableError(f"no device {' or '.join(uuids)}: {reason}")
 
     def _on_parent(self, handle: Any) -> list[tuple[Any, tuple[int, ...]]]:
-        """The GPU of a MIG instance: some drivers list processes there alone."""
+        """The GPU of a MIG instance, where some drivers list the instance's processes."""
         try:
             instance = (
                 self._nvml.nvmlDeviceGetGpuInstanceId(handle),
@@ -274,9 +277,3 @@ class _ProcessOnGpu:
                 raise _UnmeasurableError("the driver does not tell the memory of a process")
             return int(process.usedGpuMemory)
         raise _UnmeasurableError("the driver does not list this process (a container, or WSL)")
-
-
-def _uuids(device: torch.device) -> list[str]:
-    """What NVML may call the device: PyTorch does not say whether it is a GPU or a MIG instance."""
-    uuid = str(torch.cuda.get_device_properties(device).uuid)
-    return [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]

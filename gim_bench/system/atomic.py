@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """`path` holds all of `content`, or what it held before. Raises: OSError."""
+    """Replace the file at `path` by `content`, wholly or not at all. Raises: OSError."""
     with atomically(path) as file:
         file.write(content)
 
 
 @contextmanager
 def atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it takes the place of `path` at the end of a block that succeeds.
+    """A file to write, which replaces the file at `path` when the block ends without an error.
 
     Raises: OSError.
     """
@@ -28,8 +28,8 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException as error:  # an interruption too leaves nothing behind
+    except BaseException as error:  # also after an interruption: no partial file stays
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # as a full disk does not say
+            error.filename = str(path)  # the error of a full disk names no file
         raise

@@ -1,6 +1,6 @@
-"""What ends work before its time: Ctrl-C, SIGTERM, and a limit on its seconds.
+"""Interruptions of work: Ctrl-C, SIGTERM, and a time limit.
 
-Of the signals the first one waits for a good moment, a second Ctrl-C does not.
+The first signal waits until the work can stop safely. A second Ctrl-C stops the work at once.
 """
 
 import signal
@@ -16,16 +16,16 @@ RING_AGAIN_SECONDS = 10.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal to end was heard, and what was under way is safe."""
+    """Work stopped after a signal, with its state saved."""
 
 
 @contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-    """Within the block a first signal is only noted, and said by calling what is yielded.
+    """A context that only records the first signal; the yielded function returns whether one came.
 
-    A second Ctrl-C raises KeyboardInterrupt where it stands; a second SIGTERM, which a group of
-    processes gets from more than one sender, does not. A signal that this process was told to
-    ignore stays ignored. Outside of the main thread, which signals never reach, nothing changes.
+    A second Ctrl-C raises KeyboardInterrupt at once. A second SIGTERM has no effect, because a
+    group of processes gets SIGTERM from more than one sender. A signal that this process ignores
+    stays ignored. Outside the main thread, which signals never reach, the context does nothing.
     """
     heard = threading.Event()
 
@@ -49,7 +49,7 @@ def noted() -> Iterator[Callable[[], bool]]:
 
 
 def terminate_as_interrupt() -> None:
-    """From here on SIGTERM, which Slurm and spot machines send, does what Ctrl-C does."""
+    """Treat SIGTERM, which Slurm and spot machines send, like Ctrl-C from now on."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -59,27 +59,29 @@ def terminate_as_interrupt() -> None:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """No more than so many seconds for the block; None: as many as it takes.
+    """A context that may take `seconds`; None: no limit.
 
-    Raises: TimeLimitError, from wherever the block stands when they are over.
+    Raises: TimeLimitError from within the block when the time is over; ConfigError if the system
+    has no timer.
     """
     if seconds is None:
         yield
         return
-    _check_that_there_is_an_alarm()
+    if not hasattr(signal, "setitimer"):
+        raise ConfigError("--cell-timeout needs a timer, which this system lacks: leave it out")
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Again and again, for an exception that is raised within a destructor comes to nothing.
+    # Rings repeatedly, because Python discards an exception that is raised within a destructor.
     signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_SECONDS)
     try:
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except _TimeIsUp:  # as late as while it is called off
+    except _TimeIsUp:  # may still come while the timer is being stopped
         raise TimeLimitError(f"took longer than --cell-timeout {seconds:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -87,9 +89,4 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 class _TimeIsUp(BaseException):
-    """No Exception, for libraries that it may come up in catch those, and give other ones."""
-
-
-def _check_that_there_is_an_alarm() -> None:
-    if not hasattr(signal, "setitimer"):
-        raise ConfigError("--cell-timeout needs an alarm clock, which this system does not have")
+    """The time limit is over; no Exception, because libraries catch and replace an Exception."""

@@ -1,4 +1,4 @@
-"""A lock between processes: one at a time, and one that dies lets go."""
+"""A lock between processes, which the system releases when its holder dies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +11,23 @@ LOCK_SECONDS = 600.0
 
 @contextmanager
 def locked(path: Path, *, timeout_seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """The block is one process's alone; others that name `path` wait before theirs.
+    """A context that one process at a time can enter; others with the same `path` wait.
 
-    `path` becomes an empty file, which needs no room on a full disk. It stays: whoever removed it
-    would take it from under those who wait.
+    `path` becomes an empty file, which needs no room on a full disk. The file stays after the
+    block, because other processes may be waiting for its lock.
 
-    Raises: OSError where `path` cannot be locked: TimeoutError where that is only for now.
+    Raises: TimeoutError if another process holds the lock for too long; OSError if the file
+    system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=timeout_seconds)
     try:
         lock.acquire()
     except Timeout:
-        message = f"{path} has been locked by another process for {timeout_seconds:g} s"
+        message = f"another process has held the lock {path} for {timeout_seconds:g} s"
         raise TimeoutError(message) from None
     except NotImplementedError:
-        raise OSError(f"{path}: its file system locks no files") from None
+        raise OSError(f"cannot lock {path}: its file system has no locks") from None
     try:
         yield
     finally:

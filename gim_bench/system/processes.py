@@ -1,4 +1,4 @@
-"""Which process has taken something on, and whether it is still there."""
+"""Identity of a process across hosts and containers, and whether the process is alive."""
 
 import socket
 from dataclasses import asdict, dataclass
@@ -8,21 +8,21 @@ from typing import Any
 
 import psutil
 
-CLOCK_SECONDS = 2  # by which a process seems to have started earlier or later when clocks are set
+CLOCK_SECONDS = 2  # tolerance of a process's start time, which shifts when the clock is set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """A process, told from any other that has or had its number."""
+    """A process, distinguished from every other process with the same number."""
 
     host: str
-    machine: str  # host, its boot and its namespace of processes: a container's are its own
+    machine: str  # host, boot and process namespace (each container has its own namespace)
     pid: int
     started: float  # seconds since the epoch
 
     @classmethod
     def here(cls) -> "Owner":
-        """This very process."""
+        """The current process."""
         process = psutil.Process()
         return cls(
             host=socket.gethostname(),
@@ -33,9 +33,9 @@ class Owner:
 
     @classmethod
     def read(cls, table: Any) -> "Owner | None":
-        """What `as_dict` gave; None of anything else."""
+        """The owner that `as_dict` described; None if `table` is anything else."""
         try:
-            found = cls(
+            return cls(
                 host=str(table["host"]),
                 machine=str(table["machine"]),
                 pid=int(table["pid"]),
@@ -43,13 +43,12 @@ class Owner:
             )
         except (TypeError, KeyError, ValueError, OverflowError):
             return None
-        return found
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def is_gone(self) -> bool | None:
-        """Whether the process has ended; None where that cannot be seen: on another machine."""
+        """Whether the process has ended; None if it runs on another machine."""
         if self.machine != _machine():
             return None
         try:
@@ -57,17 +56,17 @@ class Owner:
             started, status = process.create_time(), process.status()
         except (psutil.NoSuchProcess, ValueError, OverflowError):
             return True
-        # A zombie is dead, though its parent has not asked for its exit status.
+        # A zombie has ended; its parent has not read its exit status yet.
         return status == psutil.STATUS_ZOMBIE or abs(started - self.started) > CLOCK_SECONDS
 
 
 @cache
 def _machine() -> str:
-    """Within one, numbers of processes mean the same."""
+    """Name of the space in which a process number identifies one process."""
     parts = [socket.gethostname()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
-        pass  # not Linux: the host has to do
+        pass  # not Linux: the host name must suffice
     return " ".join(parts)

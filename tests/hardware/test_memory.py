@@ -370,7 +370,7 @@ def _elsewhere(driver):
         (_telling(None), "the driver does not tell the memory"),
         (_telling(0), "the driver does not tell the memory"),
         (_telling(0xFFFFFFFFFFFFFFFF), "the driver does not tell the memory"),
-        (_telling(99 * MEGABYTE), "is another one (a container)"),
+        (_telling(99 * MEGABYTE), "is another process (a container)"),
         (_broken, "Driver Not Loaded"),
         (_elsewhere, "no device GPU-0123-abcd or MIG-0123-abcd: Not Found"),
         (lambda _: sys.modules.__setitem__("pynvml", None), "nvidia-ml-py is not installed"),
@@ -394,7 +394,7 @@ def test_a_peak_below_what_pytorch_holds_at_the_end_is_another_process_s(driver)
     with measure(GPU) as peaks:
         driver.reserved = 501 * MEGABYTE
     assert "memory/gpu_process_peak_bytes" not in peaks.metrics
-    assert "is another one (a container)" in peaks.notes["gpu_process"]
+    assert "is another process (a container)" in peaks.notes["gpu_process"]
 
 
 def test_a_process_that_vanishes_from_the_list_makes_the_peak_unknown(driver):
