@@ -1,1 +1,1 @@
-"""Records: what cells leave on disk, and what is made of their numbers."""
+"""Records: files of finished and failed cells, and statistics over their metrics."""

@@ -1,8 +1,8 @@
-"""Who is at a cell: one process at a time, though many share the folder of runs.
+"""Claims: one process at a time works on a cell, though many share the folder of runs.
 
-A claim is a file in the cell's folder that names its owner, who touches it every few seconds. The
-claim of an owner who has died is free at once where that can be seen, and after a time without a
-touch where it cannot. Files are looked at and changed under a lock of the suite.
+A claim is a file in the cell's folder. The file names its owner, a process that touches the file
+every few seconds. When the owner dies, the claim ends at once on the owner's machine; elsewhere it
+ends after a time without a touch. A lock of the suite protects reads and writes of claims.
 """
 
 import json
@@ -20,12 +20,12 @@ from gim_bench.system.processes import Owner
 
 CLAIM = "claim.json"
 HEARTBEAT_SECONDS = 10.0
-# By the clock of the file system: of twelve touches none came.
+# Twelve touches in a row are missing, by the clock of the file system.
 SILENT_SECONDS = 120.0
 
 
 class Claim:
-    """What one process holds on a cell."""
+    """The claim of one process on a cell."""
 
     def __init__(self, path: Path, *, lock: Path, owner: Owner) -> None:
         self.owner = owner
@@ -37,16 +37,16 @@ class Claim:
 
     @property
     def is_lost(self) -> bool:
-        """Another process has taken the cell over, as this one seemed to be dead."""
+        """Whether another process took the cell over because this process seemed to be dead."""
         return self._lost.is_set()
 
     def take(self) -> None:
-        """Under the lock. Raises: OSError."""
+        """Write the claim and begin to touch it; call this under the lock. Raises: OSError."""
         write_atomically(self._path, json.dumps(self.owner.as_dict()).encode())
         self._beating.start()
 
     def let_go(self) -> None:
-        """Unless it is another's by now. A folder that held nothing else goes, too."""
+        """Remove the claim if this process still owns it, and the folder if it is empty then."""
         self._over.set()
         self._beating.join()
         with locked(self._lock):
@@ -59,17 +59,17 @@ class Claim:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if owner_of(self._path.parent) not in {self.owner, None}:  # None: the run removed it
                 self._lost.set()
-                _end_what_is_under_way()
+                _interrupt_main_thread()
                 return
             try:
                 os.utime(self._path)
             except OSError:
-                continue  # a disk that does not answer: the next one may
+                continue  # a disk that does not answer; the next touch may succeed
 
 
 @contextmanager
 def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
-    """This process's claim on the cell of that folder within the block; None: another has it.
+    """A context that holds this process's claim on a cell; None if another process has the claim.
 
     Raises: OSError.
     """
@@ -88,17 +88,20 @@ def claimed(folder: Path, *, lock: Path) -> Iterator[Claim | None]:
         claim.let_go()
 
 
-def _end_what_is_under_way() -> None:
-    """As Ctrl-C would; as SIGTERM where the former is ignored: in a script's background."""
+def _interrupt_main_thread() -> None:
+    """Send Ctrl-C's signal to the main thread, or SIGTERM if Ctrl-C is ignored.
+
+    Shells ignore Ctrl-C for processes that a script starts in the background.
+    """
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     main = threading.main_thread().ident
     assert main is not None
-    # Not `_thread.interrupt_main`, which does not wake up who waits for another process.
+    # Not `_thread.interrupt_main`, which does not wake a thread that waits for another process.
     signal.pthread_kill(main, signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def owner_of(folder: Path) -> Owner | None:
-    """Who has claimed the cell of that folder, if anybody."""
+    """The process that has claimed the cell in `folder`; None without a readable claim."""
     try:
         return Owner.read(json.loads((folder / CLAIM).read_bytes()))
     except (OSError, ValueError, RecursionError):
@@ -106,7 +109,7 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def seems_held(folder: Path) -> bool:
-    """Whether somebody seems to be at the cell; by this machine's clock, and without the lock."""
+    """Whether a process seems to work on the cell, by this machine's clock and without the lock."""
     owner = owner_of(folder)
     gone = True if owner is None else owner.is_gone()
     if gone is not None:
@@ -118,7 +121,7 @@ def seems_held(folder: Path) -> bool:
 
 
 def _is_free(path: Path, *, clock: Path) -> bool:
-    """Whether there is no claim, or one whose owner is dead; asked under the lock."""
+    """Whether the cell has no claim, or its owner is dead; call this under the lock."""
     try:
         touched = path.stat().st_mtime
     except FileNotFoundError:
@@ -127,5 +130,5 @@ def _is_free(path: Path, *, clock: Path) -> bool:
     gone = None if owner is None else owner.is_gone()
     if gone is not None:
         return gone
-    os.utime(clock)  # now, by the clock that the touches are stamped with
+    os.utime(clock)  # the time now, by the same clock as the touches
     return clock.stat().st_mtime - touched > SILENT_SECONDS

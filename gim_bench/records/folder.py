@@ -1,9 +1,9 @@
-"""Records on disk: the truth that MLflow, the report and every later run read.
+"""Records on disk, from which MLflow, the report and every later run read.
 
 `<runs>/<suite>/<method>/seed-<n>-<key8>/` holds record.json, config.toml, losses.csv,
-encoder.safetensors, and error.log where the cell failed. The record is written last, so a folder
-whose record says "done" is complete. It ends with its own sha256 and holds those of the encoders:
-what was altered or cut off since is not believed.
+encoder.safetensors, and error.log if the cell failed. The record is written last, so a folder
+whose record says "done" is complete. The record holds the sha256 of each encoder and ends with its
+own sha256. A record or encoder that was altered or cut off later does not count.
 """
 
 import csv
@@ -45,10 +45,10 @@ class RunsFolder:
         self.root = root
 
     def check_writable(self) -> None:
-        """Raises: ConfigError in one line where records could not be written."""
+        """Check that records can be written. Raises: ConfigError if they cannot."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            # Of a name of its own: processes that begin together would remove each other's.
+            # A unique name, because processes that begin together would remove each other's file.
             tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
             raise ConfigError(
@@ -57,13 +57,15 @@ class RunsFolder:
             ) from None
 
     def folder(self, suite: str, method: str, *, seed: int, key: str) -> Path:
+        """The folder of a cell."""
         return self.root / suite / method / f"seed-{seed}-{key[:8]}"
 
     def folder_of(self, record: Record) -> Path:
+        """The folder of a record's cell."""
         return self.folder(record.suite, record.method, seed=record.seed, key=record.key)
 
     def find(self, suite: str, method: str, *, seed: int, key: str) -> Record | None:
-        """The record of that very cell; None where there is none that can be believed."""
+        """The record of a cell; None if the record is missing or damaged."""
         folder = self.folder(suite, method, seed=seed, key=key)
         record = read_record(folder / RECORD)
         if record is None or record.key != key:
@@ -72,49 +74,49 @@ class RunsFolder:
         return record if whole else None
 
     def is_damaged(self, suite: str, method: str, *, seed: int, key: str) -> bool:
-        """Whether there is a record of that cell that cannot be believed."""
+        """Whether the cell has a record that was altered or cut off."""
         there = (self.folder(suite, method, seed=seed, key=key) / RECORD).exists()
         return there and self.find(suite, method, seed=seed, key=key) is None
 
     @contextmanager
     def claimed(self, suite: str, method: str, *, seed: int, key: str) -> Iterator[Claim | None]:
-        """This process's claim on that cell; None where another process has it. Raises: OSError."""
+        """A context that holds this process's claim on a cell; None if another process has it.
+
+        Raises: OSError.
+        """
         folder = self.folder(suite, method, seed=seed, key=key)
-        with claimed(folder, lock=self._lock(suite)) as claim:
+        with claimed(folder, lock=self.root / suite / LOCK) as claim:
             yield claim
 
-    def _lock(self, suite: str) -> Path:
-        return self.root / suite / LOCK
-
     def records(self, suite: str) -> list[Record]:
-        """Every record of the suite that can be believed, in a stable order."""
-        found = (read_record(path) for path in self._paths(suite))
-        return [record for record in found if record is not None]
+        """Every undamaged record of the suite, sorted by path."""
+        records = (read_record(path) for path in self._paths(suite))
+        return [record for record in records if record is not None]
 
     def unreadable(self, suite: str) -> list[Path]:
-        """The files of the suite's other records, in the same order."""
+        """The files of the suite's damaged records, sorted."""
         return [path for path in self._paths(suite) if read_record(path) is None]
 
     def _paths(self, suite: str) -> list[Path]:
         return sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}"))
 
     def suites(self) -> list[str]:
-        """The suites that have records, by name."""
+        """Names of the suites that have records, sorted."""
         return sorted({path.parts[-4] for path in self.root.glob(f"*/*/seed-*/{RECORD}")})
 
     def save(self, record: Record) -> None:
-        """Raises: OSError."""
+        """Write a record and the files that are made from it. Raises: OSError."""
         folder = self.folder_of(record)
         write_atomically(folder / "config.toml", tomli_w.dumps(_toml(record.config)).encode())
         write_atomically(folder / "losses.csv", _csv(record.losses).encode())
         if record.status is not Status.FAILED:
-            (folder / LOG).unlink(missing_ok=True)  # of an earlier try
+            (folder / LOG).unlink(missing_ok=True)  # the log of an earlier attempt
         if not record.sweeps:
-            (folder / SWEEP).unlink(missing_ok=True)  # of an earlier encoder
+            (folder / SWEEP).unlink(missing_ok=True)  # the sweep of an earlier encoder
         write_atomically(folder / RECORD, record_json(record).encode())
 
     def remove(self, record: Record) -> None:
-        """Nothing is left of the cell, but for a claim: until that is let go, no other may begin.
+        """Remove all of the cell but a claim, which keeps other processes away until its end.
 
         Raises: OSError.
         """
@@ -130,10 +132,10 @@ class RunsFolder:
     def save_encoder(
         self, record: Record, weights: "Mapping[str, Tensor]", *, name: str
     ) -> dict[str, str]:
-        """A trained encoder, as safetensors; its file's name and sha256.
+        """Save a trained encoder as safetensors; returns {file name: sha256}.
 
-        It lies beside that of a finished run before, whose record counts for as long as that is
-        there, until `put_encoders`. Raises: OSError.
+        Until `put_encoders`, the file lies beside the encoder of an earlier run, so that the
+        record of the earlier run stays valid. Raises: OSError.
         """
         from safetensors.torch import save
 
@@ -143,13 +145,13 @@ class RunsFolder:
         return {file: hashlib.sha256(content).hexdigest()}
 
     def put_encoders(self, record: Record) -> None:
-        """The encoders that were saved for the record take their places. Raises: OSError."""
+        """Replace the encoders of an earlier run by those of this record. Raises: OSError."""
         for file in record.files:
             path = self.folder_of(record) / file
             path.with_name(f"{file}{NEW}").replace(path)
 
     def encoder_sha256(self, record: Record, *, name: str) -> str:
-        """Of the file with an encoder's weights. Raises: ConfigError where it cannot be read."""
+        """The sha256 of an encoder's file. Raises: ConfigError if the file cannot be read."""
         path = self.folder_of(record) / f"{name}.safetensors"
         try:
             return sha256_of(path)
@@ -160,7 +162,7 @@ class RunsFolder:
             ) from None
 
     def read_encoder(self, record: Record, *, name: str) -> "dict[str, Tensor]":
-        """Raises: ConfigError where the file is damaged."""
+        """The weights of an encoder, by name. Raises: ConfigError if the file is damaged."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -173,7 +175,7 @@ class RunsFolder:
             ) from None
 
     def save_features(self, record: Record, features: "Tensor", *, name: str, encoder: str) -> None:
-        """Features that the encoder of that sha256 made. Raises: OSError."""
+        """Save features with the sha256 of the encoder that computed them. Raises: OSError."""
         from safetensors.torch import save
 
         kept = features.detach().cpu().contiguous()
@@ -182,22 +184,22 @@ class RunsFolder:
         write_atomically(self._features_file(record, name), content)
 
     def read_features(self, record: Record, *, name: str, encoder: str) -> "Tensor | None":
-        """Those that were kept; None where they are missing, damaged, or another encoder's."""
+        """The saved features; None if they are missing, damaged, or from another encoder."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(self._features_file(record, name), framework="pt") as file:
-                found, origin = file.get_tensor("features"), file.metadata() or {}
+                features, origin = file.get_tensor("features"), file.metadata() or {}
         except (OSError, SafetensorError):
             return None
-        expected = {"key": record.key, "encoder": encoder, "sha256": _sha256(found)}
-        return found if origin == expected else None
+        expected = {"key": record.key, "encoder": encoder, "sha256": _sha256(features)}
+        return features if origin == expected else None
 
     def _features_file(self, record: Record, name: str) -> Path:
         return self.folder_of(record) / "features" / f"{name}.safetensors"
 
     def save_sweeps(self, record: Record) -> None:
-        """A record whose sweeps are new, and these in a file of their own. Raises: OSError."""
+        """Save a record with new sweeps, and the sweeps in a separate file. Raises: OSError."""
         self.save(record)
         identity = {"suite": record.suite, "method": record.method, "seed": record.seed}
         table = {**identity, "key": record.key, "sweeps": record.sweeps}
@@ -205,18 +207,18 @@ class RunsFolder:
         write_atomically(self.folder_of(record) / SWEEP, text.encode())
 
     def save_log(self, record: Record, text: str) -> Path:
-        """The traceback of a failed cell. Raises: OSError."""
+        """Save the traceback of a failed cell; returns the file's path. Raises: OSError."""
         path = self.folder_of(record) / LOG
-        # Names of files may be no text, and errors quote them.
+        # Errors quote file names, which may hold bytes that are no text.
         write_atomically(path, text.encode(errors="backslashreplace"))
         return path
 
-    # -- what has been mirrored ----------------------------------------------------------------
+    # -- records sent to a tracking store --------------------------------------------------------
 
     def is_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> bool:
-        """Whether just these records were already sent to the tracking store `to`.
+        """Whether exactly these records were sent to the tracking store `to` before.
 
-        `folder` is the cell's for its record, the suite's for the summary of several.
+        `folder` is the cell's folder for one record, and the suite's folder for a summary.
         """
         try:
             noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
@@ -225,7 +227,7 @@ class RunsFolder:
         return noted == {"to": to, "records": _identities(records)}
 
     def note_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> None:
-        """Raises: OSError."""
+        """Note that these records were sent to the tracking store `to`. Raises: OSError."""
         note = {"to": to, "records": _identities(records)}
         write_atomically(folder / MIRRORED, json.dumps(note).encode())
 
@@ -237,7 +239,7 @@ def _sha256(tensor: "Tensor") -> str:
 
 
 def _file_sha256(path: Path) -> str | None:
-    """None where it cannot be read; a pipe is not waited for."""
+    """The sha256 of a regular file; None if the file cannot be read."""
     if not path.is_file():
         return None
     try:
@@ -251,7 +253,7 @@ def _identities(records: Sequence[Record]) -> list[list[str]]:
 
 
 def _toml(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` without the nulls that TOML has no word for."""
+    """`value` without its nulls, which TOML cannot express."""
     return {
         name: _toml(item) if isinstance(item, Mapping) else item
         for name, item in value.items()

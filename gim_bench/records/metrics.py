@@ -1,6 +1,6 @@
-"""Every metric that a record may hold: its unit, and which direction is better.
+"""Every metric that a record may hold, with its unit and the better direction.
 
-Values of a single module add "/module_<k>" to the name; the bare name is the top module's.
+The metric of one module ends in "/module_<k>"; the bare name belongs to the top module.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from gim_bench.errors import ConfigError, unknown_name
 
 NATS = "nats"
-OF_OBJECTIVE = "unit of the objective"  # a loss has the unit that the method's objective declares
+OF_OBJECTIVE = "unit of the objective"  # the method's objective declares the unit of its loss
 
 
 class Better(StrEnum):
@@ -28,7 +28,7 @@ class Metric:
     meaning: str
 
 
-# Targets whose metrics have a prefix; the class of an image has none.
+# Targets whose metrics have a prefix. The metrics of an image's class have no prefix.
 TARGETS = ("phone", "speaker")
 
 
@@ -84,7 +84,7 @@ METRICS = {
             "train/step_per_calibration",
             "ratio",
             Better.LOWER,
-            "mean time of a training step by that of a fixed convolution and matrix product",
+            "time of a training step, divided by the time of a fixed convolution and matrix product",
         ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         *_of_every_phase(
@@ -122,7 +122,7 @@ METRICS = {
 
 
 def describe(name: str) -> Metric:
-    """The metric of that name, with or without "/module_<k>".
+    """The metric called `name`, with or without "/module_<k>".
 
     Raises: ConfigError for an unknown name.
     """
@@ -133,10 +133,11 @@ def describe(name: str) -> Metric:
 
 
 def unit_of(name: str, config: Mapping[str, Any]) -> str:
-    """The unit of a metric in a cell of this configuration; empty for a loss without a unit.
+    """The unit of a metric in a cell with this configuration; empty for a loss without a unit.
 
-    Records from before objectives declared a unit hold losses in nats. Raises: ConfigError for an
-    unknown name.
+    Old records without a declared unit hold losses in nats.
+
+    Raises: ConfigError for an unknown name.
     """
     unit = describe(name).unit
     if unit != OF_OBJECTIVE:

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, packages, hardware, settings of the machine."""
+"""Origin of a record's numbers: code, packages, hardware and settings of the machine."""
 
 import hashlib
 import importlib.metadata
@@ -21,12 +21,12 @@ PACKAGES = (
 
 
 def now() -> str:
-    """ISO 8601 in UTC, to the second."""
+    """The time now, in ISO 8601 and UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe(device_name: str) -> dict[str, Any]:
-    """Everything about this machine and this code that may explain a number later."""
+    """Properties of this machine and this code that may explain a number later."""
     import torch
 
     device = torch.device(device_name)
@@ -48,10 +48,13 @@ def describe(device_name: str) -> dict[str, Any]:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout that the package is imported from; None outside of one."""
+    """Commit of the checkout that holds the package, and whether files differ from the commit.
+
+    Both are None outside a checkout.
+    """
     folder = Path(gim_bench.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
-    # A package installed below some other repository is not of that repository.
+    # A package that is installed below another repository is no part of that repository.
     ours = commit is not None and _git(folder, "ls-files", "__init__.py") == "__init__.py"
     if not ours:
         return {"git_commit": None, "git_dirty": None}
@@ -60,7 +63,7 @@ def git_state() -> dict[str, Any]:
 
 
 def code_sha256(*kinds: type) -> str:
-    """Of the sources of this package, and of the packages that `kinds` and their bases are of."""
+    """The sha256 of all sources of this package and of the packages of `kinds` and their bases."""
     names = {cls.__module__.partition(".")[0] for kind in kinds for cls in kind.__mro__}
     ours = (names | {"gim_bench"}) - {"torch"} - sys.stdlib_module_names
     sums = [_sources_sha256(name) for name in sorted(ours)]
@@ -69,7 +72,7 @@ def code_sha256(*kinds: type) -> str:
 
 @cache
 def _sources_sha256(name: str) -> str:
-    """Of every source file of the package, or of the module that stands alone, of that name."""
+    """The sha256 of all source files of the package or single-file module called `name`."""
     module = sys.modules[name]
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
@@ -108,10 +111,10 @@ def _driver() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, stripped; None where there is no git, or no repository."""
+    """The output of git, stripped; None without git or without a repository."""
     try:
         done = subprocess.run(  # noqa: S603 - a constant command
-            # The user's own git. To look must lock nothing: who was killed would leave the lock.
+            # The user's own git, without locks: a killed process would leave its lock behind.
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],  # noqa: S607
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""The record of one cell: what `record.json` holds."""
+"""The record of one cell, which `record.json` holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One cell's result, as `record.json` holds it and `report --format json` prints it."""
+    """Result of one cell, which `record.json` holds and `report --format json` prints."""
 
     suite: str
     method: str
@@ -23,7 +23,7 @@ class Record:
     key: str
     status: Status
     error: str | None = None
-    fits: bool = True  # False: it failed because memory did not suffice
+    fits: bool = True  # False: the cell failed because memory did not suffice
     metrics: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Record:
     isolation: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     # The sha256 of each encoder's file beside the record, {"encoder.safetensors": "3b1f…"}.
     files: Mapping[str, str] = field(default_factory=dict)
-    # What `sweep` found for a probe, by the name that its curve has: see docs/sweep.md.
+    # Result of `sweep` for each probe, by the name of the probe's curve: see docs/sweep.md.
     sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

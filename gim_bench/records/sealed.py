@@ -1,7 +1,7 @@
-"""What a record.json says: with a seal when it is written, checked when it is read.
+"""The file record.json: sealed when it is written, checked when it is read.
 
-The seal tells a file that was altered or cut off; the check one that another version of this
-package, or another program, wrote.
+The seal reveals a file that was altered or cut off. The check of its fields reveals a file from
+another version of this package, or from another program.
 """
 
 import json
@@ -20,12 +20,12 @@ from gim_bench.settings.base import Name
 
 
 def record_json(record: Record) -> str:
-    """The content of the record's file."""
+    """The content of record.json for a record."""
     return json.dumps(sealed(finite(record.as_dict())), indent=2, allow_nan=False) + "\n"
 
 
 def read_record(path: Path) -> Record | None:
-    """A record as it was written, and of known fields; anything else does not count as one."""
+    """The record in a file; None if the file is missing, altered, or has unexpected fields."""
     try:
         content = path.read_bytes()
         _Stored.model_validate_json(content)
@@ -46,12 +46,12 @@ def read_record(path: Path) -> Record | None:
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:
-    """The numbers that were finite when they were written."""
+    """The finite numbers among `values`; a number that was not finite is stored as null."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def finite(value: Any) -> Any:
-    """`value` without what JSON has no word for: a number that is not finite becomes null."""
+    """`value` as JSON can express it: a number that is not finite becomes null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -61,11 +61,11 @@ def finite(value: Any) -> Any:
     return value
 
 
-# -- what is read --------------------------------------------------------------------------------
+# -- fields of the file --------------------------------------------------------------------------
 
 
 def _moment(text: str) -> str:
-    """Raises: ValueError where it is no ISO 8601 time."""
+    """The text, which is an ISO 8601 time. Raises: ValueError if it is not."""
     try:
         datetime.fromisoformat(text).timestamp()
     except OverflowError as error:
@@ -99,7 +99,7 @@ class _Trial(BaseModel):
 
 
 class _Swept(BaseModel):
-    """What a sweep found for one probe."""
+    """Result of a sweep for one probe."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -112,7 +112,7 @@ class _Swept(BaseModel):
 
 
 class _Method(BaseModel):
-    """What a record's configuration says of its method."""
+    """The method in a record's configuration."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -122,7 +122,7 @@ class _Method(BaseModel):
 
 
 class _Config(BaseModel):
-    """A record's configuration; whatever else it says, it may be one of another version."""
+    """A record's configuration; other versions of this package may add further fields."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -133,7 +133,7 @@ class _Config(BaseModel):
 
 
 class _Provenance(BaseModel):
-    """Where a record comes from, as far as it is read for more than to be shown."""
+    """A record's provenance: the fields that code reads, not those that are only shown."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -144,14 +144,8 @@ class _Provenance(BaseModel):
     finished_at: Moment | None = None
 
 
-def _epoch(row: Mapping[str, float | None]) -> float:
-    """Of a row of losses; not a number where it has none."""
-    epoch = row.get("epoch")
-    return math.nan if epoch is None else epoch
-
-
 class _Stored(BaseModel):
-    """What a file has to say to be a record; `Record` says what it means."""
+    """Required fields of a record's file; `Record` explains each field."""
 
     model_config = ConfigDict(strict=True)
 
@@ -176,9 +170,10 @@ class _Stored(BaseModel):
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "_Stored":
         if len({frozenset(row) for row in self.isolation.values()}) > 1:
-            raise ValueError("norms of gradients that are no matrix")
-        if not all(math.isfinite(_epoch(row)) for row in self.losses):
-            raise ValueError("losses of no epoch")
+            raise ValueError("the norms of gradients are no matrix")
+        epochs = [row.get("epoch") for row in self.losses]
+        if not all(epoch is not None and math.isfinite(epoch) for epoch in epochs):
+            raise ValueError("a row of losses has no epoch")
         if self.isolation and "gradient_flow" not in self.config.method.model_fields_set:
-            raise ValueError("norms of gradients and no word on where they should flow")
+            raise ValueError("norms of gradients without the method's gradient_flow")
         return self

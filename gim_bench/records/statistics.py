@@ -1,4 +1,4 @@
-"""What several records say together: which of them count, their means, how far those are off."""
+"""Statistics over records: selection of the records that count, means, spread, intervals."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from gim_bench.records.record import Record, Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Of `n` values; `std` and `ci95` are None for a single one, which has no spread to show."""
+    """Mean and spread of `n` values; `std` and `ci95` are None for a single value."""
 
     mean: float
     std: float | None  # with n - 1 in the denominator
@@ -23,7 +23,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference(Summary):
-    """Of ours less theirs, seed by seed; `n` counts the seeds that both have."""
+    """Summary of ours minus theirs for each seed; `n` counts the seeds that both have."""
 
     left_out: tuple[int, ...]  # seeds that only one of the two has, in ascending order
 
@@ -31,7 +31,7 @@ class PairedDifference(Summary):
 def summarise(values: Sequence[float]) -> Summary:
     """Mean, standard deviation and 95 % confidence interval of `values`, in their own unit.
 
-    Raises: ValueError where there is no value.
+    Raises: ValueError without any value.
     """
     n = len(values)
     if n == 0:
@@ -46,27 +46,27 @@ def summarise(values: Sequence[float]) -> Summary:
 def paired_difference(
     ours: Mapping[int, float], theirs: Mapping[int, float]
 ) -> PairedDifference | None:
-    """How much more ours are than theirs, values by seed; None where they share no seed.
+    """Mean of ours minus theirs over common seeds; None if they share no seed.
 
-    Methods of one seed start from the same weights and, on the same split, see the same batches, so
-    what these do to both cancels: the interval is of the mean of the differences, not of two
-    means apart.
+    `ours` and `theirs` hold one value for each seed. Methods with the same seed start from the same
+    weights and, on the same split, see the same batches; the effect of both cancels in the
+    difference. The interval is that of the mean difference.
     """
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         return None
-    found = summarise([ours[seed] - theirs[seed] for seed in common])
+    differences = summarise([ours[seed] - theirs[seed] for seed in common])
     return PairedDifference(
-        mean=found.mean,
-        std=found.std,
-        ci95=found.ci95,
-        n=found.n,
+        mean=differences.mean,
+        std=differences.std,
+        ci95=differences.ci95,
+        n=differences.n,
         left_out=tuple(sorted(ours.keys() ^ theirs.keys())),
     )
 
 
 def values_by_seed(records: Sequence[Record], name: str) -> dict[int, float]:
-    """That metric of one method's records, where they have it and it is finite."""
+    """{seed: value} of a metric in one method's records, without values that are not finite."""
     return {
         record.seed: record.metrics[name]
         for record in records
@@ -75,7 +75,7 @@ def values_by_seed(records: Sequence[Record], name: str) -> dict[int, float]:
 
 
 def summarise_metrics(records: Sequence[Record]) -> dict[str, Summary]:
-    """A summary of every metric over the records that have it, in the order of first sight."""
+    """A summary of every metric over the records with a finite value, in order of appearance."""
     values: dict[str, list[float]] = {}
     for record in records:
         for name, value in record.metrics.items():
@@ -85,10 +85,10 @@ def summarise_metrics(records: Sequence[Record]) -> dict[str, Summary]:
 
 
 def newest_done(records: Sequence[Record]) -> list[Record]:
-    """One finished record for each method and seed: the one that finished last.
+    """The finished record of each method and seed that finished last.
 
-    A suite whose settings were changed leaves records of both settings on disk; averaging over
-    them would mix two experiments.
+    A suite whose settings changed has records of both settings on disk. A mean over all of them
+    would mix two experiments.
     """
     newest: dict[tuple[str, int], Record] = {}
     for record in records:
@@ -101,7 +101,7 @@ def newest_done(records: Sequence[Record]) -> list[Record]:
 
 
 def latest_attempts(records: Sequence[Record]) -> list[Record]:
-    """One record for each method and seed, finished or not: the attempt that began or ended last."""
+    """The latest record of each method and seed, finished or not."""
     latest: dict[tuple[str, int], Record] = {}
     for record in records:
         cell = (record.method, record.seed)
@@ -115,9 +115,9 @@ def _attempted_at(record: Record) -> str:
 
 
 def by_settings(records: Sequence[Record]) -> list[list[Record]]:
-    """The finished records that may be averaged over: of one method and the same settings.
+    """Groups of finished records that may be averaged: one method with the same settings each.
 
-    In each group there is one for each seed, the newest.
+    A group holds the newest record of each seed.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -126,13 +126,13 @@ def by_settings(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def settings_of(record: Record) -> dict[str, Any]:
-    """A record's method and settings; where it ran is none of them, as in the report."""
+    """A record's method and settings, without the device it ran on."""
     shared = {name: value for name, value in record.config.items() if name != "device"}
     return {"method": record.method, "config": shared}
 
 
 def finished_at(record: Record) -> str:
-    """When the cell ended, in ISO 8601 UTC; empty, which sorts first, where it is not known."""
+    """Time at which the cell ended, in ISO 8601 UTC; empty, which sorts first, if unknown."""
     return str(record.provenance.get("finished_at") or "")
 
 
@@ -154,6 +154,6 @@ def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
 @cache
 def _student_t(degrees_of_freedom: int) -> float:
     """The 97.5 % quantile of Student's t."""
-    from scipy.special import stdtrit  # scipy.stats has the same and takes five times as long
+    from scipy.special import stdtrit  # importing scipy.stats takes five times as long
 
     return float(stdtrit(degrees_of_freedom, 0.975))
