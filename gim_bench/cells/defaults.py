@@ -19,8 +19,12 @@ Plugin = TypeVar("Plugin")
 
 
 def agrees(config: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether the configuration of a record has the value of each of our settings."""
-    return settings_by_name(finite(ours)).items() <= settings_by_name(config).items()
+    """Whether the configuration of a record has the value of each of our settings.
+
+    Settings that are not among ours may have any value.
+    """
+    wanted = {n: value for n, value in flatten(finite(ours)).items() if n not in NOT_KEYED}
+    return wanted.items() <= settings_by_name(config).items()
 
 
 def settings_by_name(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,14 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
     recipe = _recipe_of(suite, row, origin=origin)
     encoder, encoder_options = _encoder_of(suite, row, origin=origin)
     dataset, dataset_options = dataset_of(suite)
-    _check_modalities(suite, dataset, encoder, recipe, encoder_kind=encoder_options.kind)
+    _check_modalities(
+        dataset,
+        encoder,
+        recipe,
+        dataset_name=suite.dataset.name,
+        encoder_kind=encoder_options.kind,
+        origin=origin if row.encoder or row.augmentation else f"suite {suite.name}",
+    )
     if encoder.modality not in kind.traits.modalities:
         raise ConfigError(
             f"the method {name!r} ({where}) is made for {', '.join(sorted(kind.traits.modalities))}"
@@ -256,27 +263,28 @@ def _check_names(suite: Suite) -> None:
 
 
 def _check_modalities(
-    suite: Suite,
     dataset: type[Dataset],
     encoder: type[Encoder],
     recipe: Recipe,
     *,
+    dataset_name: str,
     encoder_kind: str,
+    origin: str,
 ) -> None:
     """Data, augmentation and encoder are of one modality. Raises: ConfigError."""
     crops = isinstance(recipe.augmentation, CropSettings)
     given = Modality.IMAGE if crops else Modality.SPEECH
     if encoder.modality is not given:
         raise ConfigError(
-            f"suite {suite.name}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, "
-            f"but an augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for "
-            f"images and window for speech"
+            f"{origin}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, but an "
+            f"augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for images "
+            f"and window for speech"
         )
     if encoder.modality is not dataset.modality:
         raise ConfigError(
-            f"suite {suite.name}: the data set {suite.dataset.name!r} holds {dataset.modality}, "
-            f"but an encoder of kind {encoder_kind!r} takes {encoder.modality}: use another "
-            f"encoder.kind and augmentation.kind, or another dataset.name"
+            f"{origin}: the data set {dataset_name!r} holds {dataset.modality}, but an encoder of "
+            f"kind {encoder_kind!r} takes {encoder.modality}: use another encoder.kind and "
+            f"augmentation.kind, or another dataset.name"
         )
 
 
@@ -297,33 +305,37 @@ def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
 def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
     """Whether a record's resolved configuration is one that this suite would give.
 
-    The device may be any, and so may be a precision that the suite leaves to the hardware. A row
-    that cannot be resolved here (its method is not installed, say) is compared as far as the
-    suite's file goes.
+    The device may be any, and so may be a precision that the suite leaves to the hardware. Where
+    the row's method, encoder or data set is not installed, their settings are compared as far as
+    the suite's file goes. Raises: ConfigError where the row's table is wrong.
     """
     name = str(config.get("method", {}).get("name", ""))
+    row, options = _row_of(suite, name)
     try:
         ours = _config(suite, name, where="record", device=torch.device("cpu")).as_dict()
     except BenchError:
-        ours = _said_of(suite, name, objective=str(config.get("method", {}).get("objective")))
+        objective = str(config.get("method", {}).get("objective"))
+        ours = _said_of(suite, name, row, options=options, objective=objective)
     ours.pop("device", None)
-    if suite.training.precision is Precision.AUTO:
-        ours["training"].pop("precision", None)
+    if row.training.get("precision", suite.training.precision) == Precision.AUTO:
+        ours["training"].pop("precision")
     return agrees(config, ours)
 
 
-def _said_of(suite: Suite, name: str, *, objective: str) -> dict[str, Any]:
-    """What the suite's file says of the row, which has that objective."""
-    said = suite.model_dump(
-        mode="json",
-        include={"dataset", "encoder", "augmentation", "info_nce", "training", "probe", "capacity"},
-        exclude_unset=True,
-    )
-    table = suite.method.get(name, {})
-    own = {key: table[key] for key in ("encoder", *Recipe.model_fields) if key in table}
-    method = {key: table[key] for key in table if key in MethodSettings.model_fields}
-    options = {key: value for key, value in table.items() if key not in ROW}
-    shared = {} if objective == INFO_NCE.name else suite.objective.get(objective, {})
-    settings = laid_over(shared, table.get("objective", {}))
-    own["info_nce" if objective == INFO_NCE.name else "objective"] = settings
-    return laid_over(said, {**own, "method": {**method, "options": options}})
+def _said_of(
+    suite: Suite, name: str, row: Row, *, options: Mapping[str, Any], objective: str
+) -> dict[str, Any]:
+    """What the suite's file says of the row, which has that objective. Raises: ConfigError."""
+    recipe = _recipe_of(suite, row, origin=f"suite {suite.name}, [method.{name}]")
+    tables = {"encoder", "objective", *Recipe.model_fields}
+    method = row.model_dump(mode="json", exclude_unset=True, exclude=tables)
+    of_suite = suite.info_nce if objective == INFO_NCE.name else suite.objective.get(objective, {})
+    return {
+        **recipe.model_dump(mode="json"),
+        **suite.model_dump(mode="json", include={"dataset", "info_nce", "capacity"}),
+        "encoder": laid_over(suite.encoder.model_dump(mode="json"), row.encoder),
+        "method": {**method, "options": options},
+        "info_nce" if objective == INFO_NCE.name else "objective": laid_over(
+            of_suite, row.objective
+        ),
+    }

@@ -1,7 +1,6 @@
 """Finished tiny cells, of images and of speech, that the tests of this folder share."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import pytest
 
@@ -47,42 +46,32 @@ def done(suite: Suite, bench: Bench, archive: RunsFolder) -> Mapping[str, Record
     return {name: run_cell(tiny_cell(suite, name), bench, runs=archive) for name in METHODS}
 
 
-class Spoken(NamedTuple):
-    """A suite of speech, its data on a device, and finished records by method."""
+@pytest.fixture(scope="session")
+def suite_of_noise(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """A suite of speech, whose data set is not registered."""
+    return tiny_suite(tmp_path_factory.mktemp("suite"), toml=SPEECH_TOML)
 
-    suite: Suite
-    bench: Bench
-    records: Mapping[str, Record]
+
+@pytest.fixture
+def speech_suite(suite_of_noise: Suite) -> Iterator[Suite]:
+    """A suite of speech, whose data set is registered as long as the test runs."""
+    with noise_registered():
+        yield suite_of_noise
 
 
 @pytest.fixture(scope="session")
-def all_spoken(tmp_path_factory: pytest.TempPathFactory, archive: RunsFolder) -> Spoken:
-    """The data set is registered while the cells run, and no longer."""
-    with noise_registered():
-        suite = tiny_suite(tmp_path_factory.mktemp("suite"), toml=SPEECH_TOML)
-        bench = tiny_bench(suite)
-        records = {
-            name: run_cell(tiny_cell(suite, name), bench, runs=archive) for name in SPEECH_METHODS
-        }
-    return Spoken(suite, bench, records)
+def speech_bench(suite_of_noise: Suite) -> Bench:
+    return tiny_bench(suite_of_noise)
 
 
-@pytest.fixture
-def speech_suite(all_spoken: Spoken) -> Iterator[Suite]:
-    """The suite of speech, whose data set is registered as long as the test runs."""
-    with noise_registered():
-        yield all_spoken.suite
-
-
-@pytest.fixture
-def speech_bench(all_spoken: Spoken) -> Bench:
-    return all_spoken.bench
-
-
-@pytest.fixture
-def spoken(all_spoken: Spoken) -> Mapping[str, Record]:
+@pytest.fixture(scope="session")
+def spoken(suite_of_noise: Suite, speech_bench: Bench, archive: RunsFolder) -> Mapping[str, Record]:
     """The finished records of six methods on speech, by name."""
-    return all_spoken.records
+    with noise_registered():
+        return {
+            name: run_cell(tiny_cell(suite_of_noise, name), speech_bench, runs=archive)
+            for name in SPEECH_METHODS
+        }
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from gim_bench.cells.build import build
+from gim_bench.encoders.resnet import ResNetEncoder, ResNetSettings
 
 PROBES = ("accuracy", "ridge_accuracy", "knn_accuracy")
 
@@ -60,3 +62,19 @@ def same(one, other):
     """For each weight of both encoders: whether it is the same in both."""
     assert one.keys() == other.keys()
     return [torch.equal(one[name], other[name]) for name in one]
+
+
+class NormedSettings(ResNetSettings):
+    """Settings of an encoder with batch norm."""
+
+    kind: Literal["normed"]
+
+
+class Normed(ResNetEncoder):
+    """An encoder that says of itself that it has batch norm."""
+
+    Options = NormedSettings
+
+    @classmethod
+    def examples_are_independent(cls, options):
+        return False

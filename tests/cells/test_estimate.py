@@ -1,0 +1,86 @@
+"""What a cell would cost, from a few timed steps."""
+
+from contextlib import nullcontext
+
+import psutil
+import pytest
+
+from gim_bench.cells import estimate as estimates
+from gim_bench.cells.estimate import estimate
+from gim_bench.contract import Split
+from gim_bench.datasets.speech.windows import tiles
+from tests.tiny_suite import TOML, tiny_bench, tiny_cell, tiny_suite
+
+
+def test_an_estimate_leaves_nothing_on_disk(suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    held = psutil.Process().memory_info().rss
+    found = estimate(tiny_cell(suite, "gim"), tiny_bench(suite))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.steps == 2
+    assert found.train_seconds > 0
+    assert found.probe_seconds > 0
+    assert found.seconds == found.train_seconds + found.probe_seconds
+    assert found.peak_bytes > held / 2  # the peak is that of this whole process
+
+
+def test_a_method_that_trains_nothing_costs_its_probes_alone(suite):
+    found = estimate(tiny_cell(suite, "random_init"), tiny_bench(suite))
+    assert (found.steps, found.train_seconds) == (0, 0.0)
+    assert found.probe_seconds > 0
+
+
+def test_a_supervised_method_costs_a_model_for_each_target(speech_suite):
+    bench = tiny_bench(speech_suite)
+    assert estimate(tiny_cell(speech_suite, "gim"), bench).steps == 3
+    assert estimate(tiny_cell(speech_suite, "supervised"), bench).steps == 2 * 2
+
+
+def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
+    """Made-up times: 0.5 s for four windows' features, 0.3 s and 0.6 s for three steps of both."""
+    lasted = iter([0.5, 0.3, 0.6])
+    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    bench = tiny_bench(speech_suite)
+    found = estimate(tiny_cell(speech_suite, "random_init"), bench)
+    train, test = (
+        sum(len(list(tiles(int(length), window=3200))) for length in bench.split(split).lengths)
+        for split in (Split.TRAIN, Split.TEST)
+    )
+    steps = speech_suite.probe.steps
+    probes = 2 * steps * (0.1 + 0.2)
+    assert found.probe_seconds == pytest.approx(0.5 * (train + test) / 4 + probes)
+
+
+def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch):
+    """Made-up times: after the first step 4, 1 and 2 s, whose median counts."""
+    suite = tiny_suite(tmp_path, "training.epochs=50", "dataset.unlabelled_crops=5")
+    # In turn: what each timed block of the estimate is said to have lasted.
+    lasted = iter([0.5, 4.0, 1.0, 2.0, 0.5, 0.25])
+    now = [0.0]
+
+    def perf_counter():
+        perf_counter.calls += 1
+        if perf_counter.calls % 2 == 0:
+            now[0] += next(lasted)
+        return now[0]
+
+    perf_counter.calls = 0
+    monkeypatch.setattr(estimates.time, "perf_counter", perf_counter)
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    found = estimate(cell, bench)
+    assert found.steps == 50 * 4
+    assert found.train_seconds == 200 * 2.0
+
+
+def test_a_suite_without_a_probe_costs_no_probe(tmp_path):
+    toml = TOML[: TOML.index("[probe]")]
+    suite = tiny_suite(tmp_path, toml=toml)
+    assert suite.probe is None
+    assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).probe_seconds == 0
+
+
+@pytest.mark.parametrize("settings", ["only=module_2", "schedule=sequential"])
+def test_a_row_that_trains_one_module_at_a_time_is_estimated(settings, tmp_path):
+    suite = tiny_suite(tmp_path, f"method.gim.{settings}")
+    assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).train_seconds > 0
