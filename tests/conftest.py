@@ -73,12 +73,13 @@ def encoder_cases() -> list[EncoderCase]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `case` runs for every method, one that takes `encoder_case` for every
-    encoder; `method_name`: for every method for images.
+    encoder, or for those that its file names; `method_name`: for every method for images.
     """
+    own = vars(metafunc.module)
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", cases(), ids=str)
+        metafunc.parametrize("case", own.get("CASES") or cases(), ids=str)
     if "encoder_case" in metafunc.fixturenames:
-        metafunc.parametrize("encoder_case", encoder_cases(), ids=str)
+        metafunc.parametrize("encoder_case", own.get("ENCODERS") or encoder_cases(), ids=str)
     if "method_name" in metafunc.fixturenames:
         metafunc.parametrize("method_name", methods_for(Modality.IMAGE))
 

@@ -175,7 +175,9 @@ class Case:
             compiled=compiled,
         )
         with seeding.weights_from("heads", self.name, seed):
-            return Tiny(self.method(ingredients).to(dtype), generator)
+            learner = self.method(ingredients).to(dtype)
+        channels_last = torch.channels_last
+        return Tiny(learner.to(memory_format=channels_last), generator)  # type: ignore[call-overload]
 
     def batch(self, *, dtype: torch.dtype = torch.float64) -> Batch:
         """Labelled examples in as many views as the method takes."""

@@ -1,10 +1,14 @@
 """Stacks: how a gradient flow cuts an encoder into units."""
 
+import weakref
+
 import pytest
 import torch
 
-from gim_bench.contract import GradientFlow, Modality
+from gim_bench.contract import Batch, GradientFlow, Modality
 from gim_bench.methods.stack import Unit, module_name, partition
+from gim_bench.settings.schema import Recompute
+from tests.toys import toy_case
 
 
 def test_isolated_flow_makes_every_module_a_unit():
@@ -54,6 +58,31 @@ def test_a_module_s_activations_are_freed_before_the_next_one_s_exist(tiny, tiny
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         first.backward()
     next(losses)[1].backward()
+
+
+@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("flow", [GradientFlow.ISOLATED, GradientFlow.END_TO_END], ids=str)
+def test_activations_at_the_top_are_let_go_before_the_way_back(flow, recompute, tiny, tiny_batch):
+    """No unit above reads them, and their means are all that the loss needs."""
+    learner = tiny("gim", gradient_flow=flow, recompute=recompute).learner
+    tops = []
+    learner.encoder.stages[-1][-1].register_forward_hook(
+        lambda layer, given, top: tops.append(weakref.ref(top))
+    )
+    for _, loss in learner.losses(tiny_batch):
+        assert not any(top() is not None for top in tops)
+        loss.backward()
+    assert tops
+
+
+def test_frozen_modules_run_on_whole_examples():
+    """Six images of four patches that see each other are cut into six pieces, not into eight."""
+    case = toy_case(mixing=True)
+    learner, batch = case.build().learner, case.batch()
+    six = Batch(inputs=batch.inputs[:6], labels={})
+    found = learner.outputs(six, unit="module_1").inputs.flatten(0, 1)
+    whole = learner.encoder.stages[0](learner.encoder.prepare(six.inputs))
+    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("modality", Modality)

@@ -18,6 +18,7 @@ from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer
 from tests.conftest import CROP
 from tests.tiny_suite import CPU, Scripted
+from tests.toys import Agreeing, toy_case
 
 STEPS_PER_EPOCH = 3
 BATCH_SIZE = 4
@@ -140,6 +141,12 @@ def _kept_for_backward(learner, batch, *, schedule):
 def test_interleaved_keeps_no_activations_of_a_module_when_the_next_one_starts(tiny, tiny_batch):
     learner = tiny("gim").learner
     assert _kept_for_backward(learner, tiny_batch, schedule=Schedule.INTERLEAVED) == [0, 0, 0]
+
+
+def test_interleaved_keeps_no_activations_of_either_view_when_the_next_module_starts():
+    case = toy_case(Agreeing)
+    learner, batch = case.build(dtype=torch.float32).learner, case.batch(dtype=torch.float32)
+    assert _kept_for_backward(learner, batch, schedule=Schedule.INTERLEAVED) == [0, 0]
 
 
 def test_joint_keeps_the_activations_of_all_modules_until_the_end(tiny, tiny_batch):
