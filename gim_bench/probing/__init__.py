@@ -1,1 +1,1 @@
-"""Probes: what frozen features tell."""
+"""Probes: classifiers on frozen features."""

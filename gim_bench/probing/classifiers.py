@@ -1,8 +1,9 @@
 """Classifiers on frozen features: linear, ridge and nearest neighbours.
 
-The linear one trains every learning rate in one batched pass, chooses on validation and refits on
-everything. Beside other rates, one comes out the same up to rounding, which can grow to points of
-accuracy where the rate is too high to converge. Ridge and nearest neighbours need no learning rate.
+The linear probe trains every learning rate in one batched pass, chooses a rate on validation and
+refits on everything. The other rates in the pass change a rate's result by rounding only; the
+rounding can grow to points of accuracy if the rate is too high to converge. Ridge and nearest
+neighbours need no learning rate.
 
 Letters: n = labels, b = labels of a batch, d = feature dimensions, c = classes, r = learning rates.
 """
@@ -32,25 +33,26 @@ class Classifier(Protocol):
     """A fitted probe."""
 
     def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
-        """The class of each."""
+        """The predicted class of each example."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Takes features to mean 0 and standard deviation 1, or leaves them as they are."""
+    """An affine map of features to mean 0 and standard deviation 1, or the identity."""
 
     mean: Float[Tensor, "d"]
     std: Float[Tensor, "d"]
 
     @classmethod
     def of(cls, features: Float[Tensor, "n d"]) -> "Scale":
-        """That of these features; a constant dimension counts as 1 wide."""
+        """The map that standardises `features`; a constant dimension keeps its scale."""
         std = features.std(dim=0)
         wide = std > 1e-6 * std.max().clamp(min=1e-30)
         return cls(features.mean(dim=0), torch.where(wide, std, 1.0))
 
     @classmethod
     def unchanged(cls, features: Float[Tensor, "n d"]) -> "Scale":
+        """The identity for features of this width."""
         return cls(torch.zeros_like(features[0]), torch.ones_like(features[0]))
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -59,7 +61,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """One module's features with their labels, and which of them serve what."""
+    """Features of one module with their labels, and the indices for fitting and validation."""
 
     features: Float[Tensor, "n d"]
     labels: Int[Tensor, "n"]
@@ -74,22 +76,23 @@ class Labelled:
 def fit_linear(
     task: Labelled, *, settings: ProbeSettings, stream: tuple[str, int]
 ) -> tuple["LinearProbe", list[list[float]]]:
-    """The probe at the rate that validates best, refitted on all, and the validation curve.
+    """The linear probe at the best rate on validation, refitted on all labels; and its curve.
 
-    Among rates of equal accuracy the one with the lower validation loss wins.
+    The curve is [[learning rate, validation accuracy in percent], …]. Among rates of equal
+    accuracy, the rate with the lower validation loss wins.
 
-    Source: Löwe et al. 2019, section 4.1 and appendices A.1 and A.2. Unlike the released code,
-    without augmentation, and counted over all examples.
+    Source: Löwe et al. 2019, section 4.1 and appendices A.1 and A.2. Unlike the released code, the
+    probe sees no augmentation, and accuracy counts all examples.
     """
     rates = settings.learning_rates
     tried = validate_linear(task, learning_rates=rates, settings=settings, stream=stream)
     refitted = refit_linear(task, best_of(tried), settings=settings, stream=stream)
-    return refitted, [[found.learning_rate, found.accuracy] for found in tried]
+    return refitted, [[trial.learning_rate, trial.accuracy] for trial in tried]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """What a linear probe that was fitted with these hyperparameters makes of the validation."""
+    """Validation accuracy and loss of a linear probe with these hyperparameters."""
 
     learning_rate: float
     weight_decay: float = 0.0
@@ -98,8 +101,8 @@ class Tried:
 
 
 def best_of(tried: Sequence[Tried]) -> Tried:
-    """The most accurate; among equals the one of the lower loss."""
-    return max(tried, key=lambda found: (found.accuracy, -found.loss))
+    """The trial with the highest accuracy; among equals, the trial with the lowest loss."""
+    return max(tried, key=lambda trial: (trial.accuracy, -trial.loss))
 
 
 def validate_linear(
@@ -110,7 +113,7 @@ def validate_linear(
     settings: ProbeSettings,
     stream: tuple[str, int],
 ) -> list[Tried]:
-    """The probe of each rate, fitted on what is not for validation, and validated."""
+    """Validation accuracy and loss of each rate, from a probe fitted on the fitting share."""
     fitted = train_linear(
         task.features[task.fitting],
         task.labels[task.fitting],
@@ -155,13 +158,14 @@ def refit_linear(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearProbe:
-    """A linear classifier for each learning rate; of one rate, a fitted probe."""
+    """A linear classifier for each learning rate; `predict` uses the first."""
 
     scale: Scale
     weights: Float[Tensor, "r c d"]
     biases: Float[Tensor, "r c"]
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n r c"]:
+        """Class scores of each example at each learning rate."""
         weights, biases = self.weights.flatten(0, 1), self.biases.flatten()
         return F.linear(self.scale(features), weights, biases).view(-1, *self.biases.shape)
 
@@ -183,9 +187,9 @@ def train_linear(
 ) -> LinearProbe:
     """Softmax regression by Adam from zero weights, for all learning rates in one pass.
 
-    The rates share batches and matrix products; nothing else couples them, so each result is that
-    of its rate alone. A weight decay for each rate is AdamW's, which shrinks weights and biases by
-    rate · decay at every step and is no part of the gradient; without, there is none.
+    The rates share batches and matrix products only, so that no rate changes the result of another.
+    `weight_decays` holds AdamW's decay for each rate: every step shrinks weights and biases by
+    rate · decay, and the gradient is unchanged. None: no decay.
 
     Source: Loshchilov and Hutter 2019 (decoupled weight decay), Algorithm 2, as in torch's AdamW.
     """
@@ -225,8 +229,8 @@ def _gradient(
     *,
     rates: Float[Tensor, "r 1 1"],
 ) -> Float[Tensor, "rc d"]:
-    """That of the mean cross-entropy with respect to the weights, rate · u; y is one-hot."""
-    # The batch is the last dimension: along it softmax runs over many examples, not few classes.
+    """Gradient of the mean cross-entropy with respect to the weights rate · u; y is one-hot."""
+    # The batch is the last dimension, so that softmax is vectorised over the many examples.
     scores = rates * (u @ x.T).view(len(rates), -1, len(x))
     errors = (scores.softmax(dim=1) - y.T) / len(x)
     return errors.flatten(0, 1) @ x
@@ -235,9 +239,9 @@ def _gradient(
 def _batches(
     labels: int, batch_size: int, draw: torch.Generator, *, device: torch.device
 ) -> Iterator[Int[Tensor, "b"]]:
-    """Batches of indices without end, in a new random order at every pass."""
+    """Endless batches of indices, in a new random order in every pass."""
     while True:
-        # Moved once a pass: at every step it would make the CPU wait for a GPU.
+        # One copy for each pass: a copy at every step would make the CPU wait for a GPU.
         yield from torch.randperm(labels, generator=draw).to(device).split(batch_size)
 
 
@@ -253,6 +257,7 @@ class Ridge:
     offset: Float[Tensor, "c"]
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """Class scores of each example, in float64."""
         return self.scale(features).double() @ self.weights + self.offset
 
     def predict(self, features: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
@@ -260,14 +265,17 @@ class Ridge:
 
 
 def fit_ridge(task: Labelled, *, penalties: Sequence[float]) -> Ridge:
-    """Fitted on all; the penalty, in units of the features' variance, is chosen on validation."""
+    """Ridge regression fitted on all labels, with the penalty that is best on validation.
+
+    `penalties` are in units of the features' variance.
+    """
     fitting, validating = task.fitting, task.validating
     candidates = ridge(
         task.features[fitting], task.labels[fitting], penalties=penalties, classes=task.classes
     )
     accuracies = [
-        percent_correct(found.predict(task.features[validating]), task.labels[validating])
-        for found in candidates
+        percent_correct(candidate.predict(task.features[validating]), task.labels[validating])
+        for candidate in candidates
     ]
     best = penalties[accuracies.index(max(accuracies))]
     (chosen,) = ridge(task.features, task.labels, penalties=[best], classes=task.classes)
@@ -281,7 +289,7 @@ def ridge(
     penalties: Sequence[float],
     classes: int,
 ) -> list[Ridge]:
-    """The regression for each penalty, all from one eigendecomposition."""
+    """A ridge regression for each penalty, all from one eigendecomposition."""
     scale = Scale.of(features)
     x = scale(features).double()
     y = F.one_hot(labels, classes).double()
@@ -306,7 +314,7 @@ class Neighbours:
     """
 
     scale: Scale
-    known: Float[Tensor, "n d"]  # of length 1
+    known: Float[Tensor, "n d"]  # scaled to length 1
     votes: Float[Tensor, "n c"]  # one-hot
     neighbours: int
 
@@ -318,7 +326,7 @@ class Neighbours:
 
 
 def fit_neighbours(task: Labelled, *, neighbours: int) -> Neighbours:
-    """All labelled examples vote."""
+    """A classifier by nearest neighbours, in which all labelled examples vote."""
     scale = Scale.of(task.features)
     known = F.normalize(scale(task.features), dim=1)
     votes = F.one_hot(task.labels, task.classes).to(known.dtype)
@@ -326,5 +334,5 @@ def fit_neighbours(task: Labelled, *, neighbours: int) -> Neighbours:
 
 
 def percent_correct(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
-    """Correct over all examples, in percent."""
+    """Share of correct predictions among all examples, in percent."""
     return 100 * int((predictions == labels).sum()) / len(labels)

@@ -1,8 +1,8 @@
 """Probes: how much do frozen features tell about the labels?
 
-Features of the labelled training examples are extracted once, and classifiers fitted on them; what
-is to be chosen is chosen on a validation share of the images or recordings. Only then is the test
-set read, once, batch by batch, and every label of it counted.
+Features of the labelled training examples are extracted once, and classifiers are fitted to them.
+A validation share of the images or recordings chooses the hyperparameters. Only then is the test
+set read: once, batch by batch, and every label counts.
 
 Letters: n = labels, d = feature dimensions.
 """
@@ -34,14 +34,14 @@ from gim_bench.settings.schema import Precision, ProbeSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """What the probes measured, and the linear probe's validation accuracy for every rate."""
+    """Metrics of the probes, and the linear probe's validation accuracy for every rate."""
 
     metrics: Mapping[str, float]
     curves: Mapping[str, Sequence[Sequence[float]]]  # {module: [[learning rate, percent], …]}
 
 
 def metric_name(target: Target, metric: str) -> str:
-    """`metric` as it is called for that target: "accuracy", but "speaker_accuracy"."""
+    """Name of a metric for a target: "accuracy" for a class, "speaker_accuracy" for a speaker."""
     return metric if target.name == "class" else f"{target.name}_{metric}"
 
 
@@ -56,10 +56,12 @@ def probe(
     title: str,
     progress: Progress,
 ) -> Probed:
-    """All probes of all targets on every module; the bare metric names are the top module's.
+    """Metrics and validation curves of all probes, for every target and module.
 
-    The validation share and the order of training come from the batches' stream, (dataset, seed),
-    and are the same for every method. Raises: DataError where too little is labelled.
+    Metric names without a module belong to the top module. The validation share and the order of
+    training come from the batches' stream (dataset, seed), so every method gets the same.
+
+    Raises: DataError if too few images or recordings have labels.
     """
     reader = Reader(learner, precision=precision, title=title, progress=progress)
     questions = [question(train, target, settings=settings) for target in targets]
@@ -89,7 +91,7 @@ def validate(
     title: str,
     progress: Progress,
 ) -> dict[str, list[list[float]]]:
-    """The top module's validation curves, those of `probe`; the test set is not read."""
+    """Validation curves of the top module, as in `probe`, without reading the test set."""
     reader = Reader(learner, precision=precision, title=title, progress=progress)
     questions = [question(train, target, settings=settings) for target in targets]
     features = reader.features_of(train, questions)
@@ -102,14 +104,15 @@ def validate(
             settings=settings,
             stream=train.stream,
         )
-        curve = [[found.learning_rate, found.accuracy] for found in tried]
+        curve = [[trial.learning_rate, trial.accuracy] for trial in tried]
         curves[curve_name(asked.target, module)] = curve
     return curves
 
 
 def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
-    """Percent on validation at the top module's best rate; of several targets, the mean."""
-    top = {name.rpartition("/")[0]: curve for name, curve in curves.items()}  # the last of a target
+    """Validation accuracy at the top module's best rate, in percent; the mean over targets."""
+    # Modules come in order: the last curve of a target belongs to the top module.
+    top = {name.rpartition("/")[0]: curve for name, curve in curves.items()}
     return fmean(max(accuracy for _, accuracy in curve) for curve in top.values())
 
 
@@ -117,7 +120,7 @@ def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
 
 
 class Reader:
-    """A frozen learner, and what it makes of splits."""
+    """Reads the features of splits with a frozen learner."""
 
     def __init__(
         self, learner: Learner, *, precision: Precision, title: str, progress: Progress
@@ -134,7 +137,7 @@ class Reader:
         *,
         modules: Collection[str] | None = None,
     ) -> dict[tuple["Question", str], Float[Tensor, "n d"]]:
-        """By question and module, the features at the question's places; of all modules or some."""
+        """{(question, module): features at the question's places}, for all modules or some."""
         parts: dict[tuple[Question, str], list[Tensor]] = {}
         first = 0
         for batch, features in self._pass(train, name="train"):
@@ -146,23 +149,23 @@ class Reader:
                             readable(values, asked.target)[here]
                         )
             first += len(batch.inputs)
-        # Popped, so that no more than one module's features are held twice.
+        # `pop` frees the parts, so that only one module's features are in memory twice.
         return {place: torch.cat(parts.pop(place)) for place in list(parts)}
 
     def accuracies(
         self, test: Batches, probes: Sequence["Probe"], targets: Sequence[Target]
     ) -> dict[str, float]:
-        """Percent correct of all labels of a split, by metric and module."""
+        """Accuracy of each probe over all labels of a split, in percent, by metric and module."""
         counts: dict[str, Count] = {}
         for batch, features in self._pass(test, name="test"):
-            for found in probes:
-                named = metric_name(found.target, found.metric)
-                labels = batch.labels[found.target.name].flatten()
+            for probe in probes:
+                named = metric_name(probe.target, probe.metric)
+                labels = batch.labels[probe.target.name].flatten()
                 known = labels >= 0
-                values = readable(features[found.module], found.target)[known]
-                count = counts.setdefault(f"{named}/{found.module}", Count())
-                count.add(found.classifier.predict(values), labels[known])
-                counts[named] = count  # the last module, the top one, stays
+                values = readable(features[probe.module], probe.target)[known]
+                count = counts.setdefault(f"{named}/{probe.module}", Count())
+                count.add(probe.classifier.predict(values), labels[known])
+                counts[named] = count  # the last module, the top module, stays
             self._count_own_head(batch, features, targets, counts)
         return {name: count.percent for name, count in counts.items()}
 
@@ -173,6 +176,7 @@ class Reader:
         targets: Sequence[Target],
         counts: dict[str, "Count"],
     ) -> None:
+        """Add the predictions of the learner's own head to `counts`, if the learner has a head."""
         with devices.autocast(batch.inputs.device, self.precision):
             scores = self.learner.predict(features)
         if scores is None:
@@ -185,7 +189,7 @@ class Reader:
         counts.setdefault(named, Count()).add(predicted[known], labels[known])
 
     def _pass(self, batches: Batches, *, name: str) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-        """Every batch in order, and its features in float32."""
+        """Every batch in order, with the features of each module in float32."""
         title = f"{self.title}: {name} features"
         total = len(batches.groups)
         with self.progress.task(title, total=total, unit=batches.noun) as task:
@@ -197,13 +201,13 @@ class Reader:
 
 
 def readable(features: Float[Tensor, "example step d"], target: Target) -> Float[Tensor, "n d"]:
-    """What a probe of that target reads: every step's features, or their mean over steps."""
+    """Features that a probe of a target reads: those of every step, or their mean over steps."""
     return features.flatten(0, 1) if target.per_step else features.mean(dim=1)
 
 
 @dataclass(slots=True)
 class Count:
-    """Correct and all."""
+    """Counts of correct predictions and of all predictions."""
 
     correct: int = 0
     total: int = 0
@@ -217,20 +221,23 @@ class Count:
         return 100 * self.correct / self.total
 
 
-# -- what is asked, and of whom ------------------------------------------------------------------
+# -- questions and probes ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Question:
-    """A target, and which of a split's labels its probes are fitted on and chosen by."""
+    """A target with the labels of a split that fit or validate its probes."""
 
     target: Target
-    places: Int[Tensor, "n"]  # of the labels among all of the split's, flattened; ascending
+    places: Int[Tensor, "n"]  # indices of the labels among the split's flattened labels; ascending
     labels: Int[Tensor, "n"]
     validating: Bool[Tensor, "n"]
 
     def within(self, batch: Batch, *, first: int) -> Int[Tensor, "i"]:
-        """The places within a batch whose first example has that number, counted in the batch."""
+        """The question's places within a batch, as indices into the batch's flattened labels.
+
+        `first` is the number of the batch's first example in the split.
+        """
         size = batch.labels[self.target.name].numel()
         start = first * (size // len(batch.inputs))
         low, high = torch.searchsorted(self.places, torch.tensor([start, start + size])).tolist()
@@ -239,7 +246,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A fitted classifier: which target it tells from which module's features, and how."""
+    """A fitted classifier of a target on the features of a module, and the name of its metric."""
 
     target: Target
     module: str
@@ -248,14 +255,16 @@ class Probe:
 
 
 def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Question:
-    """Which labels of the training split serve what; drawn from the batches' stream alone.
+    """The labels of the training split that fit or validate probes of a target.
 
-    Whole images and recordings are held out for validation, so that no window of a recording
-    validates what another of its windows was fitted on.
+    The draw depends on the batches' stream alone. Validation holds out whole images and
+    recordings: windows of one recording never serve both fitting and validation.
+
+    Raises: DataError if fewer than two images or recordings have labels.
     """
-    found = train.labels[target.name]
-    labels = found.flatten()
-    groups = train.groups.repeat_interleave(labels.numel() // len(found))
+    of_examples = train.labels[target.name]
+    labels = of_examples.flatten()
+    groups = train.groups.repeat_interleave(labels.numel() // len(of_examples))
     places = (labels >= 0).nonzero().squeeze(1)
     limit = settings.fitted_steps
     if target.per_step and limit is not None and len(places) > limit:
@@ -265,8 +274,7 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
     if len(present) < 2:
         raise DataError(
             f"{len(present)} {train.noun_of_items}(s) of the training split have a {target.name} "
-            f"label where the probe needs two or more, some to fit on and some to choose its "
-            f"learning rate by: label more"
+            f"label; the probe needs two or more, to fit and to choose a learning rate: label more"
         )
     order = torch.randperm(len(present), generator=seeding.generator("validation", *train.stream))
     held_out = min(max(1, round(len(present) * settings.validation_fraction)), len(present) - 1)
@@ -279,7 +287,7 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
 
 
 def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
-    """The features at the question's places with their labels, and which of them validate."""
+    """Features at the question's places, with their labels and their use."""
     validating = asked.validating.to(features.device)
     return Labelled(
         features=features,
@@ -297,7 +305,7 @@ def fit(
     settings: ProbeSettings,
     stream: tuple[str, int],
 ) -> tuple[dict[str, Classifier], list[list[float]]]:
-    """The fitted probes by metric, and the linear probe's validation curve."""
+    """{metric: fitted probe}, and the linear probe's validation curve."""
     task = labelled(features, asked)
     linear, curve = fit_linear(task, settings=settings, stream=stream)
     fitted: dict[str, Classifier] = {"accuracy": linear}
@@ -308,5 +316,5 @@ def fit(
 
 
 def curve_name(target: Target, module: str) -> str:
-    """What a record calls the probe of that target on that module."""
+    """Name of a probe in a record: the module, after the target unless that is the class."""
     return module if target.name == "class" else f"{target.name}/{module}"

@@ -84,7 +84,7 @@ METRICS = {
             "train/step_per_calibration",
             "ratio",
             Better.LOWER,
-            "time of a training step, divided by the time of a fixed convolution and matrix product",
+            "time of a step, divided by the time of a fixed convolution and matrix product",
         ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         *_of_every_phase(

@@ -238,8 +238,8 @@ def test_too_few_labelled_recordings_are_one_line(labelled):
         probed(train, speech(seed=1), SPEAKER, PHONE)
     message = str(error.value)
     assert message.startswith(
-        f"{labelled} recording(s) of the training split have a phone label where the probe needs "
-        f"two or more"
+        f"{labelled} recording(s) of the training split have a phone label; the probe needs two "
+        f"or more"
     )
     assert "\n" not in message
 
