@@ -77,7 +77,7 @@ def _short(commit: str) -> str:
 
 
 def _line(c: Compared) -> str:
-    """As in "gim loss, nats: 2.100 ± 0.020 (8), now 2.310 ± 0.030 (3): +0.210 where …"."""
+    """A comparison: "gim loss, nats: 2.1 ± 0.02 (8), now 2.3 ± 0.03 (3): +0.2 where …"."""
     style, found = _style(c), c.found
     return (
         f"{c.method} {with_unit(c.metric, style.unit)}: {_summary(found.reference, style)}, now "

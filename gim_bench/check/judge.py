@@ -259,7 +259,7 @@ def _counts_here(name: str, records: Sequence[Record], reference: Reference) -> 
 
 
 def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
-    """What a reader has to know to trust the verdict."""
+    """Facts that a reader needs to trust the verdict."""
     records = cells.records
     if not records:
         return

@@ -57,7 +57,7 @@ class SuiteLike(Protocol):
     def deviations(self) -> Sequence[str]: ...
     @property
     def method(self) -> Mapping[str, Mapping[str, Any]]:
-        """The tables `[method.<name>]`: what each row has otherwise than the suite."""
+        """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""
 
 
 def build(

@@ -1,4 +1,4 @@
-"""In what the rows of a table differ: shown from their records, not claimed."""
+"""The differences between the rows of a table: shown from their records, not claimed."""
 
 import json
 from collections import Counter
@@ -261,7 +261,7 @@ def mixtures(records: Sequence[Record]) -> list[Difference]:
 
 
 def count_settings(records: Sequence[Record]) -> int:
-    """How many settings the rows share, or should: all but those about the method itself."""
+    """The number of settings that the rows share or should share: all but the methods' own."""
     names = {name for record in records for name in flatten(record.config)}
     return sum(not f"{name}.".startswith(OF_METHOD) for name in names)
 
@@ -269,7 +269,7 @@ def count_settings(records: Sequence[Record]) -> int:
 def _by_value(
     records: Sequence[Record], tables: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, list[Record]]]:
-    """{name: {value: records}} of every name with several values; one table for each record."""
+    """{name: {value: records}} of every name with several values; `tables` has one per record."""
     found = {}
     names = dict.fromkeys(name for table in tables for name in table)
     for name in names:
@@ -283,7 +283,7 @@ def _by_value(
 
 
 def _difference(name: str, cells: Cells, *, by: By) -> Difference:
-    """The difference, declared by `by`; nobody declares one between the seeds of a method."""
+    """The difference, declared by `by`; between the seeds of a method, nobody declares it."""
     methods = [m for having in cells.values() for m in {record.method for record in having}]
     torn = {method for method in methods if methods.count(method) > 1}
     by = By.NOBODY if torn else by
@@ -311,7 +311,7 @@ def _kind(name: str, cells: Cells, *, declared: bool) -> Kind:
 
 
 def _concerned_agree(name: str, cells: Cells) -> bool:
-    """Whether the rows that a setting is about agree: the trained ones, or those of an objective.
+    """Whether the rows that a setting is about agree: the trained rows, or those of an objective.
 
     Settings of other kinds are about all rows.
     """

@@ -51,7 +51,7 @@ def _over_modules(record: Record, name: str) -> Points:
 
 
 def loss_figures(rows: Sequence[Row]) -> list[Figure]:
-    """One for every objective and target that was trained for more than one epoch.
+    """A figure for every objective and target that was trained for more than one epoch.
 
     Source: Löwe et al. 2019, Figure 3 (GIM, all modules together and one after the other).
     """
@@ -116,7 +116,7 @@ def _over_epochs(record: Record, name: str) -> Points:
 
 
 def rate_figures(rows: Sequence[Row]) -> list[Figure]:
-    """One for every target: the linear probe's validation accuracy over its learning rates."""
+    """A figure for every target: the probe's validation accuracy over its learning rates."""
     names = dict.fromkeys(name for row in rows for r in row.records for name in r.probe_curves)
     targets = dict.fromkeys(name.rpartition("/")[0] for name in names)
     return [_rate_figure(target, rows) for target in targets]

@@ -1,4 +1,4 @@
-"""What each row was given: data, labels, steps, parameters and arithmetic, counted."""
+"""The counts of each row: data, labels, steps, parameters and arithmetic."""
 
 from collections.abc import Sequence
 

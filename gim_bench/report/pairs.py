@@ -55,9 +55,9 @@ def _notes(pairs: Sequence[Pair]) -> list[Block]:
     notes: list[Block] = []
     if any(difference.ci95 is not None for _, difference in found):
         notes.append(
-            "Methods of one seed start from the same weights and, on the same split, see the same "
-            "batches, so differences are taken seed by seed; 95% CI is the half width of the "
-            "interval of their mean, by Student's t, for one comparison at a time."
+            "Methods of one seed and encoder start from the same weights and, on the same split, "
+            "see the same batches, so differences are taken seed by seed; 95% CI is the half width "
+            "of the interval of their mean, by Student's t, for one comparison at a time."
         )
     left_out = {
         f"{method}: left out, as only one of the two has them: seeds "

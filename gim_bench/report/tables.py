@@ -30,7 +30,7 @@ def accuracy_table(
     headline: Sequence[str],
     published: PublishedNumbers,
 ) -> Section:
-    """The accuracies of the top module; those of `headline` with interval and published numbers."""
+    """The accuracies of the top module; `headline` ones with interval and published numbers."""
     if not names:
         return Section(title="Accuracy", blocks=[])
     columns = [method_column(rows), seeds_column(rows)]

@@ -23,7 +23,7 @@ def verdict(tmp_path_factory):
     return judge(now, reference_of(records, suite=suite), suite=larger)
 
 
-def test_text_says_first_what_is_worse_by_how_much_and_against_what(verdict):
+def test_text_begins_with_the_metrics_that_are_worse_and_by_how_much(verdict):
     lines = render(verdict, "text").splitlines()
     assert lines[0] == "Check of tiny: worse"
     assert "against the reference of commit" in lines[2]

@@ -1,4 +1,4 @@
-"""What a check says of records: passes, worse, or cannot judge, each in one line."""
+"""The verdict on records: passes, worse, or cannot judge, each reason in one line."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def messages(verdict):
 
 
 def only_message(verdict):
-    """Of a verdict that cannot be given, for one reason, in one line."""
+    """The one reason, in one line, for which the verdict cannot be given."""
     assert (verdict.outcome, verdict.exit_code) == (Outcome.UNJUDGED, 3)
     (message,) = messages(verdict)
     assert "\n" not in message
@@ -107,7 +107,7 @@ def drawn_metrics(draw):
         ("train/step_per_calibration", 1.7),
     ],
 )
-def test_what_moved_is_named_and_nothing_else(metric, factor, check, records):
+def test_a_metric_that_moved_is_named_and_no_other(metric, factor, check, records):
     verdict = check(moved(records, metric, factor=factor))
     assert worse(verdict) == {("gim", metric)}
     assert (verdict.outcome, verdict.exit_code) == (Outcome.WORSE, 1)
@@ -117,7 +117,7 @@ def test_what_moved_is_named_and_nothing_else(metric, factor, check, records):
     ("metric", "factor"),
     [("accuracy", 1.5), (MEMORY, 0.5), (MEMORY, 1.05), ("train/step_per_calibration", 1.4)],
 )
-def test_what_got_better_or_hardly_moved_passes(metric, factor, check, records):
+def test_a_metric_that_improved_or_hardly_moved_passes(metric, factor, check, records):
     assert check(moved(records, metric, factor=factor)).outcome is Outcome.PASSES
 
 
@@ -167,7 +167,7 @@ def before(config):
 
 
 def test_references_and_records_from_before_a_setting_are_judged(suite, reference, records):
-    """The cell of random_init says since that its loss has no unit."""
+    """Since then, the cell of random_init says that its loss has no unit."""
     old = [replace(record, config=before(record.config)) for record in records]
     assert "optimiser" in records[0].config["training"]
     assert judge(old, reference, suite=suite).findings == []
@@ -342,7 +342,7 @@ def test_a_metric_that_the_reference_lacks_is_noted(check, records):
 
 @pytest.mark.parametrize("costs_alone", [True, False])
 def test_a_check_that_compared_nothing_is_no_pass(costs_alone, reference, suite, records):
-    """As where only memory and speed are kept, and the machine is another."""
+    """For one, a reference that holds memory and speed alone, on another machine."""
     kept = {
         method: of_method.model_copy(
             update={"metrics": {MEMORY: of_method.metrics[MEMORY]} if costs_alone else {}}
@@ -355,7 +355,7 @@ def test_a_check_that_compared_nothing_is_no_pass(costs_alone, reference, suite,
 
 
 def test_a_training_whose_gradients_were_not_measured_cannot_be_judged(check, records):
-    """Of a method that trains nothing, there is nothing to measure."""
+    """A method that trains nothing has no gradients to measure."""
     trained = [replace(r, metrics={**r.metrics, "train/steps": 2.0}) for r in records]
     first, *others = [audited(r, {"module_1": {"module_1": 0.3}}) for r in trained[:3]]
     assert check([first, *others, *trained[3:]]).exit_code == 0
@@ -375,7 +375,7 @@ def test_records_of_methods_that_nobody_asked_for_are_left_alone(suite, check, r
     assert check([*records, cell(suite, "cpc", seed=9)]).exit_code == 0
 
 
-def test_worse_wins_over_what_cannot_be_judged(check, records, suite):
+def test_a_worse_metric_wins_over_a_method_that_cannot_be_judged(check, records, suite):
     larger = suite.model_copy(update={"methods": ("gim", "random_init", "cpc")})
     slower = moved(records, "accuracy", factor=0.8)
     reference = reference_of(records, suite=suite)

@@ -48,7 +48,7 @@ def test_values_stand_by_seed_beside_where_they_come_from(file, suite):
     assert kept.machine.device == "cpu"
 
 
-def test_what_it_said_before_goes_to_its_history(file, suite):
+def test_an_earlier_reference_goes_to_the_history_of_the_file(file, suite):
     before = read_reference(file, suite="tiny")
     for reason in ("second", "third,\n of two lines"):
         update(file, cells(suite), suite=suite, reason=reason)

@@ -1,4 +1,4 @@
-"""Which curves a report draws from its records, and how they look in the page."""
+"""The curves that a report draws from its records, and their look in the page."""
 
 import math
 import re

@@ -122,7 +122,7 @@ def test_html_escapes_text_wherever_it_stands():
     assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") == 8
 
 
-def test_html_shows_what_records_say():
+def test_html_shows_numbers_and_failures_of_records():
     records = [
         cell("gim", metrics={"accuracy": 60.0}),
         cell("cpc", metrics={}, status=Status.FAILED, error=HOSTILE),

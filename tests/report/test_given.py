@@ -1,4 +1,4 @@
-"""What each method was given, and whether what it declares accounts for the differences."""
+"""The counts of each method, and whether its declarations account for the differences."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_one_row_a_method_says_all_that_it_was_given():
     assert "All differences here follow from what methods and rows declare." in page
 
 
-def test_what_was_not_counted_has_no_column():
+def test_a_cost_that_no_record_counted_has_no_column():
     page = markdown([cell("gim", metrics={"train/steps": 3.0, "train/seconds": 1.0})])
     heading, _ = table(page, "What each method was given")
     assert heading == ["method", "trained on", "steps"]
@@ -158,7 +158,7 @@ def test_undeclared_lists_settings_counts_and_data():
     ]
 
 
-def test_what_was_not_counted_is_no_difference():
+def test_a_cost_that_a_record_did_not_count_is_no_difference():
     """A record of an earlier version lacks what is counted since."""
     assert undeclared([counted("gim"), cell("gim", seed=1, metrics={})]) == []
 

@@ -168,7 +168,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("method", "counts", "kind"), COUNTS.values(), ids=COUNTS)
-def test_what_a_row_was_given_is_a_line_of_its_own_although_the_method_declares_it(
+def test_steps_examples_and_labels_are_lines_of_their_own_although_the_method_declares_them(
     method, counts, kind
 ):
     records = [cell("gim"), cell(method, counts=counts)]

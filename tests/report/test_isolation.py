@@ -1,4 +1,4 @@
-"""What the report says about gradients."""
+"""The section on the reach of gradients."""
 
 from tests.report.cells import cell, report_on
 
@@ -18,7 +18,7 @@ def section(*records):
     return rest.partition("\n## ")[0].strip() if found else None
 
 
-def test_what_is_as_declared_is_one_line_a_method():
+def test_a_method_whose_gradients_reach_as_declared_is_one_line():
     speech = {f"{target}_{unit}": row for target in ("speaker", "phone")
               for unit, row in ROW.items()}  # fmt: skip
     assert section(
@@ -59,7 +59,7 @@ gim, seed 1: norms of ∂loss/∂θ
     )
 
 
-def test_one_flow_that_passes_for_the_other_is_said_to_reach_what_it_reaches():
+def test_a_flow_that_is_not_as_declared_says_how_far_its_losses_reach():
     wrong = section(cell("gim", metrics=STEPS, isolation=ROW))
     assert "| gim    | isolated               |      1 | all 2 modules | NO          |" in wrong
     wrong = section(cell("cpc", metrics=STEPS, isolation=BLOCKS))

@@ -65,7 +65,7 @@ def test_without_a_number_of_ours_there_is_nothing_to_compare():
     assert judged(comparable=False) is Verdict.NOT_RUN
 
 
-def test_the_legend_says_what_each_verdict_means():
+def test_the_legend_explains_every_verdict():
     assert {entry.partition(":")[0] for entry in LEGEND} == {*Verdict, "difference"}
 
 

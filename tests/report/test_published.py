@@ -30,7 +30,7 @@ results = [
 
 
 def numbers(reference):
-    """Those of a single table."""
+    """The numbers of a single table."""
     (found,) = load([reference]).values()
     return found
 

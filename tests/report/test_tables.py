@@ -1,4 +1,4 @@
-"""What the report says about records, read as Markdown."""
+"""The report on records, read as Markdown."""
 
 import pytest
 
@@ -272,7 +272,7 @@ def test_one_paper_is_a_column_of_that_name():
 
 @pytest.mark.usefixtures("two_papers")
 def test_two_papers_are_a_column_each_headed_by_their_short_names():
-    """Of a metric that a paper has for none of the methods here, it has no column."""
+    """A paper has no column for a metric that it prints for none of the methods here."""
     page = markdown([cell("gim", metrics=SPOKEN)], published=("one/table1", "two/table1"))
     heading, gim = table(page, "Accuracy: %")
     assert heading[2:8] == [
@@ -470,7 +470,7 @@ def test_a_row_that_fitted_with_another_seed_or_failed_otherwise_does_not_say_so
     assert "- supervised, seed 0 failed: the loss is nan" in text
 
 
-def test_what_did_not_fit_once_and_was_tried_again_is_its_latest_attempt():
+def test_a_cell_that_did_not_fit_and_was_tried_again_shows_its_latest_attempt():
     before, after = (provenance(finished_at=f"2026-11-0{day}T00:00:00+00:00") for day in (1, 2))
     failed = cell(
         "cpc", metrics={}, status=Status.FAILED, error="no disk", key="other", provenance=after

@@ -158,7 +158,7 @@ def test_a_cell_that_is_done_is_read_from_its_record(sweep, monkeypatch):
     assert sweep.mirrored == [record]
 
 
-def test_more_trials_are_added_to_those_that_are_there(sweep):
+def test_more_trials_are_added_to_earlier_trials(sweep):
     first = sweep(trials=2)
     again = sweep(trials=3)
     assert again["trials"][:2] == first["trials"]
@@ -167,7 +167,7 @@ def test_more_trials_are_added_to_those_that_are_there(sweep):
 
 
 def test_the_same_values_are_tried_once(tmp_path):
-    """Of two choices many trials make two cells."""
+    """Many trials of two choices make two cells."""
     sweep = Sweep(tmp_path, "training.epochs=1,2")
     found = sweep(trials=14)
     assert len(found["trials"]) == 14
@@ -185,7 +185,7 @@ def test_another_space_or_seed_is_another_study(tmp_path):
     assert len(list((tmp_path / "runs/tiny/gim").glob("space-*.json"))) == 3
 
 
-def test_what_was_found_is_kept_beside_the_cells(sweep):
+def test_the_results_are_kept_beside_the_cells(sweep):
     found = sweep()
     (path,) = (sweep.runs.root / "tiny" / "gim").glob("space-*.json")
     assert json.loads(path.read_text()) == found
@@ -406,7 +406,7 @@ def test_a_trial_below_the_median_of_four_is_given_up_but_not_after_the_first_ep
     assert answers == given_up
 
 
-def test_who_was_so_slow_that_others_took_the_trial_is_told_to_go_on(tmp_path):
+def test_a_process_that_lost_its_trial_to_others_is_told_to_go_on(tmp_path):
     study = Studies(f"sqlite:///{tmp_path / 'x.db'}").open("s", {})
     answers = []
 

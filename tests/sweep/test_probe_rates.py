@@ -54,7 +54,7 @@ class Swept:
         return self.runs.folder_of(self.record)
 
     def features(self, *, record=None, encoder=None):
-        """Those on disk, as far as they are taken."""
+        """The features on disk, or None if they are refused."""
         encoder = encoder or self.runs.encoder_sha256(self.record, name="encoder")
         return self.runs.read_features(
             record or self.record, name="class-module_2", encoder=encoder
@@ -80,7 +80,7 @@ def finished(tmp_path, url):
     return Swept(tmp_path)
 
 
-def test_what_came_of_the_trials_is_read_in_their_order(studies):
+def test_results_of_trials_are_read_in_their_order(studies):
     study = studies.open("study", {})
     complete(study, 4)
     assert tried_in(study) == tried([{"learning_rate": rate} for rate in GRID[:4]])
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_a_number_is_kept_as_infinite(studies):
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, ValueError])
-def test_what_goes_wrong_in_a_trial_is_not_laid_to_the_database(finished, monkeypatch, error):
+def test_an_error_within_a_trial_is_not_laid_to_the_database(finished, monkeypatch, error):
     def broken(*args, **kwargs):
         raise error("in the midst of a trial")
 
@@ -103,7 +103,7 @@ def test_what_goes_wrong_in_a_trial_is_not_laid_to_the_database(finished, monkey
         finished.sweep()
 
 
-def test_a_trial_is_worth_what_the_suites_own_probe_validates_at_its_rate(finished):
+def test_a_trial_has_the_validation_accuracy_of_the_suites_own_probe_at_its_rate(finished):
     (found,) = finished.sweep().sweeps.values()
     by_rate = {row["learning_rate"]: row["validation_accuracy"] for row in found["curve"]}
     assert finished.record.probe_curves["module_2"]
@@ -215,7 +215,7 @@ def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
     assert row[HEADINGS.index("test reads")] == "2"
 
 
-def test_what_another_process_swept_meanwhile_stays(finished, monkeypatch):
+def test_a_sweep_that_another_process_saved_meanwhile_stays(finished, monkeypatch):
     """It saved its sweep in the midst of the test."""
     other = finished.sweep(trials=2).sweeps["module_2"]
     test_accuracies = Frozen.test_accuracies
@@ -248,7 +248,7 @@ def claim_of(finished):
     return finished.runs.claimed(found.suite, found.method, seed=found.seed, key=found.key)
 
 
-def test_who_waits_for_a_cell_that_runs_again_keeps_no_other_sweep_waiting(
+def test_a_sweep_that_waits_for_a_cell_keeps_no_other_sweep_waiting(
     finished, tmp_path, monkeypatch
 ):
     """For hours, maybe: nothing of the database is locked meanwhile."""

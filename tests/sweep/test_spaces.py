@@ -1,4 +1,4 @@
-"""What `--space` says: settings, and what they are drawn from."""
+"""The values of `--space`: settings, and their ranges or choices."""
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,7 +16,7 @@ def axis(text):
 
 @pytest.fixture
 def config(tmp_path):
-    """That of the tiny suite's CPC."""
+    """The configuration of the tiny suite's CPC."""
     return tiny_cell(tiny_suite(tmp_path), "cpc").config
 
 
@@ -57,7 +57,7 @@ def test_a_space_is_a_range_or_a_list(text, distribution):
         (["training.epochs=2..8", "training.epochs=4..9"], "names a setting twice"),
     ],
 )
-def test_what_is_no_space_is_refused_in_one_line(texts, complaint):
+def test_a_text_that_is_no_space_is_refused_in_one_line(texts, complaint):
     with pytest.raises(ConfigError) as told:
         parse_space(texts)
     assert complaint in str(told.value)

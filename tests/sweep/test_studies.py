@@ -60,7 +60,7 @@ def test_fewer_trials_than_points_are_the_first_points(studies, url):
     assert [trial.params["learning_rate"] for trial in trials(url)] == list(GRID[:3])
 
 
-def test_more_trials_are_added_to_those_that_are_there(studies, url):
+def test_more_trials_are_added_to_earlier_trials(studies, url):
     complete(studies.open("study", {}), 3)
     complete(Studies(url).open("study", {}), 20)
     check_complete(url, 20)
@@ -73,7 +73,7 @@ def test_a_study_that_is_done_is_not_touched(studies, url):
 
 
 def test_trials_are_found_where_the_best_rates_are(studies, url):
-    """Of what TPE adds to a grid over five decades, more than a third is in the best one."""
+    """More than a third of the rates that TPE adds to a grid of five decades is in the best one."""
     complete(studies.open("study", {}), 32)
     added = [trial.params["learning_rate"] for trial in trials(url)[len(GRID) :]]
     assert sum(rate > 0.1 for rate in added) > len(added) / 3
@@ -164,7 +164,7 @@ def abandoned(url, **owner):
     return study, trial
 
 
-def test_who_died_before_saying_that_a_trial_is_theirs_has_lost_it(studies, url):
+def test_a_process_that_died_before_it_named_itself_has_lost_its_trial(studies, url):
     abandoned(url)
     complete(studies.open("study", {}), 20)
     check_complete(url, 20)
@@ -177,7 +177,7 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(studies
     check_complete(url, 20)
 
 
-def test_who_dies_while_giving_a_trial_back_does_not_double_it(studies, url):
+def test_a_process_that_dies_while_it_gives_a_trial_back_does_not_double_the_trial(studies, url):
     study, trial = abandoned(url)
     study.enqueue_trial({"learning_rate": GRID[0]}, user_attrs={"retry_of": trial.number})
     complete(studies.open("study", {}), 20)
@@ -186,7 +186,7 @@ def test_who_dies_while_giving_a_trial_back_does_not_double_it(studies, url):
 
 @pytest.mark.parametrize(("hours", "lost"), [(0.5, False), (1.5, True)])
 def test_a_trial_of_another_machine_is_lost_after_an_hour(url, hours, lost):
-    """By the time that its owner wrote, whatever time zone either machine is in."""
+    """The time that the owner wrote counts, whatever the time zones of the machines."""
     claimed = time.time() - hours * 3600
     study, _ = abandoned(
         url, host="elsewhere", machine="elsewhere", pid=1, started=1.0, claimed=claimed
@@ -225,7 +225,7 @@ def test_trials_that_another_process_is_at_are_waited_for(studies, url, monkeypa
     assert study.trials[trial.number].value == 1.0
 
 
-def test_who_was_so_slow_that_others_took_the_trial_tells_nothing(studies, url):
+def test_a_process_that_lost_its_trial_to_others_tells_nothing(studies, url):
     study = studies.open("study", {})
 
     def slow(params):
@@ -287,7 +287,9 @@ def test_a_trial_whose_twins_process_has_died_does_not_wait(studies):
     assert study.outcome_of_twin(claimed) is None
 
 
-def test_who_died_after_writing_down_why_a_trial_failed_has_settled_it(studies, url):
+def test_a_process_that_died_after_it_wrote_the_reason_of_a_failure_has_settled_the_trial(
+    studies, url
+):
     study = studies.open("study", {})
     lost = study._study.ask({"x": CategoricalDistribution((1,))})
     lost.set_user_attr("error", "nan")
