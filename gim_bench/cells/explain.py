@@ -48,8 +48,8 @@ def _against_others(cell: Cell, runs: RunsFolder) -> str:
 def _differences(cell: Cell, record: Record) -> list[str]:
     """Differences of settings, data and results version, as in "training.epochs is 10, was 8".
 
-    A setting that the record lacks counts at its default. Where a table is of another kind, the
-    settings of each kind are differences too.
+    A setting that the record lacks counts at its default. Where the kind of a table differs, the
+    settings of the two kinds have nothing in common and are left out.
     """
     ours = _parts(cell.config.as_dict(), cell.data_sha256, RESULTS_VERSION)
     theirs = _parts(
@@ -57,10 +57,13 @@ def _differences(cell: Cell, record: Record) -> list[str]:
         record.provenance.get("data_sha256"),
         record.provenance.get("results_version"),
     )
+    differing = [n for n in sorted(ours.keys() | theirs.keys()) if ours.get(n) != theirs.get(n)]
+    kinds = [name for name in differing if name.endswith(".kind") or name == "dataset.name"]
+    of_a_kind = tuple(name.removesuffix("kind").removesuffix("name") for name in kinds)
     return [
         f"{name} is {_shown(ours.get(name))}, was {_shown(theirs.get(name))}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
+        for name in differing
+        if name in kinds or not name.startswith(of_a_kind)
     ]
 
 

@@ -48,6 +48,24 @@ def test_many_settings_are_counted(record, runs, tmp_path):
     assert why(tiny_cell(suite, "random_init"), runs).endswith(", and 1 more")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (['dataset={name="random_images", size=26}'], "dataset.name is random_images, was photos"),
+        (
+            ["training.optimiser.kind=sgd", "training.optimiser.momentum=0.5"],
+            "training.optimiser.kind is sgd, was adam",
+        ),
+    ],
+    ids=["data set", "optimiser"],
+)
+def test_settings_of_another_kind_are_not_listed_beside_the_kind(
+    overrides, reason, record, runs, tmp_path
+):
+    suite = tiny_suite(tmp_path, *overrides)
+    assert why(tiny_cell(suite, "random_init"), runs) == f"runs: {reason}"
+
+
 def test_the_data(record, suite, runs):
     other = tiny_cell(suite, "random_init", data_sha256="ab" * 32)
     assert why(other, runs) == "runs: the data's sha256 is abababab…, was 00000000…"

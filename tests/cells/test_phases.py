@@ -191,6 +191,21 @@ def test_gradients_of_every_cell_reach_what_its_method_declares(done, spoken):
     assert list(spoken["gim"].isolation["module_2"]) == [f"module_{m}" for m in range(1, 7)]
 
 
+def test_the_twin_of_a_local_method_is_trained_end_to_end(bench, tmp_path):
+    """Two lines of TOML: gradients of the top loss reach the module below."""
+    lines = '[method.twin]\nlike = "gim"\ngradient_flow = "end_to_end"\n'
+    suite = tiny_suite(tmp_path, toml=f"{TOML}\n{lines}")
+    record = run_cell(tiny_cell(suite, "twin"), bench, runs=RunsFolder(tmp_path / "runs"))
+    assert record.status is Status.DONE, record.error
+    assert record.config["method"]["gradient_flow"] == "end_to_end"
+    assert [set(row) for row in record.losses] == [{"epoch", "module_2"}]
+    assert {unit: set(row) for unit, row in record.isolation.items()} == {
+        "module_2": {"module_1", "module_2"}
+    }
+    assert all(norm > 0 for norm in record.isolation["module_2"].values())
+    assert leaks(record) == []
+
+
 @pytest.mark.parametrize("method", ["gim", "supervised"])
 def test_the_audit_moves_no_number(method, bench, tmp_path, monkeypatch):
     """Metrics, losses and weights are bit for bit those of a cell that is not audited."""

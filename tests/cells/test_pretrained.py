@@ -13,6 +13,7 @@ from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.seals import sealed
+from gim_bench.settings.keys import keyed
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 THREE = "encoder.blocks=[1,1,1]"
@@ -88,6 +89,18 @@ def test_two_modules_that_are_added_are_trained_one_after_the_other(finished, tm
     record = run_cell(cell, tiny_bench(suite), runs=RunsFolder(tmp_path / "runs"))
     assert [sorted(row) for row in record.losses] == [["epoch", "module_3", "module_4"]]
     assert record.metrics["train/steps"] == 4
+
+
+def test_a_base_that_was_trained_before_a_setting_was_added_is_a_base_still(finished, tmp_path):
+    """Its record lacks the settings that were added later, which stand at their defaults."""
+    path = finished / "record.json"
+    record = json.loads(path.read_text())
+    config = keyed(tiny_cell(tiny_suite(tmp_path), "gim").config)  # as it was before that setting
+    assert "blur" in record["config"]["augmentation"].keys() - config["augmentation"].keys()
+    path.write_text(json.dumps(sealed(record | {"config": config})))
+    checked(tmp_path, finished, THREE)
+    with pytest.raises(ConfigError, match=r"its augmentation\.blur"):
+        checked(tmp_path, finished, THREE, "augmentation.blur.kernel=5")
 
 
 def test_outputs_of_the_base_can_be_kept(finished, tmp_path):

@@ -5,14 +5,18 @@ import time
 from dataclasses import replace
 
 import pytest
+from pydantic import create_model
 
+from gim_bench import registry
 from gim_bench.cells import table
+from gim_bench.cells.explain import why
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.table import found, run_table
 from gim_bench.records.claims import Claim
 from gim_bench.records.record import Status
+from gim_bench.settings.base import Settings
 from tests.listener import Listener
-from tests.tiny_suite import tiny_bench, tiny_cell
+from tests.tiny_suite import Observed, tiny_bench, tiny_cell
 
 
 @pytest.fixture
@@ -89,6 +93,36 @@ def test_a_cell_whose_encoder_was_altered_runs_again_with_a_line(two, suite, run
     assert again.files == record.files
     (line,) = (line for line in listener.lines if "runs again" in line)
     assert line.endswith("altered or cut off since it was written")
+
+
+@pytest.fixture
+def stronger(monkeypatch):
+    """A plug-in changes the default of a setting that is in no key at its default."""
+    monkeypatch.setattr(registry, "methods", lambda: {"observed": "tests.tiny_suite:Observed"})
+
+    def default(strength):
+        options = create_model("Options", __base__=Settings, strength=(int, strength))
+        monkeypatch.setattr(Observed, "Options", options)
+
+    return default
+
+
+def test_a_cell_whose_key_stands_for_other_settings_now_runs_again(suite, runs, stronger):
+    """Its record says which: another default is another experiment under the same key."""
+    run, bench = Counting(), tiny_bench(suite)
+    stronger(1)
+    before = tiny_cell(suite, "observed")
+    list(run_table([before], bench, runs=runs, run=run))
+    stronger(2)
+    after = tiny_cell(suite, "observed")
+    assert after.key == before.key
+    assert why(after, runs) == "runs: method.options.strength is 2, was 1"
+    (record,) = run_table([after], bench, runs=runs, run=run)
+    assert run.names == ["observed"] * 2
+    assert record.config["method"]["options"] == {"strength": 2}
+    assert why(after, runs).startswith("done: ")
+    assert list(run_table([after], bench, runs=runs, run=run)) == [found(after, runs)]
+    assert run.names == ["observed"] * 2
 
 
 def test_a_cell_that_another_process_is_at_comes_last_and_is_not_run_again(two, suite, runs):
