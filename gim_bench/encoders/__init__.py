@@ -1,6 +1,6 @@
-"""Encoders of this package, by the kind that a suite names. Listing them imports none.
+"""Encoders of this package, by the kind that a suite names. Listing encoders imports no module.
 
-To add an encoder: write its file, add a line here.
+To add an encoder, write its file and add a line here.
 """
 
 ENCODERS = {

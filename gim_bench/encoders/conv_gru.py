@@ -1,4 +1,4 @@
-"""CPC's encoder of raw speech: strided convolutions, each a module, and a GRU above them.
+"""CPC's encoder of raw speech: strided convolutions and a GRU, each a module.
 
 Letters: b = batch, t = time steps of a layer, d = channels; step = one of a window's 10 ms steps.
 """
@@ -22,7 +22,7 @@ from gim_bench.settings.schema import EncoderSettings
 
 
 class ConvGRUSettings(EncoderSettings):
-    """The paper's strided convolutions, each a module, and a GRU above them."""
+    """Sizes of the strided convolutions and of the GRU; the defaults are the paper's."""
 
     kind: Literal["conv_gru"]
     width: PositiveInt = 512  # channels of every convolution
@@ -34,11 +34,11 @@ class ConvGRUSettings(EncoderSettings):
     @model_validator(mode="after")
     def _one_of_each_per_layer(self) -> "ConvGRUSettings":
         if not len(self.kernels) == len(self.strides) == len(self.paddings):
-            raise ValueError("kernels, strides and paddings must name as many layers")
+            raise ValueError("kernels, strides and paddings must have the same length")
         if prod(self.strides) != FRAME_SAMPLES:
             raise ValueError(
-                f"the strides multiply to {prod(self.strides)} samples where the top layer must "
-                f"advance by {FRAME_SAMPLES}, the 10 ms of a phone label"
+                f"the strides multiply to {prod(self.strides)} samples; their product must be "
+                f"{FRAME_SAMPLES}, the 10 ms of a phone label"
             )
         return self
 
@@ -59,12 +59,12 @@ class Convolution(nn.Module):
 class GRU(nn.Module):
     """A single-layer GRU over time: c_t = g_ar(z_t, h_{t-1}).
 
-    It computes in fp32 under autocast, too: on GPUs PyTorch would run it in fp16, whatever format
-    is asked for, and lose most of its gradients, which are small, to underflow.
+    The GRU computes in fp32 under autocast, too. On GPUs PyTorch would run it in fp16, whatever
+    the format asked for, and most of the small gradients would underflow.
 
-    Without backpropagation through time, gradients stop at every h_{t-1}. Its values are then
-    computed once without autograd, and one step of the GRU's cell is applied to all time steps
-    together: the values and gradients of the loop over time, without the loop.
+    Without backpropagation through time, gradients stop at every h_{t-1}. The values of h are then
+    computed without autograd, and one step of the GRU's cell is applied to all time steps at once.
+    Values and gradients equal those of a loop over time.
 
     Source: Löwe et al. 2019, section 4.2 ("GIM without BPTT").
     """
@@ -77,7 +77,7 @@ class GRU(nn.Module):
     def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b e t"]:
         with torch.autocast(x.device.type, enabled=False):
             z = rearrange(x, "b d t -> b t d").to(next(self.gru.parameters()).dtype)
-            # Without autograd both are the same function; only one is the same to the last bit.
+            # Both branches are the same function, but only `self.gru` gives the same last bits.
             whole = self.through_time or not torch.is_grad_enabled()
             c = self.gru(z)[0] if whole else self._step_by_step(z)
         return rearrange(c, "b t e -> b e t")
@@ -92,10 +92,10 @@ class GRU(nn.Module):
 
 
 class ConvGRUEncoder(Encoder):
-    """The paper's audio encoder at its default settings: five convolutions and a GRU.
+    """Five strided convolutions and a GRU at the default settings: the paper's audio encoder.
 
-    20,480 samples become 4095, 1023, 512, 257, 128 and 128 time steps. (Table 5 prints kernel 1
-    for the fifth convolution; only 4, as in the released code, gives 128.)
+    20,480 samples become 4095, 1023, 512, 257, 128 and 128 time steps. Table 5 prints kernel 1
+    for the fifth convolution. Only kernel 4, as in the released code, gives 128 time steps.
 
     Source: Löwe et al. 2019, section 4.2 and appendix A.2.
     """
@@ -124,7 +124,7 @@ class ConvGRUEncoder(Encoder):
 
     @classmethod
     def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
-        """Time steps of every convolution, and of the GRU on the last."""
+        """Numbers of time steps: those of every convolution, then those of the GRU."""
         assert isinstance(options, ConvGRUSettings)
         lengths = [*shape]
         for kernel, stride, padding in zip(
@@ -137,18 +137,18 @@ class ConvGRUEncoder(Encoder):
         return inputs.unsqueeze(1)
 
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "b t 1 d"]:
-        """Nothing is pooled: every time step is a row of a grid of one column."""
+        """The activations without pooling: every time step is a row of a grid of one column."""
         return rearrange(activations, "b d t -> b t 1 d")
 
     def steps(self, z: Float[Tensor, "b t 1 d"], *, module: int) -> Float[Tensor, "b step d"]:
-        """The mean over a layer's time steps that belong to each 10 ms step of the window."""
+        """For each 10 ms step of the window, the mean over the layer's time steps within it."""
         owner = self.get_buffer(f"owner_{module}")
         inside = z.squeeze(2)[:, : len(owner)].to(at_least_fp32(z.dtype))
         sums = inside.new_zeros(len(z), self.window_steps, z.shape[3])
         return sums.index_add_(1, owner, inside) / self.get_buffer(f"counts_{module}")
 
     def without_autoregressor(self) -> "ConvGRUEncoder":
-        """This encoder, its GRU taken away."""
+        """This encoder, after removing its GRU."""
         assert self.autoregressive
         self.stages = self.stages[:-1]
         self.dims = self.dims[:-1]
@@ -156,7 +156,7 @@ class ConvGRUEncoder(Encoder):
         return self
 
     def without_bptt(self) -> "ConvGRUEncoder":
-        """This encoder, with a GRU that passes no gradient back through time."""
+        """This encoder, whose GRU passes no gradient back through time from now on."""
         gru = self.stages[-1]
         assert isinstance(gru, GRU)
         gru.through_time = False
@@ -164,12 +164,12 @@ class ConvGRUEncoder(Encoder):
 
 
 def receptive_fields(settings: ConvGRUSettings) -> list[tuple[float, int]]:
-    """For each module: (sample at the centre of time step 0's receptive field, samples a step).
+    """For each module: (centre of time step 0's receptive field, advance per step), in samples.
 
-    A layer of kernel k, stride s and padding p on top of a layer with centre c and step j has its
-    own centre at c + j·((k - 1)/2 - p) and advances by j·s. At the default settings the fifth
-    convolution's step i is centred at sample 160·i + 20, and sees 465 samples. A GRU's step has
-    seen all that came before; its centre is taken to be that of its newest input.
+    Let a layer have kernel k, stride s and padding p, and let the layer below have centre c and
+    advance j. The layer has centre c + j·((k - 1)/2 - p) and advance j·s. At the default settings
+    step i of the fifth convolution is centred at sample 160·i + 20 and sees 465 samples. A step of
+    the GRU has seen all earlier samples; its centre counts as that of its newest input.
     """
     centre, advance = 0.0, 1
     fields = []
@@ -183,16 +183,16 @@ def receptive_fields(settings: ConvGRUSettings) -> list[tuple[float, int]]:
 
 
 def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]:
-    """For each module: the 10 ms step of the window that each of its time steps belongs to.
+    """For each module: the 10 ms step of the window to which each time step belongs.
 
-    It is the step whose label is centred nearest to the centre of the receptive field; time steps
-    nearest to a label beyond the window's last step are left out, those that large paddings put
-    before its first step are counted to that.
+    A time step belongs to the 10 ms step whose label's centre is nearest to the centre of the
+    receptive field. Time steps beyond the window's last step are left out. Time steps before the
+    window's first step, which large paddings make, belong to the first step.
     """
     lengths = ConvGRUEncoder.rows(settings, shape=(samples,))
-    found = []
+    of_modules = []
     for (centre, advance), length in zip(receptive_fields(settings), lengths, strict=True):
         centres = centre + advance * torch.arange(length)
         owner = ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long().clamp(min=0)
-        found.append(owner[owner < samples // FRAME_SAMPLES])
-    return found
+        of_modules.append(owner[owner < samples // FRAME_SAMPLES])
+    return of_modules

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class GatedLayer(nn.Module):
     """One gated layer: a vertical stack that looks up, a horizontal one along the row.
 
-    Where the released code masks the bottom row of a 3×3 kernel, ours has two rows only: the same
-    function with a third fewer weights and multiplications.
+    The released code masks the bottom row of a 3×3 kernel. This layer has kernels of two rows: the
+    same function with a third fewer weights and multiplications.
 
     Source: van den Oord et al. 2016 (conditional PixelCNN), Fig. 2.
     """
@@ -40,7 +40,7 @@ class GatedLayer(nn.Module):
 class PixelCNN(nn.Module):
     """Context c of every patch from the encodings of its own row and the rows above it.
 
-    Columns are not masked: the task predicts downwards only, so a whole row may be seen.
+    Columns are not masked: the task predicts rows below only, so the context may see a whole row.
 
     Source: Löwe et al. 2019, section 3; layers and masks as in the released code.
     """

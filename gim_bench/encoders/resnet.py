@@ -20,7 +20,7 @@ EXPANSION = 4  # output channels of a bottleneck block over its inner width
 
 
 class ResNetSettings(EncoderSettings):
-    """The paper's ResNet-50 v2 without batch norm, and how much smaller it may be."""
+    """Sizes of a ResNet v2 without batch norm; the defaults are the paper's ResNet-50."""
 
     kind: Literal["resnet"]
     width: PositiveInt = 64  # bottleneck channels of the first module; doubled in each next one
@@ -44,7 +44,7 @@ class ResNetSettings(EncoderSettings):
 class Bottleneck(nn.Module):
     """Pre-activation bottleneck block without batch norm.
 
-    The shortcut is a 1×1 convolution where the block changes size and the identity elsewhere.
+    The shortcut is a 1×1 convolution if the block changes size, else the identity.
 
     Source: He et al. 2016 (identity mappings), Fig. 4e; Löwe et al. 2019, appendix A.1.
     """
@@ -70,10 +70,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNetEncoder(Encoder):
-    """The paper's ResNet-50 v2 at its default settings: three modules of 3, 4 and 6 blocks.
+    """ResNet v2 in three modules of 3, 4 and 6 blocks at the default settings: the paper's.
 
-    Module m has `width`·2^(m-1) inner and four times as many output channels. The first one keeps
-    the patch's size (5×5 convolution of stride 1, no pooling); each later one halves it.
+    Module m has `width`·2^(m-1) inner channels and four times as many output channels. The first
+    module keeps the patch's size (5×5 convolution of stride 1, no pooling). Each later module
+    halves it.
 
     Source: Löwe et al. 2019, section 4.1 and appendix A.1.
     """
@@ -114,8 +115,8 @@ class ResNetEncoder(Encoder):
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch, laid out as the grid (appendix A.1)."""
         side = round((len(activations) // batch_size) ** 0.5)
-        # Channels last before the mean, so that the gradient is laid out like the activations: as
-        # NCHW it would be converted at every layer on the way back.
+        # Channels last before the mean: the gradient gets the layout of the activations. In NCHW
+        # every layer of the backward pass would convert it.
         means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
         return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
 

@@ -1,1 +1,1 @@
-"""Objectives: one loss a file, as a function and as the head that a module is trained with."""
+"""Objectives: one loss in each file, as a function and as the head that trains a module."""

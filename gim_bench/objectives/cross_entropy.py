@@ -11,7 +11,7 @@ CROSS_ENTROPY = Objective(name="cross_entropy", unit="nats")
 
 
 class CrossEntropyHead(nn.Module):
-    """A linear classifier on what the probe reads: every step's encoding, or the mean over steps.
+    """A linear classifier on the probe's inputs: encodings of every step, or their mean over steps.
 
     Source: Löwe et al. 2019, section 4.1 (supervised and greedy supervised).
     """
@@ -22,7 +22,7 @@ class CrossEntropyHead(nn.Module):
         self.classifier = nn.Linear(dim, len(target.classes))
 
     def logits(self, z: Float[Tensor, "example step d"]) -> Float[Tensor, "example i class"]:
-        """Class scores: for every step, or one for the whole example."""
+        """Class scores of every step, or of the whole example."""
         return self.classifier(z if self.target.per_step else z.mean(dim=1, keepdim=True))
 
     def forward(
@@ -30,7 +30,7 @@ class CrossEntropyHead(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy over labels, in nats; ln(classes) for an uninformed classifier.
 
-        Unlabelled steps (-1) do not count; 0 where nothing is labelled.
+        Unlabelled steps (-1) do not count. The loss of a batch without labels is 0.
         """
         logits = self.logits(z).flatten(0, 1)
         scores = logits.to(at_least_fp32(logits.dtype))

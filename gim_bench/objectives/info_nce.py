@@ -1,4 +1,4 @@
-"""InfoNCE between each place of a grid and the places below it: patches, or later time steps.
+"""InfoNCE between each place of a grid and the places below: patches, or later time steps.
 
 Letters: k = prediction step, d = channels of z, e = channels of c; anchor = a place that predicts,
 negative = a wrong encoding drawn for an anchor.
@@ -16,16 +16,16 @@ from gim_bench.settings.base import NotNegative, PositiveInt, Settings
 
 
 class InfoNCESettings(Settings):
-    """The contrastive task: predict up to `prediction_steps` rows down, past the skipped ones."""
+    """The contrastive task: predict `prediction_steps` rows below an anchor, after skipped rows."""
 
     prediction_steps: PositiveInt = 5
     skip_rows: NotNegative = 1
     negatives: PositiveInt = 16
-    anchor_rows: PositiveInt | None = None  # how many, from a random one on, predict; None: all
+    anchor_rows: PositiveInt | None = None  # consecutive rows that predict; None: all rows
 
     @property
     def rows(self) -> int:
-        """Rows below each other that a grid needs, so that every step has a target."""
+        """Number of rows that a grid needs so that every prediction step has a target."""
         return self.skip_rows + self.prediction_steps + 1
 
 
@@ -35,9 +35,9 @@ INFO_NCE = Objective(name="info_nce", unit="nats", settings=InfoNCESettings)
 def info_nce(
     positives: Float[Tensor, "*anchor"], negatives: Float[Tensor, "*anchor negative"]
 ) -> Float[Tensor, ""]:
-    """Mean InfoNCE loss over anchors, in nats, of the scores z^T W_k c of their candidates.
+    """Mean InfoNCE loss over anchors, in nats, from the scores z^T W_k c of their candidates.
 
-    An uninformed predictor scores log(1 + negatives); a perfect one approaches 0.
+    The loss of an uninformed predictor is log(1 + negatives); that of a perfect one approaches 0.
 
     Source: Löwe et al. 2019, Eq. 4. Unlike the released code, which takes log(softmax + 1e-11),
     this is the numerically stable form.
@@ -49,12 +49,12 @@ def info_nce(
 class InfoNCEHead(nn.Module):
     """Predicts z in the rows below from c with one matrix W_k for each step k.
 
-    The loss is the mean over k, where Eq. 4 sums: a constant factor that keeps ln(1 + negatives)
-    as the chance level for every k, and that Adam's steps hardly depend on. Negatives are drawn
+    The loss is the mean over k, while Eq. 4 sums. The constant factor keeps ln(1 + negatives) as
+    the chance level for every k, and Adam's steps hardly depend on it. Negatives are drawn
     uniformly, with replacement, from all encodings of the batch (section 4.1) and may include the
-    positive (appendix A.1). An anchor's negatives serve all of its k predictions: each term of the
-    sum has the expectation that draws of its own would give it, and a twelfth of the encodings are
-    gathered (docs/decisions/0008).
+    positive (appendix A.1). An anchor's negatives serve all of its k predictions. Each term of the
+    sum has the same expectation as with separate draws, and with twelve predictions only a twelfth
+    of the encodings is gathered (docs/decisions/0008).
 
     Source: Löwe et al. 2019, Eqs. 3 and 4; Eq. 6, where c is an autoregressor's output.
     """
@@ -80,7 +80,7 @@ class InfoNCEHead(nn.Module):
         negatives = predictions @ rearrange(self._negatives(z, anchors), "... n d -> ... d n")
         losses = []
         for k in range(1, steps + 1):
-            below = targets[:, skipped + k :]  # row i of it is what row i of the anchors predicts
+            below = targets[:, skipped + k :]  # row i of the anchors predicts row i of `below`
             rows = min(below.shape[1], anchors.shape[1])
             positives = (predictions[:, :rows, :, k - 1] * below[:, :rows]).sum(dim=-1)
             losses.append(info_nce(positives, negatives[:, :rows, :, k - 1]))
@@ -89,10 +89,10 @@ class InfoNCEHead(nn.Module):
     def _window(
         self, z: Float[Tensor, "example row column d"], c: Float[Tensor, "example row column e"]
     ) -> tuple[Tensor, Tensor]:
-        """(rows of z that may be predicted, rows of c that predict), beginning with the same row.
+        """(rows of z to predict, rows of c that predict), both beginning with the same row.
 
-        All rows of c that have a target; or, where the grid is taller than `anchor_rows` and their
-        targets, that many from a random row on, the same for all examples.
+        All rows of c with a target predict. If the grid is taller than `anchor_rows` and their
+        targets, `anchor_rows` rows predict, from a random row on that all examples share.
         """
         wanted, skipped = self.settings.anchor_rows, self.settings.skip_rows
         if wanted is not None:
@@ -102,7 +102,7 @@ class InfoNCEHead(nn.Module):
                 first = torch.randint(
                     z.shape[1] - reach + 1, (1,), generator=self.generator, device=device
                 )
-                # The row is never read by the CPU, which would make it wait for a GPU.
+                # The CPU never reads the row, because the read would wait for a GPU.
                 targets = z.index_select(1, first + torch.arange(reach, device=device))
                 return targets, c.index_select(1, first + torch.arange(wanted, device=device))
         return z, c[:, : z.shape[1] - skipped - 1]
@@ -112,7 +112,7 @@ class InfoNCEHead(nn.Module):
         z: Float[Tensor, "example row column d"],
         anchors: Float[Tensor, "example i column e"],
     ) -> Float[Tensor, "example i column negative d"]:
-        """Encodings from anywhere in the batch for every anchor."""
+        """Negatives of every anchor: encodings from random places of the batch."""
         candidates = rearrange(z, "example row column d -> (example row column) d")
         drawn: Int[Tensor, "example i column negative"] = torch.randint(
             len(candidates),
