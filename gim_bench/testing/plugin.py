@@ -4,6 +4,7 @@ pytest reads a plugin before it sets up its own checks of annotations, so nothin
 at the top.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not config.option.method and not config.option.encoder:
         raise pytest.UsageError(USAGE)
     try:
-        config.stash[ENCODERS], config.stash[CASES] = asked_for(config)
+        config.stash[ENCODERS], config.stash[CASES] = asked_for(config.option)
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -72,13 +73,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("encoder_case", encoders, ids=str)
 
 
-def asked_for(config: pytest.Config) -> "tuple[list[EncoderCase], list[Case]]":
+def asked_for(given: Namespace) -> "tuple[list[EncoderCase], list[Case]]":
     """The cases of encoders and of methods that the options name. Raises: ConfigError."""
     from gim_bench import registry
     from gim_bench.contract import Encoder, Learner
     from gim_bench.testing.cases import encoder_case, method_cases, tiny_encoders
 
-    given = config.option
     for kind in ("method", "encoder"):
         if getattr(given, f"{kind}_option") and not getattr(given, kind):
             raise ConfigError(f"--{kind}-option is given without --{kind}: name the {kind}, too")

@@ -236,7 +236,7 @@ def recomputing(case: Case, recompute: Recompute) -> Tiny:
 
 
 @pytest.mark.parametrize("recompute", Recompute, ids=str)
-def test_a_unit_trained_alone_has_the_loss_and_the_gradients_that_it_has_among_the_others(
+def test_a_unit_trained_alone_learns_as_it_does_among_the_others(
     case: Case, recompute: Recompute
 ) -> None:
     """In eval mode, where modules run alike whether or not they are trained."""
@@ -345,19 +345,18 @@ def test_features_and_predictions_are_those_of_eval_mode_and_move_nothing(case: 
     learner = tiny.learner.eval()
     expected = learner.features(inputs)
     scores = learner.predict(expected)
-    learner.train()
-    for number, module in enumerate(learner.modules()):
-        module.training = number % 3 > 0
-    modes, state = [module.training for module in learner.modules()], state_of(tiny)
     draws = [*learner.generators(), tiny.generator, torch.default_generator]
-    drawn = [generator.get_state() for generator in draws]
-    for _ in range(2):
+    drawn, state = [generator.get_state() for generator in draws], state_of(tiny)
+    for every in (10**6, 3):  # all in train mode; every third in eval mode
+        for number, module in enumerate(learner.modules(), start=1):
+            module.training = number % every > 0
+        modes = [module.training for module in learner.modules()]
         found = learner.features(inputs)
         assert all(torch.equal(feature, expected[m]) for m, feature in found.items())
         again = learner.predict(found)
         assert (again is None) == (scores is None)
         assert again is None or scores is None or torch.equal(again, scores)
-    assert [module.training for module in learner.modules()] == modes
+        assert [module.training for module in learner.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in learner.state_dict().items())
     assert all(torch.equal(g.get_state(), s) for g, s in zip(draws, drawn, strict=True))
     assert torch.equal(inputs, case.batch().inputs)

@@ -67,7 +67,7 @@ def statistics_of(module) -> dict[str, torch.Tensor]:
 
 def mixed_modes(learner) -> list[bool]:
     """Gives every third module eval mode, and returns all modes."""
-    for number, module in enumerate(learner.modules()):
+    for number, module in enumerate(learner.modules(), start=1):
         module.training = number % 3 > 0
     return modes_of(learner)
 
