@@ -1,4 +1,4 @@
-"""Errors that users can mend. Each is one line: what was asked, what was found, what to do."""
+"""Errors that users can mend. Each is one line: the request, the fault, the remedy."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Where work reports to: bars on a terminal, plain lines elsewhere, nothing in tests."""
+"""Reports of work under way: bars on a terminal, plain lines elsewhere, nothing in tests."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
@@ -9,22 +9,22 @@ class Task(Protocol):
     """A piece of work under way, with a known number of steps."""
 
     def advance(self, steps: int = 1, **facts: float | str) -> None:
-        """`steps` more are done; `facts` (loss_module_1=2.31) are shown beside the bar."""
+        """Count `steps` more as done, and show `facts` (loss_module_1=2.31) beside the bar."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where work reports to: bars on a terminal, plain lines elsewhere, nothing in tests."""
+    """Receiver of reports: bars on a terminal, plain lines elsewhere, nothing in tests."""
 
     def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
-        """Shows `title` with speed and time left until the block is left."""
+        """A context that shows `title` with speed and remaining time until its end."""
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
 
 
 class Silence:
-    """The progress that shows nothing; its own task."""
+    """Progress that shows nothing, and also the task of this progress."""
 
     def task(self, title: str, *, total: int, unit: str) -> AbstractContextManager[Task]:
         return self

@@ -38,21 +38,21 @@ def datasets() -> Mapping[str, str]:
 
 
 def method(name: str, *, where: str = "") -> "type[Learner]":
-    """The class of the method `name`. Raises: ConfigError listing the known ones."""
+    """The class of the method `name`. Raises: ConfigError listing the known methods."""
     from gim_bench.contract import Learner
 
     return _load("method", name, table=methods(), base=Learner, where=where)
 
 
 def encoder(kind: str, *, where: str = "") -> "type[Encoder]":
-    """The class of the encoder `kind`. Raises: ConfigError listing the known ones."""
+    """The class of the encoder `kind`. Raises: ConfigError listing the known encoders."""
     from gim_bench.contract import Encoder
 
     return _load("encoder", kind, table=encoders(), base=Encoder, where=where)
 
 
 def dataset(name: str, *, where: str = "") -> "type[Dataset]":
-    """The class of the data set `name`. Raises: ConfigError listing the known ones."""
+    """The class of the data set `name`. Raises: ConfigError listing the known data sets."""
     from gim_bench.contract import Dataset
 
     return _load("dataset", name, table=datasets(), base=Dataset, where=where)
@@ -84,6 +84,7 @@ def summary(target: str) -> str:
 
 
 def _merged(group: str) -> dict[str, str]:
+    """The tables of all entry points of a group, as one table. Raises: ConfigError."""
     merged: dict[str, str] = {}
     owners: dict[str, str] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.value):
@@ -91,7 +92,7 @@ def _merged(group: str) -> dict[str, str]:
             if name in merged and merged[name] != target:
                 raise ConfigError(
                     f"{name!r} is registered twice in {group}: by {owners[name]} and by "
-                    f"{point.value}; uninstall one of them, or rename it"
+                    f"{point.value}; uninstall or rename either"
                 )
             merged[name], owners[name] = target, point.value
     if not merged:
@@ -103,8 +104,10 @@ def _merged(group: str) -> dict[str, str]:
 
 
 def _table(point: Any) -> Mapping[str, str]:
-    """What an entry point names. Once the backport `importlib_metadata` is imported (MLflow does),
-    the standard library hands out that package's EntryPoint, a class of its own.
+    """The table that an entry point names. Raises: ConfigError.
+
+    `point` has no common type: after an import of the backport `importlib_metadata`, which MLflow
+    needs, the standard library returns that package's EntryPoint.
     """
     try:
         table = point.load()
@@ -123,16 +126,16 @@ def _table(point: Any) -> Mapping[str, str]:
 
 
 def load(kind: str, name: str, *, target: str, base: type) -> type:
-    """The class at "module:Class". Raises: ConfigError where there is no such child of `base`."""
+    """The class at "module:Class". Raises: ConfigError unless it is a child of `base`."""
     module, _, attribute = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        cls = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever another package raises when it is imported
         reason = class_and_first_line(error)
         raise ConfigError(f"the {kind} {name!r} cannot be loaded: {reason}") from None
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"the {kind} {name!r} ({target}) is not a {base.__name__}")
-    return found
+    return cls
 
 
 def _load(kind: str, name: str, *, table: Mapping[str, str], base: type, where: str) -> type:

@@ -1,8 +1,8 @@
-"""Independent streams of random numbers, each named by what it is for.
+"""Independent streams of random numbers, each with a name for its purpose.
 
-The data's order comes from (dataset, seed) alone, so every method sees the same batches; the
-encoder's first weights from the seed alone, so every method starts from the encoder that
-`random_init` reports; heads and negatives from (method, seed).
+The order of the data depends on (dataset, seed) alone, so every method sees the same batches. The
+encoder's initial weights depend on the seed alone, so every method starts from the encoder that
+`random_init` reports. Heads and negatives depend on (method, seed).
 """
 
 import hashlib
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def derive(*names: str | int) -> int:
-    """A 63-bit seed that depends on every name and on their order, alike on every machine."""
+    """A 63-bit seed from the names and their order, the same on every machine."""
     digest = hashlib.sha256(json.dumps(names).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*names: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """A generator of its own for the stream that `names` describe."""
+    """A new generator for the stream that `names` describe."""
     import torch
 
     return torch.Generator(device=device).manual_seed(derive(*names))
@@ -30,9 +30,9 @@ def generator(*names: str | int, device: "torch.device | str" = "cpu") -> "torch
 
 @contextmanager
 def weights_from(*names: str | int) -> Iterator[None]:
-    """Within the block, weights on the CPU are initialised from the stream that `names` describe.
+    """A context that initialises weights on the CPU from the stream that `names` describe.
 
-    The global generator is put back afterwards, so building one part never moves another.
+    The global generator is restored at the end, so building one part never changes another.
     """
     import torch
 

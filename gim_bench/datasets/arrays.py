@@ -76,8 +76,8 @@ def _lengths_if_whole(
         description = _description(path).read_bytes()
         lengths = json.loads(description)["lengths"]
         title = f"checking {path.name}"
-        (found,) = known.of([path], title=title, progress=progress)
-        if description != _described(found.sha256, dtype, lengths):
+        (checksums,) = known.of([path], title=title, progress=progress)
+        if description != _described(checksums.sha256, dtype, lengths):
             return None
         return np.array(lengths, dtype=np.int64)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, DataError):

@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 60
 
 
 class FileDataset(Dataset):
-    """A data set in files of the user, which subclasses read and never change."""
+    """A data set in files of the user, which the package reads and never changes."""
 
     needs_data_dir = True
 
@@ -165,7 +165,7 @@ def stamp_of(path: Path) -> Stamp:
         status = path.stat()
     except OSError as error:
         raise unreadable(error) from None
-    if not stat.S_ISREG(status.st_mode):  # to read a pipe or a device might never end
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might never end
         raise DataError(f"cannot read {path} (it is no regular file): remove it")
     return Stamp(size=status.st_size, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
@@ -235,7 +235,7 @@ def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 
 class UnusableError(Exception):
-    """A file or line that cannot be used, and why: an error, or skipped and counted."""
+    """A file or line that cannot be used, and the reason; callers fail, or skip and count it."""
 
 
 def unreadable(error: OSError) -> DataError:
@@ -276,21 +276,23 @@ def download(
     if missing:
         raise DataError(
             f"the download of {url} broke off {missing:,} bytes before its end: run the same "
-            f"command again, which carries on from {part}"
+            f"command again to resume from {part}"
         )
     kind, expected = ("md5", md5) if sha256 is None else ("sha256", sha256)
-    found = getattr(_checksums_shown(part, progress=progress), kind)
-    if found != expected:
+    total = math.ceil(part.stat().st_size / MEGABYTE)
+    with progress.task(f"checking {part.stem}", total=total, unit="MB") as task:
+        actual = getattr(checksums_of(part, done=Megabytes(task)), kind)
+    if actual != expected:
         part.unlink()  # resuming from a wrong file would never succeed
         raise DataError(
-            f"{url} came with {kind} {found} where {expected} is expected, and was thrown away: "
-            f"run the same command again; if that does not help, the source has changed"
+            f"the download of {url} has {kind} {actual}, not {expected}, and was deleted: run the "
+            f"same command again; if that does not help, the source has changed"
         )
     part.replace(to)
 
 
 def _fetch(url: str, *, part: Path, title: str, progress: Progress) -> int:
-    """Append the missing bytes to `part`; returns how many are still missing at the end."""
+    """Append the missing bytes to `part`; returns the number of bytes that are still missing."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     # The addresses are constants of the data sets, and the md5 of the download is checked.
@@ -318,12 +320,6 @@ def _fetch(url: str, *, part: Path, title: str, progress: Progress) -> int:
                 done.add(len(piece))
                 missing -= len(piece)
     return max(missing, 0)
-
-
-def _checksums_shown(part: Path, *, progress: Progress) -> Checksums:
-    total = math.ceil(part.stat().st_size / MEGABYTE)
-    with progress.task(f"checking {part.stem}", total=total, unit="MB") as task:
-        return checksums_of(part, done=Megabytes(task))
 
 
 # -- archives ------------------------------------------------------------------------------------

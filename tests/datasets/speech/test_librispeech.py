@@ -708,7 +708,7 @@ def test_a_download_that_broke_off_is_carried_on(data, serve, tmp_path):
 
 def test_an_archive_that_arrives_with_another_sha256_is_not_unpacked(data, serve, tmp_path):
     serve(archive(), sha256="0" * 64)
-    assert "came with sha256" in refusal(data())
+    assert "has sha256" in refusal(data())
     assert found_in(tmp_path / "data") == []
 
 
