@@ -1,6 +1,6 @@
-"""Baselines that GIM is compared with: one short file each, found through an entry point.
+"""Baselines for GIM: one short file each, which `gim_bench` finds through an entry point.
 
-To add a baseline: write its file, add a line here. `gim_bench` never imports this package.
+To add a baseline, write its file and add a line here. `gim_bench` never imports this package.
 """
 
 METHODS = {

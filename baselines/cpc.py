@@ -19,8 +19,8 @@ from gim_bench.settings.base import Settings
 class ContrastivePredictiveCoding(InfoNCEStack):
     """One InfoNCE loss at the top, on an autoregressor's context, trains all modules end to end.
 
-    On images the autoregressor is a PixelCNN of this method's own; an encoder of speech ends in a
-    GRU, which serves here as it does in GIM.
+    On images this method adds a PixelCNN as the autoregressor. On speech the autoregressor is the
+    GRU at the end of the encoder, as in GIM.
 
     Source: van den Oord et al. 2018; Löwe et al. 2019, Eq. 1 and section 4.1.
     """
@@ -32,9 +32,9 @@ class ContrastivePredictiveCoding(InfoNCEStack):
     )
 
     class Options(Settings):
-        """The autoregressor: "auto" is a PixelCNN on images, and on speech the encoder's own GRU.
+        """The autoregressor: "auto" is a PixelCNN on images and the encoder's GRU on speech.
 
-        On images, "none" predicts from z itself, as GIM does there.
+        On images, "none" predicts from z itself, as GIM does.
         """
 
         autoregressor: Literal["auto", "pixelcnn", "none"] = "auto"
@@ -42,13 +42,13 @@ class ContrastivePredictiveCoding(InfoNCEStack):
 
     @classmethod
     def check(cls, options: Settings, *, setup: Setup) -> None:
-        """An encoder of speech has a GRU of its own."""
+        """Check that the setting suits the encoder. Raises: ConfigError."""
         super().check(options, setup=setup)
         assert isinstance(options, cls.Options)
         if setup.modality is Modality.SPEECH and options.autoregressor != "auto":
             raise ConfigError(
                 f"method.cpc.autoregressor is {options.autoregressor!r}, which is for images: an "
-                f"encoder of speech has a GRU of its own, leave the setting out"
+                f"encoder of speech has its own GRU, so leave the setting out"
             )
 
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:

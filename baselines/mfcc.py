@@ -24,11 +24,11 @@ from gim_bench.settings.base import Settings
 
 
 class MFCC(Learner):
-    """Nothing is learnt: cepstral coefficients of 25 ms every 10 ms, with their deltas.
+    """Cepstral coefficients of 25 ms every 10 ms, with their deltas: nothing is learnt.
 
-    Frame t covers the very samples that label t is about. How the CPC paper, whose numbers the
-    GIM paper quotes, computed its MFCC features is not published; 13 coefficients with first and
-    second differences (39 in all) are what speech recognition has used since the 1980s.
+    Frame t covers exactly the samples of label t. The GIM paper quotes numbers from the CPC paper,
+    whose computation of MFCC features is not published. Speech recognition has used 13
+    coefficients with first and second differences (39 in all) since the 1980s.
 
     Source: van den Oord et al. 2018, section 3.1; Löwe et al. 2019, Table 3.
     """
@@ -42,7 +42,7 @@ class MFCC(Learner):
     )
 
     class Options(Settings):
-        """How many coefficients, and whether their differences over time are added."""
+        """Number of coefficients, and whether their differences over time are added."""
 
         coefficients: Annotated[int, Field(gt=0, le=40)] = 13
         deltas: bool = True
@@ -58,7 +58,7 @@ class MFCC(Learner):
         self.transform = transforms.MFCC(
             sample_rate=SAMPLE_RATE_HZ,
             n_mfcc=options.coefficients,
-            # Decibels would be cut off below the loudest example of the batch.
+            # The alternative, decibels, is clipped relative to the loudest example of the batch.
             log_mels=True,
             melkwargs={
                 "n_fft": FRAME_WINDOW_SAMPLES,
@@ -82,8 +82,8 @@ class MFCC(Learner):
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
         from torchaudio.functional import compute_deltas
 
-        # A window's step 0 has the label before its first sample, and its last step one that
-        # reaches beyond its last: silence on either side.
+        # The label of step 0 begins before the window's first sample, and the label of the last
+        # step ends beyond the last sample: both ends are padded with silence.
         with torch.autocast(inputs.device.type, enabled=False):  # the spectrum needs fp32
             after = FRAME_WINDOW_SAMPLES - 2 * FRAME_SAMPLES
             parts = [self.transform(F.pad(inputs, (FRAME_SAMPLES, after)))]

@@ -10,7 +10,7 @@ from gim_bench.methods.stack import Encodings, StackLearner
 
 
 class RandomInit(StackLearner):
-    """Nothing is trained: the very encoder that the other methods of the seed start from.
+    """The untrained encoder, from which the other methods of the seed start.
 
     Source: Löwe et al. 2019, section 4.1.
     """

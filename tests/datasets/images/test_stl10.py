@@ -349,7 +349,7 @@ def test_an_archive_put_there_with_another_md5_is_named(data, tmp_path):
 
 def test_an_archive_that_arrives_with_another_md5_is_not_unpacked(data, serve, tmp_path):
     serve(archive(binaries()), expected_md5="0" * 32)
-    with pytest.raises(DataError, match="the download of .* has md5"):
+    with pytest.raises(DataError, match=r"the download of .* has md5"):
         data().prepare()
     assert list((tmp_path / "data").iterdir()) == []
 
