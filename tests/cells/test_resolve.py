@@ -243,8 +243,8 @@ def test_a_bad_setting_of_a_plug_in_is_one_line_that_says_what_and_where(tmp_pat
     ("override", "said"),
     [
         ("encoder.strides=[5, 4, 2, 2, 3]", ["encoder: the strides", "240", "160", "10 ms"]),
-        ("encoder.strides=[160]", ["encoder", "as many layers"]),
-        ("encoder.kernels=[10, 8, 4, 4]", ["encoder", "as many layers"]),
+        ("encoder.strides=[160]", ["encoder: kernels, strides and paddings"]),
+        ("encoder.kernels=[10, 8, 4, 4]", ["encoder: kernels, strides and paddings"]),
         ("encoder.paddings=[]", ["encoder.paddings"]),
         ("encoder.paddings=[2, 2, 2, 2, -1]", ["encoder.paddings.4 = -1"]),
         ("encoder.strides=[5, 4, 2, 2, true]", ["encoder.strides.4 = True", "integer"]),
@@ -595,10 +595,14 @@ def test_the_device_of_a_record_and_a_precision_that_is_left_open_may_be_any(tmp
 
 def test_a_precision_that_a_row_leaves_open_may_be_any(tmp_path):
     suite = tiny_suite(tmp_path, "method.gim.training.precision=auto")
-    gim, other = (resolved(suite, name)[name].as_dict() for name in ("gim", "random_init"))
-    for config, free in ((gim, True), (other, False)):
-        bf16 = config | {"training": config["training"] | {"precision": "bf16"}}
-        assert describes(suite, bf16) == free
+    found = {}
+    for name in ("gim", "random_init"):
+        config = resolved(suite, name)[name].as_dict()
+        for precision in ("fp32", "bf16"):
+            recorded = config | {"training": config["training"] | {"precision": precision}}
+            found[name, precision] = describes(suite, recorded)
+    assert not found.pop(("random_init", "bf16"))
+    assert all(found.values())
 
 
 def test_a_setting_s_former_name_in_a_record_is_that_setting(tmp_path):
