@@ -18,6 +18,7 @@ from typing import Literal
 from torch import nn
 
 from gim_bench.contract import Encoder, GradientFlow, Modality, Objective, Split, Traits
+from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.methods.stack import StackLearner
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import EncoderSettings
@@ -44,7 +45,8 @@ class One(StackLearner):
     def loss(self, head, views, batch):
         (view,) = views
         steps = self.encoder.steps(view.c, module=view.module)
-        return (head(steps) - 1).square().mean()
+        ones = head(steps)
+        return (ones.to(at_least_fp32(ones.dtype)) - 1).square().mean()
 
 
 class Faulty(One):
