@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from gim_bench import registry
+from gim_bench.cells.resolve import configs
 from gim_bench.cli.main import app
 from gim_bench.settings.suites import load_suite, shipped_suites
 
@@ -54,7 +56,8 @@ def check(command):
     suite = options.get("suite")
     if suite is not None and not suite.endswith(".toml"):
         assert suite in shipped_suites(), f"no suite {suite!r}"
-        load_suite(suite, overrides=options.get("set_") or ())
+        loaded = load_suite(suite, overrides=options.get("set_") or ())
+        configs(loaded, methods=options.get("method") or (), device=torch.device("cpu"))
     for method in options.get("method") or ():
         assert method in registry.methods(), f"no method {method!r}"
 
@@ -78,7 +81,8 @@ def test_every_shipped_suite_is_named_in_the_readme():
 def test_every_setting_that_the_readme_changes_by_set_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for override in re.findall(r"--set ([\w.]+=[^\s`]+)", text):
-        load_suite("quickstart", overrides=[override])
+        suite = load_suite("quickstart", overrides=[override])
+        configs(suite, methods=(), device=torch.device("cpu"))
 
 
 # -- the check itself ------------------------------------------------------------------------------
@@ -87,7 +91,8 @@ def test_every_setting_that_the_readme_changes_by_set_exists():
 @pytest.mark.parametrize(
     "command",
     ["trai --suite stl10", "run --suit stl10", "run --suite stl11", "run", "list people",
-     "run --suite stl10 --method gmi", "run --suite stl10 --set training.epoch=3", "data"],
+     "run --suite stl10 --method gmi", "run --suite stl10 --set training.epoch=3",
+     "run --suite stl10 --set encoder.widht=3", "data"],
 )  # fmt: skip
 def test_a_command_that_cannot_be_typed_is_noticed(command):
     with pytest.raises((Exception, pytest.fail.Exception)):

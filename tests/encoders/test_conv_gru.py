@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gim_bench import seeding
 from gim_bench.contract import Modality
@@ -79,6 +82,28 @@ def test_known_lengths_are_those_of_the_encodings(settings, samples):
     found = activations_of(encoder, normal(1, samples))
     known = ConvGRUEncoder.rows(settings, shape=(samples,))
     assert [x.shape[2] for x in found] == known
+
+
+@given(
+    kernels=st.tuples(*[st.integers(1, 12)] * 3),
+    paddings=st.tuples(*[st.integers(0, 4)] * 3),
+    steps=st.integers(1, 6),
+)
+@settings(max_examples=50)
+def test_time_steps_are_counted_as_the_convolutions_that_they_come_from(kernels, paddings, steps):
+    """Against torch, layer by layer; where a kernel is wider than its input, there are none."""
+    strides = (10, 4, 4)
+    options = ConvGRUSettings(kind="conv_gru", kernels=kernels, strides=strides, paddings=paddings)
+    x = torch.zeros(1, 1, 160 * steps)
+    expected = []
+    for kernel, stride, padding in zip(kernels, strides, paddings, strict=True):
+        if x.shape[2] + 2 * padding < kernel:
+            assert min(ConvGRUEncoder.rows(options, shape=(160 * steps,))) == 0
+            return
+        x = F.conv1d(x, torch.zeros(1, 1, kernel), stride=stride, padding=padding)
+        expected.append(x.shape[2])
+    rows = ConvGRUEncoder.rows(options, shape=(160 * steps,))
+    assert rows == [*expected, expected[-1]]
 
 
 def test_every_time_step_is_a_row_of_a_grid_of_one_column():
