@@ -287,9 +287,7 @@ def test_a_trial_whose_twins_process_has_died_does_not_wait(studies):
     assert study.outcome_of_twin(claimed) is None
 
 
-def test_a_process_that_died_after_it_wrote_the_reason_of_a_failure_has_settled_the_trial(
-    studies, url
-):
+def test_a_process_that_died_after_it_wrote_why_a_trial_failed_has_settled_the_trial(studies, url):
     study = studies.open("study", {})
     lost = study._study.ask({"x": CategoricalDistribution((1,))})
     lost.set_user_attr("error", "nan")
