@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -59,6 +60,11 @@ def python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=600,
         check=False,
     )
+
+
+def conformance_lines() -> list[str]:
+    """The page's commands that test what the package brings."""
+    return re.findall(r"^python -m (pytest .*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def run(package: Path, *overrides: str, methods: tuple[str, ...] = ()) -> list[dict]:
@@ -151,3 +157,17 @@ def test_the_data_set_of_the_page_carries_a_suite(package):
     (record,) = run(package, *stripes, methods=("random_init",))
     assert record["dataset"] == "stripes"
     assert record["provenance"]["plugins"]["dataset"] == "my-package 1.0"
+
+
+@pytest.mark.parametrize("line", conformance_lines())
+def test_what_the_package_brings_passes_the_conformance_tests_of_the_page(line, package):
+    done = python(package, *shlex.split(line))
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_the_page_tests_its_method_and_its_encoder():
+    assert [("--method" in line, "--encoder" in line) for line in conformance_lines()] == [
+        (True, False),
+        (False, True),
+    ]
