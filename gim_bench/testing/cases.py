@@ -48,7 +48,7 @@ TARGETS = {Modality.IMAGE: [CLASS], Modality.SPEECH: [SPEAKER, PHONE]}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderCase:
-    """An encoder with the settings and the shape of an example that it is tested on."""
+    """An encoder, its settings, and the shape of the examples that it is tested on."""
 
     encoder: type[Encoder]
     options: EncoderSettings
@@ -63,7 +63,7 @@ class EncoderCase:
 
     @property
     def steps(self) -> int:
-        """Steps of an example that features are about: 1 of an image, one every 10 ms of speech."""
+        """Steps of an example: 1 of an image, one every 10 ms of speech."""
         return 1 if self.modality is Modality.IMAGE else self.shape[0] // FRAME_SAMPLES
 
     def build(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Encoder:
@@ -72,7 +72,7 @@ class EncoderCase:
             return self.encoder(self.options, shape=self.shape).to(dtype)
 
     def inputs(self, *, view: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Noise of mean 0 and deviation 1; further views are half the first one, half their own."""
+        """Noise of mean 0 and deviation 1; view 1 is half of each further view."""
         shape = (EXAMPLES[self.modality], *self.shape)
         first = torch.randn(shape, generator=seeding.generator("testing", self.modality))
         if view == 1:
@@ -81,7 +81,7 @@ class EncoderCase:
         return ((first + own) / 2**0.5).to(dtype)
 
     def batch(self, *, views: int = 1, dtype: torch.dtype = torch.float64) -> Batch:
-        """So many views of labelled examples; phones are unknown at the edges of recordings."""
+        """Labelled examples in `views` views; phones are unknown at the edges of recordings."""
         first, *further = (self.inputs(view=view, dtype=dtype) for view in range(1, views + 1))
         labels = {"class": torch.arange(IMAGES) % CLASSES}
         if self.modality is Modality.SPEECH:
@@ -145,7 +145,7 @@ class Case:
 
     @property
     def setup(self) -> Setup:
-        """What a suite of this case would put the method into."""
+        """The setup that a suite of this case would give the method."""
         return Setup(
             encoder=self.on.encoder,
             encoder_options=self.on.options,
@@ -162,7 +162,7 @@ class Case:
         compiled: bool = False,
         dtype: torch.dtype = torch.float64,
     ) -> Tiny:
-        """The learner as a cell would build it."""
+        """The learner, built as a cell builds it."""
         generator = seeding.generator("negatives", self.name, seed)
         ingredients = Ingredients(
             encoder=self.on.build(seed=seed, dtype=torch.float32),
@@ -198,7 +198,7 @@ def encoder_case(
 
 
 def tiny_encoders(shape: Shape | None = None) -> list[EncoderCase]:
-    """This package's encoders, on examples of their own shapes or those that `shape` fits."""
+    """This package's encoders on tiny examples; with a `shape`, those that take such examples."""
     if shape is None:
         return list(TINY.values())
     return [replace(on, shape=shape) for on in TINY.values() if len(on.shape) == len(shape)]
@@ -212,7 +212,7 @@ def method_cases(
     options: Mapping[str, Any],
     objective: Mapping[str, Any],
 ) -> list[Case]:
-    """A case for every encoder of a modality that the method declares, flow and target.
+    """A case for every encoder, gradient flow and target that the method declares.
 
     Raises: ConfigError where the options do not fit, or where the method refuses an encoder.
     """
@@ -248,7 +248,7 @@ def method_cases(
 
 
 def rewinding(learner: Learner) -> Callable[[], None]:
-    """A function that puts all that the learner draws from back to where it is now."""
+    """A function that puts all generators of the learner, and PyTorch's own, back to now."""
     generators = [*learner.generators(), torch.default_generator]
     states = [generator.get_state() for generator in generators]
 

@@ -1,4 +1,4 @@
-"""Says in one line what is missing where these tests are run without their plugin."""
+"""A message in one line where the conformance tests are run without their plugin."""
 
 import pytest
 
@@ -6,6 +6,6 @@ from gim_bench.testing.plugin import USAGE
 
 
 def pytest_collection_modifyitems(config: pytest.Config) -> None:
-    """Raises: UsageError, for without the plugin the tests have no cases."""
+    """Raises: UsageError without the plugin, because the tests then have no cases."""
     if not config.pluginmanager.hasplugin("gim_bench.testing"):
         raise pytest.UsageError(USAGE)

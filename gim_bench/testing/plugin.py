@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Find what is to be tested. Raises: UsageError in one line, before anything is collected."""
+    """Find the cases before any test is collected. Raises: UsageError in one line."""
     config = session.config
     if not config.option.method and not config.option.encoder:
         raise pytest.UsageError(USAGE)
@@ -53,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the tests of methods where no method is asked for, and those of encoders."""
+    """Leave out the tests of methods where no method is named, and likewise of encoders."""
     if collection_path == HERE / "test_encoder.py" and not config.stash[ENCODERS]:
         return True
     if collection_path == HERE / "test_method.py" and not config.stash[CASES]:
@@ -62,7 +62,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each of these tests for every case that it takes."""
+    """Run each conformance test for every case."""
     if metafunc.module.__package__ != __package__:
         return
     cases = metafunc.config.stash[CASES]

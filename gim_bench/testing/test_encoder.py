@@ -1,4 +1,4 @@
-"""What every encoder must keep to. An `encoder_case` is an encoder with options and a shape."""
+"""Conformance tests of an encoder. An `encoder_case` is an encoder with options and a shape."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def test_an_encoder_has_modules_and_the_channels_of_each(encoder_case: EncoderCa
 
 
 def test_all_parameters_are_in_the_modules(encoder_case: EncoderCase) -> None:
-    """Methods train the parameters of modules; what is elsewhere would never be trained."""
+    """Methods train the parameters of modules; a parameter elsewhere would never be trained."""
     encoder = encoder_case.build()
     in_modules = {id(p) for p in encoder.stages.parameters()}
     outside = [name for name, p in encoder.named_parameters() if id(p) not in in_modules]
@@ -90,7 +90,7 @@ def test_first_weights_follow_from_the_seed(encoder_case: EncoderCase) -> None:
 
 
 def test_weights_that_were_saved_give_the_same_encodings(encoder_case: EncoderCase) -> None:
-    """Running statistics too: what features depend on is all in the file."""
+    """Running statistics too: a file of weights holds all that features depend on."""
     trained, fresh, inputs = encoder_case.build(), encoder_case.build(seed=1), encoder_case.inputs()
     encoded(trained, 2 * inputs)  # in train mode: running statistics move
     saved = save({name: value.contiguous() for name, value in trained.state_dict().items()})
@@ -115,7 +115,7 @@ def test_gradients_reach_every_parameter(encoder_case: EncoderCase) -> None:
 
 
 def test_prepared_examples_lie_one_after_the_other(encoder_case: EncoderCase) -> None:
-    """So that a batch can be cut between examples: an example's part is what it gives alone."""
+    """So that a batch can be cut between examples: an example has the same activations alone."""
     encoder, inputs = encoder_case.build(), encoder_case.inputs()
     whole = encoder.prepare(inputs)
     assert len(whole) % len(inputs) == 0
@@ -126,7 +126,7 @@ def test_prepared_examples_lie_one_after_the_other(encoder_case: EncoderCase) ->
 def test_examples_depend_on_each_other_in_training_as_the_encoder_declares(
     encoder_case: EncoderCase,
 ) -> None:
-    """Read by what changes in the others where one example changes."""
+    """One example is changed, and the encodings of the others are compared."""
     encoder, inputs = encoder_case.build(), encoder_case.inputs()
     encoder.train()
     before = encoded(encoder, inputs)
@@ -142,7 +142,7 @@ def test_examples_depend_on_each_other_in_training_as_the_encoder_declares(
 def test_in_eval_mode_pieces_of_a_batch_give_what_the_whole_gives(
     encoder_case: EncoderCase,
 ) -> None:
-    """Examples are then independent of each other, and nothing is drawn."""
+    """In eval mode examples are independent of each other, and nothing is drawn."""
     encoder, inputs = encoder_case.build().eval(), encoder_case.inputs()
     pieces = [encodings_of(encoder, piece) for piece in inputs.split([1, 3, len(inputs) - 4])]
     whole = encodings_of(encoder, inputs)
@@ -150,7 +150,7 @@ def test_in_eval_mode_pieces_of_a_batch_give_what_the_whole_gives(
 
 
 def test_no_module_writes_into_what_it_is_given(encoder_case: EncoderCase) -> None:
-    """The activations of a module are still read when the module above has run."""
+    """The activations of a module are read after the module above has run."""
     encoder, inputs = encoder_case.build(), encoder_case.inputs()
     activations = encoder.prepare(inputs)
     assert torch.equal(inputs, encoder_case.inputs())

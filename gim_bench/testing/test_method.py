@@ -1,4 +1,4 @@
-"""What every method must keep to. A `case` is a method on an encoder, with a flow and a target."""
+"""Conformance tests of a method. A `case` is a method on an encoder, with a flow and a target."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -58,9 +58,10 @@ def assert_same(
     found: Mapping[str, Float[Tensor, "..."] | None],
     expected: Mapping[str, Float[Tensor, "..."] | None],
 ) -> None:
-    """Values agree to nine digits: sums may be taken in another order.
+    """Values agree to nine digits, because sums may be taken in another order.
 
-    Beside the largest value of all, what cancels (the gradient of a bias before batch norm) is 0.
+    A value that cancels, such as the gradient of a bias before batch norm, is compared with the
+    largest value of all.
     """
     assert found.keys() == expected.keys()
     largest = max(float(value.abs().max()) for value in expected.values() if value is not None)
@@ -82,7 +83,7 @@ def skip_untrained(case: Case) -> None:
 
 
 def encoder_of(tiny: Tiny) -> Encoder:
-    """The learner's encoder, for what holds of encoders made of modules."""
+    """The learner's encoder; the test is skipped where that is not made of modules."""
     if not isinstance(tiny.learner.encoder, Encoder):
         pytest.skip("the learner has no encoder made of modules")
     return tiny.learner.encoder
@@ -216,7 +217,7 @@ def test_every_schedule_trains_every_unit_on_batches_of_the_declared_views(
 def test_what_is_computed_again_gives_the_same_losses_and_gradients(
     case: Case, recompute: Recompute
 ) -> None:
-    """In pieces without dropout, which is drawn for a piece at a time."""
+    """In pieces without dropout, because each piece draws its own."""
     skip_untrained(case)
     kept, again = case.build(), recomputing(case, recompute)
     for tiny in (kept, again):
@@ -225,7 +226,7 @@ def test_what_is_computed_again_gives_the_same_losses_and_gradients(
 
 
 def recomputing(case: Case, recompute: Recompute) -> Tiny:
-    """The learner that recomputes; the test is skipped where the method or encoder refuses."""
+    """The learner that recomputes; the test is skipped where method or encoder refuse."""
     on = case.on
     if recompute is Recompute.PIECES and not on.encoder.examples_are_independent(on.options):
         pytest.skip("examples of the encoder depend on each other: pieces are refused")
@@ -265,7 +266,7 @@ def with_the_same_draws(tiny: Tiny, batch: Batch) -> Iterator[tuple[str, Float[T
 
 
 def test_the_outputs_of_a_unit_train_the_units_above_as_the_batch_itself_does(case: Case) -> None:
-    """What is kept of a frozen module stands in for that module, in every view."""
+    """Kept outputs stand in for a frozen module, in every view."""
     units = list(case.build().learner.units())
     for m, below in enumerate(units):
         for unit in units[m + 1 :]:
@@ -285,7 +286,7 @@ def test_the_outputs_of_a_unit_train_the_units_above_as_the_batch_itself_does(ca
 
 
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(case: Case) -> None:
-    """Whatever was drawn before in the process; and another seed gives other losses."""
+    """Earlier draws in the process change nothing, and another seed gives other losses."""
     skip_untrained(case)
 
     def trace(*, seed: int, before: int) -> list[dict[str, float]]:
@@ -378,7 +379,7 @@ def test_what_has_no_encoder_of_modules_declares_an_ablation(case: Case) -> None
 
 
 def test_predictions_are_scores_for_every_class_or_none(case: Case) -> None:
-    """Of each step, where the learnt target has labels for steps; else of the whole example."""
+    """Scores of each step, where the target has labels for steps; else of the whole example."""
     batch = case.batch()
     learner = case.build().learner
     scores = learner.predict(learner.features(batch.inputs))
@@ -420,7 +421,7 @@ def test_every_declared_view_changes_a_loss(case: Case) -> None:
 
 
 def test_a_method_that_declares_no_labels_uses_none(case: Case) -> None:
-    """Its losses on the examples without labels are those with them."""
+    """Losses are the same with and without labels."""
     if case.method.traits.uses_labels:
         pytest.skip("the method uses labels")
     unlabelled = replace(case.batch(), labels={})

@@ -14,7 +14,7 @@ from gim_bench.testing import test_method as conformance
 from gim_bench.testing.cases import IMAGES, rewinding
 from gim_bench.training.audit import audit
 from gim_bench.training.checkpoints import Checkpoints
-from gim_bench.training.kept_outputs import Keeper
+from gim_bench.training.kept_outputs import Keeper, identity_of
 from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer
 from tests.tiny_suite import CPU
@@ -127,6 +127,18 @@ def test_a_frozen_module_gives_the_same_outputs_through_100_steps_of_the_module_
     with torch.no_grad():
         of_its_own = first.eval()(tiny.learner.encoder.prepare(batch.inputs))
     torch.testing.assert_close(given[0], of_its_own)
+
+
+def test_outputs_that_were_kept_are_known_by_the_running_statistics_too():
+    """Outputs of other running statistics are other outputs; those of the module above are not."""
+    tiny = toy_case(**BOTH).build(dtype=torch.float32)
+    trainer = trainer_of(tiny)
+    first, second = (stage[1] for stage in tiny.learner.encoder.stages)
+    identity = identity_of(trainer.weights_up_to("module_1"))
+    second.running_mean += 1
+    assert identity_of(trainer.weights_up_to("module_1")) == identity
+    first.running_mean += 1
+    assert identity_of(trainer.weights_up_to("module_1")) != identity
 
 
 @pytest.mark.parametrize("method", ["gim", "greedy_supervised", Agreeing])
