@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from gim_bench import seeding
 from gim_bench.contract import GradientFlow
@@ -163,6 +164,17 @@ def test_features_are_those_of_eval_mode_and_move_nothing(method):
     case = toy_case(method, **BOTH)
     conformance.test_features_and_predictions_are_those_of_eval_mode_and_move_nothing(case)
     conformance.test_features_of_an_example_do_not_depend_on_the_others_in_its_batch(case)
+
+
+def test_a_classifier_with_dropout_predicts_in_eval_mode():
+    case = toy_case("greedy_supervised", **BOTH)
+    learner = case.build().learner
+    head = learner.heads["module_2"]
+    plain, head.classifier = head.classifier, nn.Sequential(nn.Dropout(0.5), head.classifier)
+    features = learner.features(case.batch().inputs)
+    modes = modes_of(learner)
+    assert torch.equal(learner.predict(features), plain(features["module_2"]))
+    assert modes_of(learner) == modes
 
 
 # -- evaluation ------------------------------------------------------------------------------------
