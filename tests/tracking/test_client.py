@@ -291,6 +291,7 @@ def test_a_complete_run_that_another_process_deletes_is_created_again(tracker, r
 
 
 def test_a_store_in_which_no_run_stays_is_named_with_the_run(tracker, monkeypatch):
+    monkeypatch.setattr(client, "LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(tracker, "_search", lambda *_: [])
     monkeypatch.setattr(tracker, "_create", lambda *_: None)
     with pytest.raises(TrackingError, match="'gim seed 0' did not stay as it was written"):
