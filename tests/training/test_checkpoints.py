@@ -185,7 +185,9 @@ def test_what_other_code_wrote_is_not_gone_on_from(tmp_path):
     heard = Listener()
     other = Checkpoints(tmp_path, made_by="other code", every_seconds=0, progress=heard)
     assert other.newest() is None
-    assert heard.lines == [f"{next(tmp_path.iterdir())} is of other code: training does not resume from it"]
+    (checkpoint,) = tmp_path.iterdir()
+    said = f"{checkpoint} is of other code: training does not resume from it"
+    assert heard.lines == [said]
 
 
 def test_a_training_that_is_over_is_not_trained_again(tiny, batches, tmp_path, uninterrupted):

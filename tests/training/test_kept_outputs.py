@@ -39,7 +39,8 @@ def batches():
 
 
 def keeper(folder, *, epochs=1, dtype=torch.float32, progress=None):
-    return Keeper(folder=folder / "kept", epochs=epochs, dtype=dtype, progress=progress or Silence())
+    progress = progress or Silence()
+    return Keeper(folder=folder / "kept", epochs=epochs, dtype=dtype, progress=progress)
 
 
 def trained(learner, batches, *, steps, precision=Precision.FP32, keeper=None):
@@ -77,7 +78,8 @@ def test_in_the_kept_epochs_training_is_bit_for_bit_as_if_nothing_were_kept(
     epochs = 2
     steps = epochs * STEPS_PER_EPOCH
     plain = trained(tiny(method).learner, batches, steps=steps)
-    kept = trained(tiny(method).learner, batches, steps=steps, keeper=keeper(tmp_path, epochs=epochs))
+    keeping = keeper(tmp_path, epochs=epochs)
+    kept = trained(tiny(method).learner, batches, steps=steps, keeper=keeping)
     assert same(kept, plain)
 
 
