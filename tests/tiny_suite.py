@@ -261,9 +261,7 @@ MISBEHAVING = {
 class Scripted(Learner):
     """Two units of one weight each, whose losses are the weight times what the script says."""
 
-    traits = Traits(
-        objective=None, gradient_flow=GradientFlow.ISOLATED, trains_on=Split.UNLABELLED
-    )
+    traits = Traits(objective=None, gradient_flow=GradientFlow.ISOLATED, trains_on=Split.UNLABELLED)
 
     def __init__(self, script=lambda unit, step: 1.0) -> None:
         super().__init__()
