@@ -12,12 +12,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from gim_bench.records.claims import CLAIM
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.record import Status
 from tests.tiny_suite import TOML
@@ -86,7 +87,6 @@ QUICKSTART = (
     "run", "--suite", "quickstart", "--no-tracking", "--checkpoint-every", "0.5", *LESS
 )  # fmt: skip
 KILLS = 20
-LONGEST_LIFE = 0.1 if WHOLE else 0.5  # as a share of the time that a run takes which is not killed
 
 
 def finished(folder):
@@ -96,8 +96,20 @@ def finished(folder):
     return {path: text for path, text in found.items() if json.loads(text)["status"] == "done"}
 
 
+def has_claimed(folder, process):
+    """Whether the process is at a cell."""
+    with suppress(OSError, ValueError):  # a claim that is let go, or that is being written
+        claims = [json.loads(path.read_text()) for path in (folder / "runs").rglob(CLAIM)]
+        return process.pid in {claim["pid"] for claim in claims}
+    return False
+
+
 def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp_path):
-    """Every cell is finished once, whatever was under way when the process was gone."""
+    """Every cell is finished once, whatever was under way when the process was gone.
+
+    A process is killed while it starts or while it is at a cell, before it can have done a
+    twentieth of the work.
+    """
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
@@ -107,9 +119,11 @@ def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp
     took = time.monotonic() - began
     draw = random.Random(0)
     done = {}
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         process = begin(killed, *QUICKSTART)
-        time.sleep(draw.uniform(LONGEST_LIFE / 4, LONGEST_LIFE) * took)
+        while kill % 4 and process.poll() is None and not has_claimed(killed, process):
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, took / KILLS))
         process.kill()
         process.communicate()
         now = finished(killed)
