@@ -269,6 +269,15 @@ class Traits:
     ablation: str | None = None  # what it leaves out of the shared encoder, or has in its place
     schedule: Schedule | None = None  # its own, in place of the suite's
 
+    def __post_init__(self) -> None:
+        """Refuse text where a member of an enum belongs, before anybody compares the two."""
+        for name, kind in (("gradient_flow", GradientFlow), ("trains_on", Split)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (name == "trains_on" and value is None):
+                raise TypeError(f"Traits.{name} = {value!r}: use a member of {kind.__name__}")
+        if not isinstance(self.objective, Objective | None):
+            raise TypeError(f"Traits.objective = {self.objective!r}: use Objective(name=…)")
+
     @property
     def uses_labels(self) -> bool:
         return self.trains_on is Split.TRAIN

@@ -39,9 +39,14 @@ def datasets() -> Mapping[str, str]:
 
 def method(name: str, *, where: str = "") -> "type[Learner]":
     """The class of the method `name`. Raises: ConfigError listing the known methods."""
-    from gim_bench.contract import Learner
+    from gim_bench.contract import Learner, Traits
 
-    return _load("method", name, table=methods(), base=Learner, where=where)
+    cls: type[Learner] = _load("method", name, table=methods(), base=Learner, where=where)
+    if not isinstance(getattr(cls, "traits", None), Traits):
+        raise ConfigError(
+            f"the method {name!r} ({methods()[name]}) declares no traits: add traits = Traits(…)"
+        )
+    return cls
 
 
 def encoder(kind: str, *, where: str = "") -> "type[Encoder]":
@@ -80,7 +85,7 @@ def summary(target: str) -> str:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+    return f"there is no class {name!r} in {module}"
 
 
 def _merged(group: str) -> dict[str, str]:
@@ -117,7 +122,8 @@ def _table(point: Any) -> Mapping[str, str]:
             f"the entry point {point.value} ({point.group}) cannot be loaded: {reason}; repair or "
             f"uninstall the package that declares it"
         ) from None
-    if not isinstance(table, Mapping) or not all(isinstance(t, str) for t in table.values()):
+    targets = table.values() if isinstance(table, Mapping) else [None]
+    if not all(isinstance(target, str) and ":" in target for target in targets):
         raise ConfigError(
             f"the entry point {point.value} ({point.group}) must name a table of "
             f'{{name: "module:Class"}}'

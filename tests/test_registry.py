@@ -18,6 +18,7 @@ TABLES = {
     "same_again": {"one": "tests.tiny_suite:Broken"},
     "clash": {"one": "elsewhere:Other"},
     "not_strings": {"one": 1},
+    "no_colon": {"one": "tests.tiny_suite.Broken"},
     "a_list": ["one"],
     "empty": {},
 }
@@ -126,6 +127,7 @@ def test_nothing_registered_says_to_install(installed):
         ("no_such_package:METHODS", "No module named 'no_such_package'"),
         (table("no_such_table"), "no_such_table"),
         (table("not_strings"), "must name a table"),
+        (table("no_colon"), "must name a table"),
         (table("a_list"), "must name a table"),
     ],
 )
@@ -190,6 +192,35 @@ def test_a_third_partys_module_that_cannot_be_imported_gets_one_line(tmp_path, m
     assert "the method 'mine' cannot be loaded" in one_line(error)
 
 
+def test_a_method_without_traits_gets_one_line(tmp_path, monkeypatch):
+    (tmp_path / "traitless.py").write_text(
+        "from gim_bench.contract import Learner\nclass Mine(Learner):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "methods", lambda: {"mine": "traitless:Mine"})
+    with pytest.raises(ConfigError) as error:
+        registry.method("mine")
+    assert "(traitless:Mine) declares no traits: add traits = Traits(" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"trains_on": "train"}, "Traits.trains_on = 'train': use a member of Split"),
+        ({"gradient_flow": "isolated"}, "use a member of GradientFlow"),
+        ({"objective": "info_nce"}, "use Objective(name=…)"),
+    ],
+)
+def test_text_in_the_place_of_a_trait_is_refused(wrong, complaint):
+    program = (
+        "from dataclasses import replace; from gim_bench.methods.gim import GreedyInfoMax as gim\n"
+        f"replace(gim.traits, **{wrong!r})"
+    )  # in a process of its own, where types are not checked before
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert complaint in done.stderr.splitlines()[-1]
+
+
 # -- listing without importing ---------------------------------------------------------------------
 
 
@@ -205,6 +236,7 @@ def test_a_summary_is_the_first_line_of_the_docstring_of_a_class_that_is_not_imp
     monkeypatch.syspath_prepend(tmp_path)
     assert registry.summary("mine:Mine") == "All in one line."
     assert registry.summary("mine:Silent") == ""
+    assert registry.summary("mine:Gone") == "there is no class 'Gone' in mine"
     assert "mine" not in sys.modules
 
 

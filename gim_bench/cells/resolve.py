@@ -109,7 +109,9 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
             f", and suite {suite.name!r} is one of {encoder.modality}: leave it out"
         )
     objective = _objective_of(suite, row, kind, name=name, origin=origin)
-    options = parse(kind.Options, own, origin=f"suite {suite.name}", name=f"method.{name}")
+    options = parse(
+        kind.Options, own, origin=f"suite {suite.name}", name=f"method.{name}", beside=ROW
+    )
     method = _method_settings(kind, recipe, row, name=name, origin=origin, options=options)
     setup = Setup(
         encoder=encoder,
@@ -244,7 +246,8 @@ def _check_names(suite: Suite) -> None:
         if "like" not in table and name not in registry.methods():
             known = registry.methods()
             where = f"suite {suite.name}, [method.{name}]"
-            raise ConfigError(unknown_name("method", name, known=known, where=where))
+            line = unknown_name("method", name, known=known, where=where)
+            raise ConfigError(f'{line}. A row under another name says like = "<its method>"')
     if not suite.objective:
         return
     read = set()

@@ -11,27 +11,39 @@ Place = Sequence[int | str]
 
 
 def first_complaint(
-    error: ValidationError, model: type[BaseModel], *, origin: str, table: str = ""
+    error: ValidationError,
+    model: type[BaseModel],
+    *,
+    origin: str,
+    table: str = "",
+    beside: Sequence[str] = (),
 ) -> str:
     """The first mistake, as one line; further mistakes are only counted.
 
-    `table` is the dotted name of the table that should have been a `model`.
+    `table` is the dotted name of the table that should have been a `model`; `beside` names settings
+    of the same table that somebody else reads.
     """
     problems = error.errors(include_url=False)
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _complaint(first, model, origin=origin, within=[table] if table else []) + more
+    within = [table] if table else []
+    return _complaint(first, model, origin=origin, within=within, beside=beside) + more
 
 
 def _complaint(
-    problem: Mapping[str, Any], model: type[BaseModel], *, origin: str, within: list[str]
+    problem: Mapping[str, Any],
+    model: type[BaseModel],
+    *,
+    origin: str,
+    within: list[str],
+    beside: Sequence[str],
 ) -> str:
     place, table = _located(problem["loc"], model)
     dotted = ".".join([*within, *map(str, place)])
     message = problem["msg"].removeprefix("Value error, ").replace("an object", "a table")
     match problem["type"]:
         case "extra_forbidden":
-            known = table.model_fields if table is not None else ()
+            known = [*(table.model_fields if table is not None else ()), *beside]
             return unknown_name("setting", str(place[-1]), known=known, where=f"{origin}: {dotted}")
         case "union_tag_not_found":
             kinds = " or ".join(_kinds_at(place, model))

@@ -105,8 +105,17 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-def parse(model: type[Model], table: Mapping[str, Any], *, origin: str, name: str = "") -> Model:
+def parse(
+    model: type[Model],
+    table: Mapping[str, Any],
+    *,
+    origin: str,
+    name: str = "",
+    beside: Sequence[str] = (),
+) -> Model:
     """`table` as a `model`; `name` is the dotted name of the table, "" for a whole suite.
+
+    `beside` names settings that the file may have in the same table.
 
     Raises: ConfigError in one line where the table does not fit.
     """
@@ -114,7 +123,9 @@ def parse(model: type[Model], table: Mapping[str, Any], *, origin: str, name: st
         # Through JSON, because strict validation then takes arrays as tuples and strings as enums.
         return model.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise ConfigError(first_complaint(error, model, origin=origin, table=name)) from None
+        raise ConfigError(
+            first_complaint(error, model, origin=origin, table=name, beside=beside)
+        ) from None
     except RecursionError:
         raise ConfigError(f"{origin}: tables or lists are nested too deep: flatten them") from None
 

@@ -152,6 +152,7 @@ def test_an_unknown_option_of_a_method_is_answered_with_the_nearest(tmp_path):
     message = one_line(error)
     assert "(suite tiny: method.cpc.autoregresor)" in message
     assert "Did you mean 'autoregressor'?" in message
+    assert "training" in message  # which a row may set, too
 
 
 def test_an_option_of_the_wrong_type_is_an_error(tmp_path):
