@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,18 @@ def test_the_readme_shows_how_to_start_and_how_to_test():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "pip install . && python -m gim_bench run --suite quickstart" in text
     assert "pip install tox && tox" in text
+
+
+def test_the_readme_s_picture_is_drawn_from_the_reference_of_the_quickstart(tmp_path):
+    """With a point for every module and a line for every method."""
+    drawn = tmp_path / "quickstart.svg"
+    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", drawn], check=True)
+    shown = (ROOT / "docs" / "quickstart.svg").read_text(encoding="utf-8")
+    assert "(docs/quickstart.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for svg in (shown, drawn.read_text(encoding="utf-8")):
+        texts = set(re.findall(r">([^<>\n]+)</text>", svg))
+        assert {"gim", "cpc", "supervised", "greedy_supervised", "random_init"} <= texts
+        assert {"1", "2", "3"} <= texts
 
 
 def test_every_shipped_suite_is_named_in_the_readme():
