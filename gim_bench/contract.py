@@ -41,7 +41,7 @@ class Split(StrEnum):
 
 
 class Modality(StrEnum):
-    """What examples are made of; encoders and methods are made for one, or for both."""
+    """The kind of examples. Encoders are made for one modality, methods for one or both."""
 
     IMAGE = "images"
     SPEECH = "speech"
@@ -49,7 +49,7 @@ class Modality(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a probe tells from features, and what a supervised method learns."""
+    """A task of labels: probes read it from features, supervised methods learn it."""
 
     name: str  # "class", "speaker" or "phone": what its metrics are named after
     classes: Sequence[str]  # their names, in the order of the label numbers
@@ -110,7 +110,7 @@ class Dataset(ABC):
     """A data set: its classes, its splits, and a fingerprint of every byte that they come from."""
 
     class Options(Settings):
-        """What a suite may set under `[dataset]`; a data set with options overrides this."""
+        """Settings under `[dataset]`; a data set with options overrides this class."""
 
     modality: ClassVar[Modality] = Modality.IMAGE
     needs_data_dir: ClassVar[bool] = False
@@ -146,14 +146,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def targets(self) -> Sequence[Target]:
-        """What its labels tell; for each there are labels in TRAIN and TEST."""
+        """The tasks of its labels; TRAIN and TEST have labels for each."""
 
     @abstractmethod
     def split(self, split: Split) -> Examples:
         """The examples of one split. Raises: DataError."""
 
     def incomplete(self) -> str:
-        """What is here of data that papers used, where it is not all; empty where it is.
+        """Which part of a published data set is present; empty if all of it is.
 
         Hook: numbers on a part of the data are not set against a paper's. Raises: DataError.
         """
@@ -162,7 +162,7 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a learner sees at one step: augmented, normalised, on its device.
+    """The examples of one step: augmented, normalised, on the learner's device.
 
     Labels are by target: one for each example, or one for each of its steps, -1 where unlabelled.
     All views of an example share its labels; labels of steps are those of view 1.
@@ -219,7 +219,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, inputs: Float[Tensor, "example *shape"]) -> Tensor:
-        """What the first module takes: for images, all their patches as one batch."""
+        """The input of the first module: for images, all their patches as one batch."""
 
     @abstractmethod
     def pool(
@@ -247,7 +247,7 @@ class GradientFlow(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What a loss is: its name, its unit, and the settings that all rows of a suite share."""
+    """A loss: its name, its unit, and the settings that all rows of a suite share."""
 
     name: str
     unit: str | None = None  # "nats"; None where the loss has no unit
@@ -257,7 +257,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a method declares: the ways in which it may differ from the others in its table."""
+    """Declaration of a method: the ways in which it may differ from other methods."""
 
     objective: Objective | None  # None: nothing is trained
     gradient_flow: GradientFlow
@@ -285,7 +285,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a row of a suite puts a method into, before anything is built."""
+    """Surroundings of a method in a row of a suite, before anything is built."""
 
     encoder: type[Encoder]
     encoder_options: EncoderSettings
@@ -305,7 +305,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredients:
-    """What the suite hands to every method to build its learner from."""
+    """Parts that every method builds its learner from."""
 
     encoder: Encoder
     target: Target  # what a supervised method learns; one model is trained for each
@@ -340,7 +340,7 @@ class Learner(nn.Module, ABC):
     traits: ClassVar[Traits]
 
     class Options(Settings):
-        """What a suite may set under `[method.<name>]`; a method with options overrides this."""
+        """Settings under `[method.<name>]`; a method with options overrides this class."""
 
     encoder: nn.Module  # whose weights are kept with the record
 
@@ -359,7 +359,7 @@ class Learner(nn.Module, ABC):
         """
 
     def generators(self) -> Sequence[torch.Generator]:
-        """Where its losses draw from; their states belong to a checkpoint."""
+        """Generators that its losses draw from; their states belong to a checkpoint."""
         return ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What a cell would cost, from a few timed steps."""
+"""Costs of a cell, estimated from a few timed steps."""
 
 import statistics
 import time
@@ -24,7 +24,7 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one cell would take, extrapolated from a few timed steps."""
+    """Costs of one cell, extrapolated from a few timed steps."""
 
     steps: int
     train_seconds: float

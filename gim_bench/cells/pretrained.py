@@ -32,7 +32,7 @@ class Base:
 
     @property
     def method(self) -> str:
-        """What it was trained by."""
+        """The method that trained the base."""
         return str(self.record.config["method"]["like"])
 
     @property
@@ -123,7 +123,7 @@ def read_base(folder: Path) -> Base:
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a base and the cell on top of it must have in common, by dotted name."""
+    """Settings that a base and the cell on top must share, by dotted name."""
     sections = ("dataset.", "augmentation.", "encoder.")
     found = settings_by_name(config)
     found.pop("encoder.blocks", None)  # there are to be more of them
@@ -131,6 +131,6 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(encoder: Mapping[str, Any]) -> list[int]:
-    """Of each of its modules, where it is made of blocks."""
+    """Blocks of each module; empty for an encoder without blocks."""
     blocks = encoder.get("blocks") or ()
     return list(blocks) if isinstance(blocks, (list, tuple)) else [blocks]

@@ -1,4 +1,4 @@
-"""What a suite and the command line resolve to: a complete configuration for every cell."""
+"""Resolution of a suite and the command line: a complete configuration for every cell."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -143,7 +143,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
 
 
 def _row_of(suite: Suite, name: str) -> tuple[Row, dict[str, Any]]:
-    """What the row has otherwise than the suite, and the options of its method, unchecked."""
+    """The row's own entries, and the options of its method, unchecked."""
     table = suite.method.get(name, {})
     changes = {key: value for key, value in table.items() if key in ROW}
     options = {key: value for key, value in table.items() if key not in ROW}

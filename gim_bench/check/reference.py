@@ -76,7 +76,7 @@ class Reference(Change):
 
 
 def reference_path(suite: str) -> Path:
-    """Where the reference of a shipped suite is kept."""
+    """The file of a shipped suite's reference."""
     return results_folder("reference") / f"{suite}.json"
 
 

@@ -54,7 +54,7 @@ def partition(modules: int, flow: GradientFlow) -> list[Unit]:
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """What a unit's loss is made of, for one view: targets z and contexts c.
+    """Encodings of a unit for one view: targets z and contexts c.
 
     Both are the same grid but for an autoregressor, whose contexts predict the encodings of the
     module below it.
@@ -99,7 +99,7 @@ class StackLearner(Learner):
 
     @abstractmethod
     def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
-        """What `head` makes of its unit's encodings of every view, view 1 first."""
+        """The loss of `head` on the unit's encodings of every view, view 1 first."""
 
     def target_dim(self, module: int) -> int:
         """Channels of the encodings z that `module` predicts."""
@@ -158,14 +158,14 @@ class StackLearner(Learner):
         return found
 
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
-        """Of the modules from `first` to `last`, in forward order."""
+        """Layers of the modules from `first` to `last`, in forward order."""
         for stage in self.encoder.stages[first : last + 1]:
             yield from stage if isinstance(stage, nn.Sequential) else [stage]
 
     def _through(
         self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
     ) -> tuple[Encodings, Tensor]:
-        """What a unit makes of the first of the views, which is taken off the list."""
+        """Encodings and top activations of a unit for the first view, which leaves the list."""
         # The GradientBlock of the paper's section 3.
         activations = views.pop(0).detach()
         lower = []
@@ -209,7 +209,7 @@ class StackLearner(Learner):
 
     @torch.no_grad()
     def _frozen(self, batch: Batch, *, modules: int) -> list[Tensor]:
-        """What the lowest `modules` make of every view, in pieces: only the results are held."""
+        """Activations above the lowest `modules`, view by view; only results are held whole."""
         there = 0 if batch.encoded_by is None else self._modules_up_to(batch.encoded_by)
         frozen = nn.Sequential(*self._layers(there, modules - 1))
         found = []

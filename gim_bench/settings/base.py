@@ -1,4 +1,4 @@
-"""What every table of settings is: frozen, strict, and without unknown keys."""
+"""The base class of all tables of settings: frozen, strict, without unknown keys."""
 
 from typing import Annotated, Any, TypeVar
 

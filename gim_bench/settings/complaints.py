@@ -1,4 +1,4 @@
-"""What is wrong with settings, as one line."""
+"""Complaints about settings, in one line each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin

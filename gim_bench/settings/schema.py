@@ -49,7 +49,7 @@ class Schedule(StrEnum):
 
 
 class Recompute(StrEnum):
-    """What is not kept for the backward pass but computed again; the gradients are the same."""
+    """Activations that are computed again on the way back; the gradients are the same."""
 
     NOTHING = "nothing"
     LAYERS = "layers"  # each layer's activations, from its input: activation checkpointing
@@ -65,7 +65,7 @@ class Precision(StrEnum):
 
 
 class Budget(StrEnum):
-    """What methods that train on differently sized splits have in common."""
+    """The common measure of training for methods on splits of different sizes."""
 
     EPOCHS = "epochs"  # as many passes over their own split: the paper's choice
     STEPS = "steps"  # as many optimiser steps as the unlabelled split gives
@@ -103,7 +103,7 @@ AugmentationSettings = Annotated[CropSettings | WindowSettings, Field(discrimina
 
 
 class Row(Settings):
-    """What a row of the table has otherwise than the suite.
+    """Entries in which a row of the table differs from the suite.
 
     These entries stand in `[method.<name>]`, beside the options of the method. With `like`, the
     row is another method under a name of its own, so that a table can hold a method twice. The
@@ -123,7 +123,7 @@ class Row(Settings):
 
 
 class KeptOutputsSettings(Settings):
-    """Of modules trained in sequence: the outputs of the frozen ones below are kept on disk."""
+    """Training in sequence: outputs of the frozen modules below are kept on disk."""
 
     # Epochs whose outputs are kept, each with its own random crops or windows.
     epochs: PositiveInt = 1
@@ -206,7 +206,7 @@ class Suite(Recipe):
 
 
 class MethodSettings(Settings):
-    """What a method declares about itself, and its options; spelled out for the record."""
+    """Declaration and options of a method, spelled out for the record."""
 
     name: str
     objective: str  # "info_nce", "cross_entropy", … or "none"

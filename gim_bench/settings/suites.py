@@ -38,7 +38,7 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
 
 
 def _chain(path: Path) -> dict[Path, dict[str, Any]]:
-    """What the file says, what the one that it `extends` says, and so on down."""
+    """Tables of the file, of the suite that it `extends`, and so on down."""
     files: dict[Path, dict[str, Any]] = {}
     while (file := path.resolve()) not in files:
         files[file] = _read(path)
@@ -178,7 +178,7 @@ def _lay_over(table: dict[str, Any], override: str) -> None:
 
 
 def setting_value(text: str) -> Any:
-    """What `--set` makes of the text behind the "=": the value in TOML, or else the text itself.
+    """The value of `--set NAME=text`: a value in TOML, or else the text itself.
 
     >>> setting_value("1e-3"), setting_value("joint")
     (0.001, 'joint')

@@ -28,7 +28,7 @@ Isolation = Mapping[str, Mapping[str, float | None]]  # None: not finite, as JSO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What is known of a training; nothing, where nothing was trained."""
+    """Findings of the audit; empty if nothing was trained."""
 
     isolation: Isolation = field(default_factory=dict)  # {m: {n: ‖∂loss_m/∂θ_n‖₂, …}, …}
     flops: int = 0  # of all its steps, two for each multiply-add
@@ -171,14 +171,14 @@ def flop_counter() -> FlopCounterMode:
 def _rnn_flops(
     inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object
 ) -> int:
-    """Of a recurrent layer's forward, from shapes: each time step meets each matrix once."""
+    """Operations of a recurrent layer's forward pass: each time step meets each matrix once."""
     return 2 * prod(inputs[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
 
 
 def _rnn_backward_flops(
     inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: object, **__: object
 ) -> int:
-    """Of its way back: two forwards, for cuDNN always makes the gradients of inputs, too."""
+    """Operations of its backward pass: two forwards, as cuDNN always computes input gradients."""
     return 2 * _rnn_flops(inputs, weights)
 
 
