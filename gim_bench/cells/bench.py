@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import (
@@ -73,13 +75,21 @@ class Bench:
             self._gray[split] = in_gray(examples)
         return self._gray[split]
 
-    def batches(self, cell: Cell, split: Split, *, held_out: float = 0.0) -> Batches:
+    def batches(
+        self,
+        cell: Cell,
+        split: Split,
+        *,
+        held_out: float = 0.0,
+        without: Int[Tensor, "item"] | None = None,
+    ) -> Batches:
         augmentation = cell.config.augmentation
         shared: dict[str, Any] = {
             "batch_size": cell.config.training.batch_size,
             "stream": cell.stream,
             "device": self.device,
             "held_out": held_out,
+            "without": without,
             "views": cell.config.method.views,
         }
         if isinstance(augmentation, CropSettings):

@@ -54,15 +54,19 @@ class Batches(ABC):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        without: Int[Tensor, "item"] | None = None,
         views: int = 1,
     ) -> None:
-        """Batches of `views` augmented views; the share `held_out` of the items is in no epoch.
+        """Batches of `views` augmented views.
 
-        `stream` is (dataset, seed), which alone decides order, augmentation and the items held out.
+        No epoch visits the share `held_out` of the items, whose loss `validation` gives, or the
+        items `without`. `stream` is (dataset, seed), which alone decides order, augmentation and
+        the items held out.
         """
         assert views > 0
         self.batch_size = batch_size
         self.held_out = held_out
+        self.without = torch.arange(0) if without is None else without
         self.views = views
         self.stream = stream
         self.device = device
@@ -88,7 +92,8 @@ class Batches(ABC):
 
     def __len__(self) -> int:
         """Number of batches in an epoch, without the last, incomplete batch."""
-        return whole_batches(self.items, batch_size=self.batch_size, held_out=self.held_out)
+        trained, _ = self._parts
+        return len(trained) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number` in their random order, augmented at random."""
@@ -120,10 +125,14 @@ class Batches(ABC):
     def _parts(self) -> tuple[Int[Tensor, "trained"], Int[Tensor, "held"]]:
         """The items that epochs visit, and the held-out items."""
         held = round(self.items * self.held_out)
-        if not held:
-            return torch.arange(self.items), torch.arange(0)
-        order = torch.randperm(self.items, generator=seeding.generator("held out", *self.stream))
-        return order[held:], order[:held]
+        order = torch.arange(self.items)
+        if held:
+            order = torch.randperm(
+                self.items, generator=seeding.generator("held out", *self.stream)
+            )
+        kept = ~torch.isin(order, self.without)
+        kept[:held] = False
+        return order[kept], order[:held]
 
     @abstractmethod
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:

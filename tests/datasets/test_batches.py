@@ -45,6 +45,7 @@ def of_images(
     stream: tuple[str, int] = ("photos", 0),
     examples: Images | None = None,
     held_out: float = 0.0,
+    without: torch.Tensor | None = None,
     views: int = 1,
 ) -> Batches:
     crops = CropSettings(kind="crop", crop=9, mean=(0.4,), std=(0.25,))
@@ -55,6 +56,7 @@ def of_images(
         stream=stream,
         device=CPU,
         held_out=held_out,
+        without=without,
         views=views,
     )
 
@@ -65,6 +67,7 @@ def of_speech(
     stream: tuple[str, int] = ("photos", 0),
     examples: Recordings | None = None,
     held_out: float = 0.0,
+    without: torch.Tensor | None = None,
     views: int = 1,
 ) -> Batches:
     windows = WindowSettings(kind="window", samples=1_600)
@@ -75,6 +78,7 @@ def of_speech(
         stream=stream,
         device=CPU,
         held_out=held_out,
+        without=without,
         views=views,
     )
 
@@ -326,3 +330,28 @@ def test_what_is_held_out_is_another_for_another_seed(batches: Build):
         for seed in range(4)
     ]
     assert len({tuple(h) for h in held}) > 1
+
+
+# -- left out --------------------------------------------------------------------------------------
+
+
+def test_items_that_are_left_out_are_in_no_epoch_and_all_others_are(batches: Build):
+    left_out = torch.tensor([0, 3, 4, 11])
+    loader = batches(without=left_out)
+    assert len(loader) == 2
+    for number in (1, 2, 3):
+        visited = numbers(list(loader.epoch(number)))
+        assert set(visited) == set(range(ITEMS)) - set(left_out.tolist())
+
+
+def test_items_that_are_left_out_are_still_read_in_order(batches: Build):
+    some = digest(list(batches(without=torch.tensor([2, 5])).in_order()))
+    assert some == digest(list(batches().in_order()))
+
+
+def test_leaving_items_out_moves_none_of_those_held_out(batches: Build):
+    held = numbers(list(batches(held_out=0.5).validation()))
+    loader = batches(held_out=0.5, without=torch.tensor([0, 1, held[0]]), batch_size=2)
+    trained = {n for number in (1, 2, 3) for n in numbers(list(loader.epoch(number)))}
+    assert set(held) <= set(numbers(list(loader.validation())))
+    assert trained.isdisjoint({0, 1, *held})

@@ -52,10 +52,16 @@ class ImageBatches(Batches):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        without: Int[Tensor, "item"] | None = None,
         views: int = 1,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, stream=stream, device=device, held_out=held_out, views=views
+            batch_size=batch_size,
+            stream=stream,
+            device=device,
+            held_out=held_out,
+            without=without,
+            views=views,
         )
         check_crop(images, crop=augmentation.crop, name="the images")
         images = in_gray(images) if augmentation.grayscale else images

@@ -47,10 +47,16 @@ class WindowBatches(Batches):
         stream: tuple[str, int],
         device: torch.device,
         held_out: float = 0.0,
+        without: Int[Tensor, "item"] | None = None,
         views: int = 1,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, stream=stream, device=device, held_out=held_out, views=views
+            batch_size=batch_size,
+            stream=stream,
+            device=device,
+            held_out=held_out,
+            without=without,
+            views=views,
         )
         self.augmentation = augmentation
         self.steps = augmentation.samples // FRAME_SAMPLES
