@@ -1,9 +1,10 @@
 """Records on disk, from which MLflow, the report and every later run read.
 
 `<runs>/<suite>/<method>/seed-<n>-<key8>/` holds record.json, config.toml, losses.csv,
-encoder.safetensors, and error.log if the cell failed. The record is written last, so a folder
-whose record says "done" is complete. The record holds the sha256 of each encoder and ends with its
-own sha256. A record or encoder that was altered or cut off later does not count.
+encoder.safetensors, predictions.npz, and error.log if the cell failed. The record is written last,
+so a folder whose record says "done" is complete. The record holds the sha256 of each encoder and of
+the predictions, and ends with its own sha256. A record, encoder or file of predictions that was
+altered or cut off later does not count.
 """
 
 import csv
@@ -21,6 +22,7 @@ import tomli_w
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.claims import CLAIM, Claim, claimed
+from gim_bench.records.predictions import PREDICTIONS, Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import finite, read_record, record_json
 from gim_bench.seals import sha256_of
@@ -35,7 +37,7 @@ LOG = "error.log"
 SWEEP = "sweep.json"
 LOCK = ".lock"
 NEW = ".new"
-DAMAGED = "its record or encoder was altered or cut off since it was written"
+DAMAGED = "its record, encoder or predictions were altered or cut off since they were written"
 
 
 class RunsFolder:
@@ -140,15 +142,35 @@ class RunsFolder:
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        content, file = save(tensors), f"{name}.safetensors"
+        return self._save_new(record, f"{name}.safetensors", content=save(tensors))
+
+    def save_predictions(self, record: Record, predictions: Predictions) -> dict[str, str]:
+        """Save the predictions on the test labels; returns {file name: sha256}.
+
+        Until `put_encoders`, the file lies beside that of an earlier run, as an encoder does.
+        Raises: OSError.
+        """
+        return self._save_new(record, PREDICTIONS, content=predictions.packed())
+
+    def _save_new(self, record: Record, file: str, *, content: bytes) -> dict[str, str]:
         write_atomically(self.folder_of(record) / f"{file}{NEW}", content)
         return {file: hashlib.sha256(content).hexdigest()}
 
     def put_encoders(self, record: Record) -> None:
-        """Replace the encoders of an earlier run by those of this record. Raises: OSError."""
+        """Replace the files of an earlier run by those of this record. Raises: OSError."""
         for file in record.files:
             path = self.folder_of(record) / file
             path.with_name(f"{file}{NEW}").replace(path)
+
+    def predictions(self, record: Record) -> Predictions | None:
+        """The predictions of a record; None if they are missing or were altered."""
+        path, known = self.folder_of(record) / PREDICTIONS, record.files.get(PREDICTIONS)
+        if known is None or _file_sha256(path) != known:
+            return None
+        try:
+            return Predictions.unpacked(path.read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def encoder_sha256(self, record: Record, *, name: str) -> str:
         """The sha256 of an encoder's file. Raises: ConfigError if the file cannot be read."""

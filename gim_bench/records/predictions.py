@@ -6,19 +6,26 @@ that statistics resample items, not labels.
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import numpy as np
 
+from gim_bench.records.metrics import target_of
+
 PREDICTIONS = "predictions.npz"
 PARTS = ("labels", "items", "predicted")
+UNPREFIXED = "class"  # the target whose metrics have no prefix
+LARGEST = 2**31  # bytes of all arrays: ten times those of LibriSpeech's phones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """Predicted classes, with the labels and items that they are about; n = test labels."""
+    """Predicted classes, with the labels and items that they are about; n = test labels.
+
+    Targets are "class", "speaker", "phone". Metrics are named as in the record.
+    """
 
     labels: Mapping[str, np.ndarray]  # {target: int [n]}
     items: Mapping[str, np.ndarray]  # {target: int [n]}, the item that each label belongs to
@@ -26,7 +33,7 @@ class Predictions:
 
     def packed(self) -> bytes:
         """All arrays as a compressed npz file; equal predictions give equal bytes."""
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{part}/{name}": _narrow(values)
             for part in PARTS
             for name, values in getattr(self, part).items()
@@ -36,19 +43,55 @@ class Predictions:
         return file.getvalue()
 
     @classmethod
-    def unpacked(cls, content: bytes) -> Self:
+    def unpacked(cls, content: bytes) -> "Predictions":
         """The predictions in such a file. Raises: ValueError if the file is none."""
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                for name in file.files:
-                    part, _, of = name.partition("/")
-                    parts[part][of] = file[name]
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"not a file of predictions ({error})") from None
-        return cls(**parts)
+            for entry, values in _arrays(content):
+                part, _, name = entry.partition("/")
+                parts[part][name] = values
+            predictions = cls(**parts)
+            predictions.check()
+        # A damaged archive ends in one of many exceptions of zipfile, zlib, struct and numpy.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"not a file of predictions ({reason})") from None
+        return predictions
+
+    def check(self) -> None:
+        """Raises: ValueError if the arrays do not belong together."""
+        if self.labels.keys() != self.items.keys():
+            raise ValueError("labels and items have different targets")
+        shapes = {target: labels.shape for target, labels in self.labels.items()}
+        for target, items in self.items.items():
+            if items.shape != shapes[target]:
+                raise ValueError(f"{target}: labels and items have different numbers of entries")
+        for metric, predicted in self.predicted.items():
+            if predicted.shape != shapes.get(target_named(metric)):
+                raise ValueError(f"{metric}: no label for each prediction")
+        for part in PARTS:
+            for name, values in getattr(self, part).items():
+                if values.ndim != 1 or values.dtype.kind not in "iu":
+                    raise ValueError(f"{part}/{name} is no list of whole numbers")
+
+
+def target_named(metric: str) -> str:
+    """The target that a metric is about: "speaker" of "speaker_accuracy/module_2"."""
+    return target_of(metric)[0] or UNPREFIXED
+
+
+def _arrays(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of an npz file, by name. numpy refuses pickled objects."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > LARGEST:
+        raise ValueError(f"{size:,} bytes of arrays, at most {LARGEST:,} are read")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        for name in file.files:
+            yield name, file[name]
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
     """Whole numbers in the smallest type that holds them."""
-    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+    ends = (int(values.min(initial=0)), int(values.max(initial=0)))
+    return values.astype(np.result_type(*map(np.min_scalar_type, ends)))

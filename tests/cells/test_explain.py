@@ -115,4 +115,4 @@ def test_a_process_of_another_machine_is_at_it_until_it_is_silent(
 def test_an_alteration(file, cell, record, runs):
     path = runs.folder_of(record) / file
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
-    assert why(cell, runs).startswith("runs: its record or encoder was altered or cut off")
+    assert why(cell, runs).startswith("runs: its record, encoder or predictions were altered")

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from gim_bench.errors import ConfigError
 from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.predictions import PREDICTIONS, Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.seals import sealed
 
@@ -46,6 +48,15 @@ def record(**changes):
             "probe_curves": {"module_1": [[0.1, 60.0], [0.01, 61.5]]},
         }
         | changes
+    )
+
+
+def predicted(answer):
+    """The same answer to three labels of two images."""
+    return Predictions(
+        labels={"class": np.array([0, 1, 2])},
+        items={"class": np.array([0, 0, 1])},
+        predicted={"accuracy": np.full(3, answer)},
     )
 
 
@@ -187,6 +198,38 @@ def test_a_new_encoder_leaves_a_finished_record_what_it_names_until_it_is_put_in
     assert found(runs) == before
     runs.put_encoders(after)
     assert found(runs) is None
+
+
+def test_predictions_are_kept_beside_the_record(runs):
+    predictions = predicted(2)
+    kept = record(files=runs.save_predictions(record(), predictions))
+    runs.put_encoders(kept)
+    runs.save(kept)
+    assert found(runs) == kept
+    assert runs.predictions(kept).packed() == predictions.packed()
+
+
+def test_new_predictions_leave_the_earlier_ones_in_place_until_they_are_put(runs):
+    before = record(files=runs.save_predictions(record(), predicted(0)))
+    runs.put_encoders(before)
+    after = record(files=runs.save_predictions(record(), predicted(1)))
+    assert (runs.predictions(before) is None, runs.predictions(after) is None) == (False, True)
+    runs.put_encoders(after)
+    assert (runs.predictions(before) is None, runs.predictions(after) is None) == (True, False)
+
+
+def test_altered_predictions_do_not_count(runs):
+    kept = record(files=runs.save_predictions(record(), predicted(0)))
+    runs.put_encoders(kept)
+    runs.save(kept)
+    (runs.folder_of(kept) / PREDICTIONS).write_bytes(predicted(1).packed())
+    assert runs.predictions(kept) is None
+    assert found(runs) is None
+
+
+def test_a_record_of_before_predictions_has_none(runs):
+    runs.save(record())
+    assert runs.predictions(record()) is None
 
 
 def test_the_log_of_a_failed_cell_lies_beside_its_record(runs):
