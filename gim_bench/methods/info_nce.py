@@ -1,6 +1,6 @@
 """Stacks trained by InfoNCE: GIM with isolated flow, CPC end to end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,6 +40,15 @@ class InfoNCEStack(StackLearner):
             settings=ingredients.objective,
             generator=ingredients.generator,
         )
+
+    def uninformed_losses(self) -> Mapping[str, float]:
+        # A head may hold an autoregressor beside InfoNCE's own.
+        return {
+            name: part.uninformed_loss
+            for name, head in self.heads.items()
+            for part in head.modules()
+            if isinstance(part, InfoNCEHead)
+        }
 
     def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         (encodings,) = views

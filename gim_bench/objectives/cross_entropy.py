@@ -1,5 +1,7 @@
 """Cross-entropy of a linear classifier on encodings."""
 
+import math
+
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ class CrossEntropyHead(nn.Module):
         super().__init__()
         self.target = target
         self.classifier = nn.Linear(dim, len(target.classes))
+
+    @property
+    def uninformed_loss(self) -> float:
+        """log(classes): the loss where all classes have equal scores, in nats."""
+        return math.log(len(self.target.classes))
 
     def logits(self, z: Float[Tensor, "example step d"]) -> Float[Tensor, "example i class"]:
         """Class scores of every step, or of the whole example."""

@@ -4,6 +4,8 @@ Letters: k = prediction step, d = channels of z, e = channels of c; anchor = a p
 negative = a wrong encoding drawn for an anchor.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -67,6 +69,11 @@ class InfoNCEHead(nn.Module):
         self.generator = generator
         # W_1 … W_K one below the other.
         self.predictors = nn.Linear(c_dim, settings.prediction_steps * z_dim, bias=False)
+
+    @property
+    def uninformed_loss(self) -> float:
+        """log(1 + negatives): the loss where all candidates have equal scores, in nats."""
+        return math.log(1 + self.settings.negatives)
 
     def forward(
         self,

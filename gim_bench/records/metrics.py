@@ -58,6 +58,12 @@ METRICS = {
             Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
             Metric("loss", OF_OBJECTIVE, Better.LOWER, "training loss, mean of the last epoch"),
             Metric(
+                "uninformed_loss",
+                OF_OBJECTIVE,
+                Better.LOWER,
+                "loss of a predictor without information",
+            ),
+            Metric(
                 "validation_loss",
                 OF_OBJECTIVE,
                 Better.LOWER,

@@ -109,6 +109,17 @@ def test_a_few_steps_on_one_batch_lower_every_loss(case: Case) -> None:
         assert trace[-1] < trace[0], (unit, trace)
 
 
+def test_without_any_weight_a_loss_is_the_uninformed_one(case: Case) -> None:
+    """Where the method names one: with all weights at 0, no unit knows anything."""
+    learner = case.build().learner
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.zero_()
+    found = {unit: loss.item() for unit, loss in learner.losses(case.batch())}
+    for unit, uninformed in learner.uninformed_losses().items():
+        assert found[unit] == pytest.approx(uninformed), unit
+
+
 def test_losses_are_named_after_the_units_in_forward_order(case: Case) -> None:
     learner = case.build().learner
     assert [name for name, _ in learner.losses(case.batch())] == list(learner.units())

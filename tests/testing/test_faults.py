@@ -213,6 +213,13 @@ class WithoutEncoder(Agreeing):
         self.encoder = nn.Identity()
 
 
+class WrongChance(GreedySupervised):
+    """Names another loss than that of equal scores."""
+
+    def uninformed_losses(self):
+        return {unit: loss + 0.1 for unit, loss in super().uninformed_losses().items()}
+
+
 class OneScore(GreedySupervised):
     def predict(self, features):
         return super().predict(features)[:, :, :1]
@@ -253,6 +260,7 @@ class Indifferent(GreedySupervised):
 
 FAULTY_METHODS = {
     test_method.test_a_few_steps_on_one_batch_lower_every_loss: [Climbing],
+    test_method.test_without_any_weight_a_loss_is_the_uninformed_one: [WrongChance],
     test_method.test_losses_are_named_after_the_units_in_forward_order: [Renamed],
     test_method.test_a_loss_reaches_no_parameter_outside_its_unit: [BorrowedHead],
     test_method.test_isolated_flow_has_a_unit_for_every_module_and_end_to_end_flow_one: [WrongFlow],
