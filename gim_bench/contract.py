@@ -62,6 +62,9 @@ class Images:
 
     images: np.ndarray  # uint8, [image channel row column]
     labels: Mapping[str, np.ndarray]  # {"class": int64 [image]}; empty for unlabelled images
+    # int64 [image], numbers of the photographs or instances that the images are made from. Images
+    # of one source never serve both fitting and validation. None: every image is its own source.
+    sources: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -365,6 +368,14 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """The parameters that each loss trains, by the name it is yielded under."""
+
+    def uninformed_losses(self) -> Mapping[str, float]:
+        """The loss of a predictor without information, by unit: log(classes), for example.
+
+        Hook: the loss that a unit has where all weights of the learner are 0. A unit that ends
+        above this loss has diverged. Units for which no such loss is known are left out.
+        """
+        return {}
 
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
         """The batch as `unit` hands it to the unit above, view by view, without autograd.
