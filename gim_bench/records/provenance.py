@@ -15,8 +15,8 @@ import gim_bench
 from gim_bench.seals import sha256_of
 
 PACKAGES = (
-    "gim-bench", "torch", "torchvision", "torchaudio", "numpy", "scikit-image", "espeakng-loader",
-    "soundfile", "mlflow",
+    "gim-bench", "torch", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn",
+    "scikit-image", "pillow", "espeakng-loader", "soundfile", "mlflow",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def describe(device_name: str) -> dict[str, Any]:
         "host": platform.node(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
+        "cpu_identity": f"{cpu_identity()}, {torch.backends.cpu.get_cpu_capability()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device.type,
@@ -91,6 +92,28 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@cache
+def cpu_identity() -> str:
+    """Facts by which libraries choose their kernels, and so the last bit of a result.
+
+    The model name does not suffice: virtual machines call several generations "AMD EPYC".
+    """
+    names = {"vendor_id", "cpu family", "model", "stepping", "cache size",
+             "CPU implementer", "CPU variant", "CPU part", "CPU revision"}  # fmt: skip
+    facts = []
+    try:
+        for line in Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines():
+            name, _, value = (part.strip() for part in line.partition(":"))
+            if name in names:
+                facts.append(f"{name} {value}")
+            elif name in {"flags", "Features"}:
+                flags = " ".join(sorted(value.split()))
+                facts.append(f"{name} {hashlib.sha256(flags.encode()).hexdigest()[:8]}")
+    except OSError:
+        pass
+    return ", ".join(facts) or cpu_name()
 
 
 def _versions() -> dict[str, str]:
