@@ -7,6 +7,12 @@ METHODS = {
     "cpc": "baselines.cpc:ContrastivePredictiveCoding",
     "supervised": "baselines.supervised:Supervised",
     "greedy_supervised": "baselines.greedy_supervised:GreedySupervised",
-    "mfcc": "baselines.mfcc:MFCC",
     "random_init": "baselines.random_init:RandomInit",
+    "chance": "baselines.chance:Chance",
+    "pixels": "baselines.pixels:Pixels",
+    "image_statistics": "baselines.image_statistics:ImageStatistics",
+    "power_spectrum": "baselines.power_spectrum:PowerSpectrum",
+    "kmeans_patches": "baselines.kmeans_patches:KMeansPatches",
+    "mfcc": "baselines.mfcc:MFCC",
+    "mfcc_statistics": "baselines.mfcc_statistics:MFCCStatistics",
 }

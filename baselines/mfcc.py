@@ -1,29 +1,21 @@
 """Mel-frequency cepstral coefficients."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from gim_bench.contract import (
-    FRAME_WINDOW_SAMPLES,
-    SAMPLE_RATE_HZ,
-    Batch,
-    GradientFlow,
-    Ingredients,
-    Learner,
-    Modality,
-    Traits,
-)
+from baselines.fixed_features import FixedFeatures, fixed_traits
+from gim_bench.contract import FRAME_WINDOW_SAMPLES, SAMPLE_RATE_HZ, Ingredients, Modality
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
 
 
-class MFCC(Learner):
+class MFCC(FixedFeatures):
     """Cepstral coefficients of 25 ms every 10 ms, with their deltas: nothing is learnt.
 
     Frame t covers exactly the samples of label t. The GIM paper quotes numbers from the CPC paper,
@@ -33,13 +25,7 @@ class MFCC(Learner):
     Source: van den Oord et al. 2018, section 3.1; Löwe et al. 2019, Table 3.
     """
 
-    traits = Traits(
-        objective=None,
-        gradient_flow=GradientFlow.NONE,
-        trains_on=None,
-        modalities=frozenset({Modality.SPEECH}),
-        ablation="fixed features in place of the encoder",
-    )
+    traits = fixed_traits(Modality.SPEECH)
 
     class Options(Settings):
         """Number of coefficients, and whether their differences over time are added."""
@@ -48,12 +34,11 @@ class MFCC(Learner):
         deltas: bool = True
 
     def __init__(self, ingredients: Ingredients) -> None:
-        super().__init__()
+        super().__init__(ingredients)
         from torchaudio import transforms  # takes a second to import
 
         options = ingredients.options
         assert isinstance(options, self.Options)
-        self.encoder = nn.Identity()  # has no weights to keep
         self.deltas = options.deltas
         self.transform = transforms.MFCC(
             sample_rate=SAMPLE_RATE_HZ,
@@ -67,14 +52,6 @@ class MFCC(Learner):
                 "center": False,
             },
         )
-
-    def losses(
-        self, batch: Batch, *, only: str | None = None
-    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        return iter(())
-
-    def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        return {}
 
     @torch.no_grad()
     def features(

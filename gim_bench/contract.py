@@ -9,7 +9,7 @@ there is one; for speech one every 10 ms), d = channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -245,7 +245,7 @@ class GradientFlow(StrEnum):
 
     ISOLATED = "isolated"  # no further than its own module
     END_TO_END = "end_to_end"  # through all modules
-    NONE = "none"  # nothing is trained
+    NONE = "none"  # no gradients at all; fitting without them is possible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +262,7 @@ class Objective:
 class Traits:
     """Declaration of a method: the ways in which it may differ from other methods."""
 
-    objective: Objective | None  # None: nothing is trained
+    objective: Objective | None  # None: nothing is trained by gradients
     gradient_flow: GradientFlow
     trains_on: Split | None
     # Whether a row may have the objective with the other gradient flow.
@@ -311,6 +311,7 @@ class Ingredients:
     """Parts that every method builds its learner from."""
 
     encoder: Encoder
+    shape: Shape  # of one augmented example
     target: Target  # what a supervised method learns; one model is trained for each
     objective: Settings  # of the method's objective
     options: Settings
@@ -359,6 +360,14 @@ class Learner(nn.Module, ABC):
 
         With `only`, that unit's alone: what it stands on is run without autograd, and what stands
         on it is not run.
+        """
+
+    def fit_without_gradients(self, batches: Iterable[Batch]) -> None:
+        """Fit buffers of `encoder` to augmented examples, before the probe.
+
+        Hook: called once, with an epoch of the split that `trains_on` names, if `gradient_flow` is
+        NONE. A learner takes as many batches as it needs. Buffers keep their shapes, so that a
+        saved encoder can be loaded into a learner that was never fitted.
         """
 
     def generators(self) -> Sequence[torch.Generator]:

@@ -57,6 +57,7 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
         learner = kind(
             Ingredients(
                 encoder=encoder,
+                shape=config.augmentation.shape,
                 target=target,
                 objective=config.objective_settings,
                 options=config.method.options,
@@ -90,9 +91,9 @@ def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer
 
 
 def planned_steps(cell: Cell, bench: Bench) -> int:
-    """Optimiser steps of each model of the cell; 0 for a method that trains nothing."""
+    """Optimiser steps of each model of the cell; 0 for a method without gradients."""
     trains_on, training = cell.config.method.trains_on, cell.config.training
-    if trains_on == "none":
+    if cell.config.method.gradient_flow == GradientFlow.NONE:
         return 0
     counted = trains_on if training.budget is Budget.EPOCHS else Split.UNLABELLED
     return training.epochs * whole_batches(

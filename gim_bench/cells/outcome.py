@@ -68,11 +68,11 @@ def done(
     if probe_seconds := sum(found.probe_seconds for found in finished):
         metrics["probe/seconds"] = probe_seconds
     steps = sum(found.training.trained.steps for found in finished)
+    if seconds := sum(found.training.trained.seconds for found in finished):
+        metrics["train/seconds"] = seconds
     if steps:
-        seconds = sum(found.training.trained.seconds for found in finished)
         samples = sum(found.training.trained.samples for found in finished)
         metrics |= {
-            "train/seconds": seconds,
             "train/steps": steps,
             "train/samples": samples,
             "train/samples_per_second": samples / seconds,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def _train(
     """Train a model. Checkpoints and kept outputs of frozen units lie in `folder`."""
     steps = planned_steps(cell, bench)
     if not steps:
-        return TrainingPhase()
+        return _fitted_without_gradients(cell, learner, bench)
     held_out = cell.config.training.held_out
     batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
     trainer = trainer_of(cell, learner, device=bench.device)
@@ -145,6 +145,19 @@ def _train(
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
+
+
+def _fitted_without_gradients(cell: Cell, learner: Learner, bench: Bench) -> TrainingPhase:
+    """Fit a method that takes no steps to its split; there is nothing to measure without one."""
+    if cell.config.method.trains_on == "none":
+        return TrainingPhase()
+    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    memory.free(bench.device)
+    started = time.perf_counter()
+    with memory.measure(bench.device) as peaks:
+        learner.fit_without_gradients(batches.epoch(1))
+    seconds = time.perf_counter() - started
+    return TrainingPhase(trained=replace(NOTHING, seconds=seconds), peaks=peaks)
 
 
 def _keeper(cell: Cell, model: Model, bench: Bench, *, folder: Path, epochs: int) -> Keeper | None:

@@ -161,11 +161,13 @@ class Case:
         recompute: Recompute = Recompute.NOTHING,
         compiled: bool = False,
         dtype: torch.dtype = torch.float64,
+        fitted: bool = True,
     ) -> Tiny:
-        """The learner, built as a cell builds it."""
+        """The learner, built as a cell builds it and, without gradients, fitted."""
         generator = seeding.generator("negatives", self.name, seed)
         ingredients = Ingredients(
             encoder=self.on.build(seed=seed, dtype=torch.float32),
+            shape=self.on.shape,
             target=self.target,
             objective=self.objective,
             options=self.options,
@@ -176,6 +178,8 @@ class Case:
         )
         with seeding.weights_from("heads", self.name, seed):
             learner = self.method(ingredients).to(dtype)
+        if fitted and not self.trains:
+            learner.fit_without_gradients([self.batch(dtype=dtype)])
         channels_last = torch.channels_last
         return Tiny(learner.to(memory_format=channels_last), generator)  # type: ignore[call-overload]
 

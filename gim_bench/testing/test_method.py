@@ -400,6 +400,41 @@ def test_predictions_are_scores_for_every_class_or_none(case: Case) -> None:
         assert scores.grad_fn is None
 
 
+# -- fitting without gradients -------------------------------------------------------------------
+
+
+def skip_unfitted(case: Case) -> None:
+    if case.trains or case.method.traits.trains_on is None:
+        pytest.skip("nothing is fitted without gradients")
+
+
+def test_fitting_without_gradients_is_the_same_in_every_run_and_reads_no_label(case: Case) -> None:
+    skip_unfitted(case)
+    fitted, again = case.build(), case.build()
+    again.learner.fit_without_gradients([replace(case.batch(), labels={})])
+    assert_same(again.learner.state_dict(), fitted.learner.state_dict())
+
+
+def test_what_is_fitted_is_kept_with_the_encoder(case: Case) -> None:
+    """Another learner has the same features once it has loaded the encoder."""
+    skip_unfitted(case)
+    fitted, other = case.build(), case.build(fitted=False)
+    inputs = case.batch().inputs
+    expected = fitted.learner.features(inputs)
+    untouched = other.learner.features(inputs)
+    assert any(not torch.equal(untouched[m], feature) for m, feature in expected.items())
+    other.learner.encoder.load_state_dict(fitted.learner.encoder.state_dict())
+    assert_same(other.learner.features(inputs), expected)
+
+
+def test_a_method_that_visits_no_split_is_not_fitted(case: Case) -> None:
+    if case.trains or case.method.traits.trains_on is not None:
+        pytest.skip("the method visits a split")
+    fitted, other = case.build(), case.build(fitted=False)
+    inputs = case.batch().inputs
+    assert_same(fitted.learner.features(inputs), other.learner.features(inputs))
+
+
 # -- what a method declares ----------------------------------------------------------------------
 
 
@@ -409,8 +444,11 @@ def test_declared_traits_agree_with_each_other(case: Case) -> None:
     assert traits.views > 0
     assert traits.uses_labels == (traits.trains_on is Split.TRAIN)
     nothing = traits.gradient_flow is GradientFlow.NONE
-    assert nothing == (traits.objective is None) == (traits.trains_on is None)
+    assert nothing == (traits.objective is None)
     assert traits.trains_on is not Split.TEST
+    # Without gradients a method may be fitted to unlabelled examples, or to none.
+    assert nothing or traits.trains_on is not None
+    assert not (nothing and traits.uses_labels)
     assert not (nothing and traits.either_flow)
 
 

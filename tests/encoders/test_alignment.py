@@ -40,6 +40,7 @@ def steps_and_labels(
     learner = kind(
         Ingredients(
             encoder=encoder,
+            shape=WINDOW.shape,
             target=phone,
             objective=Settings(),
             options=kind.Options(),
