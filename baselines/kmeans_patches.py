@@ -43,7 +43,7 @@ class KMeansPatches(FixedFeatures):
 
         patch_size: PositiveInt | None = None  # pixels; None: a third of the image, at most 12
         components: PositiveInt = 24  # of largest variance, kept by whitening
-        whitening_floor: PositiveFloat = 0.01  # added to a component's variance
+        whitening_floor: PositiveFloat = 0.1  # added to a component's variance
         centroids: PositiveInt = 128
         stride: PositiveInt = 3
         quadrants: bool = False
