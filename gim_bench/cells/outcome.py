@@ -139,10 +139,12 @@ def _last_losses(found: Finished) -> dict[str, float]:
         return {}
     prefix, losses = found.model.prefix, found.training.trained.losses[-1]
     named = {_loss_name(prefix, unit): x for unit, x in losses.items() if unit != "epoch"}
+    for unit, loss in found.uninformed_losses.items():
+        if unit in losses:  # not trained alone, as another unit is
+            named[f"{prefix}uninformed_loss/{unit}"] = loss
     for top in found.top:
-        for unit in (top, f"{VALIDATION}{top}"):
-            if unit in losses:
-                named[_loss_name(prefix, unit).rpartition("/")[0]] = losses[unit]
+        of_top = [name for name in named if name.endswith(f"loss/{top}")]
+        named |= {name.rpartition("/")[0]: named[name] for name in of_top}
     return named
 
 

@@ -61,6 +61,7 @@ class Finished:
 
     model: Model
     top: Sequence[str]  # the topmost unit, whose loss is the model's; empty if nothing is trained
+    uninformed_losses: Mapping[str, float]  # of a predictor without information, by unit
     training: TrainingPhase
     probed: Probed
     probe_seconds: float
@@ -85,6 +86,7 @@ def trained_and_probed(
     return Finished(
         model=model,
         top=list(learner.units())[-1:],
+        uninformed_losses=learner.uninformed_losses(),
         training=phase,
         probed=probed,
         probe_seconds=probe_seconds,

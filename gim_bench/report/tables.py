@@ -21,6 +21,7 @@ from gim_bench.report.columns import (
     with_unit,
 )
 from gim_bench.report.document import Block, Bullets, Section
+from gim_bench.report.flags import flags
 
 
 def accuracy_table(
@@ -44,6 +45,7 @@ def accuracy_table(
             table_of(columns),
             *_about_spread(rows),
             *_about_rates(rows),
+            *flags([record for row in rows for record in row.records]),
             *_about_paper(rows, published, names),
         ],
     )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import tomllib
 
 import pytest
@@ -37,10 +38,14 @@ from tests.tiny_suite import (
 
 
 def test_the_metrics_are_the_declared_ones(done):
-    losses = {"loss/module_1", "loss/module_2", "loss"}
+    losses = {
+        f"{name}{module}"
+        for name in ("loss", "uninformed_loss")
+        for module in ("", "/module_1", "/module_2")
+    }
     assert set(done["gim"].metrics) == probe_names() | TRAINING | losses
     assert set(done["random_init"].metrics) == probe_names()
-    end_to_end = {"loss/module_2", "loss"}
+    end_to_end = {"loss/module_2", "loss", "uninformed_loss/module_2", "uninformed_loss"}
     assert set(done["cpc"].metrics) == probe_names() | TRAINING | end_to_end
     own_head = {"accuracy/own_head"}
     assert set(done["supervised"].metrics) == probe_names() | TRAINING | end_to_end | own_head
@@ -74,6 +79,15 @@ def test_losses_are_those_of_the_last_epoch(done):
         assert {f"loss/{unit}": loss for unit, loss in last.items()}.items() <= (
             record.metrics.items()
         )
+
+
+def test_a_record_says_what_a_predictor_without_information_loses(done, spoken):
+    """Of 4 negatives and the positive; of 16 classes; of 3 speakers and 4 phones."""
+    assert done["gim"].metrics["uninformed_loss/module_1"] == pytest.approx(math.log(1 + 4))
+    assert done["supervised"].metrics["uninformed_loss"] == pytest.approx(math.log(16))
+    assert spoken["supervised"].metrics["speaker_uninformed_loss"] == pytest.approx(math.log(3))
+    assert spoken["supervised"].metrics["phone_uninformed_loss"] == pytest.approx(math.log(4))
+    assert not any("uninformed" in name for name in done["random_init"].metrics)
 
 
 def test_a_record_says_where_it_comes_from(done):
@@ -135,7 +149,8 @@ def test_the_folder_holds_what_it_should(done, archive):
 
 
 def test_a_method_without_labels_trains_one_model_that_is_probed_for_all_targets(spoken):
-    losses = {f"loss/module_{m}" for m in range(1, 7)} | {"loss"}
+    modules = ("", *(f"/module_{m}" for m in range(1, 7)))
+    losses = {f"{name}{of}" for name in ("loss", "uninformed_loss") for of in modules}
     assert set(spoken["gim"].metrics) == speech_names(6) | TRAINING | losses
     assert set(spoken["random_init"].metrics) == speech_names(6)
     assert spoken["gim"].metrics["train/steps"] == 3
@@ -147,7 +162,8 @@ def test_a_supervised_method_trains_a_model_for_each_target(spoken):
     heads = {"speaker_accuracy/own_head", "phone_accuracy/own_head"}
     for method, modules in (("supervised", (6,)), ("greedy_supervised", range(1, 7))):
         losses = {
-            f"{target}_loss{place}"
+            f"{target}_{name}{place}"
+            for name in ("loss", "uninformed_loss")
             for target in SPEECH_PROBES
             for place in ("", *(f"/module_{m}" for m in modules))
         }
@@ -184,9 +200,9 @@ def test_the_probes_curves_of_speech_are_named_by_target_and_module(spoken):
 
 def test_without_the_autoregressor_the_fifth_module_is_the_top(spoken):
     found = spoken["gim_no_ar"].metrics
-    assert set(found) == speech_names(5) | TRAINING | {f"loss/module_{m}" for m in range(1, 6)} | {
-        "loss"
-    }
+    modules = ("", *(f"/module_{m}" for m in range(1, 6)))
+    losses = {f"{name}{of}" for name in ("loss", "uninformed_loss") for of in modules}
+    assert set(found) == speech_names(5) | TRAINING | losses
     assert found["phone_accuracy"] == found["phone_accuracy/module_5"]
 
 
@@ -226,6 +242,7 @@ def finished(model, *, seconds, peak, **others):
     return Finished(
         model=model,
         top=["module_2"],
+        uninformed_losses={"module_2": 2.3, "module_3": 9.9},  # module_3 is not trained
         training=TrainingPhase(
             trained=Trained(
                 losses=[{"epoch": 1, "module_1": 5.0, "module_2": seconds}],
@@ -261,6 +278,10 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "speaker_loss": 3.0,
         "speaker_loss/module_1": 5.0,
         "speaker_loss/module_2": 3.0,
+        "speaker_uninformed_loss": 2.3,
+        "speaker_uninformed_loss/module_2": 2.3,
+        "phone_uninformed_loss": 2.3,
+        "phone_uninformed_loss/module_2": 2.3,
         "phone_loss": 1.0,
         "phone_loss/module_1": 5.0,
         "phone_loss/module_2": 1.0,

@@ -37,6 +37,7 @@ OF_A_TARGET = [
     "ridge_accuracy",
     "knn_accuracy",
     "loss",
+    "uninformed_loss",
     "validation_loss",
 ]
 

@@ -1,0 +1,76 @@
+"""Flags of runs that diverged or were not over: their accuracy says little about the method."""
+
+from collections.abc import Iterator, Sequence
+
+from gim_bench.records.metrics import TARGETS, unit_of
+from gim_bench.records.record import Record
+from gim_bench.report.document import Block, Bullets
+
+STILL_LEARNING = 0.02  # share of everything learnt that the last epoch brought
+RULE = (
+    f"A run is flagged where a module's loss, as mean of the last epoch, is above the loss of a "
+    f"predictor without information, or where the last epoch brought more than "
+    f"{STILL_LEARNING:.0%} of the whole fall of a module's loss since that loss (where none is "
+    f"known: since the first epoch). Longer training may change the rank of such a run."
+)
+
+
+def flags(records: Sequence[Record]) -> list[Block]:
+    """The flagged runs, a line each, and the rule; empty if no run is flagged."""
+    lines = [
+        f"{record.method}, seed {record.seed}: {flag}"
+        for record in records
+        for flag in (*_above_chance(record), *_still_learning(record))
+    ]
+    return [Bullets(lines), RULE] if lines else []
+
+
+def _above_chance(record: Record) -> Iterator[str]:
+    """A phrase for each module whose loss ends above the uninformed one."""
+    last = record.losses[-1] if record.losses else {}
+    for unit, loss in last.items():
+        uninformed = _uninformed(record, unit)
+        if uninformed is not None and loss > uninformed:
+            yield (
+                f"diverged: the loss of {_spoken(unit)} ends at {loss:.2f} "
+                f"{unit_of('loss', record.config)}, where {uninformed:.2f} is uninformed"
+            )
+
+
+def _still_learning(record: Record) -> Iterator[str]:
+    """A phrase with the module that learnt the largest share in the last epoch, if too much."""
+    shares = {unit: _last_share(record, unit) for unit in _units(record)}
+    unit = max(shares, key=lambda unit: shares[unit], default="")
+    if shares.get(unit, 0.0) > STILL_LEARNING:
+        before, last = (row[unit] for row in record.losses[-2:])
+        yield (
+            f"not over: the last epoch brought {shares[unit]:.0%} of what {_spoken(unit)} learnt "
+            f"(loss {before:.3f}, then {last:.3f})"
+        )
+
+
+def _last_share(record: Record, unit: str) -> float:
+    """The fall of a loss in the last epoch, as a share of its whole fall; 0 if it did not fall."""
+    before, last = (row[unit] for row in record.losses[-2:])
+    uninformed = _uninformed(record, unit)
+    whole = (record.losses[0][unit] if uninformed is None else uninformed) - last
+    return (before - last) / whole if whole > 0 else 0.0
+
+
+def _units(record: Record) -> list[str]:
+    """Units with a training loss in two epochs or more."""
+    if len(record.losses) < 2:
+        return []
+    return [unit for unit in record.losses[-1] if unit != "epoch" and "validation_" not in unit]
+
+
+def _uninformed(record: Record, unit: str) -> float | None:
+    """The loss of a predictor without information; None where none is known."""
+    target = next((name for name in TARGETS if unit.startswith(f"{name}_")), None)
+    prefix = "" if target is None else f"{target}_"
+    return record.metrics.get(f"{prefix}uninformed_loss/{unit.removeprefix(prefix)}")
+
+
+def _spoken(unit: str) -> str:
+    """The unit in words: "module 2", or "phone module 2" of the model for phones."""
+    return unit.replace("_", " ")

@@ -1,0 +1,71 @@
+"""Runs that diverged or were not over are flagged below the table of accuracies."""
+
+import math
+
+from gim_bench.report.document import Bullets
+from gim_bench.report.flags import RULE, flags
+from tests.report.cells import cell, report_on
+
+CHANCE = math.log(11)
+
+
+def run(*losses: float, uninformed: float | None = CHANCE, prefix: str = ""):
+    """A cell with one module, whose loss was that in each epoch."""
+    named = {} if uninformed is None else {f"{prefix}uninformed_loss/module_1": uninformed}
+    rows = [{"epoch": n, f"{prefix}module_1": loss} for n, loss in enumerate(losses, start=1)]
+    return cell("cpc", seed=2, metrics={"accuracy": 50.0, **named}, losses=rows)
+
+
+def lines(*records) -> list[str]:
+    return [line for block in flags(records) if isinstance(block, Bullets) for line in block.items]
+
+
+def test_a_loss_above_the_uninformed_one_is_flagged():
+    assert lines(run(2.1, 35.123)) == [
+        "cpc, seed 2: diverged: the loss of module 1 ends at 35.12 nats, where 2.40 is uninformed"
+    ]
+
+
+def test_a_loss_below_the_uninformed_one_that_no_longer_falls_is_not_flagged():
+    """From 2.40 to 1.40 in all, a hundredth of it in the last epoch."""
+    assert lines(run(1.9, CHANCE - 0.99, CHANCE - 1.0)) == []
+
+
+def test_a_loss_that_still_falls_is_flagged_with_its_share():
+    (line,) = lines(run(1.9, CHANCE - 0.9, CHANCE - 1.0))
+    assert line.startswith("cpc, seed 2: not over: the last epoch brought 10% of what module 1")
+    assert line.endswith("learnt (loss 1.498, then 1.398)")
+
+
+def test_a_loss_that_rises_a_little_is_not_flagged():
+    assert lines(run(1.0, 1.1)) == []
+
+
+def test_without_an_uninformed_loss_the_fall_counts_from_the_first_epoch():
+    assert lines(run(100.0, 50.0, 49.5, uninformed=None)) == []
+    assert "brought 4%" in lines(run(100.0, 50.0, 48.0, uninformed=None))[0]
+
+
+def test_one_epoch_alone_says_nothing_about_the_next():
+    assert lines(run(1.0)) == []
+
+
+def test_models_of_targets_are_flagged_by_name():
+    assert "the loss of phone module 1 ends at 9.00" in lines(run(1.0, 9.0, prefix="phone_"))[0]
+
+
+def test_the_validation_loss_is_not_judged():
+    record = run(1.0, 1.0)
+    for row in record.losses:
+        row["validation_module_1"] = 30.0 - 10 * row["epoch"]
+    assert lines(record) == []
+
+
+def test_flags_and_their_rule_stand_below_the_accuracies():
+    text = report_on([run(2.1, 35.1), run(2.1, 35.1)])
+    accuracy = text.index("## Accuracy")
+    assert accuracy < text.index("diverged: the loss of module 1") < text.index(RULE)
+
+
+def test_a_report_without_flagged_runs_has_no_rule():
+    assert RULE not in report_on([run(1.0, 1.0)])
