@@ -83,6 +83,9 @@ class Recordings:
     lengths: np.ndarray  # int64 [recording], in samples
     labels: Mapping[str, np.ndarray]  # {"speaker": int64 [recording]}; may be empty
     frames: Mapping[str, np.ndarray]  # {"phone": int16 [frame]}, all recordings; -1: unlabelled
+    # int64 [recording], numbers of the chapters or sessions that the recordings belong to, as for
+    # images. None: every recording is its own source.
+    sources: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.starts)

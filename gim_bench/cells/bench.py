@@ -82,7 +82,9 @@ class Bench:
         *,
         held_out: float = 0.0,
         without: Int[Tensor, "item"] | None = None,
+        whole: bool = False,
     ) -> Batches:
+        """Batches of a split for a cell; with `whole`, the probe reads whole recordings."""
         augmentation = cell.config.augmentation
         shared: dict[str, Any] = {
             "batch_size": cell.config.training.batch_size,
@@ -97,7 +99,7 @@ class Bench:
             return ImageBatches(images, augmentation=augmentation, **shared)
         examples = self.split(split)
         assert isinstance(examples, Recordings)
-        return WindowBatches(examples, augmentation=augmentation, **shared)
+        return WindowBatches(examples, augmentation=augmentation, whole=whole, **shared)
 
     def check(self, config: CellConfig) -> None:
         """Check that the data can carry the cell, before training. Raises: DataError."""

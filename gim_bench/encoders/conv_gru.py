@@ -107,7 +107,9 @@ class ConvGRUEncoder(Encoder):
         super().__init__(options, shape=shape)
         assert isinstance(options, ConvGRUSettings)
         (samples,) = shape
+        self.options = options
         self.window_steps = samples // FRAME_SAMPLES
+        self.window_rows = self.rows(options, shape=shape)
         channels = [1, *[options.width] * len(options.kernels)]
         layers = zip(options.kernels, options.strides, options.paddings, strict=True)
         convolutions = [
@@ -118,9 +120,9 @@ class ConvGRUEncoder(Encoder):
         self.dims: Sequence[int] = [*channels[1:], options.context]
         self.autoregressive = True
         for m, owner in enumerate(owners(options, samples=samples)):
-            counts = torch.bincount(owner, minlength=self.window_steps).clamp(min=1)
+            counts = _counts(owner, steps=self.window_steps)
             self.register_buffer(f"owner_{m}", owner, persistent=False)
-            self.register_buffer(f"counts_{m}", counts.unsqueeze(1), persistent=False)
+            self.register_buffer(f"counts_{m}", counts, persistent=False)
 
     @classmethod
     def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
@@ -141,11 +143,26 @@ class ConvGRUEncoder(Encoder):
         return rearrange(activations, "b d t -> b t 1 d")
 
     def steps(self, z: Float[Tensor, "b t 1 d"], *, module: int) -> Float[Tensor, "b step d"]:
-        """For each 10 ms step of the window, the mean over the layer's time steps within it."""
-        owner = self.get_buffer(f"owner_{module}")
+        """For each 10 ms step of the window, the mean over the layer's time steps within it.
+
+        Windows may be longer or shorter than those that the encoder is built for.
+        """
+        owner, counts = self._owner(module, rows=z.shape[1], device=z.device)
         inside = z.squeeze(2)[:, : len(owner)].to(at_least_fp32(z.dtype))
-        sums = inside.new_zeros(len(z), self.window_steps, z.shape[3])
-        return sums.index_add_(1, owner, inside) / self.get_buffer(f"counts_{module}")
+        sums = inside.new_zeros(len(z), len(counts), z.shape[3])
+        return sums.index_add_(1, owner, inside) / counts
+
+    def _owner(
+        self, module: int, *, rows: int, device: torch.device
+    ) -> tuple[Int[Tensor, "t"], Int[Tensor, "step 1"]]:
+        """The 10 ms step that each of a module's time steps belongs to, and the steps' counts."""
+        if rows == self.window_rows[module]:
+            return self.get_buffer(f"owner_{module}"), self.get_buffer(f"counts_{module}")
+        _, advance = receptive_fields(self.options)[module]
+        more = (rows - self.window_rows[module]) * advance // FRAME_SAMPLES
+        steps = self.window_steps + more
+        owner = owners(self.options, samples=steps * FRAME_SAMPLES)[module].to(device)
+        return owner, _counts(owner, steps=steps)
 
     def without_autoregressor(self) -> "ConvGRUEncoder":
         """This encoder, after removing its GRU."""
@@ -196,3 +213,8 @@ def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]
         owner = ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long().clamp(min=0)
         of_modules.append(owner[owner < samples // FRAME_SAMPLES])
     return of_modules
+
+
+def _counts(owner: Int[Tensor, "t"], *, steps: int) -> Int[Tensor, "step 1"]:
+    """The number of time steps that belong to each 10 ms step, at least 1."""
+    return torch.bincount(owner, minlength=steps).clamp(min=1).unsqueeze(1)

@@ -171,6 +171,18 @@ def test_steps_are_the_means_of_the_loop_over_all_time_steps(settings):
         )
 
 
+@pytest.mark.parametrize("settings", [TINY_CONV_GRU, OTHER])
+@pytest.mark.parametrize("steps", [STEPS - 1, STEPS, STEPS + 1, 3 * STEPS + 2])
+def test_windows_of_another_length_have_the_steps_of_an_encoder_of_that_length(settings, steps):
+    encoder = tiny_encoder(settings)
+    other = tiny_encoder(settings, samples=160 * steps)
+    inputs = normal(2, 160 * steps)
+    for module, activations in enumerate(activations_of(other, inputs)):
+        z = encoder.pool(activations, batch_size=2)
+        assert encoder.steps(z, module=module).shape[1] == steps
+        assert torch.equal(encoder.steps(z, module=module), other.steps(z, module=module))
+
+
 def test_a_click_lights_up_the_step_that_it_falls_into():
     """Read by the loudest step of every convolution: a label is about the time around it."""
     encoder = tiny_encoder()

@@ -33,6 +33,9 @@ class WindowBatches(Batches):
     recording and counts only the frames that the window before does not cover. A recording shorter
     than the window is followed by silence, whose frames have no labels. Further views are other
     windows of the same recordings.
+
+    With `whole`, the probe has one window for each recording, as long as the longest recording of
+    the split. So an autoregressor's context reaches back to the beginning of the recording.
     """
 
     noun = "window"
@@ -49,6 +52,7 @@ class WindowBatches(Batches):
         held_out: float = 0.0,
         without: Int[Tensor, "item"] | None = None,
         views: int = 1,
+        whole: bool = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -61,6 +65,7 @@ class WindowBatches(Batches):
         self.augmentation = augmentation
         self.steps = augmentation.samples // FRAME_SAMPLES
         self._samples = resident(shared(recordings.samples), device=device)
+        self._sources = recordings.sources
         self._starts = torch.from_numpy(recordings.starts)
         self._lengths = torch.from_numpy(recordings.lengths)
         self._of_recording = {name: shared(found) for name, found in recordings.labels.items()}
@@ -68,6 +73,9 @@ class WindowBatches(Batches):
         counts = [label_frames(int(length)) for length in recordings.lengths]
         self._frame_counts = torch.tensor(counts, dtype=torch.long)
         self._frame_starts = self._frame_counts.cumsum(0) - self._frame_counts
+        self.whole = whole
+        longest = int(self._lengths.max()) // FRAME_SAMPLES if whole and self.items else 0
+        self._steps_in_order = max(self.steps, longest)
 
     @property
     def items(self) -> int:
@@ -75,18 +83,23 @@ class WindowBatches(Batches):
 
     @cached_property
     def labels(self) -> Mapping[str, Int[Tensor, "w *step"]]:
-        return self._labels(self._tiles)
+        return self._labels(self._tiles, steps=self._steps_in_order)
 
     @property
     def groups(self) -> Int[Tensor, "w"]:
-        return self._tiles.recordings
+        recordings = self._tiles.recordings
+        return recordings if self._sources is None else shared(self._sources)[recordings]
 
     def in_order(self) -> Iterator[Batch]:
-        for chosen in torch.arange(len(self._tiles.frames)).split(self.batch_size):
-            yield self._batch([Windows(*(values[chosen] for values in self._tiles))])
+        steps = self._steps_in_order
+        # Whole recordings come in batches of no more samples than a batch of windows has.
+        size = max(1, self.batch_size * self.steps // steps)
+        for chosen in torch.arange(len(self._tiles.frames)).split(size):
+            yield self._batch([Windows(*(values[chosen] for values in self._tiles))], steps=steps)
 
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
-        return self._batch([self._random_windows(chosen, view.place) for view in streams])
+        windows = [self._random_windows(chosen, view.place) for view in streams]
+        return self._batch(windows, steps=self.steps)
 
     def _random_windows(self, chosen: Int[Tensor, "b"], draw: torch.Generator) -> Windows:
         places = (self._lengths[chosen] - self.augmentation.samples) // FRAME_SAMPLES + 1
@@ -96,7 +109,10 @@ class WindowBatches(Batches):
 
     @cached_property
     def _tiles(self) -> Windows:
-        """All windows of all recordings, end to end."""
+        """All windows of all recordings, end to end; or a window for each whole recording."""
+        if self.whole:
+            beginnings = torch.zeros(self.items, dtype=torch.long)
+            return Windows(torch.arange(self.items), beginnings, beginnings + FIRST_LABEL)
         found = [
             (recording, frame, counted)
             for recording, length in enumerate(self._lengths.tolist())
@@ -104,25 +120,26 @@ class WindowBatches(Batches):
         ]
         return Windows(*torch.tensor(found, dtype=torch.long).reshape(-1, 3).unbind(1))
 
-    def _batch(self, views: Sequence[Windows]) -> Batch:
+    def _batch(self, views: Sequence[Windows], *, steps: int) -> Batch:
         """A batch of the windows of each view; labels of steps are those of view 1."""
-        inputs, *further = map(self._inputs, views)
-        labels = {name: found.to(self.device) for name, found in self._labels(views[0]).items()}
+        inputs, *further = (self._inputs(windows, steps=steps) for windows in views)
+        found = self._labels(views[0], steps=steps)
+        labels = {name: of_windows.to(self.device) for name, of_windows in found.items()}
         return Batch(inputs=inputs, labels=labels, further=tuple(further))
 
-    def _inputs(self, windows: Windows) -> Float[Tensor, "b sample"]:
+    def _inputs(self, windows: Windows, *, steps: int) -> Float[Tensor, "b sample"]:
         to = self._samples.device
         begin = self._starts[windows.recordings] + windows.frames * FRAME_SAMPLES
         end = self._starts[windows.recordings] + self._lengths[windows.recordings]
-        samples = cut(
-            self._samples, begin.to(to), end=end.to(to), size=self.augmentation.samples
-        ).to(self.device, non_blocking=True)
+        samples = cut(self._samples, begin.to(to), end=end.to(to), size=steps * FRAME_SAMPLES).to(
+            self.device, non_blocking=True
+        )
         return normalise(samples, augmentation=self.augmentation)
 
-    def _labels(self, windows: Windows) -> dict[str, Int[Tensor, "w *step"]]:
+    def _labels(self, windows: Windows, *, steps: int) -> dict[str, Int[Tensor, "w *step"]]:
         whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}
         # The frame label of every step, counted within its recording.
-        frame = windows.frames[:, None] + torch.arange(self.steps) + FIRST_LABEL
+        frame = windows.frames[:, None] + torch.arange(steps) + FIRST_LABEL
         known = (
             (frame >= windows.counted[:, None].clamp(min=0))
             & (frame < self._frame_counts[windows.recordings, None])

@@ -5,15 +5,19 @@ Samples say where they are: their value is their number within their recording, 
 recording, so a window that begins with sample 160·s has label s + j - 1 at step j.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gim_bench import seeding
 from gim_bench.contract import Recordings, label_frames
 from gim_bench.datasets.speech.audio import FULL_SCALE
 from gim_bench.datasets.speech.windows import WindowBatches, cut, normalise, tiles
+from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
 CPU = torch.device("cpu")
@@ -45,6 +49,7 @@ def batches(
     batch_size: int = 4,
     stream: tuple[str, int] = ("noise", 0),
     views: int = 1,
+    whole: bool = False,
 ) -> WindowBatches:
     return WindowBatches(
         recordings,
@@ -53,6 +58,7 @@ def batches(
         stream=stream,
         device=CPU,
         views=views,
+        whole=whole,
     )
 
 
@@ -191,6 +197,98 @@ def test_every_window_of_a_recording_has_its_speaker():
     assert loader.labels["speaker"].tolist() == [7, 3, 3, 3, 5]
     speakers = [batch.labels["speaker"].tolist() for batch in loader.in_order()]
     assert speakers == [[7, 3], [3, 3], [5]]
+
+
+# -- whole recordings, in order --------------------------------------------------------------------
+
+
+def test_each_whole_recording_is_read_once_and_followed_by_silence():
+    """To the length of the longest, 7,777 samples: 48 whole steps."""
+    samples, phones = in_order(batches(numbered(*LENGTHS), whole=True))
+    assert samples == [[p if p < length else 0 for p in range(7_680)] for length in LENGTHS]
+    for length, found in zip(LENGTHS, phones, strict=True):
+        labels = list(range(label_frames(length)))
+        assert found == [-1, *labels, *[-1] * (47 - len(labels))]
+
+
+def test_the_last_label_of_a_whole_recording_of_any_length_has_a_step():
+    for longest in range(3_200, 3_600):
+        _, (phones,) = in_order(batches(numbered(longest), whole=True))
+        assert max(phones) == label_frames(longest) - 1
+
+
+def test_whole_recordings_are_no_shorter_than_a_window():
+    samples, _ = in_order(batches(numbered(500, 700), whole=True))
+    assert [len(found) for found in samples] == [WINDOW, WINDOW]
+
+
+def test_batches_of_whole_recordings_hold_no_more_samples_than_those_of_windows():
+    loader = batches(numbered(4000, 3200, 100, speakers=(7, 3, 5)), batch_size=5, whole=True)
+    found = [batch.labels["speaker"].tolist() for batch in loader.in_order()]
+    assert found == [[7, 3], [5]]
+    assert loader.groups.tolist() == [0, 1, 2]
+    assert loader.labels["phone"].shape == (3, 25)
+
+
+def test_a_recording_longer_than_a_batch_is_a_batch():
+    loader = batches(numbered(16_000, 16_000), batch_size=2, whole=True)
+    assert [len(batch.inputs) for batch in loader.in_order()] == [1, 1]
+
+
+def test_training_draws_the_same_windows_whether_the_probe_reads_whole_recordings_or_not():
+    recordings = numbered(*range(2000, 8000, 301))
+    for one, other in zip(
+        batches(recordings).epoch(1), batches(recordings, whole=True).epoch(1), strict=True
+    ):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.labels["phone"], other.labels["phone"])
+
+
+@torch.no_grad()
+def contexts(loader: WindowBatches) -> torch.Tensor:
+    """Features of an untrained GRU for each window in order."""
+    with seeding.weights_from("tests", "encoder"):
+        encoder = ConvGRUEncoder(
+            ConvGRUSettings(kind="conv_gru", width=4, context=4), shape=(WINDOW,)
+        )
+    found = []
+    for batch in loader.in_order():
+        z = encoder.prepare(batch.inputs)
+        for stage in encoder.stages:
+            z = stage(z)
+        grid = encoder.pool(z, batch_size=len(batch.inputs))
+        found.append(encoder.steps(grid, module=len(encoder.stages) - 1))
+    return torch.cat(found)
+
+
+def spoken(*lengths: int) -> Recordings:
+    recordings = numbered(*lengths)
+    recordings.samples[:] = np.random.default_rng(0).normal(0, 3_000, sum(lengths))
+    return recordings
+
+
+def test_the_contexts_of_a_recording_of_one_window_are_those_of_the_whole_recording():
+    one, whole = (contexts(batches(spoken(WINDOW), std=0.1, whole=w)) for w in (False, True))
+    assert torch.equal(one, whole)
+
+
+def test_the_context_of_a_whole_recording_reaches_back_beyond_the_window():
+    """The second window begins at step 10, where a GRU of windows has forgotten everything."""
+    recordings = spoken(2 * WINDOW)
+    windows = contexts(batches(recordings, std=0.1))
+    (whole,) = contexts(batches(recordings, std=0.1, whole=True))
+    torch.testing.assert_close(whole[: STEPS - 1], windows[0, : STEPS - 1])
+    assert (whole[STEPS] - windows[1, 0]).abs().max() > 0.01
+
+
+# -- sources ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_windows_belong_to_the_source_of_their_recording(whole):
+    recordings = replace(numbered(1600, 3200, 1600), sources=np.array([5, 5, 2]))
+    expected = [5, 5, 2] if whole else [5, 5, 5, 2]
+    assert batches(recordings, whole=whole).groups.tolist() == expected
 
 
 # -- at random -----------------------------------------------------------------------------------
