@@ -120,7 +120,7 @@ def _train(
     with (
         # Dropout draws the same whatever ran before in this process.
         seeding.weights_from("training", cell.config.method.like, cell.seed),
-        memory.measure(bench.device) as peaks,
+        memory.measure(bench.device, learner=learner) as peaks,
     ):
         trained = fit(
             trainer,
@@ -156,7 +156,7 @@ def _fitted_without_gradients(cell: Cell, learner: Learner, bench: Bench) -> Tra
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
     memory.free(bench.device)
     started = time.perf_counter()
-    with memory.measure(bench.device) as peaks:
+    with memory.measure(bench.device, learner=learner) as peaks:
         learner.fit_without_gradients(batches.epoch(1))
     seconds = time.perf_counter() - started
     return TrainingPhase(trained=replace(NOTHING, seconds=seconds), peaks=peaks)
@@ -260,7 +260,7 @@ def _probe(
     train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
     memory.free(bench.device)
     started = time.perf_counter()
-    with memory.measure(bench.device, prefix="memory/probe_") as peaks:
+    with memory.measure(bench.device, prefix="memory/probe_", learner=learner) as peaks:
         probed = probe(
             learner,
             train=train,

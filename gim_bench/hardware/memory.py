@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 SAMPLING_SECONDS = 0.01
 # Environment variable: glibc returns freed blocks of at least this size to the system at once.
@@ -30,11 +31,16 @@ class Peaks:
 
 
 @contextmanager
-def measure(device: torch.device, *, prefix: str = "memory/") -> Iterator[Peaks]:
-    """Peaks of the block's memory; the metrics' names begin with `prefix`."""
+def measure(
+    device: torch.device, *, prefix: str = "memory/", learner: nn.Module | None = None
+) -> Iterator[Peaks]:
+    """Peaks of the block's memory; the metrics' names begin with `prefix`.
+
+    Weights of the `learner` that the block works on count as allocated by the block.
+    """
     peaks = Peaks()
     host = _HostPeak()
-    gpu = _GpuPeak(device) if device.type == "cuda" else None
+    gpu = _GpuPeak(device, own=_bytes_of(learner)) if device.type == "cuda" else None
     with _sampling([sampler for sampler in (host, gpu) if sampler is not None]):
         yield peaks
     for part in [host.read()] if gpu is None else [host.read(), gpu.read()]:
@@ -131,10 +137,12 @@ class _HostPeak:
 class _GpuPeak:
     """PyTorch's peaks, and NVML's memory of this process on the device that CUDA uses."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, own: int) -> None:
+        """`own` bytes are on the device already and belong to the measured work."""
         self._device = device
         torch.cuda.synchronize(device)  # creates the context, which belongs to the baseline
         torch.cuda.reset_peak_memory_stats(device)
+        self._allocated = torch.cuda.memory_allocated(device) - own
         self._reserved = torch.cuda.memory_reserved(device)
         self._baseline = self._sampled = self._samples = 0
         self._why_not = ""
@@ -155,12 +163,17 @@ class _GpuPeak:
 
     def read(self) -> Peaks:
         torch.cuda.synchronize(self._device)
+        allocated = torch.cuda.max_memory_allocated(self._device)
         peaks = Peaks(
             metrics={
-                "gpu_allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device),
+                "gpu_allocated_peak_bytes": allocated,
+                "gpu_allocated_over_baseline_bytes": max(0, allocated - self._allocated),
                 "gpu_reserved_peak_bytes": torch.cuda.max_memory_reserved(self._device),
             },
-            notes={"gpu": "PyTorch's max_memory_allocated and max_memory_reserved, reset before"},
+            notes={
+                "gpu": f"PyTorch's max_memory_allocated and max_memory_reserved, reset before; "
+                f"baseline {self._allocated} bytes allocated before, without the learner"
+            },
         )
         try:
             self._read_process_into(peaks)
@@ -193,6 +206,11 @@ class _GpuPeak:
                 f"the driver's process {os.getpid()} is another process (a container): it holds "
                 f"less memory than PyTorch has reserved here"
             )
+
+
+def _bytes_of(learner: nn.Module | None) -> int:
+    tensors = [] if learner is None else [*learner.parameters(), *learner.buffers()]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _sampled(times: int) -> str:

@@ -102,6 +102,12 @@ METRICS = {
                 "peak resident memory, less the resident memory before",
             ),
             Metric("gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
+            Metric(
+                "gpu_allocated_over_baseline_bytes",
+                "bytes",
+                Better.LOWER,
+                "PyTorch's allocated peak, less all that was allocated before but the learner",
+            ),
             Metric("gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
             Metric("gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
             Metric(

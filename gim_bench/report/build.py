@@ -13,7 +13,13 @@ from gim_bench.report.document import Block, Bullets, Document, Section
 from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section
 from gim_bench.report.isolation import isolation_section
-from gim_bench.report.ledger import Describes, ledger
+from gim_bench.report.ledger import (
+    Describes,
+    DeviationLike,
+    implemented,
+    known_deviations,
+    ledger,
+)
 from gim_bench.report.pairs import differences_on_the_same_seeds
 from gim_bench.report.published import load
 from gim_bench.report.sweeps import sweep_section
@@ -32,6 +38,7 @@ MEMORY = (
     "memory/host_peak_bytes",
     "memory/host_over_baseline_bytes",
     "memory/gpu_allocated_peak_bytes",
+    "memory/gpu_allocated_over_baseline_bytes",
     "memory/gpu_reserved_peak_bytes",
     "memory/gpu_process_peak_bytes",
     "memory/gpu_process_over_baseline_bytes",
@@ -54,7 +61,7 @@ class SuiteLike(Protocol):
     @property
     def fresh_process(self) -> bool: ...
     @property
-    def deviations(self) -> Sequence[str]: ...
+    def deviations(self) -> Sequence[DeviationLike]: ...
     @property
     def method(self) -> Mapping[str, Mapping[str, Any]]:
         """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""
@@ -127,7 +134,8 @@ def _results(
     return [
         accuracy_table(done, accuracies, headline=headline, published=published),
         differences_on_the_same_seeds(done, headline),
-        ledger(done, published, describes=describes, deviations=suite.deviations),
+        ledger(done, published, describes=describes, known=implemented(suite.methods)),
+        known_deviations(suite.deviations if published else ()),
         what_each_was_given(done, declared=suite.method),
         *(accuracy_by_module(done, name) for name in headline),
         *losses_by_module(done),

@@ -30,6 +30,7 @@ HEADINGS = {
     "memory/host_peak_bytes": "host",
     "memory/host_over_baseline_bytes": "host, over its baseline",
     "memory/gpu_allocated_peak_bytes": "GPU allocated",
+    "memory/gpu_allocated_over_baseline_bytes": "GPU allocated, over its baseline",
     "memory/gpu_reserved_peak_bytes": "GPU reserved",
     "memory/gpu_process_peak_bytes": "GPU process",
     "memory/gpu_process_over_baseline_bytes": "GPU process, over its baseline",
@@ -39,7 +40,7 @@ HEADINGS = {
 YARDSTICK = "cpc"
 RATIOS = {
     "memory/host_over_baseline_bytes",
-    "memory/gpu_allocated_peak_bytes",
+    "memory/gpu_allocated_over_baseline_bytes",
     "memory/gpu_process_over_baseline_bytes",
 }
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}

@@ -1,15 +1,20 @@
 """The ledger: every number that a suite's papers print, ours beside it, and a verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-from gim_bench.records.statistics import Summary
+from gim_bench import registry
+from gim_bench.cells.defaults import settings_by_name
+from gim_bench.records.metrics import target_of
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import Summary, summarise
 from gim_bench.report.columns import (
     NONE,
     PublishedNumbers,
     Row,
+    Style,
     heading_of,
     show,
     signed,
@@ -17,39 +22,58 @@ from gim_bench.report.columns import (
     with_unit,
 )
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.report.equivalence import Gap
 from gim_bench.report.published import Numbers, Published
 
 Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
 HEADINGS = ("method", "metric", "paper", "ours", "difference", "verdict")
+AT_RATE = "at paper's rate"  # of the probe
 WORDS = {"method", "metric", "verdict"}
+DETERMINISTIC = "memory/gpu_allocated"  # metrics that repeat to the byte
+
+
+class DeviationLike(Protocol):
+    """A point in which a suite, a paper and the paper's released code do not agree."""
+
+    @property
+    def about(self) -> str: ...
+    @property
+    def paper(self) -> str: ...
+    @property
+    def released(self) -> str: ...
+    @property
+    def ours(self) -> str: ...
 
 
 class Verdict(StrEnum):
     """The verdict on a published number and ours."""
 
-    REPRODUCED = "reproduced"
-    DIFFERS = "differs"
+    EQUIVALENT = "equivalent"
+    DIFFERENT = "different"
+    INCONCLUSIVE = "inconclusive"
     NOT_COMPARABLE = "not comparable"
-    TOO_FEW_SEEDS = "too few seeds"
     NOT_RUN = "not run"
+    NOT_IMPLEMENTED = "not implemented"
 
 
 LEGEND = (
-    (
-        "reproduced: the paper's number lies within the 95% CI of our mean, or our mean within "
-        "the paper's own ±, where it prints one. A wide interval excludes little: read it first."
-    ),
-    "differs: neither of the two.",
-    (
-        "not comparable: our settings are not the suite's, the data is not all there, or the seeds "
-        "saw different data."
-    ),
-    "too few seeds: one seed has no interval.",
+    "equivalent: the 90% interval of the difference lies within the margin of the table.",
+    "different: not equivalent, and the 95% interval of the difference excludes 0.",
+    "inconclusive: neither. The intervals are too wide, or there is only one seed.",
+    "not comparable: the list below the table gives the reason.",
     "not run: no finished cell here has this number.",
+    "not implemented: no installed package and no row of the suite has this method.",
     (
-        "difference: ours less the paper's, ± the 95% CI of our mean. The paper's number is taken "
-        "as it is printed, without an error of its own."
+        "difference: ours less the paper's, ± the half width of the 90% interval. The interval "
+        "covers the deviation of our seeds, the deviation of the paper's number and the rounding "
+        "of its print. A number that the paper prints without ± is taken as one run with the "
+        "deviation of our seeds. Allocated memory, and a number that all seeds share, have no "
+        "deviation: only the rounding remains."
     ),
+)
+ABOUT_RATE = (
+    f"{AT_RATE}: the accuracy of the probe at the fixed learning rate of the paper's probe. It is "
+    f"known where validation chose this rate, and after `python -m gim_bench sweep`."
 )
 
 
@@ -61,7 +85,16 @@ class Entry:
     metric: str
     paper: Published
     ours: Summary | None
+    at_rate: Summary | None  # ours at the learning rate of the paper's probe
+    why_not: str  # reason why the two are not comparable; empty where they are
     verdict: Verdict
+
+    @property
+    def gap(self) -> Gap | None:
+        """The difference; None without a number of ours that is comparable."""
+        if self.ours is None or self.why_not:
+            return None
+        return gap_of(self.ours, self.paper, metric=self.metric)
 
 
 def ledger(
@@ -69,66 +102,183 @@ def ledger(
     published: PublishedNumbers,
     *,
     describes: Describes,
-    deviations: Sequence[str],
+    known: Sequence[str],
 ) -> Section:
-    """A table for each paper, a legend, and the known deviations from the papers' protocol."""
+    """A table for each paper, and a legend. `known` are the names of all rows and methods."""
     blocks: list[Block] = []
+    rate = False
     for paper, numbers in published.items():
-        found = entries(rows, numbers, describes=describes)
-        table = Table(
-            columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS],
-            rows=[_cells(entry) for entry in found],
-        )
-        blocks += [f"{paper}:", table] if len(published) > 1 else [table]
+        found = entries(rows, numbers, describes=describes, known=known)
+        blocks += [f"{paper}:"] if len(published) > 1 else []
+        blocks += [_table(found), Bullets([*_margins(found), *_reasons(found)])]
+        rate = rate or any(entry.at_rate for entry in found)
     if blocks:
-        blocks.append(Bullets(LEGEND))
-    if blocks and deviations:
-        blocks += ["Known deviations from what the papers describe:", Bullets(deviations)]
+        blocks.append(Bullets([*LEGEND, ABOUT_RATE] if rate else LEGEND))
     return Section(title="Ledger of published numbers", blocks=blocks)
 
 
-def entries(rows: Sequence[Row], numbers: Numbers, *, describes: Describes) -> list[Entry]:
+def known_deviations(deviations: Sequence[DeviationLike]) -> Section:
+    """A table of what the paper, its released code and the suite do."""
+    table = Table(
+        columns=[
+            Column(heading=heading, numeric=False)
+            for heading in ("about", "paper", "released code", "here")
+        ],
+        rows=[[d.about, d.paper, d.released, d.ours] for d in deviations],
+    )
+    return Section(
+        title="Known deviations from what is published", blocks=[table] if deviations else []
+    )
+
+
+def implemented(methods: Sequence[str]) -> list[str]:
+    """Names of the suite's rows, and of every installed method."""
+    return [*dict.fromkeys([*methods, *registry.methods()])]
+
+
+def entries(
+    rows: Sequence[Row], numbers: Numbers, *, describes: Describes, known: Sequence[str]
+) -> list[Entry]:
     """An entry for each number of a paper, in the paper's order."""
     by_method = {row.method: row for row in rows}
     found = []
     for (method, metric), paper in numbers.items():
         row = by_method.get(method)
-        ours = row.summaries.get(metric) if row else None
         records = row.records if row else []
-        comparable = len({record.provenance.get("data_sha256") for record in records}) == 1 and all(
-            describes(record.config) and not record.provenance.get("data_incomplete")
-            for record in records
+        ours = row.summaries.get(metric) if row else None
+        why_not = _why_not(records, paper, describes=describes) if ours else ""
+        judged = verdict(ours, paper, metric=metric, comparable=not why_not)
+        if ours is None and method not in known:
+            judged = Verdict.NOT_IMPLEMENTED
+        found.append(
+            Entry(
+                method=method,
+                metric=metric,
+                paper=paper,
+                ours=ours,
+                at_rate=_at_rate(records, metric, rate=paper.probe_rate),
+                why_not=why_not,
+                verdict=judged,
+            )
         )
-        judged = verdict(ours, paper, comparable=comparable)
-        found.append(Entry(method=method, metric=metric, paper=paper, ours=ours, verdict=judged))
     return found
 
 
-def verdict(ours: Summary | None, paper: Published, *, comparable: bool) -> Verdict:
+def verdict(
+    ours: Summary | None, paper: Published, *, metric: str = "accuracy", comparable: bool = True
+) -> Verdict:
     """The verdict by the rules of LEGEND; the limits of an interval belong to the interval."""
     if ours is None:
         return Verdict.NOT_RUN
     if not comparable:
         return Verdict.NOT_COMPARABLE
-    if ours.ci95 is None:
-        return Verdict.TOO_FEW_SEEDS
-    allowed = max(ours.ci95, paper.std or 0.0)
-    return Verdict.REPRODUCED if abs(ours.mean - paper.value) <= allowed else Verdict.DIFFERS
+    gap = gap_of(ours, paper, metric=metric)
+    if gap.is_within(paper.margin):
+        return Verdict.EQUIVALENT
+    return Verdict.DIFFERENT if gap.is_significant else Verdict.INCONCLUSIVE
 
 
-def _cells(entry: Entry) -> list[str]:
+def gap_of(ours: Summary, paper: Published, *, metric: str) -> Gap:
+    return Gap.between(ours, paper, deterministic=metric.startswith(DETERMINISTIC))
+
+
+def _why_not(records: Sequence[Record], paper: Published, *, describes: Describes) -> str:
+    """The first reason why the records are not comparable with the paper; empty without one."""
+    for record in records:
+        if not describes(record.config):
+            return "settings are not the suite's"
+        if incomplete := record.provenance.get("data_incomplete"):
+            return f"data: {incomplete}"
+        settings = {"probe.kind": "adam", **settings_by_name(record.config)}
+        for name, needed in paper.requires.items():
+            if (value := settings.get(name, "absent")) != needed:
+                return f"{name} is {value}, where {paper.table} needs {needed}"
+    if len({record.provenance.get("data_sha256") for record in records}) > 1:
+        return "the seeds saw different data"
+    return ""
+
+
+def _at_rate(records: Sequence[Record], metric: str, *, rate: float | None) -> Summary | None:
+    """Accuracy of the top module's probe at a learning rate, over the seeds that know it."""
+    target, measured = target_of(metric)
+    if rate is None or measured != "accuracy":
+        return None
+    found = [
+        accuracy
+        for record in records
+        for accuracy in _tested_at(record, metric, prefix=f"{target}/" if target else "", rate=rate)
+    ]
+    return summarise(found) if found else None
+
+
+def _tested_at(record: Record, metric: str, *, prefix: str, rate: float) -> Iterator[float]:
+    """The test accuracy at the rate, if validation chose the rate, or else of a sweep."""
+    tops = [name for name in record.probe_curves if name.rpartition("/")[0] == prefix.rstrip("/")]
+    if not tops:
+        return
+    curve = sorted(record.probe_curves[tops[-1]], key=lambda point: -point[1])
+    is_alone = len(curve) < 2 or curve[0][1] > curve[1][1]
+    swept = record.sweeps.get(tops[-1], {}).get("paper")
+    if curve and curve[0][0] == rate and is_alone and metric in record.metrics:
+        yield record.metrics[metric]
+    elif swept and swept["learning_rate"] == rate and not swept["weight_decay"]:
+        yield swept["test_accuracy"]
+
+
+# -- as a table ------------------------------------------------------------------------------------
+
+
+def _table(found: Sequence[Entry]) -> Table:
+    headings = list(HEADINGS)
+    if any(entry.at_rate for entry in found):
+        headings.insert(headings.index("difference"), AT_RATE)
+    cells = [_cells(entry) for entry in found]
+    return Table(
+        columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in headings],
+        rows=[[row[heading] for heading in headings] for row in cells],
+    )
+
+
+def _cells(entry: Entry) -> dict[str, str]:
     style = style_of(entry.metric)
-    ours, paper = entry.ours, entry.paper
-    difference = NONE
-    if ours is not None and entry.verdict is not Verdict.NOT_COMPARABLE:
-        difference = signed(ours.mean - paper.value, style)
-        if ours.ci95 is not None:
-            difference += f" ± {show(ours.ci95, None, style)}"
+    return {
+        "method": entry.method,
+        "metric": with_unit(heading_of(entry.metric), style.unit),
+        "paper": show(entry.paper.value, entry.paper.std, style),
+        "ours": _shown(entry.ours, style),
+        AT_RATE: _shown(entry.at_rate, style),
+        "difference": _difference(entry.gap, style),
+        "verdict": entry.verdict,
+    }
+
+
+def _shown(summary: Summary | None, style: Style) -> str:
+    return show(summary.mean, summary.std, style) if summary else NONE
+
+
+def _difference(gap: Gap | None, style: Style) -> str:
+    if gap is None:
+        return NONE
+    difference = signed(gap.difference, style)
+    has_interval = gap.half90 != float("inf")
+    return f"{difference} ± {show(gap.half90, None, style)}" if has_interval else difference
+
+
+def _margins(found: Sequence[Entry]) -> list[str]:
+    """The margin of each table and metric, with its reason."""
+    lines: dict[str, None] = {}
+    for entry in found:
+        style = style_of(entry.metric)
+        margin = f"{entry.paper.margin * style.factor:g}"
+        named = f"{heading_of(entry.metric)}, margin {with_unit(margin, style.unit)}"
+        lines[f"{named}: {entry.paper.margin_reason}"] = None
+    return list(lines)
+
+
+def _reasons(found: Sequence[Entry]) -> list[str]:
+    """Why numbers are not comparable, a line for each method and reason."""
     return [
-        entry.method,
-        with_unit(heading_of(entry.metric), style.unit),
-        show(paper.value, paper.std, style),
-        show(ours.mean, ours.std, style) if ours else NONE,
-        difference,
-        entry.verdict,
+        *dict.fromkeys(
+            f"not comparable, {entry.method}: {entry.why_not}" for entry in found if entry.why_not
+        )
     ]

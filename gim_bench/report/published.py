@@ -2,7 +2,8 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,23 @@ CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A number and its place in the paper; `std` and `runs` if the paper gives them."""
+    """A number and its place in the paper; `std` and `runs` if the paper gives them.
 
-    value: float  # in the metric's own unit
+    Values are in the metric's own unit.
+    """
+
+    value: float
     std: float | None
     runs: int | None
+    rounding: float  # half of the last printed digit
+    margin: float  # largest difference that counts as a reproduction
     table: str  # "Table 1", or "section 4.1, text"
     page: int
     source: str  # "Löwe et al. 2019"
     note: str
+    margin_reason: str
+    probe_rate: float | None = None  # learning rate of the paper's linear probe
+    requires: Mapping[str, Any] = field(default_factory=dict)  # settings of a comparable record
 
 
 # The numbers of one paper, by (method, metric).
@@ -40,14 +49,12 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
     found: dict[str, dict[tuple[str, str], Published]] = {}
     for reference in references:
         paper, _, table = reference.partition("/")
-        content = (
-            tomllib.loads(papers[paper].read_text(encoding="utf-8")) if paper in papers else {}
-        )
+        content = _read(papers[paper]) if paper in papers else {}
         if not isinstance(content.get(table), dict):
             known = [
                 f"{name}/{each}"
                 for name, path in papers.items()
-                for each, of_table in tomllib.loads(path.read_text(encoding="utf-8")).items()
+                for each, of_table in _read(path).items()
                 if isinstance(of_table, dict)
             ]
             raise ConfigError(unknown_name("published table", reference, known=known))
@@ -69,18 +76,36 @@ def _folder() -> Path:
     return results_folder("published")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """The file's tables, with numbers as they are printed: 7.0 has a digit behind the point."""
+    return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+
+
 def _published(row: Mapping[str, Any], table: Mapping[str, Any], *, source: str) -> Published:
     """A row of a table in the unit of the metric; metrics that we lack keep the paper's unit."""
     metric = METRICS.get(row["metric"])
     converts = metric is not None and metric.unit not in (row["unit"], OF_OBJECTIVE)
     factor = CONVERSIONS[row["unit"], metric.unit] if metric and converts else 1.0
-    std = row.get("std")
+
+    def of_metric(setting: str) -> Any:
+        """The table's setting, which may be a table by metric."""
+        found = table.get(setting)
+        return found[row["metric"]] if isinstance(found, Mapping) else found
+
+    std, rate = row.get("std"), of_metric("probe_rate")
+    printed = Decimal(row["value"]).as_tuple().exponent
+    assert isinstance(printed, int)  # finite, as every number that is printed
     return Published(
-        value=row["value"] * factor,
-        std=None if std is None else std * factor,
+        value=float(row["value"]) * factor,
+        std=None if std is None else float(std) * factor,
         runs=row.get("runs"),
+        rounding=0.5 * 10**printed * factor,
+        margin=float(of_metric("margin")) * factor,
+        probe_rate=None if rate is None else float(rate),
+        requires=table.get("requires", {}),
         table=row.get("place", table["place"]),
         page=row.get("page", table["page"]),
         source=source,
         note=row.get("note", ""),
+        margin_reason=table["margin_reason"],
     )

@@ -28,6 +28,7 @@ from gim_bench.settings.base import (
     NotNegative,
     PositiveFloat,
     PositiveInt,
+    Precision,
     Settings,
 )
 from gim_bench.settings.keys import keyed
@@ -38,6 +39,7 @@ from gim_bench.settings.optimisers import (
     RateSettings,
     check_rate_fits,
 )
+from gim_bench.settings.probing import ProbeSettings
 
 
 class Schedule(StrEnum):
@@ -54,14 +56,6 @@ class Recompute(StrEnum):
     NOTHING = "nothing"
     LAYERS = "layers"  # each layer's activations, from its input: activation checkpointing
     PIECES = "pieces"  # a unit's activations, for an eighth of the batch at a time
-
-
-class Precision(StrEnum):
-    """Number format of the matrix products in training and feature extraction."""
-
-    AUTO = "auto"  # bf16 where the hardware multiplies in it, else fp32
-    FP32 = "fp32"
-    BF16 = "bf16"
 
 
 class Budget(StrEnum):
@@ -154,24 +148,6 @@ class TrainingSettings(Settings):
         return self
 
 
-class ProbeSettings(Settings):
-    """Linear probe, ridge and nearest neighbours on frozen features."""
-
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-    steps: PositiveInt  # of Adam, alike for targets with few labels and with many
-    batch_size: PositiveInt
-    standardise: bool = (
-        False  # features to mean 0 and deviation 1; the paper takes them as they are
-    )
-    validation_fraction: Fraction = 0.2
-    # Where labels are for every 10 ms: how many to fit on, drawn at random; None: all.
-    fitted_steps: PositiveInt | None = None
-    ridge_penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
-        1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0,
-    )  # fmt: skip
-    neighbours: PositiveInt = 20
-
-
 class CapacitySettings(Settings):
     """To find the largest training batch that fits into a GPU's memory; see capacity.py."""
 
@@ -186,6 +162,25 @@ class Recipe(Settings):
     probe: ProbeSettings | None = None  # None: nothing is probed
 
 
+class Deviation(Settings):
+    """A point in which a suite and a paper, or the paper and its released code, do not agree."""
+
+    about: str
+    paper: str
+    released: str  # in the paper's released code
+    ours: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_table(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(  # noqa: TRY004 - pydantic collects ValueErrors
+                f"{value!r} is a sentence: write a table [[deviations]] with about, paper, "
+                f"released and ours"
+            )
+        return value
+
+
 class Suite(Recipe):
     """A table: methods × seeds on one data set, everything else shared."""
 
@@ -193,7 +188,7 @@ class Suite(Recipe):
     summary: str
     protocol: str  # named beside every number
     published: tuple[str, ...] = ()  # "<file>/<table>" in results/published, if comparable
-    deviations: tuple[str, ...] = ()  # from the protocol of what is published, as far as known
+    deviations: tuple[Deviation, ...] = ()  # from the protocols of what is published, where known
     methods: Names
     seeds: PositiveInt = 1
     dataset: DatasetTable

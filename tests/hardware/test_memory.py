@@ -223,7 +223,7 @@ class Driver(ModuleType):
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A GPU whose PyTorch peaks are 111 MB and 222 MB, 100 MB of it reserved; and its driver."""
+    """A GPU with 60 MB allocated and 100 MB reserved, peaks of 111 and 222 MB; and its driver."""
     made_up = Driver()
     monkeypatch.setitem(sys.modules, "pynvml", made_up)
     made_up.resets = []
@@ -232,6 +232,7 @@ def driver(monkeypatch):
         "synchronize": lambda _: None,
         "reset_peak_memory_stats": made_up.resets.append,
         "memory_reserved": lambda _: made_up.reserved,
+        "memory_allocated": lambda _: 60 * MEGABYTE,
         "max_memory_allocated": lambda _: 111 * MEGABYTE,
         "max_memory_reserved": lambda _: 222 * MEGABYTE,
         "get_device_properties": lambda _: SimpleNamespace(uuid="0123-abcd"),
@@ -252,6 +253,19 @@ def test_the_gpu_s_peaks_the_one_over_the_baseline_and_the_context(driver):
         "memory/gpu_process_over_baseline_bytes": 400 * MEGABYTE,
         "memory/gpu_context_bytes": 400 * MEGABYTE,  # 500 before, 100 of it PyTorch's
     }
+
+
+@pytest.mark.usefixtures("driver")
+def test_allocated_memory_over_the_baseline_leaves_out_all_but_the_learner():
+    """Of 60 MB before the block, 4 MB are the learner's; the other 56 MB may be a data set."""
+    learner = torch.nn.Linear(1000, 1000, bias=False)
+    assert learner.weight.nbytes == 4 * MEGABYTE
+    name = "memory/gpu_allocated_over_baseline_bytes"
+    with measure(GPU) as without, measure(GPU, learner=learner) as with_learner:
+        pass
+    assert without.metrics[name] == 51 * MEGABYTE
+    assert with_learner.metrics[name] == 55 * MEGABYTE
+    assert "baseline 56000000 bytes" in with_learner.notes["gpu"]
 
 
 def test_how_the_gpu_was_measured_is_noted(driver):

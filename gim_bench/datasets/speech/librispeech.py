@@ -6,9 +6,11 @@ and the split into train and test: van den Oord et al. 2018 (CPC).
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +52,19 @@ class LibriSpeech(SpeechFiles):
 
     Without CPC's split files an utterance is for testing if the sha256 of its id, as a fraction, is
     below 0.2. A speaker with test utterances only keeps the first utterance for training.
+
+    With `split = "chapters"` no chapter is in both TRAIN and TEST, and validation holds out whole
+    chapters. The sha256 of "speaker-chapter" decides; split files are not used. Every speaker of
+    two or more chapters is in both. A speaker of one chapter is in TRAIN only: the class stays, and
+    TEST has nothing of it. As most speakers have two or three chapters, TEST is more than a fifth.
     """
+
+    class Options(SpeechFiles.Options):
+        """The unit that is for training or for testing as a whole."""
+
+        split: Literal["utterances", "chapters"] = "utterances"
+
+    options: Options
 
     name = "librispeech"
     suffixes = (".flac",)
@@ -159,8 +173,14 @@ class LibriSpeech(SpeechFiles):
 
     # -- splits ----------------------------------------------------------------------------------
 
+    @property
+    def _by_chapter(self) -> bool:
+        return self.options.split == "chapters"
+
     @cached_property
     def _split_files(self) -> Mapping[Split, Path]:
+        if self._by_chapter:
+            return {}
         found = {split: self._find(name) for split, name in SPLIT_FILES.items()}
         present = {split: path for split, path in found.items() if path is not None}
         for split, path in found.items():
@@ -176,15 +196,27 @@ class LibriSpeech(SpeechFiles):
         return self._split_files
 
     def incomplete(self) -> str:
+        own_split = f"split without CPC's {' and '.join(SPLIT_FILES.values())}"
+        lacking = [self._part, "" if self._split_files else own_split]
+        return ", ".join(filter(None, lacking))
+
+    @property
+    def _part(self) -> str:
+        """The share of the utterances that is here; empty for all of them."""
         found = len(self.files)
         if found == UTTERANCES:
             return ""
         return f"{found:,} of the {UTTERANCES:,} utterances of {FOLDER}"
 
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
-        """Splits by the split files or, without split files, by the utterances' ids."""
-        if here := self.incomplete():
-            self.progress.say(f"librispeech: {here} are in {self.root}")
+        """Splits by chapters; or by the split files; or by the utterances' ids."""
+        if self._part:
+            self.progress.say(f"librispeech: {self._part} are in {self.root}")
+        if self._by_chapter:
+            self._say_chapters(recordings)
+            return split_by_name(
+                recordings, test_fraction=TEST_FRACTION, test_every_speaker=True, unit=chapter
+            )
         if not self._split_files:
             self.progress.say(
                 f"librispeech: no {' and '.join(SPLIT_FILES.values())}: a fifth of the utterances "
@@ -194,6 +226,23 @@ class LibriSpeech(SpeechFiles):
         ids = self._read_split_files()
         self._say_split(ids, recordings=recordings)
         return {split: [r for r in recordings if r.file.id in ids[split]] for split in ids}
+
+    def _say_chapters(self, recordings: Sequence[Recording]) -> None:
+        speakers = Counter(
+            file.speaker for file in {chapter(r.file): r.file for r in recordings}.values()
+        )
+        single = sum(chapters == 1 for chapters in speakers.values())
+        self.progress.say(
+            f"librispeech: split by chapters; {count(single, 'speaker')} of one chapter, of "
+            f"{len(speakers):,}, in the train split only"
+        )
+
+    def sources(self, files: Sequence[AudioFile]) -> np.ndarray | None:
+        """Numbers of the chapters where the split is by chapters."""
+        if not self._by_chapter:
+            return None
+        _, numbers = np.unique([chapter(file) for file in files], return_inverse=True)
+        return numbers.astype(np.int64)
 
     def _read_split_files(self) -> dict[Split, set[str]]:
         """Ids of each split. Raises: DataError if an id is in both splits."""
@@ -228,6 +277,11 @@ class LibriSpeech(SpeechFiles):
             return (
                 f"librispeech: {path} names no recording that is in {self.root}: put them there, "
                 f"or remove the split files"
+            )
+        if self._by_chapter:
+            return (
+                f"librispeech: no speaker in {self.root} has two chapters, so none is for testing: "
+                f"add chapters, or take dataset.split=utterances"
             )
         return super().nothing_for(split)
 
@@ -299,6 +353,11 @@ class LibriSpeech(SpeechFiles):
         name = posixpath.normpath(member)
         match = AUDIO.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
         return match and self.root / match["speaker"] / match["chapter"] / f"{match['id']}.flac"
+
+
+def chapter(file: AudioFile) -> str:
+    """Speaker and chapter of an utterance: "2911-12359"."""
+    return file.id.rpartition("-")[0]
 
 
 def official_sha256() -> str:

@@ -286,12 +286,18 @@ def test_an_empty_folder_counts_as_missing(data, tmp_path):
 def test_a_part_of_the_data_is_used_and_its_size_is_said(root, data, listener):
     data().prepare()
     assert sum("15 of the 28,539 utterances" in line for line in listener.lines) == 1
-    assert data().incomplete() == "15 of the 28,539 utterances of train-clean-100"
+    assert data().incomplete().startswith("15 of the 28,539 utterances of train-clean-100")
 
 
-def test_all_of_the_data_is_complete(root, data, monkeypatch):
+def test_all_of_the_data_with_the_published_split_is_complete(root, data, monkeypatch):
     monkeypatch.setattr(librispeech, "UTTERANCES", 15)
+    divide(root, train=sorted(UTTERANCES)[:8], test=sorted(UTTERANCES)[8:])
     assert data().incomplete() == ""
+
+
+def test_all_of_the_data_with_a_split_of_our_own_is_not_the_published_data(root, data, monkeypatch):
+    monkeypatch.setattr(librispeech, "UTTERANCES", 15)
+    assert data().incomplete() == "split without CPC's train_split.txt and test_split.txt"
 
 
 def test_a_single_speaker_is_refused(root, data):
