@@ -4,6 +4,7 @@ To add a data set: write its file, add a line here.
 """
 
 DATASETS = {
+    "digits": "gim_bench.datasets.images.digits:Digits",
     "photos": "gim_bench.datasets.images.photos:Photos",
     "random_images": "gim_bench.datasets.images.random_images:RandomImages",
     "stl10": "gim_bench.datasets.images.stl10:STL10",

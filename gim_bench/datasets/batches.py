@@ -84,7 +84,9 @@ class Batches(ABC):
     @property
     @abstractmethod
     def groups(self) -> Int[Tensor, "example"]:
-        """Number of the item that each example of `in_order` is cut from. On the CPU."""
+        """Number of the source of each example of `in_order`: of the recording that it is cut from,
+        or of the photograph or instance that an image is made from. On the CPU.
+        """
 
     @abstractmethod
     def in_order(self) -> Iterator[Batch]:

@@ -67,6 +67,7 @@ class ImageBatches(Batches):
         images = in_gray(images) if augmentation.grayscale else images
         self.images = resident(shared(images.images), device=device)
         self._labels = {name: shared(labels) for name, labels in images.labels.items()}
+        self._sources = None if images.sources is None else shared(images.sources)
         self.augmentation = augmentation
 
     @property
@@ -79,7 +80,7 @@ class ImageBatches(Batches):
 
     @property
     def groups(self) -> Int[Tensor, "n"]:
-        return torch.arange(self.items)
+        return torch.arange(self.items) if self._sources is None else self._sources
 
     def in_order(self) -> Iterator[Batch]:
         height, width = self.images.shape[-2:]
