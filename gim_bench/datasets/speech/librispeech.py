@@ -228,10 +228,9 @@ class LibriSpeech(SpeechFiles):
         return {split: [r for r in recordings if r.file.id in ids[split]] for split in ids}
 
     def _say_chapters(self, recordings: Sequence[Recording]) -> None:
-        speakers = Counter(
-            file.speaker for file in {chapter(r.file): r.file for r in recordings}.values()
-        )
-        single = sum(chapters == 1 for chapters in speakers.values())
+        chapters = {chapter(recording.file) for recording in recordings}
+        speakers = Counter(name.partition("-")[0] for name in chapters)
+        single = sum(number == 1 for number in speakers.values())
         self.progress.say(
             f"librispeech: split by chapters; {count(single, 'speaker')} of one chapter, of "
             f"{len(speakers):,}, in the train split only"

@@ -108,6 +108,10 @@ class SpeechFiles(FileDataset):
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
         """Recordings of TRAIN and of TEST. Raises: DataError."""
 
+    def sources(self, files: Sequence[AudioFile]) -> np.ndarray | None:
+        """Hook: int64 [file], numbers of what the files were cut from; None: each is its own."""
+        return None
+
     # -- the contract ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
@@ -148,6 +152,7 @@ class SpeechFiles(FileDataset):
             lengths=np.array([recording.length for recording in chosen], dtype=np.int64),
             labels={"speaker": self._speaker_labels(chosen)} if labelled else {},
             frames={"phone": self._phone_labels(chosen)} if labelled and self._phones else {},
+            sources=self.sources([recording.file for recording in chosen]),
         )
 
     def _speaker_labels(self, recordings: Sequence[Recording]) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gim_bench.contract import Split
-from gim_bench.datasets.speech.recordings import Recording
+from gim_bench.datasets.speech.recordings import AudioFile, Recording
 
 
 def draw(name: str) -> float:
@@ -14,7 +14,11 @@ def draw(name: str) -> float:
 
 
 def split_by_name(
-    recordings: Sequence[Recording], *, test_fraction: float, test_every_speaker: bool
+    recordings: Sequence[Recording],
+    *,
+    test_fraction: float,
+    test_every_speaker: bool,
+    unit: Callable[[AudioFile], str] = lambda file: file.id,
 ) -> Mapping[Split, Sequence[Recording]]:
     """Recordings whose ids draw a number below `test_fraction` are for testing.
 
@@ -22,13 +26,16 @@ def split_by_name(
     exceptions. A speaker without any train recording keeps the first recording for training. With
     `test_every_speaker`, a speaker with two or more recordings but no test recording gives the
     recording of the lowest draw to testing.
+
+    `unit` names the chapter of a recording, say, where whole chapters are drawn: all of the above
+    then holds for chapters in place of recordings.
     """
-    by_speaker = dict[str, list[Recording]]()
+    by_speaker = dict[str, dict[str, None]]()  # the units of each speaker, in order
     for recording in recordings:
-        by_speaker.setdefault(recording.file.speaker, []).append(recording)
+        by_speaker.setdefault(recording.file.speaker, {})[unit(recording.file)] = None
     testing = set[str]()
     for theirs in by_speaker.values():
-        ids = [recording.file.id for recording in theirs]
+        ids = list(theirs)
         drawn = {name for name in ids if draw(name) < test_fraction}
         if len(drawn) == len(ids):
             drawn.remove(ids[0])
@@ -36,6 +43,6 @@ def split_by_name(
             drawn.add(min(ids, key=draw))
         testing |= drawn
     return {
-        Split.TRAIN: [r for r in recordings if r.file.id not in testing],
-        Split.TEST: [r for r in recordings if r.file.id in testing],
+        Split.TRAIN: [r for r in recordings if unit(r.file) not in testing],
+        Split.TEST: [r for r in recordings if unit(r.file) in testing],
     }

@@ -254,6 +254,102 @@ def test_a_split_file_that_is_not_utf8_is_named(root, data):
     assert "test_split.txt is not UTF-8 text" in refusal(data())
 
 
+# -- the split by chapters -------------------------------------------------------------------------
+
+
+def shelve(root, chapters):
+    """Put recordings in chapters there, in place of all others: {"19-198": 5}."""
+    shutil.rmtree(root)
+    for name, count in chapters.items():
+        speaker, chapter = name.split("-")
+        for number in range(count):
+            write(root / speaker / chapter / f"{name}-{number:04d}.flac")
+
+
+def chapters_of(mine, split):
+    """Chapters of the recordings of a split, in order, without repetition."""
+    chosen = mine._by_split[Split.TEST if split is Split.TEST else Split.TRAIN]
+    return list(dict.fromkeys(librispeech.chapter(recording.file) for recording in chosen))
+
+
+SHELF = {"8-1": 3, "8-2": 2, "8-3": 4, "9-5": 2, "9-4": 3, "7-6": 5}
+
+
+def test_by_chapters_no_chapter_is_in_both_splits(root, data):
+    shelve(root, SHELF)
+    mine = data(split="chapters")
+    train, test = chapters_of(mine, Split.TRAIN), chapters_of(mine, Split.TEST)
+    assert sorted(train + test) == sorted(SHELF)
+    assert len(mine.split(Split.TEST)) == sum(SHELF[name] for name in test)
+
+
+def test_by_chapters_every_speaker_of_two_chapters_is_in_both_splits(root, data):
+    shelve(root, SHELF)
+    mine = data(split="chapters")
+    for split in (Split.TRAIN, Split.TEST):
+        assert {"8", "9"} <= {name.partition("-")[0] for name in chapters_of(mine, split)}
+
+
+def test_by_chapters_the_lowest_draw_or_all_below_a_fifth_are_for_testing(root, data):
+    """Neither depends on which other speakers and recordings are there."""
+    shelve(root, SHELF)
+    expected = set()
+    for speaker in "89":
+        names = [name for name in SHELF if name.startswith(speaker)]
+        expected |= {n for n in names if draw(n) < 0.2} or {min(names, key=draw)}
+    assert set(chapters_of(data(split="chapters"), Split.TEST)) == expected
+
+
+def test_by_chapters_a_speaker_of_one_chapter_is_trained_on_only_and_that_is_said(
+    root, data, listener
+):
+    shelve(root, SHELF)
+    mine = data(split="chapters")
+    (speaker,) = mine.targets()
+    assert speaker.classes == ["7", "8", "9"]
+    assert 0 not in mine.split(Split.TEST).labels["speaker"].tolist()
+    (line,) = (line for line in listener.lines if "by chapters" in line)
+    assert "1 speaker of one chapter, of 3, in the train split only" in line
+
+
+def test_by_chapters_validation_holds_out_whole_chapters(root, data):
+    shelve(root, SHELF)
+    train = data(split="chapters").split(Split.TRAIN)
+    numbers = {name: i for i, name in enumerate(sorted(chapters_of(data(split="chapters"), "")))}
+    recorded = [
+        librispeech.chapter(recording.file)
+        for recording in data(split="chapters")._by_split[Split.TRAIN]
+    ]
+    assert train.sources.tolist() == [numbers[name] for name in recorded]
+    assert train.sources.dtype == np.int64
+    assert data().split(Split.TRAIN).sources is None
+
+
+def test_by_chapters_split_files_decide_nothing(root, data):
+    names = sorted(UTTERANCES)
+    before = data(split="chapters").split(Split.TEST)
+    divide(root, train=names[::2], test=names[1::2])
+    assert samples_of(data(split="chapters").split(Split.TEST)) == samples_of(before)
+
+
+def test_by_chapters_a_speaker_with_two_of_them_is_needed(root, data):
+    shelve(root, {"8-1": 3, "9-4": 3})
+    assert "no speaker in" in refusal(data(split="chapters"))
+    assert "dataset.split=utterances" in refusal(data(split="chapters"))
+
+
+@needs_sample
+def test_by_chapters_the_real_sample_tests_the_one_speaker_of_two_chapters(tmp_path, listener):
+    mine = LibriSpeech(
+        options=LibriSpeech.Options(split="chapters"),
+        data_dir=SAMPLE,
+        cache_dir=tmp_path,
+        progress=listener,
+    )
+    assert {name.partition("-")[0] for name in chapters_of(mine, Split.TEST)} == {"5678"}
+    assert len(mine.targets()[0].classes) == 6
+
+
 # -- where the files are -------------------------------------------------------------------------
 
 
