@@ -45,7 +45,7 @@ class KMeansPatches(FixedFeatures):
         components: PositiveInt = 24  # of largest variance, kept by whitening
         whitening_floor: PositiveFloat = 0.1  # added to a component's variance
         centroids: PositiveInt = 128
-        stride: PositiveInt = 3
+        stride: PositiveInt = 1
         quadrants: bool = False
         fitted_patches: PositiveInt = 100_000  # at most
 
