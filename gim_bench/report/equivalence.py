@@ -6,7 +6,6 @@ the paper's own number, and the rounding of its print.
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 from gim_bench.records.statistics import Summary
 from gim_bench.report.published import Published
@@ -26,25 +25,6 @@ class Gap:
     half90: float
     half95: float
 
-    @classmethod
-    def between(cls, ours: Summary, paper: Published, *, deterministic: bool = False) -> Self:
-        """The gap; a `deterministic` number has no deviation, and needs no second seed.
-
-        A paper that prints ± over some runs gives the variance of its mean. A paper without ± is
-        taken as one run with the deviation of our seeds.
-        """
-        std = ours.std if ours.std is not None else 0.0 if deterministic else math.inf
-        if paper.std is None or not paper.runs or paper.runs < 2:
-            error = std * math.sqrt(1 + 1 / ours.n)
-            parts = [(error**2, ours.n - 1)]
-        else:
-            parts = [(std**2 / ours.n, ours.n - 1), (paper.std**2 / paper.runs, paper.runs - 1)]
-        return cls(
-            difference=ours.mean - paper.value,
-            half90=_half_width(parts, quantile=EQUIVALENCE) + paper.rounding,
-            half95=_half_width(parts, quantile=DIFFERENCE) + paper.rounding,
-        )
-
     def is_within(self, margin: float) -> bool:
         """Whether the 90 % interval lies within ± margin: equivalence at 5 %."""
         return abs(self.difference) + self.half90 <= margin
@@ -53,6 +33,24 @@ class Gap:
     def is_significant(self) -> bool:
         """Whether the 95 % interval excludes 0."""
         return abs(self.difference) > self.half95
+
+
+def gap_between(ours: Summary, paper: Published, *, deterministic: bool = False) -> Gap:
+    """The gap; a `deterministic` number has no deviation, and needs no second seed.
+
+    A paper that prints ± over some runs gives the variance of its mean. A paper without ± is taken
+    as one run with the deviation of our seeds.
+    """
+    std = ours.std if ours.std is not None else 0.0 if deterministic else math.inf
+    if paper.std is None or paper.runs is None or paper.runs < 2:
+        parts = [(std**2 * (1 + 1 / ours.n), ours.n - 1)]
+    else:
+        parts = [(std**2 / ours.n, ours.n - 1), (paper.std**2 / paper.runs, paper.runs - 1)]
+    return Gap(
+        difference=ours.mean - paper.value,
+        half90=_half_width(parts, quantile=EQUIVALENCE) + paper.rounding,
+        half95=_half_width(parts, quantile=DIFFERENCE) + paper.rounding,
+    )
 
 
 def _half_width(parts: list[tuple[float, int]], *, quantile: float) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from gim_bench import registry
 from gim_bench.cells.defaults import settings_by_name
@@ -22,27 +22,15 @@ from gim_bench.report.columns import (
     with_unit,
 )
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
-from gim_bench.report.equivalence import Gap
+from gim_bench.report.equivalence import Gap, gap_between
 from gim_bench.report.published import Numbers, Published
+from gim_bench.settings.schema import Deviation
 
 Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
 HEADINGS = ("method", "metric", "paper", "ours", "difference", "verdict")
 AT_RATE = "at paper's rate"  # of the probe
 WORDS = {"method", "metric", "verdict"}
 DETERMINISTIC = "memory/gpu_allocated"  # metrics that repeat to the byte
-
-
-class DeviationLike(Protocol):
-    """A point in which a suite, a paper and the paper's released code do not agree."""
-
-    @property
-    def about(self) -> str: ...
-    @property
-    def paper(self) -> str: ...
-    @property
-    def released(self) -> str: ...
-    @property
-    def ours(self) -> str: ...
 
 
 class Verdict(StrEnum):
@@ -117,7 +105,7 @@ def ledger(
     return Section(title="Ledger of published numbers", blocks=blocks)
 
 
-def known_deviations(deviations: Sequence[DeviationLike]) -> Section:
+def known_deviations(deviations: Sequence[Deviation]) -> Section:
     """A table of what the paper, its released code and the suite do."""
     table = Table(
         columns=[
@@ -179,7 +167,7 @@ def verdict(
 
 
 def gap_of(ours: Summary, paper: Published, *, metric: str) -> Gap:
-    return Gap.between(ours, paper, deterministic=metric.startswith(DETERMINISTIC))
+    return gap_between(ours, paper, deterministic=metric.startswith(DETERMINISTIC))
 
 
 def _why_not(records: Sequence[Record], paper: Published, *, describes: Describes) -> str:

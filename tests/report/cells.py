@@ -6,6 +6,7 @@ from typing import Any
 
 from gim_bench.records.record import Record, Status
 from gim_bench.report import render
+from gim_bench.settings.schema import Deviation
 
 TRAITS = {
     "gim": ("info_nce", "isolated", "unlabelled"),
@@ -24,7 +25,8 @@ class Suite:
     published: tuple[str, ...] = ()
     methods: tuple[str, ...] = tuple(TRAITS)
     fresh_process: bool = False
-    deviations: tuple[str, ...] = ()
+    tuned: str | None = None
+    deviations: tuple[Deviation, ...] = ()
     method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -33,7 +35,7 @@ def describes(config: Mapping[str, Any]) -> bool:
     return config["training"] == TRAINING
 
 
-def report_on(records, *, suite=None, fmt="md", metrics=()):
+def report_on(records, *, suite=None, fmt="md", metrics=(), describes=describes):
     """The report, as text; on the suite above unless another is named."""
     return render(records, suite=suite or Suite(), describes=describes, fmt=fmt, metrics=metrics)
 
