@@ -4,15 +4,15 @@ import hashlib
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from gim_bench import seeding
 from gim_bench.contract import (
@@ -27,6 +27,8 @@ from gim_bench.contract import (
 )
 from gim_bench.datasets.arrays import Kept, kept
 from gim_bench.datasets.files import KnownChecksums, reason
+from gim_bench.datasets.speech.audio import FULL_SCALE
+from gim_bench.datasets.speech.conditions import Conditions
 from gim_bench.datasets.speech.sentences import sentences
 from gim_bench.datasets.speech.synthesis import (
     Speech,
@@ -37,7 +39,7 @@ from gim_bench.datasets.speech.synthesis import (
 )
 from gim_bench.errors import DataError
 from gim_bench.settings.augmentations import FRAME_SAMPLES
-from gim_bench.settings.base import Settings
+from gim_bench.settings.base import NotNegative, Settings
 from gim_bench.settings.keys import keyed_options
 
 # Part of the cached files' names: raise it when samples or labels are made in another way.
@@ -58,6 +60,19 @@ GAP_SECONDS = 0.005  # shorter silence before a phone is a zero crossing of the 
 STRESS_MARKS = "',"
 MEGABYTES_PER_UTTERANCE = 0.12
 
+# With these, every utterance of every speaker stays within eSpeak's own range.
+LARGEST_PITCH_SPREAD = min(min(pitch, 99 - pitch) for pitch, _ in MANNERS)
+LARGEST_RATE_SPREAD = min(rate for _, rate in MANNERS) - 80
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"[{bounds[0]:g}, {bounds[1]:g}] begins above its end: swap the two")
+    return bounds
+
+
+Decibels = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
@@ -71,9 +86,15 @@ class Speaker:
     def name(self) -> str:
         return f"{self.variant}_pitch{self.pitch}_rate{self.rate}"
 
-    def utterance(self, text: str) -> Utterance:
-        voice = f"en-us+{self.variant}"
-        return Utterance(text=text, voice=voice, pitch=self.pitch, rate=self.rate)
+    def utterance(self, text: str, *, pitch_spread: int = 0, rate_spread: int = 0) -> Utterance:
+        """The text in the speaker's voice, at a pitch and a rate that the text draws."""
+        draw = np.random.default_rng(seeding.derive("espeak", "manner", text))
+        return Utterance(
+            text=text,
+            voice=f"en-us+{self.variant}",
+            pitch=self.pitch + int(draw.integers(-pitch_spread, pitch_spread, endpoint=True)),
+            rate=self.rate + int(draw.integers(-rate_spread, rate_spread, endpoint=True)),
+        )
 
 
 def _speakers() -> Iterator[Speaker]:
@@ -96,7 +117,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """All recordings: each speaker's TRAIN sentences, then each speaker's TEST sentences."""
+    """All recordings: each speaker's TRAIN sentences, those of UNLABELLED alone, then TEST."""
 
     samples: Kept  # int16
     phones: Kept  # int16, numbers of names
@@ -107,7 +128,8 @@ class Espeak(Dataset):
     """Who speaks, and which phone is it? Synthetic speech by up to 256 speakers.
 
     The split is by sentence: every speaker speaks in TRAIN and in TEST, each sentence is spoken
-    once by one speaker, and no text of TEST occurs in TRAIN. UNLABELLED is TRAIN without labels.
+    once by one speaker, and no text of TEST occurs in TRAIN. UNLABELLED is TRAIN without labels,
+    and the sentences that are spoken for UNLABELLED alone.
 
     A frame's label is the phone at the middle of the frame, from the synthesiser's own timing.
     Phones have eSpeak's names ("aI", "tS") without stress marks. All silence is one class, the
@@ -116,11 +138,22 @@ class Espeak(Dataset):
     """
 
     class Options(Settings):
-        """Number of speakers, and of sentences of about ten words for each speaker."""
+        """Number of speakers, and of sentences of about ten words for each speaker.
+
+        `unlabelled_sentences` are spoken for UNLABELLED alone. An utterance's pitch and rate differ
+        from the speaker's own by at most `pitch_spread` and `rate_spread`, in eSpeak's units. Every
+        recording draws its channel, noise and level: see conditions.py.
+        """
 
         speakers: Annotated[int, Field(ge=2, le=len(SPEAKERS))] = 20
         train_sentences: Annotated[int, Field(gt=0)] = 30
         test_sentences: Annotated[int, Field(gt=0)] = 10
+        unlabelled_sentences: NotNegative = 0
+        pitch_spread: Annotated[int, Field(ge=0, le=LARGEST_PITCH_SPREAD)] = 0
+        rate_spread: Annotated[int, Field(ge=0, le=LARGEST_RATE_SPREAD)] = 0
+        channel_db: Annotated[float, Field(ge=0, le=40)] = 0.0
+        snr_db: Decibels | None = None
+        level_db: Decibels | None = None
 
     modality = Modality.SPEECH
     options: Options
@@ -151,9 +184,7 @@ class Espeak(Dataset):
 
     def split(self, split: Split) -> Recordings:
         """Recordings, speaker by speaker, in memory-mapped samples."""
-        train = len(self._speakers) * self.options.train_sentences
-        part = slice(train, None) if split is Split.TEST else slice(train)
-        samples, lengths = _part(self._corpus.samples, part)
+        samples, lengths = _part(self._corpus.samples, self._parts[split])
         starts = np.cumsum(lengths) - lengths
         if split is Split.UNLABELLED:
             return Recordings(samples=samples, starts=starts, lengths=lengths, labels={}, frames={})
@@ -163,8 +194,20 @@ class Espeak(Dataset):
             starts=starts,
             lengths=lengths,
             labels={"speaker": np.repeat(speakers, len(lengths) // len(speakers))},
-            frames={"phone": _part(self._corpus.phones, part)[0]},
+            frames={"phone": _part(self._corpus.phones, self._parts[split])[0]},
         )
+
+    @property
+    def _parts(self) -> Mapping[Split, slice]:
+        """The recordings of each split, by their numbers in the corpus."""
+        options, speakers = self.options, len(self._speakers)
+        train = speakers * options.train_sentences
+        unlabelled = train + speakers * options.unlabelled_sentences
+        return {
+            Split.TRAIN: slice(train),
+            Split.UNLABELLED: slice(unlabelled),
+            Split.TEST: slice(unlabelled, None),
+        }
 
     # -- utterances ------------------------------------------------------------------------------
 
@@ -175,16 +218,26 @@ class Espeak(Dataset):
     @cached_property
     def _utterances(self) -> list[Utterance]:
         """Utterances in the order of the corpus; all texts differ."""
-        train, test = self.options.train_sentences, self.options.test_sentences
+        options = self.options
+        parts = (options.train_sentences, options.unlabelled_sentences, options.test_sentences)
         # The sentences are part of the data, so they depend on no seed of the suite.
         draw = np.random.default_rng(seeding.derive("espeak", "sentences"))
-        texts = iter(sentences(len(self._speakers) * (train + test), draw=draw))
+        texts = iter(sentences(len(self._speakers) * sum(parts), draw=draw))
         return [
-            speaker.utterance(text)
-            for count in (train, test)
+            speaker.utterance(
+                text, pitch_spread=options.pitch_spread, rate_spread=options.rate_spread
+            )
+            for count in parts
             for speaker in self._speakers
             for text in itertools.islice(texts, count)
         ]
+
+    @property
+    def _conditions(self) -> Conditions:
+        options = self.options
+        return Conditions(
+            channel_db=options.channel_db, snr_db=options.snr_db, level_db=options.level_db
+        )
 
     def _recordings(self) -> Iterator[Recording]:
         """All utterances, synthesised now."""
@@ -193,7 +246,7 @@ class Espeak(Dataset):
             synthesiser(installation()) as voice,
             self.progress.task("speaking", total=len(utterances), unit="utterance") as task,
         ):
-            for recording in _recorded(utterances, voice=voice):
+            for recording in _recorded(utterances, voice=voice, conditions=self._conditions):
                 yield recording
                 task.advance()
 
@@ -257,7 +310,9 @@ class Espeak(Dataset):
     def _identity(self) -> str:
         """Hash of everything that the bytes depend on: the library, the texts and the voices."""
         said = [asdict(utterance) for utterance in self._utterances]
-        identity = [GENERATOR_VERSION, installation().sha256(), said]
+        identity: list[Any] = [GENERATOR_VERSION, installation().sha256(), said]
+        if not self._conditions.are_ideal:
+            identity.append(asdict(self._conditions))
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
@@ -274,7 +329,9 @@ class Espeak(Dataset):
 # -- from speech to recordings -------------------------------------------------------------------
 
 
-def _recorded(utterances: Iterable[Utterance], *, voice: Synthesiser) -> Iterator[Recording]:
+def _recorded(
+    utterances: Iterable[Utterance], *, voice: Synthesiser, conditions: Conditions
+) -> Iterator[Recording]:
     """Recordings of the utterances at 16 kHz, with the phone of each labelled frame."""
     import torch
     from torchaudio.transforms import Resample
@@ -284,6 +341,9 @@ def _recorded(utterances: Iterable[Utterance], *, voice: Synthesiser) -> Iterato
     for utterance in utterances:
         speech = voice.speak(utterance)
         samples = resample(torch.from_numpy(speech.samples.astype(np.float64))).numpy()
+        # Conditions are part of the data too: the text alone draws them.
+        draw = np.random.default_rng(seeding.derive("espeak", "conditions", utterance.text))
+        samples = conditions.applied(samples, full_scale=FULL_SCALE, draw=draw)
         limits = np.iinfo(np.int16)
         yield Recording(
             samples=samples.round().clip(limits.min, limits.max).astype(np.int16),
