@@ -17,7 +17,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import build
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.contract import Split
-from gim_bench.probing.classifiers import train_linear
+from gim_bench.probing.adam import train_linear
 from gim_bench.probing.probe import Probed, probe
 from gim_bench.progress import Silence
 from gim_bench.settings.suites import load_suite

@@ -10,7 +10,7 @@ from gim_bench.cells.bench import Bench, labelled
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import GradientFlow, Ingredients, Learner, Split, Target
 from gim_bench.datasets.batches import whole_batches
-from gim_bench.probing.probe import metric_name
+from gim_bench.probing.reading import metric_name
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.settings.schema import Budget

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
@@ -16,10 +17,15 @@ from gim_bench.contract import Learner, Split
 from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
 from gim_bench.hardware.devices import autocast
-from gim_bench.probing.classifiers import train_linear
-from gim_bench.probing.probe import readable
+from gim_bench.probing.adam import train_linear
+from gim_bench.probing.logistic import logistic_regression
+from gim_bench.probing.questions import question
+from gim_bench.probing.reading import readable
+from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
 
 TIMED_STEPS = 3
+# Labels in a timed logistic regression, and iterations that a fit usually takes.
+TIMED_LABELS, USUAL_ITERATIONS = 4096, 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,23 +108,58 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
         return 0.0
     seconds = extraction[0] * examples / train.batch_size
     for target in model.probed:
-        with _timed(bench.device) as training:
-            for values in features.values():
-                rows = readable(values, target).float()
-                while len(rows) < settings.batch_size:
-                    rows = torch.cat([rows, rows])
-                train_linear(
-                    rows,
-                    torch.zeros(len(rows), dtype=torch.long, device=rows.device),
-                    learning_rates=settings.learning_rates,
-                    classes=len(target.classes),
-                    steps=TIMED_STEPS,
-                    batch_size=settings.batch_size,
-                    standardised=settings.standardise,
-                    stream=cell.stream,
-                )
-        seconds += 2 * training[0] / TIMED_STEPS * settings.steps
+        labels = len(question(train, target, settings=settings).places)
+        classes = len(target.classes)
+        for values in features.values():
+            rows = readable(values, target).float()
+            if isinstance(settings, AdamProbeSettings):
+                seconds += _adam_seconds(rows, settings, classes=classes, stream=cell.stream)
+            else:
+                seconds += _regression_seconds(rows, settings, classes=classes, labels=labels)
     return seconds
+
+
+def _adam_seconds(
+    rows: Tensor, settings: AdamProbeSettings, *, classes: int, stream: tuple[str, int]
+) -> float:
+    """Fitting for validation and fitting on everything, with the features `rows` of a batch."""
+    rows = _repeated(rows, size=settings.batch_size)
+    with _timed(rows.device) as training:
+        train_linear(
+            rows,
+            torch.zeros(len(rows), dtype=torch.long, device=rows.device),
+            learning_rates=settings.learning_rates,
+            classes=classes,
+            steps=TIMED_STEPS,
+            batch_size=settings.batch_size,
+            standardised=settings.standardise,
+            stream=stream,
+        )
+    return 2 * training[0] / TIMED_STEPS * settings.steps
+
+
+def _regression_seconds(
+    rows: Tensor, settings: LogisticRegressionSettings, *, classes: int, labels: int
+) -> float:
+    """Logistic regressions at all penalties, on that number of labels."""
+    rows = _repeated(rows, size=min(labels, TIMED_LABELS))
+    with _timed(rows.device) as fitting:
+        logistic_regression(
+            rows,
+            torch.arange(len(rows), device=rows.device) % classes,
+            penalties=settings.penalties,
+            classes=classes,
+            iterations=TIMED_STEPS,
+            tolerance=settings.tolerance,
+            standardised=settings.standardise,
+        )
+    iterations = min(settings.iterations, USUAL_ITERATIONS)
+    return fitting[0] / TIMED_STEPS * iterations * labels / len(rows)
+
+
+def _repeated(rows: Tensor, *, size: int) -> Tensor:
+    """At least `size` rows."""
+    return rows.repeat(-(-size // len(rows)), 1)
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.settings.augmentations import CropSettings
-from gim_bench.settings.base import Settings
+from gim_bench.settings.base import Precision, Settings
+from gim_bench.settings.probing import with_kind
 from gim_bench.settings.schema import (
     CellConfig,
     DatasetSettings,
     EncoderSettings,
     MethodSettings,
-    Precision,
     Recipe,
     Recompute,
     Row,
@@ -126,6 +126,9 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         raise ConfigError(f"{origin}: {error}") from None
     _check_pieces(setup, method, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
+    probe = recipe.probe
+    if probe is not None and probe.precision is not None:
+        probe = probe.model_copy(update={"precision": resolve_precision(probe.precision, device)})
     is_info_nce = method.objective == INFO_NCE.name
     return CellConfig(
         method=method,
@@ -136,7 +139,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         # An objective without settings has no table.
         objective=None if is_info_nce or type(objective) is Settings else objective,
         training=recipe.training.model_copy(update={"precision": precision}),
-        probe=recipe.probe,
+        probe=probe,
         capacity=suite.capacity,
         device="cuda" if device.type == "cuda" else "cpu",
     )
@@ -155,6 +158,8 @@ def _recipe_of(suite: Suite, row: Row, *, origin: str) -> Recipe:
     below = suite.model_dump(mode="json", include=set(Recipe.model_fields))
     # As the file has it, so that further views take over what the row changes in view 1.
     below["augmentation"] = suite.augmentation.model_dump(mode="json", exclude_unset=True)
+    if suite.probe is not None:  # a row's probe of another kind has defaults of its own
+        below["probe"] = with_kind(suite.probe.model_dump(mode="json", exclude_unset=True))
     above = {name: getattr(row, name) for name in Recipe.model_fields if getattr(row, name)}
     return parse(Recipe, laid_over(below, above), origin=origin)
 
@@ -322,6 +327,9 @@ def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
     ours.pop("device", None)
     if row.training.get("precision", suite.training.precision) == Precision.AUTO:
         ours["training"].pop("precision")
+    probe = _recipe_of(suite, row, origin="record").probe
+    if probe is not None and probe.precision == Precision.AUTO:
+        ours["probe"].pop("precision")
     return agrees(config, ours)
 
 

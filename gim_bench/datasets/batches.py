@@ -88,6 +88,11 @@ class Batches(ABC):
         or of the photograph or instance that an image is made from. On the CPU.
         """
 
+    @property
+    def items_of_examples(self) -> Int[Tensor, "example"]:
+        """Number of the image or recording that each example of `in_order` is cut from."""
+        return torch.arange(self.items)
+
     @abstractmethod
     def in_order(self) -> Iterator[Batch]:
         """All items once, in the split's order, in one view without augmentation."""

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError
-from gim_bench.settings.schema import Precision
+from gim_bench.settings.base import Precision
 
 if TYPE_CHECKING:
     import torch

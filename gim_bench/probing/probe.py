@@ -7,42 +7,103 @@ set read: once, batch by batch, and every label counts.
 Letters: n = labels, d = feature dimensions.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from gim_bench import seeding
-from gim_bench.contract import Batch, Learner, Target
+from gim_bench.contract import Learner, Target
 from gim_bench.datasets.batches import Batches
-from gim_bench.errors import DataError
-from gim_bench.hardware import devices
 from gim_bench.probing.classifiers import (
     Classifier,
     Labelled,
-    fit_linear,
+    best_penalty,
     fit_neighbours,
     fit_ridge,
-    validate_linear,
 )
+from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
+from gim_bench.probing.questions import Question, question, validation_items
+from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name, readable
 from gim_bench.progress import Progress
-from gim_bench.settings.schema import Precision, ProbeSettings
+from gim_bench.records.predictions import Predictions
+from gim_bench.settings.base import Precision
+from gim_bench.settings.probing import ProbeSettings
+
+__all__ = [
+    "Choice",
+    "Probe",
+    "Probed",
+    "Reader",
+    "choose",
+    "chosen_accuracy",
+    "curve_name",
+    "curves_of",
+    "labelled",
+    "metric_name",
+    "probe",
+    "question",
+    "readable",
+    "validation_items",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Hyperparameters of the probes of one target and module, and the trials of the linear one."""
+
+    linear: Tried
+    tried: Sequence[Tried]
+    ridge_penalty: float | None  # None: the target has no ridge probe
+
+    @property
+    def curve(self) -> list[list[float]]:
+        """[[hyperparameter of the linear probe, validation accuracy in percent], …]."""
+        return [[trial.hyperparameter, trial.accuracy] for trial in self.tried]
+
+
+# Choices by (name of the target, module); the modules of a target come in order, lowest first.
+Choices = Mapping[tuple[str, str], Choice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """Metrics of the probes, and the linear probe's validation accuracy for every rate."""
+    """Metrics and predictions of the probes, and the linear probe's validation curves."""
 
     metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[Sequence[float]]]  # {module: [[learning rate, percent], …]}
+    curves: Mapping[str, Sequence[Sequence[float]]]  # {module: [[hyperparameter, percent], …]}
+    predictions: Predictions = field(
+        default_factory=lambda: Predictions(labels={}, items={}, predicted={})
+    )
 
 
-def metric_name(target: Target, metric: str) -> str:
-    """Name of a metric for a target: "accuracy" for a class, "speaker_accuracy" for a speaker."""
-    return metric if target.name == "class" else f"{target.name}_{metric}"
+def choose(
+    learner: Learner,
+    *,
+    train: Batches,
+    targets: Sequence[Target],
+    settings: ProbeSettings,
+    precision: Precision,
+    title: str,
+    progress: Progress,
+    top_only: bool = False,
+) -> dict[tuple[str, str], Choice]:
+    """Hyperparameters of the probes of every target and module, or of the top modules alone.
+
+    Validation chooses; nothing reads the test set. `precision` is training's, which holds where
+    `settings` name no precision of their own. Raises: DataError as `probe` does.
+    """
+    reader = _reader(learner, settings, precision=precision, title=title, progress=progress)
+    tasks = _tasks(reader, train, targets, settings=settings)
+    if top_only:
+        top = {asked: (module, task) for asked, module, task in tasks}
+        tasks = ((asked, module, task) for asked, (module, task) in top.items())
+    return {
+        (asked.target.name, module): _choice(task, asked, settings=settings, stream=train.stream)
+        for asked, module, task in tasks
+    }
 
 
 def probe(
@@ -55,235 +116,61 @@ def probe(
     precision: Precision,
     title: str,
     progress: Progress,
+    chosen: Choices | None = None,
 ) -> Probed:
-    """Metrics and validation curves of all probes, for every target and module.
+    """Metrics, predictions and validation curves of all probes, for every target and module.
 
-    Metric names without a module belong to the top module. The validation share and the order of
-    training come from the batches' stream (dataset, seed), so every method gets the same.
+    The probes have the hyperparameters `chosen`, or those that validation chooses here. In either
+    case they are fitted on all labels. Metric names without a module belong to the top module. The
+    validation share and the order of training come from the batches' stream (dataset, seed), so
+    every method gets the same.
 
     Raises: DataError if too few images or recordings have labels.
     """
-    reader = Reader(learner, precision=precision, title=title, progress=progress)
-    questions = [question(train, target, settings=settings) for target in targets]
-    features = reader.features_of(train, questions)
+    reader = _reader(learner, settings, precision=precision, title=title, progress=progress)
     probes: list[Probe] = []
     curves: dict[str, list[list[float]]] = {}
-    with progress.task(f"{title}: probes", total=len(features), unit="probe") as task:
-        for (asked, module), values in features.items():
-            fitted, curve = fit(values, asked, settings=settings, stream=train.stream)
-            probes += [
-                Probe(asked.target, module, metric, classifier)
-                for metric, classifier in fitted.items()
-            ]
-            curves[curve_name(asked.target, module)] = curve
-            task.advance()
-    del features  # room for the test set
-    return Probed(metrics=reader.accuracies(test, probes, targets), curves=curves)
-
-
-def validate(
-    learner: Learner,
-    *,
-    train: Batches,
-    targets: Sequence[Target],
-    settings: ProbeSettings,
-    precision: Precision,
-    title: str,
-    progress: Progress,
-) -> dict[str, list[list[float]]]:
-    """Validation curves of the top module, as in `probe`, without reading the test set."""
-    reader = Reader(learner, precision=precision, title=title, progress=progress)
-    questions = [question(train, target, settings=settings) for target in targets]
-    features = reader.features_of(train, questions)
-    top = {asked: (module, values) for (asked, module), values in features.items()}
-    curves = {}
-    for asked, (module, values) in top.items():
-        tried = validate_linear(
-            labelled(values, asked),
-            learning_rates=settings.learning_rates,
-            settings=settings,
-            stream=train.stream,
+    unconverged: Counter[str] = Counter()
+    for asked, module, task in _tasks(reader, train, targets, settings=settings):
+        choice = (
+            _choice(task, asked, settings=settings, stream=train.stream)
+            if chosen is None
+            else chosen[asked.target.name, module]
         )
-        curve = [[trial.learning_rate, trial.accuracy] for trial in tried]
-        curves[curve_name(asked.target, module)] = curve
-    return curves
+        linear, converged = refit_linear(
+            task, choice.linear, settings=settings, stream=train.stream
+        )
+        if not converged:
+            unconverged[metric_name(asked.target, "unconverged")] += 1
+        classifiers: dict[str, Classifier] = {"accuracy": linear}
+        if choice.ridge_penalty is not None:
+            classifiers["ridge_accuracy"] = fit_ridge(task, penalty=choice.ridge_penalty)
+            classifiers["knn_accuracy"] = fit_neighbours(task, neighbours=settings.neighbours)
+        probes += [Probe(asked.target, module, metric, c) for metric, c in classifiers.items()]
+        curves[curve_name(asked.target, module)] = choice.curve
+    predictions = reader.predictions(test, probes, targets)
+    metrics = accuracies(predictions) | unconverged
+    return Probed(metrics=metrics, curves=curves, predictions=predictions)
+
+
+def curves_of(choices: Choices) -> dict[str, list[list[float]]]:
+    """The validation curve of every choice, by the names that records have."""
+    return {
+        module if target == "class" else f"{target}/{module}": choice.curve
+        for (target, module), choice in choices.items()
+    }
 
 
 def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
-    """Validation accuracy at the top module's best rate, in percent; the mean over targets."""
+    """Validation accuracy at the top module's best hyperparameter, in percent; mean over targets."""
     # Modules come in order: the last curve of a target belongs to the top module.
     top = {name.rpartition("/")[0]: curve for name, curve in curves.items()}
     return fmean(max(accuracy for _, accuracy in curve) for curve in top.values())
 
 
-# -- reading features ----------------------------------------------------------------------------
-
-
-class Reader:
-    """Reads the features of splits with a frozen learner."""
-
-    def __init__(
-        self, learner: Learner, *, precision: Precision, title: str, progress: Progress
-    ) -> None:
-        self.learner = learner
-        self.precision = precision
-        self.title = title
-        self.progress = progress
-
-    def features_of(
-        self,
-        train: Batches,
-        questions: Sequence["Question"],
-        *,
-        modules: Collection[str] | None = None,
-    ) -> dict[tuple["Question", str], Float[Tensor, "n d"]]:
-        """{(question, module): features at the question's places}, for all modules or some."""
-        parts: dict[tuple[Question, str], list[Tensor]] = {}
-        first = 0
-        for batch, features in self._pass(train, name="train"):
-            for asked in questions:
-                here = asked.within(batch, first=first)
-                for module, values in features.items():
-                    if modules is None or module in modules:
-                        parts.setdefault((asked, module), []).append(
-                            readable(values, asked.target)[here]
-                        )
-            first += len(batch.inputs)
-        # `pop` frees the parts, so that only one module's features are in memory twice.
-        return {place: torch.cat(parts.pop(place)) for place in list(parts)}
-
-    def accuracies(
-        self, test: Batches, probes: Sequence["Probe"], targets: Sequence[Target]
-    ) -> dict[str, float]:
-        """Accuracy of each probe over all labels of a split, in percent, by metric and module."""
-        counts: dict[str, Count] = {}
-        for batch, features in self._pass(test, name="test"):
-            for probe in probes:
-                named = metric_name(probe.target, probe.metric)
-                labels = batch.labels[probe.target.name].flatten()
-                known = labels >= 0
-                values = readable(features[probe.module], probe.target)[known]
-                count = counts.setdefault(f"{named}/{probe.module}", Count())
-                count.add(probe.classifier.predict(values), labels[known])
-                counts[named] = count  # the last module, the top module, stays
-            self._count_own_head(batch, features, targets, counts)
-        return {name: count.percent for name, count in counts.items()}
-
-    def _count_own_head(
-        self,
-        batch: Batch,
-        features: Mapping[str, Tensor],
-        targets: Sequence[Target],
-        counts: dict[str, "Count"],
-    ) -> None:
-        """Add the predictions of the learner's own head to `counts`, if the learner has a head."""
-        with devices.autocast(batch.inputs.device, self.precision):
-            scores = self.learner.predict(features)
-        if scores is None:
-            return
-        (target,) = targets  # a learner with a head of its own has learnt one target
-        labels = batch.labels[target.name].flatten()
-        known = labels >= 0
-        predicted = scores.flatten(0, 1).argmax(dim=1)
-        named = metric_name(target, "accuracy/own_head")
-        counts.setdefault(named, Count()).add(predicted[known], labels[known])
-
-    def _pass(self, batches: Batches, *, name: str) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-        """Every batch in order, with the features of each module in float32."""
-        title = f"{self.title}: {name} features"
-        total = len(batches.groups)
-        with self.progress.task(title, total=total, unit=batches.noun) as task:
-            for batch in batches.in_order():
-                with devices.autocast(batches.device, self.precision):
-                    features = self.learner.features(batch.inputs)
-                yield batch, {module: values.float() for module, values in features.items()}
-                task.advance(len(batch.inputs))
-
-
-def readable(features: Float[Tensor, "example step d"], target: Target) -> Float[Tensor, "n d"]:
-    """Features that a probe of a target reads: those of every step, or their mean over steps."""
-    return features.flatten(0, 1) if target.per_step else features.mean(dim=1)
-
-
-@dataclass(slots=True)
-class Count:
-    """Counts of correct predictions and of all predictions."""
-
-    correct: int = 0
-    total: int = 0
-
-    def add(self, predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> None:
-        self.correct += int((predictions == labels).sum())
-        self.total += len(labels)
-
-    @property
-    def percent(self) -> float:
-        return 100 * self.correct / self.total
-
-
-# -- questions and probes ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Question:
-    """A target with the labels of a split that fit or validate its probes."""
-
-    target: Target
-    places: Int[Tensor, "n"]  # indices of the labels among the split's flattened labels; ascending
-    labels: Int[Tensor, "n"]
-    validating: Bool[Tensor, "n"]
-
-    def within(self, batch: Batch, *, first: int) -> Int[Tensor, "i"]:
-        """The question's places within a batch, as indices into the batch's flattened labels.
-
-        `first` is the number of the batch's first example in the split.
-        """
-        size = batch.labels[self.target.name].numel()
-        start = first * (size // len(batch.inputs))
-        low, high = torch.searchsorted(self.places, torch.tensor([start, start + size])).tolist()
-        return (self.places[low:high] - start).to(batch.inputs.device)
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A fitted classifier of a target on the features of a module, and the name of its metric."""
-
-    target: Target
-    module: str
-    metric: str
-    classifier: Classifier
-
-
-def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Question:
-    """The labels of the training split that fit or validate probes of a target.
-
-    The draw depends on the batches' stream alone. Validation holds out whole images and
-    recordings: windows of one recording never serve both fitting and validation.
-
-    Raises: DataError if fewer than two images or recordings have labels.
-    """
-    of_examples = train.labels[target.name]
-    labels = of_examples.flatten()
-    groups = train.groups.repeat_interleave(labels.numel() // len(of_examples))
-    places = (labels >= 0).nonzero().squeeze(1)
-    limit = settings.fitted_steps
-    if target.per_step and limit is not None and len(places) > limit:
-        draw = seeding.generator("probe labels", target.name, *train.stream)
-        places = places[torch.randperm(len(places), generator=draw)[:limit]].sort().values
-    present = groups[places].unique()
-    if len(present) < 2:
-        raise DataError(
-            f"{len(present)} {train.noun_of_items}(s) of the training split have a {target.name} "
-            f"label; the probe needs two or more, to fit and to choose a learning rate: label more"
-        )
-    order = torch.randperm(len(present), generator=seeding.generator("validation", *train.stream))
-    held_out = min(max(1, round(len(present) * settings.validation_fraction)), len(present) - 1)
-    return Question(
-        target=target,
-        places=places,
-        labels=labels[places].long(),
-        validating=torch.isin(groups[places], present[order[:held_out]]),
-    )
+def curve_name(target: Target, module: str) -> str:
+    """Name of a probe in a record: the module, after the target unless that is the class."""
+    return module if target.name == "class" else f"{target.name}/{module}"
 
 
 def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
@@ -298,23 +185,38 @@ def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
     )
 
 
-def fit(
-    features: Float[Tensor, "n d"],
-    asked: Question,
-    *,
+def _reader(
+    learner: Learner,
     settings: ProbeSettings,
-    stream: tuple[str, int],
-) -> tuple[dict[str, Classifier], list[list[float]]]:
-    """{metric: fitted probe}, and the linear probe's validation curve."""
-    task = labelled(features, asked)
-    linear, curve = fit_linear(task, settings=settings, stream=stream)
-    fitted: dict[str, Classifier] = {"accuracy": linear}
-    if not asked.target.per_step:
-        fitted["ridge_accuracy"] = fit_ridge(task, penalties=settings.ridge_penalties)
-        fitted["knn_accuracy"] = fit_neighbours(task, neighbours=settings.neighbours)
-    return fitted, curve
+    *,
+    precision: Precision,
+    title: str,
+    progress: Progress,
+) -> Reader:
+    own = settings.precision or precision
+    return Reader(learner, precision=own, title=title, progress=progress)
 
 
-def curve_name(target: Target, module: str) -> str:
-    """Name of a probe in a record: the module, after the target unless that is the class."""
-    return module if target.name == "class" else f"{target.name}/{module}"
+def _tasks(
+    reader: Reader, train: Batches, targets: Sequence[Target], *, settings: ProbeSettings
+) -> Iterator[tuple[Question, str, Labelled]]:
+    """(question, module, features with labels) of every probe; features are freed as they are used."""
+    questions = [question(train, target, settings=settings) for target in targets]
+    features = reader.features_of(train, questions)
+    with reader.progress.task(f"{reader.title}: probes", total=len(features), unit="probe") as bar:
+        for asked, module in list(features):
+            yield asked, module, labelled(features.pop((asked, module)), asked)
+            bar.advance()
+
+
+def _choice(
+    task: Labelled, asked: Question, *, settings: ProbeSettings, stream: tuple[str, int]
+) -> Choice:
+    """The hyperparameters that are best on validation."""
+    tried = validate_linear(task, settings=settings, stream=stream)
+    per_step = asked.target.per_step
+    return Choice(
+        linear=best_of(tried),
+        tried=tried,
+        ridge_penalty=None if per_step else best_penalty(task, penalties=settings.ridge_penalties),
+    )

@@ -52,10 +52,18 @@ METRICS = {
     metric.name: metric
     for metric in (
         *_of_every_target(
-            Metric("accuracy", "%", Better.HIGHER, "linear probe, rate chosen on validation"),
+            Metric(
+                "accuracy",
+                "%",
+                Better.HIGHER,
+                "linear probe, its hyperparameter chosen on validation",
+            ),
             Metric("accuracy/own_head", "%", Better.HIGHER, "a supervised method's own classifier"),
             Metric("ridge_accuracy", "%", Better.HIGHER, "ridge regression in closed form"),
             Metric("knn_accuracy", "%", Better.HIGHER, "nearest neighbours by cosine similarity"),
+            Metric(
+                "unconverged", "probes", Better.LOWER, "linear probes that ran out of iterations"
+            ),
             Metric("loss", OF_OBJECTIVE, Better.LOWER, "training loss, mean of the last epoch"),
             Metric(
                 "uninformed_loss",
@@ -91,6 +99,12 @@ METRICS = {
             "ratio",
             Better.LOWER,
             "time of a step, divided by the time of a fixed convolution and matrix product",
+        ),
+        Metric(
+            "selection/seconds",
+            "s",
+            Better.LOWER,
+            "wall time of training and probing only to choose the probes' hyperparameters",
         ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
         *_of_every_phase(

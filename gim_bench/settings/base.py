@@ -1,5 +1,6 @@
 """The base class of all tables of settings: frozen, strict, without unknown keys."""
 
+from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,14 @@ NotNegative = Annotated[int, Field(ge=0)]
 # Suites and methods: the folders of their records are named after them.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+class Precision(StrEnum):
+    """Number format of the matrix products in training or feature extraction."""
+
+    AUTO = "auto"  # bf16 where the hardware multiplies in it, else fp32
+    FP32 = "fp32"
+    BF16 = "bf16"
 
 
 class Settings(BaseModel):

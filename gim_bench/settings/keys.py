@@ -12,6 +12,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from gim_bench.settings.base import Settings
+from gim_bench.settings.probing import with_kind
 
 # By table; a kind of the table stands behind a colon.
 _FIRST = {
@@ -44,6 +45,8 @@ _FIRST = {
 FIRST = {table: frozenset(names.split()) for table, names in _FIRST.items()}
 # The former name of each renamed setting: keys have it, and files may.
 RENAMED = {"training.kept_outputs.epochs": "views"}
+# The kind that tables had before they had kinds: such a kind is in no key.
+KIND_BEFORE_KINDS = {"probe": "adam"}
 # Facts about a method, for whoever reads its record: they decide no number.
 NOT_KEYED = frozenset({"method.loss_unit"})
 
@@ -61,6 +64,8 @@ def keyed(settings: Settings, *, table: str = "", kind: str = "") -> dict[str, A
     for name, value in entries.items():
         path = f"{table}.{name}".lstrip(".")
         name_then = RENAMED.get(path, name)
+        if name == "kind" and KIND_BEFORE_KINDS.get(table) == value:
+            continue
         if path in NOT_KEYED or (name_then not in kept and settings.is_default(name)):
             continue
         # The options of a method are of the kind of that method.
@@ -78,12 +83,16 @@ def keyed_options(options: Settings, *, dataset: str) -> bytes:
 def with_todays_names(table: Mapping[str, Any]) -> dict[str, Any]:
     """The tables of a suite's file, of a row or of a record, with today's names of all settings.
 
+    A table of a probe has the kind that its settings imply: older files and records name none.
+
     >>> with_todays_names({"training": {"kept_outputs": {"views": 2}}})
     {'training': {'kept_outputs': {'epochs': 2}}}
     """
     found = dict(table)
     for path, former in RENAMED.items():
         found = _renamed(found, path.split("."), former=former)
+    if isinstance(probe := found.get("probe"), dict):
+        found["probe"] = with_kind(probe)
     return found
 
 

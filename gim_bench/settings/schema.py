@@ -189,6 +189,7 @@ class Suite(Recipe):
     protocol: str  # named beside every number
     published: tuple[str, ...] = ()  # "<file>/<table>" in results/published, if comparable
     deviations: tuple[Deviation, ...] = ()  # from the protocols of what is published, where known
+    tuned: str | None = None  # evidence for its rows' learning rates: results/tuned/<name>.json
     methods: Names
     seeds: PositiveInt = 1
     dataset: DatasetTable

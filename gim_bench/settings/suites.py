@@ -14,6 +14,7 @@ from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.settings.base import Model
 from gim_bench.settings.complaints import first_complaint
 from gim_bench.settings.keys import with_todays_names
+from gim_bench.settings.probing import of_kind, probe_laid_over
 from gim_bench.settings.schema import Suite
 from gim_bench.settings.shipped import shipped_suites
 
@@ -26,15 +27,18 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     files = _chain(_suite_path(name_or_path))
     table: dict[str, Any] = reduce(laid_over, map(_named, reversed(files.values())))
     if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
-        table["published"] = next(iter(files.values())).get("published", [])
+        own = next(iter(files.values()))
+        table |= {"published": own.get("published", []), "tuned": own.get("tuned")}
     for override in overrides:
         _lay_over(table, override)
         table = _named(table)
+        if override.partition("=")[0].strip() == "probe.kind":
+            table["probe"] = of_kind(table["probe"]["kind"], table["probe"])
     origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
     suite = parse(Suite, table, origin=origin)
     # A suite that was changed is another experiment than the paper's.
-    changed = any(not override.startswith("published") for override in overrides)
-    return suite.model_copy(update={"published": ()}) if changed else suite
+    changed = any(not override.startswith(("published", "tuned")) for override in overrides)
+    return suite.model_copy(update={"published": (), "tuned": None}) if changed else suite
 
 
 def _chain(path: Path) -> dict[Path, dict[str, Any]]:
@@ -87,7 +91,7 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     """Tables are merged; all else, lists too, is `above`'s where it says anything.
 
     A table of another kind replaces the one below: their settings have nothing in common. The kind
-    of a data set is its name.
+    of a data set is its name. A probe of another kind inherits the settings that all probes share.
 
     >>> laid_over({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"y": 3}, "b": [4]})
     {'a': {'x': 1, 'y': 3}, 'b': [4]}
@@ -100,6 +104,9 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     for name, table in above.items():
         under = below.get(name)
         if isinstance(table, dict) and isinstance(under, dict):
+            if name == "probe":
+                merged[name] = probe_laid_over(under, table)
+                continue
             other = name == "dataset" and table.get("name", under.get("name")) != under.get("name")
             merged[name] = table if other else laid_over(under, table)
     return merged

@@ -15,11 +15,13 @@ from gim_bench.contract import Learner, Split, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError
 from gim_bench.probing.classifiers import Labelled
-from gim_bench.probing.probe import Probe, Question, Reader, curve_name, labelled, question
+from gim_bench.probing.probe import curve_name, labelled
+from gim_bench.probing.questions import Question, question
+from gim_bench.probing.reading import Probe, Reader, accuracies
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import finished_at
-from gim_bench.settings.schema import ProbeSettings
+from gim_bench.settings.probing import ProbeSettings
 from gim_bench.sweep.studies import WAIT_SECONDS
 
 
@@ -94,7 +96,7 @@ class Frozen:
             ) from None
         return Reader(
             learner.eval(),
-            precision=self.cell.config.training.precision,
+            precision=self.settings.precision or self.cell.config.training.precision,
             title=self.model.name,
             progress=self.bench.progress,
         )
@@ -148,7 +150,7 @@ class Frozen:
     def test_accuracies(self, probes: Sequence[Probe]) -> dict[str, float]:
         """Percent correct, by metric and module, from one pass over the test set."""
         test = self.bench.batches(self.cell, Split.TEST)
-        return self._reader.accuracies(test, probes, self.model.probed)
+        return accuracies(self._reader.predictions(test, probes, self.model.probed))
 
 
 def _file_of(asked: Question, module: str) -> str:

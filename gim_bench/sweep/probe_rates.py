@@ -20,11 +20,13 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import Target
-from gim_bench.probing.classifiers import Labelled, Tried, best_of, refit_linear, validate_linear
-from gim_bench.probing.probe import Probe, curve_name, metric_name
+from gim_bench.probing.classifiers import Labelled
+from gim_bench.probing.linear import Tried, best_of, grid_of, refit_linear, validate_linear
+from gim_bench.probing.probe import curve_name
+from gim_bench.probing.reading import Probe, metric_name
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
-from gim_bench.settings.schema import ProbeSettings
+from gim_bench.settings.probing import AdamProbeSettings, ProbeSettings
 from gim_bench.sweep.frozen import Frozen, alone_at
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
 

@@ -12,7 +12,8 @@ from gim_bench import seeding
 from gim_bench.contract import Batch, Encoder, GradientFlow, Split
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
-from gim_bench.settings.schema import Precision, Recompute, Schedule
+from gim_bench.settings.base import Precision
+from gim_bench.settings.schema import Recompute, Schedule
 from gim_bench.testing.cases import Case, Tiny, rewinding
 from gim_bench.training.trainer import Trainer
 

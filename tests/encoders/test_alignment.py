@@ -9,7 +9,7 @@ from gim_bench.contract import UNLABELLED, Ingredients, Split, Target
 from gim_bench.datasets.speech.espeak import Espeak
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
-from gim_bench.probing.classifiers import train_linear
+from gim_bench.probing.adam import train_linear
 from gim_bench.progress import Silence
 from gim_bench.settings.augmentations import WindowSettings
 from gim_bench.settings.base import Settings

@@ -6,18 +6,19 @@ import torch
 import torch.nn.functional as F
 
 from gim_bench import seeding
+from gim_bench.probing.adam import train_linear
 from gim_bench.probing.classifiers import (
     VOTE_TEMPERATURE,
     Labelled,
     Scale,
-    fit_linear,
+    best_penalty,
     fit_neighbours,
     fit_ridge,
     percent_correct,
     ridge,
-    train_linear,
 )
-from gim_bench.settings.schema import ProbeSettings
+from gim_bench.probing.linear import best_of, refit_linear, validate_linear
+from gim_bench.settings.probing import AdamProbeSettings
 
 STREAM = ("photos", 0)
 CLASSES = 3
@@ -50,9 +51,17 @@ def unseen(*, apart=1.5, dim=5):
 
 
 def probe_settings(**changes):
-    return ProbeSettings(
+    return AdamProbeSettings(
         **{"learning_rates": (1e-3, 1e-2, 1e-1), "steps": 20, "batch_size": 16} | changes
     )
+
+
+def fit_linear(task, *, settings, stream):
+    """The probe that is best on validation, refitted on all labels, and its curve."""
+    tried = validate_linear(task, settings=settings, stream=stream)
+    fitted, converged = refit_linear(task, best_of(tried), settings=settings, stream=stream)
+    assert converged
+    return fitted, [[trial.hyperparameter, trial.accuracy] for trial in tried]
 
 
 # -- linear ----------------------------------------------------------------------------------------
@@ -259,7 +268,7 @@ def test_the_ridge_penalty_is_chosen_on_validation_and_refitted_on_all():
     assert best == 1e-4, "neither the first nor the last"
     points, _ = unseen(apart=1.0, dim=40)
     scores = textbook_ridge(given.features, given.labels, points, penalty=best)
-    found = fit_ridge(given, penalties=penalties)
+    found = fit_ridge(given, penalty=best_penalty(given, penalties=penalties))
     torch.testing.assert_close(found.scores(points), scores, rtol=1e-4, atol=1e-5)
     assert torch.equal(found.predict(points), scores.argmax(1))
 
@@ -300,7 +309,7 @@ def test_what_is_predicted_for_one_example_does_not_depend_on_the_others(classif
         "linear": lambda: fit_linear(
             given, settings=probe_settings(standardise=True), stream=STREAM
         )[0],
-        "ridge": lambda: fit_ridge(given, penalties=(1e-2, 1.0)),
+        "ridge": lambda: fit_ridge(given, penalty=1e-2),
         "neighbours": lambda: fit_neighbours(given, neighbours=5),
     }[classifier]()
     points, _ = unseen(apart=1.0)

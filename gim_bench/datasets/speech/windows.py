@@ -90,6 +90,10 @@ class WindowBatches(Batches):
         recordings = self._tiles.recordings
         return recordings if self._sources is None else shared(self._sources)[recordings]
 
+    @property
+    def items_of_examples(self) -> Int[Tensor, "w"]:
+        return self._tiles.recordings
+
     def in_order(self) -> Iterator[Batch]:
         steps = self._steps_in_order
         # Whole recordings come in batches of no more samples than a batch of windows has.

@@ -1,0 +1,148 @@
+"""Reading features of whole splits with a frozen learner.
+
+Letters: n = labels, d = feature dimensions.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gim_bench.contract import Batch, Learner, Target
+from gim_bench.datasets.batches import Batches
+from gim_bench.hardware import devices
+from gim_bench.probing.classifiers import Classifier, percent_correct
+from gim_bench.probing.questions import Question
+from gim_bench.progress import Progress
+from gim_bench.records.metrics import target_of
+from gim_bench.records.predictions import Predictions
+from gim_bench.settings.base import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A fitted classifier of a target on the features of a module, and the name of its metric."""
+
+    target: Target
+    module: str
+    metric: str
+    classifier: Classifier
+
+
+def metric_name(target: Target, metric: str) -> str:
+    """Name of a metric for a target: "accuracy" for a class, "speaker_accuracy" for a speaker."""
+    return metric if target.name == "class" else f"{target.name}_{metric}"
+
+
+def readable(features: Float[Tensor, "example step d"], target: Target) -> Float[Tensor, "n d"]:
+    """Features that a probe of a target reads: those of every step, or their mean over steps."""
+    return features.flatten(0, 1) if target.per_step else features.mean(dim=1)
+
+
+class Reader:
+    """Reads the features of splits with a frozen learner."""
+
+    def __init__(
+        self, learner: Learner, *, precision: Precision, title: str, progress: Progress
+    ) -> None:
+        self.learner = learner
+        self.precision = precision
+        self.title = title
+        self.progress = progress
+
+    def features_of(
+        self,
+        train: Batches,
+        questions: Sequence[Question],
+        *,
+        modules: Collection[str] | None = None,
+    ) -> dict[tuple[Question, str], Float[Tensor, "n d"]]:
+        """{(question, module): features at the question's places}, for all modules or some."""
+        parts: dict[tuple[Question, str], list[Tensor]] = {}
+        first = 0
+        for batch, features in self._pass(train, name="train"):
+            for asked in questions:
+                here = asked.within(batch, first=first)
+                for module, values in features.items():
+                    if modules is None or module in modules:
+                        parts.setdefault((asked, module), []).append(
+                            readable(values, asked.target)[here]
+                        )
+            first += len(batch.inputs)
+        # `pop` frees the parts, so that only one module's features are in memory twice.
+        return {place: torch.cat(parts.pop(place)) for place in list(parts)}
+
+    def predictions(
+        self, test: Batches, probes: Sequence[Probe], targets: Sequence[Target]
+    ) -> Predictions:
+        """Predicted classes of each probe, and of the learner's own head, on all labels of a split.
+
+        The name of a metric without a module belongs to the top module.
+        """
+        labels: dict[str, list[Tensor]] = {target.name: [] for target in targets}
+        items: dict[str, list[Tensor]] = {target.name: [] for target in targets}
+        predicted: dict[str, list[Tensor]] = {}
+        tops: dict[str, str] = {}
+        first = 0
+        for batch, features in self._pass(test, name="test"):
+            groups = test.groups[first : first + len(batch.inputs)]
+            first += len(batch.inputs)
+            known: dict[str, Tensor] = {}
+            for target in targets:
+                of_batch = batch.labels[target.name].flatten()
+                known[target.name] = of_batch >= 0
+                labels[target.name].append(of_batch[known[target.name]].cpu())
+                of_labels = groups.repeat_interleave(len(of_batch) // len(groups))
+                items[target.name].append(of_labels[known[target.name].cpu()])
+            for probe in probes:
+                values = readable(features[probe.module], probe.target)[known[probe.target.name]]
+                bare = metric_name(probe.target, probe.metric)
+                tops[bare] = f"{bare}/{probe.module}"  # the last module, the top module, stays
+                predicted.setdefault(tops[bare], []).append(probe.classifier.predict(values).cpu())
+            for name, scores in self._own_head(batch, features, targets).items():
+                chosen = scores.flatten(0, 1).argmax(dim=1)[known[targets[0].name]]
+                predicted.setdefault(name, []).append(chosen.cpu())
+        joined = {name: torch.cat(parts).numpy() for name, parts in predicted.items()}
+        joined |= {bare: joined[top] for bare, top in tops.items()}
+        return Predictions(
+            labels={name: torch.cat(parts).numpy() for name, parts in labels.items()},
+            items={name: torch.cat(parts).numpy() for name, parts in items.items()},
+            predicted=joined,
+        )
+
+    def _own_head(
+        self, batch: Batch, features: Mapping[str, Tensor], targets: Sequence[Target]
+    ) -> dict[str, Float[Tensor, "example step c"]]:
+        """Scores of the learner's own head by the name of their metric, if there is a head."""
+        with devices.autocast(batch.inputs.device, self.precision):
+            scores = self.learner.predict(features)
+        if scores is None:
+            return {}
+        (target,) = targets  # a learner with a head of its own has learnt one target
+        return {metric_name(target, "accuracy/own_head"): scores}
+
+    def _pass(self, batches: Batches, *, name: str) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+        """Every batch in order, with the features of each module in float32."""
+        title = f"{self.title}: {name} features"
+        total = len(batches.groups)
+        with self.progress.task(title, total=total, unit=batches.noun) as task:
+            for batch in batches.in_order():
+                yield batch, self._features(batch)
+                task.advance(len(batch.inputs))
+
+    def _features(self, batch: Batch) -> dict[str, Tensor]:
+        with devices.autocast(batch.inputs.device, self.precision):
+            features = self.learner.features(batch.inputs)
+        return {module: values.float() for module, values in features.items()}
+
+
+def accuracies(predictions: Predictions) -> dict[str, float]:
+    """Accuracy over all labels, in percent, by the name of the metric."""
+    found = {}
+    for name, predicted in predictions.predicted.items():
+        target, _ = target_of(name)
+        labels = torch.from_numpy(predictions.labels[target or "class"])
+        found[name] = percent_correct(torch.from_numpy(predicted), labels)
+    return found
