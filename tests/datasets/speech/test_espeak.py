@@ -165,6 +165,30 @@ def test_labels_fit_the_sound_and_fit_it_worse_when_shifted(data):
     assert max(contrasts[-5], contrasts[5]) < 0.5 * contrasts[0]
 
 
+def test_conditions_move_no_sound_against_its_labels(data, tmp_path):
+    """Same voices and labels as without conditions; vowels stand out most with labels in place."""
+    noisy = made(tmp_path, channel_db=6.0, snr_db=(10.0, 20.0), level_db=(-30.0, -20.0))
+    train, ideal = noisy.split(Split.TRAIN), data.split(Split.TRAIN)
+    assert np.array_equal(train.frames["phone"], ideal.frames["phone"])
+    assert np.array_equal(train.lengths, ideal.lengths)
+    for (found, _), (expected, _) in zip(recordings(train), recordings(ideal), strict=True):
+        envelopes = [
+            np.abs(samples[: len(samples) // 80 * 80].astype(float)).reshape(-1, 80).mean(axis=1)
+            for samples in (found, expected)
+        ]
+        one, other = (envelope - envelope.mean() for envelope in envelopes)
+        correlation = [one @ np.roll(other, shift) for shift in range(-4, 5)]
+        assert np.argmax(correlation) == 4
+
+
+def test_conditions_differ_between_recordings_and_are_the_same_every_time(cache_dir, tmp_path):
+    options = {"level_db": (-40.0, -20.0)}
+    one, again = (made(folder, **options) for folder in (cache_dir, tmp_path))
+    levels = [np.std(samples) for samples, _ in recordings(one.split(Split.TRAIN))]
+    assert max(levels) > 1.5 * min(levels)
+    assert again.fingerprint() == one.fingerprint()
+
+
 def test_phone_classes_are_plain_sorted_and_all_in_use(data):
     classes = data.targets()[1].classes
     assert list(classes) == sorted(set(classes))
@@ -222,6 +246,16 @@ def test_the_unlabelled_split_is_the_training_speech_without_labels(data):
     assert unlabelled.labels == unlabelled.frames == {}
 
 
+def test_sentences_for_the_unlabelled_split_alone_come_after_those_of_training(tmp_path):
+    data = made(tmp_path, unlabelled_sentences=2)
+    unlabelled, train = data.split(Split.UNLABELLED), data.split(Split.TRAIN)
+    assert [len(data.split(split)) for split in Split] == [15, 9, 6]
+    assert np.array_equal(unlabelled.samples[: len(train.samples)], train.samples)
+    texts = [utterance.text for utterance in data._utterances]
+    assert len(set(texts)) == 21
+    assert data.split(Split.TEST).labels["speaker"].tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_it_is_speech_and_needs_no_folder():
     assert Espeak.modality is Modality.SPEECH
     assert not Espeak.needs_data_dir
@@ -247,6 +281,23 @@ def test_two_speakers_never_say_a_sentence_alike(pair):
 
 def test_the_first_thirty_two_speakers_have_voices_of_their_own():
     assert len({speaker.variant for speaker in SPEAKERS[:32]}) == 32
+
+
+def test_utterances_spread_about_the_pitch_and_rate_of_their_speaker(data, tmp_path):
+    spread = made(tmp_path, train_sentences=60, pitch_spread=9, rate_spread=20)._utterances[:60]
+    pitches, rates = ({getattr(u, name) for u in spread} for name in ("pitch", "rate"))
+    mine = SPEAKERS[0]
+    assert (min(pitches), max(pitches)) == (mine.pitch - 9, mine.pitch + 9)
+    assert mine.rate - 20 <= min(rates) < mine.rate - 15
+    assert mine.rate + 15 < max(rates) <= mine.rate + 20
+    assert {(u.pitch, u.rate) for u in data._utterances[:3]} == {(mine.pitch, mine.rate)}
+
+
+def test_no_spread_that_is_allowed_leaves_the_range_of_the_synthesiser():
+    for speaker in SPEAKERS:
+        assert speaker.pitch - espeak.LARGEST_PITCH_SPREAD >= 0
+        assert speaker.pitch + espeak.LARGEST_PITCH_SPREAD <= 99
+        assert speaker.rate - espeak.LARGEST_RATE_SPREAD >= 80
 
 
 # -- the same bytes ------------------------------------------------------------------------------
@@ -279,7 +330,20 @@ print(Espeak(options=options, data_dir=None, cache_dir=Path({str(tmp_path)!r})).
     assert done.stdout == data.fingerprint() + "\n"
 
 
-@pytest.mark.parametrize("change", [{"speakers": 2}, {"train_sentences": 2}, {"test_sentences": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"speakers": 2},
+        {"train_sentences": 2},
+        {"test_sentences": 1},
+        {"unlabelled_sentences": 1},
+        {"pitch_spread": 9},
+        {"rate_spread": 20},
+        {"channel_db": 3.0},
+        {"snr_db": (10.0, 20.0)},
+        {"level_db": (-30.0, -20.0)},
+    ],
+)
 def test_every_option_changes_the_fingerprint(data, cache_dir, change):
     assert made(cache_dir, **change).fingerprint() != data.fingerprint()
 
@@ -357,6 +421,12 @@ def test_progress_counts_utterances(tmp_path):
         ("train_sentences", 0),
         ("test_sentences", -1),
         ("words", 10),
+        ("unlabelled_sentences", -1),
+        ("pitch_spread", 31),
+        ("rate_spread", 76),
+        ("channel_db", -1.0),
+        ("snr_db", [20.0, 10.0]),
+        ("level_db", [-20.0]),
     ],
 )
 def test_an_option_that_cannot_be_is_one_line_that_names_it(option, value):
