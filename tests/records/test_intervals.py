@@ -1,0 +1,267 @@
+"""Intervals over seeds and items: closed forms, a slow oracle, and coverage by simulation.
+
+GIM_BENCH_DRAWS=20000 repeats each simulation more often; `--junitxml` keeps the figures.
+"""
+
+import math
+import os
+
+import numpy as np
+import pytest
+from scipy.special import ndtri, stdtrit
+
+from gim_bench.records.intervals import (
+    Estimate,
+    Marks,
+    Part,
+    Sample,
+    difference_of,
+    holm,
+    marks_of,
+    mean_of,
+    sample,
+)
+from gim_bench.records.predictions import Predictions
+from gim_bench.records.statistics import summarise
+
+DRAWS = int(os.environ.get("GIM_BENCH_DRAWS", "400"))
+
+
+def answers(right, *, labels=None, test="the same"):
+    """A method's sample from its right answers, [seed item] of 0 and 1 or of counts."""
+    right = np.asarray(right)
+    labels = np.ones(right.shape[1], int) if labels is None else np.asarray(labels)
+    marks = {
+        seed: Marks(right={"accuracy": row}, labels={"class": labels}, test={"class": test})
+        for seed, row in enumerate(right)
+    }
+    values = {seed: 100 * row.sum() / labels.sum() for seed, row in enumerate(right)}
+    return sample(values, marks=marks, metrics=dict.fromkeys(values, "accuracy"))
+
+
+def by_seeds(*values):
+    return Sample(values=np.array(values, float))
+
+
+# -- one method ------------------------------------------------------------------------------------
+
+
+def test_without_predictions_the_interval_is_students_over_seeds():
+    found, expected = mean_of(by_seeds(60.0, 61.0, 64.0)), summarise([60.0, 61.0, 64.0])
+    assert found.covers == "seeds"
+    assert found.half_width() == pytest.approx(expected.ci95)
+
+
+def test_one_seed_has_the_interval_of_its_items():
+    """60 of 100 right: variance 0.6 · 0.4 / 99; t(0.975, 99) = 1.984217."""
+    found = mean_of(answers([[1] * 60 + [0] * 40]))
+    assert found.covers == "items"
+    assert found.half_width() == pytest.approx(100 * 1.984217 * math.sqrt(0.24 / 99))
+
+
+def test_one_seed_without_predictions_has_no_interval():
+    found = mean_of(by_seeds(60.0))
+    assert (found.covers, found.half_width(), found.p_value()) == ("", None, None)
+
+
+def test_a_method_that_gives_the_same_answers_with_every_seed_has_the_interval_of_one_seed():
+    one = [1] * 60 + [0] * 40
+    several = mean_of(answers([one, one, one]))
+    assert several.seeds.variance == 0
+    assert several.half_width() == pytest.approx(mean_of(answers([one])).half_width())
+
+
+def test_a_method_that_is_always_right_has_an_interval_of_zero():
+    assert mean_of(answers([[1] * 9] * 3)).half_width() == 0
+
+
+def test_labels_of_one_recording_are_one_item():
+    """A hundred phones instead of one in each recording, all alike, say nothing new."""
+    right = np.random.default_rng(0).integers(0, 2, (3, 50))
+    few, many = mean_of(answers(right)), mean_of(answers(100 * right, labels=[100] * 50))
+    assert many.value == pytest.approx(few.value)
+    assert many.half_width() == pytest.approx(few.half_width())
+
+
+def test_the_parts_of_the_variance_are_those_of_an_analysis_of_variance():
+    """Seeds' part MS_seeds / (S G), items' (MS_items - MS_rest) / (S G); squares by loops."""
+    right = np.random.default_rng(1).random((4, 30)) < np.linspace(0.1, 0.9, 30)
+    y, (s, g) = 100.0 * right, right.shape
+    mean = y.mean()
+    of_seeds = sum(g * (y[i].mean() - mean) ** 2 for i in range(s)) / (s - 1)
+    of_items = sum(s * (y[:, j].mean() - mean) ** 2 for j in range(g)) / (g - 1)
+    rest = sum(
+        (y[i, j] - y[i].mean() - y[:, j].mean() + mean) ** 2 for i in range(s) for j in range(g)
+    ) / ((s - 1) * (g - 1))
+    found = mean_of(answers(right))
+    assert found.seeds.variance == pytest.approx(of_seeds / (s * g))
+    assert found.items.variance == pytest.approx((of_items - rest) / (s * g))
+    assert (found.seeds.freedom, found.items.freedom) == (3, 29)
+
+
+def test_the_quantile_is_the_mean_of_both_parts_quantiles_by_their_variance():
+    """Variances 3 and 1 with 2 and 100 degrees: (3 · 4.302653 + 1.983972) / √4."""
+    found = Estimate(value=0.0, seeds=Part(3.0, 2), items=Part(1.0, 100))
+    assert found.half_width() == pytest.approx((3 * 4.302653 + 1.983972) / 2)
+
+
+def test_seeds_with_other_test_labels_leave_the_items_out():
+    marks = {
+        seed: Marks(right={"accuracy": np.ones(3)}, labels={"class": np.ones(3)}, test={"class": t})
+        for seed, t in enumerate("ab")
+    }
+    found = sample({0: 1.0, 1: 2.0}, marks=marks, metrics={0: "accuracy", 1: "accuracy"})
+    assert mean_of(found).covers == "seeds"
+
+
+@pytest.mark.parametrize("missing", ["seed", "metric"])
+def test_a_seed_without_predictions_leaves_the_items_out(missing):
+    marks = {
+        seed: Marks(
+            right={"accuracy": np.ones(3)}, labels={"class": np.ones(3)}, test={"class": ""}
+        )
+        for seed in range(1 if missing == "seed" else 2)
+    }
+    metrics = {0: "accuracy", 1: "accuracy" if missing == "seed" else "accuracy/module_1"}
+    found = sample({0: 1.0, 1: 2.0}, marks=marks, metrics=metrics)
+    assert mean_of(found).covers == "seeds"
+
+
+def test_marks_count_right_answers_by_item():
+    found = marks_of(
+        Predictions(
+            labels={"phone": np.array([1, 2, 3, 4])},
+            items={"phone": np.array([7, 7, 9, 7])},
+            predicted={"phone_accuracy": np.array([1, 2, 3, 0])},
+        )
+    )
+    assert found.right["phone_accuracy"].tolist() == [2, 1]
+    assert found.labels["phone"].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("part", ["labels", "items"])
+def test_marks_tell_other_test_labels_apart(part):
+    arrays = {"labels": {"class": np.array([0, 1])}, "items": {"class": np.array([0, 1])}}
+    first, second = (
+        marks_of(Predictions(**arrays | changed, predicted={}))
+        for changed in ({}, {part: {"class": np.array([0, 2])}})
+    )
+    assert first.test != second.test
+
+
+# -- two methods -----------------------------------------------------------------------------------
+
+
+def test_without_predictions_two_methods_are_compared_by_welch():
+    """Variances 1/3 and 12/3 of the means: ν = (13/3)² / ((1/9 + 16) / 2) = 2.331034."""
+    found = difference_of(by_seeds(60.0, 61.0, 62.0), by_seeds(50.0, 56.0, 56.0))
+    assert found.value == 7.0
+    assert found.seeds.freedom == pytest.approx(2.331034)
+    assert found.half_width() == pytest.approx(stdtrit(2.331034, 0.975) * math.sqrt(13 / 3))
+
+
+def test_items_are_paired():
+    """Methods that fail on the same items differ by their seeds alone."""
+    one = [1] * 60 + [0] * 40
+    found = difference_of(answers([one, one]), answers([one, one, one]))
+    assert (found.value, found.half_width(), found.p_value()) == (0.0, 0.0, 1.0)
+    other = difference_of(answers([one, one]), answers([one[::-1], one[::-1]]))
+    assert other.half_width() > 10
+
+
+def test_other_test_labels_leave_the_items_out():
+    one = [1] * 60 + [0] * 40
+    found = difference_of(answers([one, one]), answers([one, one], test="another"))
+    assert found.covers == "seeds"
+
+
+def test_a_difference_without_any_spread_is_certain():
+    found = difference_of(by_seeds(10.0, 10.0), by_seeds(9.0, 9.0))
+    assert (found.half_width(), found.p_value()) == (0.0, 0.0)
+
+
+def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero():
+    found = Estimate(value=2.5, seeds=Part(0.7, 3.1), items=Part(0.2, 500))
+    assert found.half_width(found.p_value()) == pytest.approx(2.5)
+
+
+def test_the_p_value_of_one_part_is_students():
+    """t = 2 with 4 degrees of freedom: p = 0.1161165."""
+    assert Estimate(value=2.0, seeds=Part(1.0, 4), items=None).p_value() == pytest.approx(0.1161165)
+
+
+def test_p_values_are_corrected_as_holm_wrote():
+    """4 · 0.01, then 3 · 0.02, then 2 · 0.03 = 0.06 again, and 0.2."""
+    assert holm([0.2, 0.01, 0.03, 0.02]) == pytest.approx([0.2, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_smallest_difference_is_shown_in_four_tables_of_five():
+    found = Estimate(value=0.0, seeds=Part(1.0, 8), items=None)
+    true = found.smallest_shown(0.01)
+    rng = np.random.default_rng(2)
+    spread = np.sqrt(rng.chisquare(8, 20_000) / 8)
+    shown = true + rng.standard_normal(20_000) > stdtrit(8, 0.995) * spread
+    assert shown.mean() == pytest.approx(0.8, abs=0.02)
+
+
+# -- simulations -----------------------------------------------------------------------------------
+
+
+class Population:
+    """Answers of seeds to items: right where level + seed + item + both together exceed 0.
+
+    `spread` is the standard deviation of the accuracy over seeds, in points of percent.
+    """
+
+    ITEMS = 1.5  # standard deviation of the items, in those of a single answer
+
+    def __init__(self, accuracy, *, spread):
+        level = ndtri(accuracy)
+        slope = math.exp(-(level**2) / 2) / math.sqrt(2 * math.pi * (1 + self.ITEMS**2))
+        self.seeds = spread / 100 / slope
+        self.level = level * math.sqrt(1 + self.ITEMS**2 + self.seeds**2)
+
+    def draw(self, rng, *, seeds, items):
+        """`items` holds the effect of each item, with a standard deviation of 1."""
+        by_seed = self.seeds * rng.standard_normal((seeds, 1), np.float32)
+        noise = rng.standard_normal((seeds, len(items)), np.float32)
+        return answers(self.level + by_seed + self.ITEMS * items + noise > 0)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("accuracy", "spread"), [(0.4, 0.0), (0.4, 1.5), (0.6, 4.0), (0.9, 1.5)])
+def test_the_interval_covers_seeds_and_items(accuracy, spread, seeds, record_property):
+    """Of the intervals of 95 %, at least 93 % hold the accuracy of all seeds and items."""
+    rng = np.random.default_rng(3)
+    population, hits, widths = Population(accuracy, spread=spread), 0, 0.0
+    for _ in range(DRAWS):
+        items = rng.standard_normal(1000, np.float32)
+        found = mean_of(population.draw(rng, seeds=seeds, items=items))
+        hits += abs(found.value - 100 * accuracy) <= found.half_width()
+        widths += found.half_width()
+    record_property("covered", f"{100 * hits / DRAWS:.1f} %, ± {widths / DRAWS:.2f}")
+    assert hits / DRAWS >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("spreads", [(0.5, 0.5), (2.0, 2.0), (4.0, 1.0), (2.0, 0.0)])
+def test_equal_methods_are_told_apart_in_at_most_a_twentieth(spreads, seeds, record_property):
+    rng = np.random.default_rng(4)
+    populations, found = [Population(0.6, spread=spread) for spread in spreads], []
+    for _ in range(DRAWS):
+        shared, *own = rng.standard_normal((3, 500), np.float32)
+        samples = [
+            population.draw(
+                rng, seeds=seeds, items=math.sqrt(0.7) * shared + math.sqrt(0.3) * alone
+            )
+            for population, alone in zip(populations, own, strict=True)
+        ]
+        found.append(difference_of(*samples).p_value())
+    rates = [float(np.mean(np.array(found) < level)) for level in (0.05, 0.005)]
+    record_property(
+        "false positives", f"{100 * rates[0]:.1f} % at 0.05, {100 * rates[1]:.2f} at 0.005"
+    )
+    # Three standard errors of the share that the simulation itself draws.
+    assert rates[0] <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
