@@ -100,10 +100,18 @@ class Estimate:
     def smallest_shown(self, level: float) -> float | None:
         """The smallest true difference that a test of this level finds with a power of 80 %.
 
-        Source: Bloom 1995, Minimum detectable effects.
+        Its power is that of the noncentral t, at Satterthwaite's degrees of freedom.
         """
-        test, found = self.half_width(level), self.half_width(2 * (1 - POWER))
-        return None if test is None or found is None else test + found
+        from scipy.special import nctdtrinc
+
+        parts = [part for part in (self.seeds, self.items) if part is not None and part.variance]
+        half = self.half_width(level)
+        if half is None or not parts:
+            return half
+        variance = math.fsum(part.variance for part in parts)
+        freedom = variance**2 / math.fsum(part.variance**2 / part.freedom for part in parts)
+        error = math.sqrt(variance)
+        return error * float(nctdtrinc(freedom, 1 - POWER, half / error))
 
 
 def marks_of(predictions: Predictions) -> Marks:
