@@ -76,25 +76,32 @@ def _moment(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_moment)]
 
 
-class _Tried(BaseModel):
-    """One rate of a sweep, with its accuracies in percent."""
+class _Varied(BaseModel):
+    """Hyperparameters of a linear probe: Adam's, or the penalty of a logistic regression."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    learning_rate: float
-    weight_decay: float
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    penalty: float | None = None
     validation_accuracy: float
+
+    @model_validator(mode="after")
+    def _complete(self) -> "_Varied":
+        if (self.learning_rate is None or self.weight_decay is None) and self.penalty is None:
+            raise ValueError("neither a learning_rate with a weight_decay nor a penalty")
+        return self
+
+
+class _Tried(_Varied):
+    """One trial of a sweep that the test set has judged, with its accuracies in percent."""
+
     test_accuracy: float
 
 
-class _Trial(BaseModel):
+class _Trial(_Varied):
     """One point of a sweep's curve."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    learning_rate: float
-    weight_decay: float
-    validation_accuracy: float
     validation_loss: float | None
 
 
@@ -105,10 +112,17 @@ class _Swept(BaseModel):
 
     trials: int
     best: _Tried
-    paper: _Tried
+    paper: _Tried | None = None  # Adam at the paper's rate
+    suite: _Tried | None = None  # logistic regression at the best penalty of the suite's grid
     decades_within_one_point: float | None
     test_reads: int = 1
     curve: list[_Trial] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> "_Swept":
+        if self.paper is None and self.suite is None:
+            raise ValueError("no trial beside the best: neither `paper` nor `suite`")
+        return self
 
 
 class _Method(BaseModel):

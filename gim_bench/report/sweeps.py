@@ -1,4 +1,4 @@
-"""Sweeps of the linear probe's learning rate, as a table and as data."""
+"""Sweeps of the linear probe's hyperparameter, as tables and as data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,12 +8,11 @@ from gim_bench.report.columns import NONE
 from gim_bench.report.document import Column, Section, Table
 
 WORDS = ("method", "probe")
-HEADINGS = (
-    "method", "seed", "probe", "trials",
-    "best rate", "validation %", "test %",
-    "paper's rate", "its validation %", "its test %", "test reads",
-    "decades within 1 point",
-)  # fmt: skip
+# Headings of the hyperparameters that the test set judged: the best, and the one beside it.
+JUDGED = {
+    "learning_rate": ("best rate", "paper's rate"),
+    "penalty": ("best penalty", "best of the suite's penalties"),
+}
 
 
 class Swept(NamedTuple):
@@ -22,6 +21,17 @@ class Swept(NamedTuple):
     record: Record
     name: str
     found: Mapping[str, Any]
+
+    @property
+    def hyperparameter(self) -> str:
+        """The name of the hyperparameter that the trials vary."""
+        return "penalty" if "penalty" in self.found["best"] else "learning_rate"
+
+    @property
+    def beside(self) -> Mapping[str, float]:
+        """The trial that the best one is compared with: the paper's, or the suite's best."""
+        found: Mapping[str, float] = self.found.get("paper") or self.found["suite"]
+        return found
 
 
 def sweeps_of(records: Sequence[Record]) -> Iterator[Swept]:
@@ -32,29 +42,45 @@ def sweeps_of(records: Sequence[Record]) -> Iterator[Swept]:
 
 
 def sweep_section(records: Sequence[Record]) -> Section:
-    """The table of all sweeps; empty without sweeps."""
-    table = sweep_table(records)
-    return Section(
-        title="Linear probe: the best learning rate of a sweep beside the paper's",
-        blocks=[table, SWEEP_NOTE] if table.rows else [],
+    """A table of the sweeps of each kind of probe; empty without sweeps."""
+    tables = sweep_tables(records)
+    adam_alone = all(swept.hyperparameter == "learning_rate" for swept in sweeps_of(records))
+    title = (
+        "the best learning rate of a sweep beside the paper's"
+        if adam_alone
+        else "the best hyperparameter of a sweep"
     )
+    return Section(title=f"Linear probe: {title}", blocks=[*tables, SWEEP_NOTE] if tables else [])
 
 
 SWEEP_NOTE = (
-    "Rates were chosen by validation accuracy, and the probe refitted on all labels before the "
-    "test set was read: in one pass for the best rate and for the paper's, once for each finished "
-    "number of trials. Test reads above 1 mean that trials were added after the test set had been "
-    "seen. The last column is the width of the unbroken range of rates, in powers of ten, that "
-    "cost at most one point of the best validation accuracy."
+    "Trials were chosen by validation accuracy, and the probe refitted on all labels before the "
+    "test set was read: in one pass for the best trial and for the one beside it, once for each "
+    "finished number of trials. Test reads above 1 mean that trials were added after the test set "
+    "had been seen. The last column is the width of the unbroken range of rates or penalties, in "
+    "powers of ten, that cost at most one point of the best validation accuracy."
 )
 
 
-def sweep_table(records: Sequence[Record]) -> Table:
-    """A row for each swept probe."""
-    return Table(
-        columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS],
-        rows=[_row(swept) for swept in sweeps_of(records)],
-    )
+def sweep_tables(records: Sequence[Record]) -> list[Table]:
+    """A table for each kind of probe that was swept, with a row for each swept probe."""
+    return [
+        Table(
+            columns=[Column(heading=h, numeric=h not in WORDS) for h in _headings(*judged)],
+            rows=[_row(swept) for swept in found],
+        )
+        for hyperparameter, judged in JUDGED.items()
+        if (found := [s for s in sweeps_of(records) if s.hyperparameter == hyperparameter])
+    ]
+
+
+def _headings(best: str, beside: str) -> tuple[str, ...]:
+    return (
+        "method", "seed", "probe", "trials",
+        best, "validation %", "test %",
+        beside, "its validation %", "its test %", "test reads",
+        "decades within 1 point",
+    )  # fmt: skip
 
 
 def _row(swept: Swept) -> list[str]:
@@ -65,17 +91,17 @@ def _row(swept: Swept) -> list[str]:
         str(record.seed),
         name,
         str(found["trials"]),
-        *_choice(found["best"]),
-        *_choice(found["paper"]),
+        *_choice(found["best"], swept.hyperparameter),
+        *_choice(swept.beside, swept.hyperparameter),
         str(found.get("test_reads", 1)),  # absent from records before the reads were counted
         NONE if width is None else f"{width:.2f}",
     ]
 
 
-def _choice(choice: Mapping[str, float]) -> list[str]:
-    """The rate, with a weight decay above 0, and the percentages on validation and test."""
-    rate = f"{choice['learning_rate']:.2g}"
-    if choice["weight_decay"]:
+def _choice(choice: Mapping[str, float], hyperparameter: str) -> list[str]:
+    """The rate or penalty, a weight decay above 0, and the percentages on validation and test."""
+    rate = f"{choice[hyperparameter]:.2g}"
+    if choice.get("weight_decay"):
         rate += f", decay {choice['weight_decay']:.2g}"
     return [rate, f"{choice['validation_accuracy']:.1f}", f"{choice['test_accuracy']:.1f}"]
 

@@ -1,10 +1,10 @@
-"""The learning rate of a linear probe, chosen by Optuna on the features of finished cells.
+"""The hyperparameter of a linear probe, chosen by Optuna on the features of finished cells.
 
-A trial is one linear probe of one module of a finished cell, with one learning rate (and weight
-decay). The probe is fitted on the labels that the suite's own probe is fitted on, and scored on the
+A trial is one linear probe of one module of a finished cell: with one penalty, if the probe is a
+logistic regression, or with one learning rate (and weight decay), if Adam trains the probe. The probe is fitted on the labels that the suite's own probe is fitted on, and scored on the
 share of labels that the suite's own probe is validated on. A study holds the trials of one module;
 several processes may share a study. The test set is read afterwards, once for each finished number
-of trials: for the best rate and for the paper's.
+of trials: for the best trial, and for the paper's rate or the best penalty of the suite's grid.
 """
 
 import math
@@ -20,8 +20,9 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import Target
+from gim_bench.errors import ConfigError
 from gim_bench.probing.classifiers import Labelled
-from gim_bench.probing.linear import Tried, best_of, grid_of, refit_linear, validate_linear
+from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
 from gim_bench.probing.probe import curve_name
 from gim_bench.probing.reading import Probe, metric_name
 from gim_bench.records.folder import RunsFolder
@@ -33,8 +34,11 @@ from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
 # Löwe et al. 2019, appendices A.1 and A.2: images and speakers; phones, a label for every step.
 PAPER_RATE, PAPER_RATE_PER_STEP = 1e-3, 1e-4
 GRID = tuple(float(f"{10 ** (half / 2):.6g}") for half in range(-10, 1))  # 1e-5 to 1
+PENALTIES = tuple(float(f"{10 ** (half / 2):.6g}") for half in range(-12, 3))  # 1e-6 to 10
 WEIGHT_DECAYS = (1e-6, 1.0)
 BATCH = 16  # trials that are trained in one pass
+# The name of a trial's hyperparameter, by the kind of the probe.
+LEARNING_RATE, PENALTY = "learning_rate", "penalty"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,15 @@ def sweep_cell(
 ) -> Record:
     """The finished cell's record with its sweeps; the record is on disk when this returns.
 
-    Raises: ConfigError where the encoder or the study is missing or belongs to another record.
+    Raises: ConfigError where the encoder or the study is missing or belongs to another record, or
+    where a logistic regression should have a weight decay.
     """
+    settings = cell.config.probe
+    if plan.weight_decay and not isinstance(settings, AdamProbeSettings):
+        raise ConfigError(
+            f"{cell.name} is probed by logistic regression, which has a penalty and no weight "
+            f"decay: leave out --weight-decay"
+        )
     for model in models_of(cell, bench):
         frozen = Frozen(cell, record, model, bench, runs=runs)
         searches = [
@@ -105,7 +116,8 @@ def _search(
     """The study of one module, with as many trials as `plan` asks for."""
     record, name = frozen.record, curve_name(target, module)
     ending = "/weight_decay" if plan.weight_decay else ""
-    rates = first_rates(target, frozen.settings)
+    hyperparameter = hyperparameter_of(frozen.settings)
+    first = first_values(target, frozen.settings)
 
     def evaluate(claimed: Sequence[Trial]) -> list[Outcome]:
         """One probe for each of the trials' parameters, all trained in one pass."""
@@ -113,7 +125,7 @@ def _search(
         decays = [chosen["weight_decay"] for chosen in params] if plan.weight_decay else None
         tried = validate_linear(
             task,
-            learning_rates=[chosen["learning_rate"] for chosen in params],
+            grid=[chosen[hyperparameter] for chosen in params],
             weight_decays=decays,
             settings=frozen.settings,
             stream=frozen.cell.stream,
@@ -130,8 +142,8 @@ def _search(
         study.complete(
             plan.trials,
             evaluate,
-            points=[{"learning_rate": rate} for rate in rates],
-            space=space(rates, weight_decay=plan.weight_decay),
+            points=[{hyperparameter: value} for value in first],
+            space=space(first, hyperparameter=hyperparameter, weight_decay=plan.weight_decay),
             batch=BATCH,
             advance=task_shown.advance,
         )
@@ -141,19 +153,31 @@ def _search(
         target=target,
         module=module,
         task=task,
-        tried=tried_in(study),
+        tried=tried_in(study, hyperparameter=hyperparameter),
     )
 
 
-def first_rates(target: Target, settings: ProbeSettings) -> list[float]:
-    """The first rates of every study: the paper's, the suite's, and a grid, each rate once."""
-    return list(dict.fromkeys([paper_rate(target), *settings.learning_rates, *GRID]))
+def hyperparameter_of(settings: ProbeSettings) -> str:
+    """The name of the hyperparameter that trials vary."""
+    return LEARNING_RATE if isinstance(settings, AdamProbeSettings) else PENALTY
 
 
-def space(rates: Sequence[float], *, weight_decay: bool) -> dict[str, BaseDistribution]:
-    """The space of a trial: everything between the rates, on a logarithmic scale."""
+def first_values(target: Target, settings: ProbeSettings) -> list[float]:
+    """The first values of every study, each once: the paper's rate, the suite's grid, and a grid.
+
+    A penalty has no value of the paper's.
+    """
+    if isinstance(settings, AdamProbeSettings):
+        return list(dict.fromkeys([paper_rate(target), *settings.learning_rates, *GRID]))
+    return list(dict.fromkeys([*settings.penalties, *PENALTIES]))
+
+
+def space(
+    values: Sequence[float], *, hyperparameter: str, weight_decay: bool
+) -> dict[str, BaseDistribution]:
+    """The space of a trial: everything between the values, on a logarithmic scale."""
     found: dict[str, BaseDistribution] = {
-        "learning_rate": FloatDistribution(min(rates), max(rates), log=True)
+        hyperparameter: FloatDistribution(min(values), max(values), log=True)
     }
     if weight_decay:
         found["weight_decay"] = FloatDistribution(*WEIGHT_DECAYS, log=True)
@@ -166,11 +190,11 @@ def outcome(tried: Tried) -> Outcome:
     return Outcome(value=tried.accuracy, attributes={"validation_loss": loss})
 
 
-def tried_in(study: SharedStudy) -> list[Tried]:
+def tried_in(study: SharedStudy, *, hyperparameter: str) -> list[Tried]:
     """The results of the complete trials, in their order."""
     return [
         Tried(
-            learning_rate=trial.params["learning_rate"],
+            hyperparameter=trial.params[hyperparameter],
             weight_decay=trial.params.get("weight_decay", 0.0),
             accuracy=float(trial.value or 0.0),
             loss=float(trial.user_attrs["validation_loss"]),
@@ -190,7 +214,12 @@ def _concluded(
     The test set is read once for all of the results, and not at all without a new one.
     """
     curves = {name: found.get("curve", []) for name, found in known.items()}
-    new = [s for s in searches if any(row not in curves.get(s.name, []) for row in _curve(s.tried))]
+    varied = hyperparameter_of(frozen.settings)
+    new = [
+        search
+        for search in searches
+        if any(row not in curves.get(search.name, []) for row in _curve(search.tried, varied))
+    ]
     roles = {search.name: _roles(search, frozen) for search in new}
     stream = frozen.cell.stream
     probes = [
@@ -198,7 +227,7 @@ def _concluded(
             search.target,
             search.module,
             role,
-            refit_linear(search.task, tried, settings=frozen.settings, stream=stream),
+            refit_linear(search.task, tried, settings=frozen.settings, stream=stream)[0],
         )
         for search in new
         for role, tried in roles[search.name].items()
@@ -209,7 +238,11 @@ def _concluded(
         # Records from before the reads were counted hold the result of one.
         earlier = known[search.name].get("test_reads", 1) if search.name in known else 0
         results[search.name] = _result(
-            search, roles[search.name], accuracies, test_reads=int(earlier) + 1
+            search,
+            roles[search.name],
+            accuracies,
+            hyperparameter=varied,
+            test_reads=int(earlier) + 1,
         )
     return results
 
@@ -218,14 +251,18 @@ def _roles(search: Search, frozen: Frozen) -> dict[str, Tried]:
     """The two probes that are tested: the best on validation, and the paper's rate without decay.
 
     The paper's is tried here if no trial of the study was the paper's: if all trials have a decay.
+    A logistic regression stands beside the best penalty of the suite's own grid.
     """
+    if not isinstance(frozen.settings, AdamProbeSettings):
+        own = [t for t in search.tried if t.hyperparameter in frozen.settings.penalties]
+        return {"best": best_of(search.tried), "suite": best_of(own)}
     rate = paper_rate(search.target)
     for tried in search.tried:
-        if (tried.learning_rate, tried.weight_decay) == (rate, 0.0):
+        if (tried.hyperparameter, tried.weight_decay) == (rate, 0.0):
             return {"best": best_of(search.tried), "paper": tried}
     (paper,) = validate_linear(
         search.task,
-        learning_rates=[rate],
+        grid=[rate],
         settings=frozen.settings,
         stream=frozen.cell.stream,
     )
@@ -237,13 +274,13 @@ def _result(
     roles: Mapping[str, Tried],
     accuracies: Mapping[str, float],
     *,
+    hyperparameter: str,
     test_reads: int,
 ) -> dict[str, Any]:
     """The record's entry of a study: docs/sweep.md."""
     tested = {
         role: {
-            "learning_rate": tried.learning_rate,
-            "weight_decay": tried.weight_decay,
+            **_values(tried, hyperparameter),
             "validation_accuracy": tried.accuracy,
             "test_accuracy": accuracies[f"{metric_name(search.target, role)}/{search.module}"],
         }
@@ -257,16 +294,21 @@ def _result(
         "test_reads": test_reads,
         **tested,
         "decades_within_one_point": decades_within(search.tried, points=1.0),
-        "curve": _curve(search.tried),
+        "curve": _curve(search.tried, hyperparameter),
     }
 
 
-def _curve(tried: Sequence[Tried]) -> list[dict[str, float | None]]:
+def _values(tried: Tried, hyperparameter: str) -> dict[str, float]:
+    """The hyperparameters of a trial by their names; only Adam has a weight decay."""
+    decay = {"weight_decay": tried.weight_decay} if hyperparameter == LEARNING_RATE else {}
+    return {hyperparameter: tried.hyperparameter, **decay}
+
+
+def _curve(tried: Sequence[Tried], hyperparameter: str) -> list[dict[str, float | None]]:
     """The trials in their order, as the record holds them."""
     return [
         {
-            "learning_rate": found.learning_rate,
-            "weight_decay": found.weight_decay,
+            **_values(found, hyperparameter),
             "validation_accuracy": found.accuracy,
             "validation_loss": found.loss if math.isfinite(found.loss) else None,
         }
@@ -275,7 +317,7 @@ def _curve(tried: Sequence[Tried]) -> list[dict[str, float | None]]:
 
 
 def decades_within(tried: Sequence[Tried], *, points: float) -> float | None:
-    """Width of the range of rates that are as good as the best, in powers of ten.
+    """Width of the range of hyperparameters that are as good as the best, in powers of ten.
 
     The range is unbroken, and its accuracies are at most `points` below the best. None if the
     weight decay was varied as well.
@@ -283,7 +325,7 @@ def decades_within(tried: Sequence[Tried], *, points: float) -> float | None:
     if any(found.weight_decay for found in tried):
         return None
     best = best_of(tried)
-    curve = sorted(tried, key=lambda found: found.learning_rate)
+    curve = sorted(tried, key=lambda found: found.hyperparameter)
     place = curve.index(best)
 
     def near(found: Tried) -> bool:
@@ -292,4 +334,4 @@ def decades_within(tried: Sequence[Tried], *, points: float) -> float | None:
 
     *_, highest = takewhile(near, curve[place:])
     *_, lowest = takewhile(near, reversed(curve[: place + 1]))
-    return math.log10(highest.learning_rate / lowest.learning_rate)
+    return math.log10(highest.hyperparameter / lowest.hyperparameter)

@@ -134,10 +134,14 @@ def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
     measured = ("validation_accuracy", "validation_loss")
     tags = {"suite": record.suite, "method": record.method, "seed": str(record.seed)}
     return Entry(
-        name=f"{row['probe']} {row['learning_rate']:.2g}",
+        name=f"{row['probe']} {row[_varied(row)]:.2g}",
         identity={KEY: record.key, "kind": "probe_trial"},
         tags=tags | {"module": row["probe"]},
-        params={name: str(row[name]) for name in ("trial", "learning_rate", "weight_decay")},
+        params={
+            name: str(row[name])
+            for name in ("trial", "learning_rate", "weight_decay", "penalty")
+            if name in row
+        },
         points=[Point(name, row[name], 0) for name in measured if row[name] is not None],
         status="FINISHED",
         started_ms=None,
@@ -145,27 +149,35 @@ def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
     )
 
 
+def _varied(row: Mapping[str, Any]) -> str:
+    """The name of the hyperparameter that a trial of a probe varies."""
+    return "penalty" if "penalty" in row else "learning_rate"
+
+
 def _sweep_points(record: Record) -> list[Point]:
-    """The best rate and the paper's rate of every probe, with their accuracies."""
+    """The best trial of every probe and the trial beside it, with their accuracies."""
     return [
         Point(f"{role}/{measured}/{name}", value, 0)
         for name, swept in record.sweeps.items()
-        for role in ("best", "paper")
+        for role in ("best", "paper", "suite")
+        if role in swept
         for measured, value in swept[role].items()
     ]
 
 
 def rate_plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """A plot of validation accuracy against learning rate, with a line for each probe."""
+    """A plot of validation accuracy against rate or penalty, with a line for each probe."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="validation accuracy, %")
+    axes = figure.add_subplot(
+        xscale="log",
+        xlabel=" or ".join(dict.fromkeys(_varied(row).replace("_", " ") for row in rows)),
+        ylabel="validation accuracy, %",
+    )
     for name in dict.fromkeys(row["probe"] for row in rows):
         curve = sorted(
-            (row["learning_rate"], row["validation_accuracy"])
-            for row in rows
-            if row["probe"] == name
+            (row[_varied(row)], row["validation_accuracy"]) for row in rows if row["probe"] == name
         )
         axes.plot(*zip(*curve, strict=True), marker=".", label=name)
     axes.legend()
@@ -239,9 +251,15 @@ def _files(record: Record, folder: Path | None) -> dict[str, str]:
             for rate, accuracy in curve
         ]
         files["probe_curves.csv"] = "\n".join(
-            ["module,learning_rate,validation_accuracy_percent", *rows, ""]
+            [f"module,{_hyperparameter(record)},validation_accuracy_percent", *rows, ""]
         )
     return files
+
+
+def _hyperparameter(record: Record) -> str:
+    """The name of the hyperparameter of the record's linear probes."""
+    kind = (record.config.get("probe") or {}).get("kind", "adam")
+    return "learning_rate" if kind == "adam" else "penalty"
 
 
 def _mixed(tables: Sequence[dict[str, str]]) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from gim_bench.probing.classifiers import Tried
+from gim_bench.probing.linear import Tried
 from gim_bench.progress import Silence
 from gim_bench.sweep.probe_rates import BATCH, GRID, outcome, space
 from gim_bench.sweep.studies import SharedStudy, Studies
@@ -20,7 +20,7 @@ POINTS = [{"learning_rate": rate} for rate in GRID]
 def tried(params):
     """The best rate is the highest."""
     return [
-        Tried(learning_rate=p["learning_rate"], accuracy=50 + 50 * p["learning_rate"], loss=1.0)
+        Tried(hyperparameter=p["learning_rate"], accuracy=50 + 50 * p["learning_rate"], loss=1.0)
         for p in params
     ]
 
@@ -30,7 +30,7 @@ def complete(study: SharedStudy, trials: int, evaluate=tried) -> None:
         trials,
         lambda claimed: [outcome(x) for x in evaluate([trial.params for trial in claimed])],
         points=POINTS,
-        space=space(GRID, weight_decay=False),
+        space=space(GRID, hyperparameter="learning_rate", weight_decay=False),
         batch=BATCH,
         advance=Silence().advance,
     )

@@ -14,17 +14,17 @@ import torch
 
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
-from gim_bench.probing.classifiers import Tried
+from gim_bench.probing.linear import Tried
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
-from gim_bench.report.sweeps import HEADINGS, sweep_table
+from gim_bench.report.sweeps import sweep_tables
 from gim_bench.sweep import frozen, probe_rates
 from gim_bench.sweep.frozen import Frozen
 from gim_bench.sweep.probe_rates import (
     GRID,
     ProbeTrials,
     decades_within,
-    first_rates,
+    first_values,
     sweep_cell,
     tried_in,
 )
@@ -83,14 +83,16 @@ def finished(tmp_path, url):
 def test_results_of_trials_are_read_in_their_order(studies):
     study = studies.open("study", {})
     complete(study, 4)
-    assert tried_in(study) == tried([{"learning_rate": rate} for rate in GRID[:4]])
+    assert tried_in(study, hyperparameter="learning_rate") == tried(
+        [{"learning_rate": rate} for rate in GRID[:4]]
+    )
 
 
 def test_a_loss_that_is_not_a_number_is_kept_as_infinite(studies):
     study = studies.open("study", {})
-    lost = Tried(learning_rate=1.0, accuracy=10.0, loss=math.nan)
+    lost = Tried(hyperparameter=1.0, accuracy=10.0, loss=math.nan)
     complete(study, 1, evaluate=lambda params: [lost])
-    assert tried_in(study)[0].loss == math.inf
+    assert tried_in(study, hyperparameter="learning_rate")[0].loss == math.inf
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, ValueError])
@@ -122,14 +124,50 @@ def test_the_papers_rate_is_tested_as_the_suites_probe_tests_it(tmp_path):
     }
 
 
+# The tiny suite's probe with the settings that all probes share.
+REGRESSION = "probe={kind='logistic_regression', penalties=[0.02, 1e-3], unseen_validation=false}"
+
+
+def test_trials_of_a_logistic_regression_are_penalties(tmp_path):
+    swept = Swept(tmp_path, REGRESSION)
+    (found,) = swept.sweep(trials=18).sweeps.values()
+    assert "paper" not in found
+    assert {tuple(row) for row in found["curve"]} == {
+        ("penalty", "validation_accuracy", "validation_loss")
+    }
+    penalties = [row["penalty"] for row in found["curve"]]
+    assert penalties[:3] == [0.02, 1e-3, 1e-6]
+    assert min(penalties) == 1e-6
+    assert max(penalties) == 10
+    assert len(set(penalties)) == 18
+
+
+def test_the_suites_best_penalty_is_tested_as_the_suites_probe_tests_it(tmp_path):
+    swept = Swept(tmp_path, REGRESSION)
+    newest = swept.sweep()
+    (found,) = newest.sweeps.values()
+    assert found["suite"]["test_accuracy"] == swept.record.metrics["accuracy/module_2"]
+    curve = swept.record.probe_curves["module_2"]
+    assert found["suite"]["validation_accuracy"] == max(accuracy for _, accuracy in curve)
+    (shown,) = sweep_tables([newest])
+    headings = [column.heading for column in shown.columns]
+    assert "best penalty" in headings
+    assert shown.rows[0][headings.index("best of the suite's penalties")] in ("0.02", "0.001")
+
+
+def test_a_logistic_regression_has_no_weight_decay(tmp_path):
+    with pytest.raises(ConfigError, match="leave out --weight-decay"):
+        Swept(tmp_path, REGRESSION).sweep(weight_decay=True)
+
+
 def test_the_papers_trial_is_taken_from_the_study(finished, monkeypatch):
     """One pass trains the 14 trials, and no other follows them."""
     passes = []
     validate = probe_rates.validate_linear
 
-    def counted(task, *, learning_rates, **others):
-        passes.append(len(learning_rates))
-        return validate(task, learning_rates=learning_rates, **others)
+    def counted(task, *, grid, **others):
+        passes.append(len(grid))
+        return validate(task, grid=grid, **others)
 
     monkeypatch.setattr(probe_rates, "validate_linear", counted)
     finished.sweep()
@@ -211,8 +249,9 @@ def test_the_test_set_is_read_again_for_more_trials_and_the_reads_are_counted(
     assert longer.sweeps["module_2"]["test_reads"] == 2
     assert len(passes) == 2
     assert finished.sweep(trials=14) == longer
-    (row,) = sweep_table([longer]).rows
-    assert row[HEADINGS.index("test reads")] == "2"
+    (shown,) = sweep_tables([longer])
+    headings = [column.heading for column in shown.columns]
+    assert shown.rows[0][headings.index("test reads")] == "2"
 
 
 def test_a_sweep_that_another_process_saved_meanwhile_stays(finished, monkeypatch):
@@ -367,14 +406,14 @@ def test_on_speech_every_target_is_swept_with_its_own_model(tmp_path, method):
 
 def test_the_papers_rate_comes_first_then_the_suites_then_the_grid(tmp_path):
     settings = tiny_suite(tmp_path, "probe.learning_rates=[0.02, 1e-3]").probe
-    assert first_rates(CLASS, settings)[:2] == [1e-3, 0.02]
-    assert first_rates(PHONE, settings)[:3] == [1e-4, 0.02, 1e-3]
-    assert len(first_rates(CLASS, settings)) == len(GRID) + 1
+    assert first_values(CLASS, settings)[:2] == [1e-3, 0.02]
+    assert first_values(PHONE, settings)[:3] == [1e-4, 0.02, 1e-3]
+    assert len(first_values(CLASS, settings)) == len(GRID) + 1
     assert (GRID[0], GRID[-1], len(GRID)) == (1e-5, 1.0, 11)
 
 
 def curve(*pairs):
-    return [Tried(learning_rate=rate, accuracy=value, loss=1.0) for rate, value in pairs]
+    return [Tried(hyperparameter=rate, accuracy=value, loss=1.0) for rate, value in pairs]
 
 
 def test_the_range_within_a_point_is_unbroken_and_in_powers_of_ten():
