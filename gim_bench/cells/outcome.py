@@ -65,6 +65,8 @@ def done(
     metrics: dict[str, float] = {}
     for found in finished:
         metrics |= dict(found.probed.metrics) | _last_losses(found)
+    if selection_seconds := sum(found.selection_seconds for found in finished):
+        metrics["selection/seconds"] = selection_seconds
     if probe_seconds := sum(found.probe_seconds for found in finished):
         metrics["probe/seconds"] = probe_seconds
     steps = sum(found.training.trained.steps for found in finished)

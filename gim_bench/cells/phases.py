@@ -7,15 +7,28 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
-from gim_bench.contract import Batch, Learner, Split
+from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
+from gim_bench.contract import Batch, GradientFlow, Learner, Split
+from gim_bench.datasets.batches import Batches
+from gim_bench.errors import DataError
 from gim_bench.hardware import memory
 from gim_bench.hardware.calibration import calibration_seconds
-from gim_bench.probing.probe import Probed, chosen_accuracy, probe, validate
+from gim_bench.probing.probe import (
+    Choices,
+    Probed,
+    choose,
+    chosen_accuracy,
+    curves_of,
+    probe,
+    validation_items,
+)
 from gim_bench.progress import Silence
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
@@ -62,6 +75,7 @@ class Finished:
     model: Model
     top: Sequence[str]  # the topmost unit, whose loss is the model's; empty if nothing is trained
     uninformed_losses: Mapping[str, float]  # of a predictor without information, by unit
+    selection_seconds: float  # of the training and the probes that only chose hyperparameters
     training: TrainingPhase
     probed: Probed
     probe_seconds: float
@@ -78,15 +92,24 @@ def trained_and_probed(
     runs: RunsFolder,
     watch: Watch | None,
 ) -> Finished:
-    """Train and probe one model of the cell, and write its encoder to disk."""
+    """Train and probe one model of the cell, and write its encoder to disk.
+
+    Where a training of its own chooses the probes' hyperparameters, this training is watched.
+    """
+    folder, selection = runs.folder_of(record), None
+    if is_selected_apart(cell, bench):
+        selection = _selected(cell, model, bench, folder=folder, watch=watch)
+        watch = None
     learner = build(cell, bench, target=model.target)
-    phase = _train(cell, model, learner, bench, folder=runs.folder_of(record), watch=watch)
-    probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench)
+    phase = _train(cell, model, learner, bench, folder=folder, watch=watch)
+    choices = None if selection is None else selection.choices
+    probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench, choices=choices)
     weights = learner.encoder.state_dict()
     return Finished(
         model=model,
         top=list(learner.units())[-1:],
         uninformed_losses=learner.uninformed_losses(),
+        selection_seconds=0.0 if selection is None else selection.seconds,
         training=phase,
         probed=probed,
         probe_seconds=probe_seconds,
@@ -105,53 +128,129 @@ def _train(
     watch: Watch | None,
 ) -> TrainingPhase:
     """Train a model. Checkpoints and kept outputs of frozen units lie in `folder`."""
-    steps = planned_steps(cell, bench)
-    if not steps:
+    if not planned_steps(cell, bench):
         return _fitted_without_gradients(cell, learner, bench)
-    held_out = cell.config.training.held_out
-    batches = bench.batches(cell, Split(cell.config.method.trains_on), held_out=held_out)
-    trainer = trainer_of(cell, learner, device=bench.device)
-    keeper = _keeper(cell, model, bench, folder=folder, epochs=-(-steps // len(batches)))
-    on_epoch = None
-    if watch is not None and not trainer.one_by_one:
-        on_epoch = _validating(cell, model, learner, bench, watch=watch)
+    course = _Course(cell, model, learner, bench, folder=folder, watch=watch)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
-    with (
-        # Dropout draws the same whatever ran before in this process.
-        seeding.weights_from("training", cell.config.method.like, cell.seed),
-        memory.measure(bench.device, learner=learner) as peaks,
-    ):
-        trained = fit(
-            trainer,
-            batches,
-            steps=steps,
-            title=f"{model.name}: training",
-            progress=bench.progress,
-            keeper=keeper,
-            checkpoints=checkpoints_of(cell, model, bench, folder=folder),
-            on_epoch=on_epoch,
-            rates=_rates(cell.config.training, steps=steps),
-        )
+    with memory.measure(bench.device, learner=learner) as peaks:
+        trained = course.run(title=f"{model.name}: training")
     after = calibration_seconds(bench.device)
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
-        trainer,
-        next(batches.epoch(1)),
-        steps=steps,
-        kept_batches=0 if keeper is None else keeper.epochs * len(batches),
+        course.trainer,
+        next(course.batches.epoch(1)),
+        steps=course.steps,
+        kept_batches=course.kept_batches,
     )
     return TrainingPhase(
         trained=trained,
-        peaks=_peaks_of_training(peaks, trained, validated=on_epoch is not None),
+        peaks=_peaks_of_training(peaks, trained, validated=course.on_epoch is not None),
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
 
 
+class _Course:
+    """A training that is about to begin, or to resume from checkpoints in `folder`."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        model: Model,
+        learner: Learner,
+        bench: Bench,
+        *,
+        folder: Path,
+        watch: Watch | None,
+        without: Int[Tensor, "item"] | None = None,
+    ) -> None:
+        """The training never visits the items `without`. Raises: DataError if too few are left."""
+        self.cell = cell
+        self.bench = bench
+        self.steps = planned_steps(cell, bench)
+        self.batches = bench.batches(
+            cell,
+            Split(cell.config.method.trains_on),
+            held_out=cell.config.training.held_out,
+            without=without,
+        )
+        if not len(self.batches):
+            raise DataError(
+                f"{model.name}: without {0 if without is None else len(without)} validation "
+                f"{self.batches.noun_of_items}s of {self.batches.items}, fewer than one batch of "
+                f"{self.batches.batch_size} are left to choose the probe's hyperparameters with: "
+                f"lower training.batch_size, or set probe.unseen_validation=false"
+            )
+        self.trainer = trainer_of(cell, learner, device=bench.device)
+        epochs = -(-self.steps // len(self.batches))
+        self.keeper = _keeper(cell, model, bench, folder=folder, epochs=epochs)
+        self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)
+        self.on_epoch: Callable[[int], None] | None = None
+        if watch is not None and not self.trainer.one_by_one:
+            self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
+
+    @property
+    def kept_batches(self) -> int:
+        """Batches whose outputs of a frozen unit are kept on disk."""
+        return 0 if self.keeper is None else self.keeper.epochs * len(self.batches)
+
+    def run(self, *, title: str) -> Trained:
+        """Train to the end. Raises: as `fit`."""
+        # Dropout draws the same whatever ran before in this process.
+        with seeding.weights_from("training", self.cell.config.method.like, self.cell.seed):
+            return fit(
+                self.trainer,
+                self.batches,
+                steps=self.steps,
+                title=title,
+                progress=self.bench.progress,
+                keeper=self.keeper,
+                checkpoints=self.checkpoints,
+                on_epoch=self.on_epoch,
+                rates=_rates(self.cell.config.training, steps=self.steps),
+            )
+
+
+def _selected(
+    cell: Cell, model: Model, bench: Bench, *, folder: Path, watch: Watch | None
+) -> Selection:
+    """The probes' hyperparameters, chosen with an encoder that never saw the validation examples.
+
+    The encoder takes as many steps as planned. A selection that is done is read from disk.
+    """
+    settings = cell.config.probe
+    assert settings is not None
+    apart = selection_folder(model, folder=folder)
+    apart.mkdir(parents=True, exist_ok=True)
+    done = checkpoints_of(cell, model, bench, folder=apart / "done")
+    if (state := done.newest()) is not None:
+        return Selection.of_state(state)
+    train = _labelled(cell, bench, Split.TRAIN)
+    learner = build(cell, bench, target=model.target)
+    without = validation_items(train, model.probed, settings=settings)
+    course = _Course(cell, model, learner, bench, folder=apart, watch=watch, without=without)
+    trained = course.run(title=f"{model.name}: training without the validation examples")
+    began = time.perf_counter()
+    choices = choose(
+        learner,
+        train=train,
+        targets=model.probed,
+        settings=settings,
+        precision=cell.config.training.precision,
+        title=f"{model.name}, selection",
+        progress=bench.progress,
+    )
+    seconds = trained.seconds + time.perf_counter() - began
+    selection = Selection(choices=choices, seconds=seconds)
+    done.save(selection.as_state())
+    return selection
+
+
 def _fitted_without_gradients(cell: Cell, learner: Learner, bench: Bench) -> TrainingPhase:
     """Fit a method that takes no steps to its split; there is nothing to measure without one."""
-    if cell.config.method.trains_on == "none":
+    method = cell.config.method
+    if method.trains_on == "none" or method.gradient_flow != GradientFlow.NONE:
         return TrainingPhase()
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
     memory.free(bench.device)
@@ -207,10 +306,10 @@ def _validating(
     """
     settings = cell.config.probe
     assert settings is not None
-    train = bench.batches(cell, Split.TRAIN)
+    train = _labelled(cell, bench, Split.TRAIN)
 
     def on_epoch(epoch: int) -> None:
-        curves = validate(
+        choices = choose(
             learner,
             train=train,
             targets=model.probed,
@@ -218,8 +317,9 @@ def _validating(
             precision=cell.config.training.precision,
             title=f"{model.name}, epoch {epoch}",
             progress=Silence(),
+            top_only=True,
         )
-        watch(epoch, chosen_accuracy(curves))
+        watch(epoch, chosen_accuracy(curves_of(choices)))
 
     return on_epoch
 
@@ -252,12 +352,15 @@ def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> C
 
 
 def _probe(
-    cell: Cell, model: Model, learner: Learner, bench: Bench
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, choices: Choices | None
 ) -> tuple[Probed, float, memory.Peaks]:
-    """Results of the probes, with wall seconds and peaks of feature extraction and probes."""
+    """Results of the probes, with wall seconds and peaks of feature extraction and probes.
+
+    The probes have the hyperparameters `choices`; without them, validation chooses.
+    """
     if cell.config.probe is None:
         return Probed(metrics={}, curves={}), 0.0, memory.Peaks()
-    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
+    train, test = (_labelled(cell, bench, split) for split in (Split.TRAIN, Split.TEST))
     memory.free(bench.device)
     started = time.perf_counter()
     with memory.measure(bench.device, prefix="memory/probe_", learner=learner) as peaks:
@@ -270,8 +373,15 @@ def _probe(
             precision=cell.config.training.precision,
             title=model.name,
             progress=bench.progress,
+            chosen=choices,
         )
     return probed, time.perf_counter() - started, peaks
+
+
+def _labelled(cell: Cell, bench: Bench, split: Split) -> Batches:
+    """A labelled split as the cell's probes read it."""
+    assert cell.config.probe is not None
+    return bench.batches(cell, split, whole=cell.config.probe.whole_recordings)
 
 
 def largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:

@@ -15,6 +15,7 @@ from gim_bench.cells.phases import (
     largest_batch,
     trained_and_probed,
 )
+from gim_bench.cells.selection import selection_folder
 from gim_bench.errors import TrainingError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
@@ -65,4 +66,5 @@ def _clear(cell: Cell, bench: Bench, *, folder: Path) -> None:
     """Remove checkpoints and kept outputs of a cell that will not be resumed."""
     for model in models_of(cell, bench):
         checkpoints_of(cell, model, bench, folder=folder).clear()
-        shutil.rmtree(kept_outputs_folder(model, folder=folder), ignore_errors=True)
+        for place in (kept_outputs_folder, selection_folder):
+            shutil.rmtree(place(model, folder=folder), ignore_errors=True)

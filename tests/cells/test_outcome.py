@@ -243,6 +243,7 @@ def finished(model, *, seconds, peak, **others):
         model=model,
         top=["module_2"],
         uninformed_losses={"module_2": 2.3, "module_3": 9.9},  # module_3 is not trained
+        selection_seconds=0.0,
         training=TrainingPhase(
             trained=Trained(
                 losses=[{"epoch": 1, "module_1": 5.0, "module_2": seconds}],

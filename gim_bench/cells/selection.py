@@ -1,0 +1,62 @@
+"""Hyperparameters of the probes, chosen on examples that the encoder was not trained on.
+
+An encoder that learns from labels has seen those of the validation share, and would choose
+hyperparameters that suit training examples. So such a method is trained twice: first without the
+validation examples, to choose; then on everything, for the test set (docs/decisions/0019).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import Model, planned_steps
+from gim_bench.cells.cell import Cell
+from gim_bench.probing.linear import Tried
+from gim_bench.probing.probe import Choice, Choices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Chosen hyperparameters, and the wall seconds of the training and the probes behind them."""
+
+    choices: Choices
+    seconds: float
+
+    def as_state(self) -> dict[str, Any]:
+        """The selection as mappings, lists and numbers."""
+        rows = [
+            {"target": target, "module": module, **asdict(choice)}
+            for (target, module), choice in self.choices.items()
+        ]
+        return {"choices": rows, "seconds": self.seconds}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Selection":
+        """The selection that `as_state` made the state of."""
+        choices = {
+            (row["target"], row["module"]): Choice(
+                linear=Tried(**row["linear"]),
+                tried=[Tried(**each) for each in row["tried"]],
+                ridge_penalty=row["ridge_penalty"],
+            )
+            for row in state["choices"]
+        }
+        return cls(choices=choices, seconds=state["seconds"])
+
+
+def is_selected_apart(cell: Cell, bench: Bench) -> bool:
+    """Whether the hyperparameters of the cell's probes need a training of their own."""
+    probe = cell.config.probe
+    return (
+        probe is not None
+        and probe.unseen_validation
+        and cell.config.method.uses_labels
+        and planned_steps(cell, bench) > 0
+    )
+
+
+def selection_folder(model: Model, *, folder: Path) -> Path:
+    """The folder of the first training's checkpoints and kept outputs, within the cell's folder."""
+    return folder / f"{model.prefix}selection"
