@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,14 @@ PHOTOGRAPHS = {
 }
 
 
+class Places(NamedTuple):
+    """Stripe, first row and first column of each crop, int64 [crop]."""
+
+    stripes: np.ndarray
+    tops: np.ndarray
+    lefts: np.ndarray
+
+
 class Photos(Dataset):
     """Which of 16 photographs is this crop from? Train and test crops never share a pixel.
 
@@ -46,13 +54,18 @@ class Photos(Dataset):
     """
 
     class Options(Settings):
-        """Sizes in pixels; numbers of crops for each photograph."""
+        """Sizes in pixels; numbers of crops for each photograph.
+
+        With `stripes_are_sources`, crops of one stripe, which may share pixels, never serve both
+        fitting and validation.
+        """
 
         size: Annotated[int, Field(ge=8)] = 36
         stripes: Annotated[int, Field(ge=2)] = 8
         unlabelled_crops: Annotated[int, Field(gt=0)] = 300
         train_crops: Annotated[int, Field(gt=0)] = 100
         test_crops: Annotated[int, Field(gt=0)] = 100
+        stripes_are_sources: bool = False
 
     options: Options
 
@@ -79,18 +92,26 @@ class Photos(Dataset):
             Split.TRAIN: self.options.train_crops,
             Split.TEST: self.options.test_crops,
         }[split]
-        images = [
-            self._crops(photograph, name=name, split=split, crops=crops)
+        places = [
+            self._places(photograph, name=name, split=split, crops=crops)
             for name, photograph in zip(PHOTOGRAPHS, self._photographs, strict=True)
         ]
+        images = [
+            _cut(photograph, found, size=self.options.size)
+            for photograph, found in zip(self._photographs, places, strict=True)
+        ]
         labels = np.repeat(np.arange(len(images), dtype=np.int64), crops)
+        stripes = np.concatenate([found.stripes for found in places])
         return Images(
             images=np.concatenate(images),
             labels={} if split is Split.UNLABELLED else {"class": labels},
+            sources=labels * self.options.stripes + stripes
+            if self.options.stripes_are_sources
+            else None,
         )
 
-    def _crops(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> np.ndarray:
-        """`crops` squares at random places in the stripes of the split, [crop channel h w]."""
+    def _places(self, photograph: np.ndarray, *, name: str, split: Split, crops: int) -> Places:
+        """`crops` random places in the stripes of the split. Raises: DataError without room."""
         size = self.options.size
         height, width = photograph.shape[1:]
         stripe = width // self.options.stripes
@@ -102,14 +123,9 @@ class Photos(Dataset):
         ours = [i for i in range(self.options.stripes) if (i % 2 == 1) == (split is Split.TEST)]
         # The crops are part of the data, so they depend on no seed of the suite.
         draw = np.random.default_rng(seeding.derive("photos", name, split))
-        lefts = stripe * draw.choice(ours, crops) + draw.integers(stripe - size + 1, size=crops)
-        tops = draw.integers(height - size + 1, size=crops)
-        return np.stack(
-            [
-                photograph[:, top : top + size, left : left + size]
-                for top, left in zip(tops, lefts, strict=True)
-            ]
-        )
+        stripes = draw.choice(ours, crops)
+        lefts = stripe * stripes + draw.integers(stripe - size + 1, size=crops)
+        return Places(stripes, draw.integers(height - size + 1, size=crops), lefts)
 
     @cached_property
     def _paths(self) -> list[Path]:
@@ -128,3 +144,13 @@ class Photos(Dataset):
         return [
             np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in self._paths
         ]
+
+
+def _cut(photograph: np.ndarray, places: Places, *, size: int) -> np.ndarray:
+    """Squares of `size` pixels at the places, [crop channel size size]."""
+    return np.stack(
+        [
+            photograph[:, top : top + size, left : left + size]
+            for top, left in zip(places.tops, places.lefts, strict=True)
+        ]
+    )

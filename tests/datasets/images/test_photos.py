@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gim_bench.contract import Split
+from gim_bench.datasets.images import photos as module
 from gim_bench.datasets.images.photos import PHOTOGRAPHS, Photos
 from gim_bench.errors import DataError
 
@@ -13,6 +14,11 @@ SMALL = {"unlabelled_crops": 4, "train_crops": 3, "test_crops": 2}
 def photos(tmp_path, **options):
     options = Photos.Options(**(SMALL | options))
     return Photos(options=options, data_dir=None, cache_dir=tmp_path)
+
+
+def crops_of(data, photograph, *, split, crops):
+    places = data._places(photograph, name="photograph", split=split, crops=crops)
+    return module._cut(photograph, places, size=data.options.size)
 
 
 @pytest.fixture
@@ -26,9 +32,7 @@ def where():
 def test_training_and_test_crops_share_no_column_of_pixels(tmp_path, where, stripes):
     data = photos(tmp_path, stripes=stripes)
     seen = {
-        split: set(
-            data._crops(where["columns"], name="columns", split=split, crops=500).ravel().tolist()
-        )
+        split: set(crops_of(data, where["columns"], split=split, crops=500).ravel().tolist())
         for split in Split
     }
     assert not seen[Split.TEST] & (seen[Split.TRAIN] | seen[Split.UNLABELLED])
@@ -37,18 +41,39 @@ def test_training_and_test_crops_share_no_column_of_pixels(tmp_path, where, stri
 
 
 def test_every_crop_lies_within_one_stripe(tmp_path, where):
-    crops = photos(tmp_path, stripes=4)._crops(
-        where["columns"], name="x", split=Split.TRAIN, crops=500
-    )
+    data = photos(tmp_path, stripes=4)
+    crops = crops_of(data, where["columns"], split=Split.TRAIN, crops=500)
     stripes = crops // 50  # 203 columns in 4 stripes of 50
     assert (stripes.min(axis=(1, 2, 3)) == stripes.max(axis=(1, 2, 3))).all()
 
 
 def test_crops_are_contiguous_squares_of_the_photograph(tmp_path, where):
     data = photos(tmp_path, size=36, stripes=4)
-    columns = data._crops(where["columns"], name="x", split=Split.TEST, crops=5).astype(int)
+    columns = crops_of(data, where["columns"], split=Split.TEST, crops=5).astype(int)
     assert columns.shape == (5, 3, 36, 36)
     assert (np.diff(columns, axis=3) == 1).all()
+
+
+def test_crops_have_no_source_unless_asked(tmp_path):
+    assert all(photos(tmp_path).split(split).sources is None for split in Split)
+
+
+def test_the_source_of_a_crop_is_its_stripe_of_its_photograph(tmp_path, where, monkeypatch):
+    """Where the pixels tell the column, and so the stripe; both photographs are alike."""
+    alike = where["columns"].copy()
+    monkeypatch.setattr(module, "PHOTOGRAPHS", {"one": "one.png", "two": "two.png"})
+    monkeypatch.setattr(Photos, "_photographs", [alike, alike])
+    data = photos(tmp_path, stripes=4, stripes_are_sources=True, train_crops=50)
+    train = data.split(Split.TRAIN)
+    stripes = train.images[:, 0, 0, 0] // 50  # 203 columns in 4 stripes of 50
+    assert np.array_equal(train.sources, 4 * train.labels["class"] + stripes)
+    assert set(train.sources.tolist()) == {0, 2, 4, 6}
+
+
+def test_sources_change_no_crop(tmp_path):
+    one = photos(tmp_path).split(Split.TRAIN)
+    other = photos(tmp_path, stripes_are_sources=True).split(Split.TRAIN)
+    assert np.array_equal(one.images, other.images)
 
 
 def test_two_makings_are_alike(tmp_path):
@@ -90,7 +115,14 @@ def test_labels_number_the_classes(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": 32}, {"stripes": 2}, {"unlabelled_crops": 5}, {"train_crops": 5}, {"test_crops": 5}],
+    [
+        {"size": 32},
+        {"stripes": 2},
+        {"unlabelled_crops": 5},
+        {"train_crops": 5},
+        {"test_crops": 5},
+        {"stripes_are_sources": True},
+    ],
 )
 def test_every_option_changes_the_fingerprint(tmp_path, change):
     assert photos(tmp_path, **change).fingerprint() != photos(tmp_path).fingerprint()
