@@ -1,19 +1,26 @@
 """Were the settings identical? A verdict in one line, and every difference behind the verdict."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from gim_bench.records.record import Record
 from gim_bench.report.comparison import Kind, Rows, between_rows, count_settings
 from gim_bench.report.document import Column, Section, Table
 
 HEADINGS = ("kind", "setting", "values", "declared by")
+# The budget of a row: verbs for one row and for several, and a noun.
+BUDGETS = {
+    "train/steps": ("takes", "take", "optimiser steps"),
+    "train/samples": ("sees", "see", "examples"),
+    "train/flops": ("computes", "compute", "operations"),
+}
 
 
 def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
     """The verdict on the rows, and their differences by kind, undeclared ones first.
 
-    "Yes" only where nothing but the methods themselves differs. Empty for a single row whose
-    seeds agree.
+    "Yes" only where nothing but the methods themselves differs, and no row has more than 1.1 times
+    the budget of another. Empty for a single row whose seeds agree.
     """
     title = "Were the settings identical?"
     kinds = list(Kind)
@@ -21,16 +28,24 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
     undeclared = [difference.name for difference in found if not difference.declared]
     if len({record.method for record in done}) < 2 and not undeclared:
         return Section(title=title, blocks=[])
-    differing = [d.kind for d in found if d.kind is not Kind.METHOD or not d.declared]
-    if differing:
-        *others, last = sorted(set(differing), key=kinds.index)
-        named = f"{', '.join(others)} and {last}" if others else last
-        verdict = f"Not in everything: the rows differ in {named}."
+    differing = {d.kind for d in found if d.kind is not Kind.METHOD or not d.declared}
+    said = [
+        *(
+            [f"the rows differ in {_listed(sorted(differing, key=kinds.index))}"]
+            if differing
+            else []
+        ),
+        *unequal_budgets(done),
+    ]
+    if said:
+        verdict = f"Not in everything: {'. '.join(said)}."
     else:
         verdict = (
             f"Yes: all {count_settings(done)} settings of data, encoder, training and probe are "
             f"the same. The rows differ only in their methods."
         )
+    if idle := _without_steps(done):
+        verdict += f" Without optimiser steps, and so without a budget: {', '.join(idle)}."
     if undeclared:
         verdict += f" UNDECLARED by method and row: {', '.join(undeclared)}."
     table = Table(
@@ -38,3 +53,47 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
         rows=[[d.kind, d.name, d.described(), d.by] for d in found],
     )
     return Section(title=title, blocks=[verdict, *([table] if found else [])])
+
+
+def unequal_budgets(done: Sequence[Record]) -> list[str]:
+    """A sentence for each budget of which a row has more than 1.1 times as much as another.
+
+    Declared differences count too. Rows without optimiser steps have no budget.
+    """
+    sentences = []
+    for name, (takes, take, noun) in BUDGETS.items():
+        budgets = _budgets(done, name)
+        least = min(budgets.values(), default=0.0)
+        base = [method for method, budget in budgets.items() if 10 * budget <= 11 * least]
+        by_factor: dict[str, list[str]] = {}
+        for method, budget in sorted(budgets.items(), key=lambda item: -item[1]):
+            if method not in base:
+                by_factor.setdefault(f"{budget / least:.3g}", []).append(method)
+        more = [
+            f"{', '.join(methods)} {takes if len(methods) == 1 else take} {factor} times"
+            for factor, methods in by_factor.items()
+        ]
+        if more:
+            sentences.append(f"{_listed(more)} as many {noun} as {', '.join(base)}")
+    return sentences
+
+
+def _budgets(done: Sequence[Record], name: str) -> dict[str, float]:
+    """Mean over the seeds of every row that has some of a budget."""
+    found: dict[str, list[float]] = {}
+    for record in done:
+        if budget := record.metrics.get(name):
+            found.setdefault(record.method, []).append(budget)
+    return {method: fmean(values) for method, values in found.items()}
+
+
+def _without_steps(done: Sequence[Record]) -> list[str]:
+    """Rows without optimiser steps, if another row takes some."""
+    steps = _budgets(done, "train/steps")
+    methods = dict.fromkeys(record.method for record in done)
+    return [method for method in methods if method not in steps] if steps else []
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last

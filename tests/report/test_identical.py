@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gim_bench import registry
+from gim_bench.cells.resolve import configs
 from gim_bench.report.comparison import differences, undeclared
+from gim_bench.settings.suites import load_suite
 from tests.report.cells import Suite, config, provenance, report_on
 from tests.report.cells import cell as any_cell
 from tests.report.test_tables import table
@@ -72,15 +75,19 @@ def test_rows_that_differ_in_their_methods_alone_had_identical_settings():
 
 def test_a_row_that_trains_nothing_lacks_neither_budget_nor_labels():
     untrained = replace(cell("random_init"), metrics={})
-    assert verdict(cell("gim"), untrained) == YES
-    assert verdict(cell("gim"), cell("random_init", counts=dict.fromkeys(COUNTED, 0.0))) == YES
+    counted_as_none = cell("random_init", counts=dict.fromkeys(COUNTED, 0.0))
+    note = " Without optimiser steps, and so without a budget: random_init."
+    assert verdict(cell("gim"), untrained) == YES + note
+    assert verdict(cell("gim"), counted_as_none) == YES + note
 
 
-def test_parameters_and_arithmetic_of_a_method_are_no_difference_in_settings():
+def test_twice_the_operations_of_a_method_are_no_difference_in_settings_but_never_yes():
     counts = {"train/parameters": 2e6, "train/flops": 2e12}
     more = {name: 2 * value for name, value in counts.items()}
     records = [cell("gim", counts=counts), cell("cpc", counts=more)]
-    assert verdict(*records) == YES
+    assert verdict(*records) == (
+        "Not in everything: cpc computes 2 times as many operations as gim."
+    )
     assert "train/flops" not in {line[1] for line in lines(*records)}
 
 
@@ -184,10 +191,103 @@ def test_the_budgets_of_the_paper_s_table_are_never_yes():
         cell("gim", counts={"train/steps": 234_300.0, "train/samples": 3e7}),
         cell("supervised", counts=labelled),
     ]
-    assert verdict(*records) == "Not in everything: the rows differ in budget and labels."
+    assert verdict(*records) == (
+        "Not in everything: the rows differ in budget and labels. gim takes 20 times as many "
+        "optimiser steps as supervised. gim sees 20 times as many examples as supervised."
+    )
     assert ["budget", "train/steps", "234,300: gim; 11,700: supervised", "the method"] in lines(
         *records
     )
+
+
+STL10 = {
+    "gim": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/flops": 2.3e18},
+    "cpc": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/flops": 2.5e18},
+    "supervised": {"train/steps": 11_700.0, "train/samples": 1_497_600.0, "train/flops": 1.1e17},
+    "greedy_supervised": {"train/steps": 11_700.0, "train/samples": 1_497_600.0,
+                          "train/flops": 1.2e17},
+    "gim_iterative": {"train/steps": 702_900.0, "train/samples": 89_971_200.0,
+                      "train/flops": 4.0e18},
+    "supervised_equal_steps": {"train/steps": 234_300.0, "train/samples": 29_990_400.0,
+                               "train/flops": 2.2e18},
+    "greedy_supervised_equal_steps": {"train/steps": 234_300.0, "train/samples": 29_990_400.0,
+                                      "train/flops": 2.4e18},
+}  # fmt: skip
+
+
+def of_suite(name, counts):
+    """A record for each row of a shipped suite, as the suite resolves its settings.
+
+    Rows that are not in `counts` take no steps.
+    """
+    suite = load_suite(name)
+    resolved = configs(suite, methods=[], device=torch.device("cpu"))
+    records = [
+        any_cell(method, metrics=counts.get(method, {}), config=config.as_dict())
+        for method, config in resolved.items()
+    ]
+    return records, suite
+
+
+def test_the_verdict_on_the_suite_of_the_paper_s_table_names_rows_and_factors():
+    records, suite = of_suite("stl10", STL10)
+    page = report_on(records, suite=suite)
+    found = page.partition(f"## {TITLE}\n")[2].strip().partition("\n")[0]
+    labelled_only = "supervised, greedy_supervised"
+    equal = "gim, cpc, supervised_equal_steps, greedy_supervised_equal_steps take 20 times"
+    assert found.startswith("Not in everything: the rows differ in budget and labels. ")
+    assert f". gim_iterative takes 60.1 times and {equal} as many optimiser steps as " in found
+    assert f" as many optimiser steps as {labelled_only}. " in found
+    assert f" as many examples as {labelled_only}. " in found
+    assert f" as many operations as {labelled_only}." in found
+    idle = [method for method in suite.methods if method not in STL10]
+    assert "random_init" in idle
+    assert found.endswith(f" Without optimiser steps, and so without a budget: {', '.join(idle)}.")
+    assert "UNDECLARED" not in page
+
+
+def test_rows_of_equal_steps_declare_their_budget():
+    records, suite = of_suite("stl10", STL10)
+    found = of_kind("budget", *records, rows=suite.method)
+    assert ("training.budget", "its row") in found
+
+
+@pytest.mark.parametrize("name", ["train/steps", "train/samples", "train/flops"])
+def test_a_tenth_more_of_a_budget_is_tolerated_and_anything_beyond_is_named(name):
+    """1.1 times exactly is no more than a tenth; one in 11,000 more is."""
+    noun = {"train/steps": "optimiser steps", "train/samples": "examples"}.get(name, "operations")
+
+    def found(more):
+        return verdict(
+            cell("supervised", counts={name: 10_000.0}), cell("gim", counts={name: more})
+        )
+
+    assert noun not in found(11_000.0)
+    assert f"gim {VERBS[name]} 1.1 times as many {noun} as supervised" in found(11_001.0)
+    assert not found(11_001.0).startswith("Yes")
+
+
+VERBS = {"train/steps": "takes", "train/samples": "sees", "train/flops": "computes"}
+
+
+def test_operations_within_a_tenth_are_yes_and_beyond_it_never():
+    def found(operations):
+        return verdict(
+            cell("gim", counts={"train/flops": 1e12}),
+            cell("cpc", counts={"train/flops": operations}),
+        )
+
+    assert found(1.1e12) == YES
+    assert found(1.1e12 + 1) == (
+        "Not in everything: cpc computes 1.1 times as many operations as gim."
+    )
+
+
+def test_a_budget_is_the_mean_over_the_seeds_of_a_row():
+    """One seed of cpc has 1.15 times the operations of gim, and the other as many."""
+    operations = [("gim", 0, 1.0), ("gim", 1, 1.0), ("cpc", 0, 1.15), ("cpc", 1, 1.0)]
+    records = [cell(m, seed=s, counts={"train/flops": f * 1e12}) for m, s, f in operations]
+    assert "times as many" not in verdict(*records)
 
 
 def test_equal_steps_on_labels_differ_in_labels_alone():
@@ -212,7 +312,10 @@ def test_a_second_view_is_augmentation_that_the_method_declares():
         cell("gim", method__views=1),
         cell("cpc", method__views=2, method__gradient_flow="isolated", counts=seen_twice),
     ]
-    assert verdict(*records) == "Not in everything: the rows differ in augmentation and budget."
+    assert verdict(*records) == (
+        "Not in everything: the rows differ in augmentation and budget. cpc sees 2 times as many "
+        "examples as gim."
+    )
     assert of_kind("augmentation", *records) == {("method.views", "the method")}
     assert of_kind("budget", *records) == {("train/samples", "the method")}
 
@@ -261,8 +364,9 @@ def test_the_verdict_names_the_kinds_once_and_the_table_has_undeclared_ones_firs
              counts={"train/labels": 300.0, "train/steps": 60.0}),
     ]  # fmt: skip
     assert verdict(*records, rows=rows) == (
-        "Not in everything: the rows differ in optimiser, encoder, budget and labels. UNDECLARED "
-        "by method and row: encoder.width."
+        "Not in everything: the rows differ in optimiser, encoder, budget and labels. gim, cpc "
+        "take 20 times as many optimiser steps as supervised. UNDECLARED by method and row: "
+        "encoder.width."
     )
     kinds = [line[0] for line in lines(*records, rows=rows)]
     assert kinds[0] == "encoder"
