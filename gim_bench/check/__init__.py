@@ -1,12 +1,14 @@
 """Is the code worse than it was? The records of a suite against the suite's reference.
 
-`tolerance` says when two sets of seeds differ by more than chance, `judge` compares, `reference`
-holds the file, and `formats` prints the verdict.
+`exact` compares seeds bit for bit, `tolerance` says when two sets of seeds differ by more than
+chance, `sight` whether a reference tells a trained encoder from an untrained one. `judge` compares,
+`reference` is the file, `making` makes one, and `formats` prints the verdict.
 """
 
 from gim_bench.check.formats import check_format, render
 from gim_bench.check.judge import Verdict, judge
-from gim_bench.check.reference import Reference, read_reference, reference_path, update
+from gim_bench.check.making import update
+from gim_bench.check.reference import Reference, read_reference, reference_path
 
 __all__ = [
     "Reference",

@@ -1,11 +1,13 @@
 """A verdict for people (text, Markdown), for programs (JSON) and for CI servers (JUnit's XML)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from gim_bench.check.judge import Compared, Outcome, Verdict
+from gim_bench.check.exact import ADVICE, Repeat
+from gim_bench.check.judge import Compared, Verdict
+from gim_bench.check.outcome import Outcome
 from gim_bench.check.tolerance import FALSE_ALARMS, POWER, kind_of
 from gim_bench.errors import ConfigError, one_line, unknown_name
 from gim_bench.records.statistics import Summary
@@ -15,7 +17,8 @@ from gim_bench.report.markdown import as_markdown
 
 FORMATS = ("text", "json", "junit", "md")
 HEADINGS = ("method", "metric", "reference", "now", "difference", "tolerance", "detects", "verdict")
-TEXT_COLUMNS = {"method", "metric", "verdict"}
+EXACT_HEADINGS = ("method", "metric", "seeds", "changed", "largest change", "verdict")
+TEXT_COLUMNS = {"method", "metric", "seeds", "changed", "verdict"}
 MEGABYTES = Style("MB", 1e-6, 1)
 
 
@@ -42,13 +45,16 @@ def check_format(fmt: str) -> None:
 
 def _document(verdict: Verdict) -> Document:
     found: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for r in verdict.repeats:
+        found[r.outcome].append(_changes(r))
     for c in verdict.compared:
         found[c.outcome].append(_line(c))
     for finding in verdict.findings:
         line = f"{finding.method} {finding.what}: {finding.message}".lstrip()
         found[finding.outcome].append(line)
+    advice = [ADVICE] if any(r.changes for r in verdict.repeats) else []
     sections = {
-        "Worse": found[Outcome.WORSE],
+        "Worse": [*found[Outcome.WORSE], *advice],
         "Cannot be judged": found[Outcome.UNJUDGED],
         "Notes": verdict.notes,
     }
@@ -57,6 +63,7 @@ def _document(verdict: Verdict) -> Document:
         summary=[f"Commit {_short(verdict.commit)} against {_about(verdict)}"],
         sections=[
             *(Section(title=t, blocks=[Bullets(lines)]) for t, lines in sections.items() if lines),
+            *([_repeats(verdict.repeats)] if verdict.repeats else []),
             *([_comparisons(verdict)] if verdict.compared else []),
         ],
     )
@@ -84,6 +91,33 @@ def _line(c: Compared) -> str:
         f"{_summary(found.now, style)}: {signed(found.difference, style)} where "
         f"{show(found.tolerance, None, style)} is tolerated"
     )
+
+
+def _changes(repeat: Repeat) -> str:
+    """Each changed seed with both values, to the last bit: "gim loss: seed 0 was 2.1, is 2.3"."""
+    changes = ", ".join(f"seed {c.seed} was {c.before!r}, is {c.now!r}" for c in repeat.changes)
+    return f"{repeat.method} {repeat.metric}: {changes}"
+
+
+def _repeats(repeats: Sequence[Repeat]) -> Section:
+    """A row for each metric that was compared bit for bit, changed ones first."""
+    rows = [
+        [
+            r.method,
+            r.metric,
+            ", ".join(map(str, r.seeds)),
+            ", ".join(str(c.seed) for c in r.changes) or "none",
+            f"{max((abs(c.now - c.before) for c in r.changes), default=0):.3g}",
+            str(r.outcome),
+        ]
+        for r in sorted(repeats, key=lambda r: not r.changes)
+    ]
+    legend = (
+        "The machine and the versions of packages are the reference's, so a seed repeats every "
+        "accuracy and loss to the last bit if the code is unchanged."
+    )
+    columns = [Column(heading=h, numeric=h not in TEXT_COLUMNS) for h in EXACT_HEADINGS]
+    return Section(title="Bit for bit", blocks=[Table(columns=columns, rows=rows), legend])
 
 
 def _comparisons(verdict: Verdict) -> Section:
@@ -169,6 +203,19 @@ def _as_dict(verdict: Verdict) -> dict[str, Any]:
         "commit": verdict.commit,
         "reference": reference.model_dump(mode="json", include={"reason", "date", "commit"}),
         "level": verdict.level,
+        "repeats": [
+            {
+                "method": r.method,
+                "metric": r.metric,
+                "unit": r.unit,
+                "seeds": list(r.seeds),
+                "changes": [
+                    {"seed": c.seed, "reference": c.before, "now": c.now} for c in r.changes
+                ],
+                "outcome": r.outcome,
+            }
+            for r in verdict.repeats
+        ],
         "compared": [
             {
                 "method": c.method,
@@ -198,8 +245,12 @@ def _numbers(summary: Summary) -> dict[str, float | int | None]:
 
 
 def _as_junit(verdict: Verdict) -> str:
-    """A test case for each method and metric, and for each finding."""
+    """A test case for each method, metric and way of comparing it, and for each finding."""
     cases = [
+        *(
+            (r.method, f"{r.metric}, bit for bit", r.outcome, f"{_changes(r)}: {ADVICE}")
+            for r in verdict.repeats
+        ),
         *((c.method, c.metric, c.outcome, _line(c)) for c in verdict.compared),
         *((f.method, f.what, f.outcome, f.message) for f in verdict.findings),
     ]

@@ -1,15 +1,18 @@
 """The verdict of a check: the code is no worse, it is worse, or the records cannot tell."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.check.cells import Cells, cells_of, without_gradients
+from gim_bench.check.exact import Repeat, repeat
+from gim_bench.check.outcome import EXIT_CODES, Outcome
 from gim_bench.check.reference import Reference, commit_of, machine_of, was_resumed
+from gim_bench.check.sight import sights
 from gim_bench.check.tolerance import (
+    ACCURACY,
     COSTS,
     FALSE_ALARMS,
     Difference,
@@ -30,18 +33,9 @@ UPDATE = "or write a new reference with --update --reason"
 NOTHING_COMPARED = "nothing was compared: the reference has no metric that counts on this machine"
 
 
-class Outcome(StrEnum):
-    PASSES = "passes"
-    WORSE = "worse"
-    UNJUDGED = "cannot judge"
-
-
-EXIT_CODES = {Outcome.PASSES: 0, Outcome.WORSE: 1, Outcome.UNJUDGED: 3}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One metric of one method, in the reference and now."""
+    """The means of one metric of one method, in the reference and now."""
 
     method: str
     metric: str
@@ -71,7 +65,8 @@ class Verdict:
     commit: str  # of the records; empty without records
     reference: Reference
     level: float  # the chance of a false alarm that each comparison is given
-    compared: Sequence[Compared]
+    repeats: Sequence[Repeat]  # bit for bit; empty on another machine than the reference's
+    compared: Sequence[Compared]  # by intervals, as far as not settled bit for bit
     findings: Sequence[Finding]
     notes: Sequence[str]
 
@@ -84,7 +79,11 @@ class Verdict:
     @property
     def outcomes(self) -> list[Outcome]:
         """The outcome of every comparison and every finding."""
-        return [*(c.outcome for c in self.compared), *(f.outcome for f in self.findings)]
+        return [
+            *(r.outcome for r in self.repeats),
+            *(c.outcome for c in self.compared),
+            *(f.outcome for f in self.findings),
+        ]
 
     @property
     def exit_code(self) -> int:
@@ -98,49 +97,58 @@ class _Pair(NamedTuple):
     metric: str
     unit: str
     kind: Kind
-    before: Sequence[float]
-    now: Sequence[float]
+    before: Mapping[int, float]
+    now: Mapping[int, float]
+
+    def compared(self, *, level: float) -> Compared:
+        before, now = list(self.before.values()), list(self.now.values())
+        found = compare(before, now, kind=self.kind, level=level)
+        return Compared(method=self.method, metric=self.metric, unit=self.unit, found=found)
+
+    def repeat(self) -> Repeat | None:
+        return repeat(self.before, self.now, method=self.method, metric=self.metric, unit=self.unit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Comparisons:
+    """The metrics that can be compared, and a finding for each that cannot."""
+
+    repeats: list[Repeat] = field(default_factory=list)
+    pairs: list[_Pair] = field(default_factory=list)  # to be compared by intervals
+    findings: list[Finding] = field(default_factory=list)
 
 
 def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> Verdict:
     """The verdict on the newest finished cells of every method of the suite or the reference.
 
-    The chance of a false alarm is divided evenly among the comparisons (Bonferroni's correction),
-    so that a check of unchanged code calls something worse in 1 % of all cases at the most.
+    On the reference's machine, accuracies and losses of common seeds have to agree bit for bit.
+    Everything else is compared by intervals. The chance of a false alarm is divided evenly among
+    the latter comparisons (Bonferroni's correction), so that a check of unchanged code calls
+    something worse in 1 % of all cases at the most.
     """
     methods = list(dict.fromkeys([*suite.methods, *reference.methods]))
     cells = cells_of(records, methods=methods, rows=suite.method)
     of_suite = list(_about_the_suite(cells, reference))
     of_methods = [] if of_suite else list(_about_the_methods(cells, reference))
-    unjudged = {finding.method for finding in of_methods}
-    pairs: list[_Pair] = []
+    made = _Comparisons()
     if not of_suite:
+        unjudged = {finding.method for finding in of_methods}
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
-        pairs, incomplete = _pairs(judged, reference)
-        of_methods += incomplete
-        for method, found in judged.items():
-            if seeds := without_gradients(found):
-                message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
-                of_methods.append(_unjudged("gradient isolation", message, method))
-        if not pairs and not of_methods:
+        made = _comparisons(judged, reference)
+        of_methods += [*made.findings, *_unaudited(judged)]
+        if not (made.repeats or made.pairs or of_methods):
             of_methods.append(_unjudged("reference", f"{NOTHING_COMPARED}: run on one, {UPDATE}"))
-    level = FALSE_ALARMS / max(1, len(pairs))
+    level = FALSE_ALARMS / max(1, len(made.pairs))
+    compared = [pair.compared(level=level) for pair in made.pairs]
     return Verdict(
         suite=suite.name,
         commit=commit_of(cells.records[0].provenance) if cells.records else "",
         reference=reference,
         level=level,
-        compared=[
-            Compared(
-                method=pair.method,
-                metric=pair.metric,
-                unit=pair.unit,
-                found=compare(pair.before, pair.now, kind=pair.kind, level=level),
-            )
-            for pair in pairs
-        ],
+        repeats=made.repeats,
+        compared=compared,
         findings=[*_certain(cells), *of_suite, *of_methods],
-        notes=list(_notes(cells, reference)),
+        notes=[*_notes(cells, reference), *_unseeing(compared, reference)],
     )
 
 
@@ -202,12 +210,14 @@ def _about_the_methods(cells: Cells, reference: Reference) -> Iterator[Finding]:
         if changed:
             message = f"other settings than the reference's: {'; '.join(changed)}: set them back"
             yield _unjudged("settings", f"{message}, {UPDATE}", method)
-        elif not enough(len(kept.seeds), len(records)):
-            message = (
-                f"too few seeds: {len(records)} here and {len(kept.seeds)} in the reference where "
-                f"two and two, or one and three, are the fewest: run with --seeds"
-            )
-            yield _unjudged("seeds", message, method)
+
+
+def _unaudited(by_method: Mapping[str, Sequence[Record]]) -> Iterator[Finding]:
+    """Methods whose training says nothing of the reach of its gradients."""
+    for method, records in by_method.items():
+        if seeds := without_gradients(records):
+            message = f"not measured in seed {', '.join(seeds)}: run again with --rerun"
+            yield _unjudged("gradient isolation", message, method)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -224,38 +234,67 @@ def _unjudged(what: str, message: str, method: str = "") -> Finding:
     return Finding(outcome=Outcome.UNJUDGED, what=what, message=message, method=method)
 
 
-# -- with statistics -------------------------------------------------------------------------------
+# -- comparisons -----------------------------------------------------------------------------------
 
 
-def _pairs(
-    by_method: Mapping[str, Sequence[Record]], reference: Reference
-) -> tuple[list[_Pair], list[Finding]]:
-    """The metrics of the reference beside today's, and a finding for each that is missing today."""
-    pairs, absent = [], []
-    for method, records in by_method.items():
-        for name, values in reference.methods[method].metrics.items():
-            unit = unit_of(name, records[0].config)
-            kind = kind_of(name, unit=unit)
-            assert kind is not None
-            if not _counts_here(name, records, reference):
+def _comparisons(by_method: Mapping[str, Sequence[Record]], reference: Reference) -> _Comparisons:
+    """The metrics of the reference beside today's.
+
+    A metric whose seeds all repeat the reference's bit for bit is settled, and needs no interval.
+    """
+    made = _Comparisons()
+    records = [record for of_method in by_method.values() for record in of_method]
+    exact = bool(records) and not machine_of(records).why_not_exact(reference.machine)
+    for method, of_method in by_method.items():
+        short: list[_Pair] = []
+        for name in reference.methods[method].metrics:
+            if not _counts_here(name, of_method, reference):
                 continue
-            before = list(values.values())
-            usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
-            now = [record.metrics[name] for record in usable if name in record.metrics]
-            if len(now) < len(usable):
-                message = f"{len(usable) - len(now)} of {len(usable)} cells do not have the metric"
-                absent.append(_unjudged(name, f"{message}: run them again, {UPDATE}", method))
-            elif not enough(len(before), len(now)):
-                message = "too few seeds that were not resumed: run with --rerun"
-                absent.append(_unjudged(name, message, method))
-            else:
-                pairs.append(_Pair(method, name, unit, kind, before, now))
-    return pairs, absent
+            pair = _pair(name, of_method, reference)
+            if isinstance(pair, Finding):
+                made.findings.append(pair)
+                continue
+            repeated = pair.repeat() if exact and pair.kind not in COSTS else None
+            if repeated is not None:
+                made.repeats.append(repeated)
+            settled = repeated and not repeated.changes and not pair.now.keys() - pair.before.keys()
+            if not settled:
+                enough_seeds = enough(len(pair.before), len(pair.now))
+                (made.pairs if enough_seeds else short).append(pair)
+        made.findings.extend(_too_few(short))
+    return made
+
+
+def _pair(name: str, records: Sequence[Record], reference: Reference) -> _Pair | Finding:
+    """The values of a metric in one method's records; a finding if the metric went missing."""
+    method = records[0].method
+    unit = unit_of(name, records[0].config)
+    kind = kind_of(name, unit=unit)
+    assert kind is not None
+    usable = [r for r in records if not (kind in COSTS and was_resumed(r))]
+    now = {r.seed: r.metrics[name] for r in usable if name in r.metrics}
+    if len(now) < len(usable):
+        message = f"{len(usable) - len(now)} of {len(usable)} cells do not have the metric"
+        return _unjudged(name, f"{message}: run them again, {UPDATE}", method)
+    return _Pair(method, name, unit, kind, reference.methods[method].metrics[name], now)
+
+
+def _too_few(pairs: Sequence[_Pair]) -> Iterator[Finding]:
+    """A finding for the metrics of one method that have the same too few seeds."""
+    counts = dict.fromkeys((len(pair.before), len(pair.now)) for pair in pairs)
+    for before, now in counts:
+        about = [p for p in pairs if (len(p.before), len(p.now)) == (before, now)]
+        yield _unjudged(
+            ", ".join(pair.metric for pair in about),
+            f"too few seeds that were not resumed: {now} here and {before} in the reference where "
+            f"two and two, or one and three, are the fewest: run with --seeds, or with --rerun",
+            about[0].method,
+        )
 
 
 def _counts_here(name: str, records: Sequence[Record], reference: Reference) -> bool:
     """Whether a metric may be compared: memory and speed only on a machine of the same kind."""
-    return kind_of(name) not in COSTS or machine_of(records[0]).is_like(reference.machine)
+    return kind_of(name) not in COSTS or machine_of(records).is_like(reference.machine)
 
 
 def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
@@ -268,12 +307,14 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
             "the cells and the code have uncommitted changes, which may not be the same: commit, "
             "and run into a fresh --runs-dir"
         )
-    machine = machine_of(records[0])
+    machine = machine_of(records)
     if not machine.is_like(reference.machine):
         yield (
             f"memory and speed are not compared: the reference is of "
             f"{reference.machine.described()}, these cells of {machine.described()}"
         )
+    if why := machine.why_not_exact(reference.machine):
+        yield f"accuracies and losses are compared by intervals, not bit for bit: {why}"
     resumed = [f"{record.method} seed {record.seed}" for record in records if was_resumed(record)]
     if resumed:
         yield f"memory and speed are compared without resumed cells: {', '.join(resumed)}"
@@ -284,3 +325,11 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
             new = [n for n in names if n not in known and _counts_here(n, of_method, reference)]
             if new:
                 yield f"{method} {', '.join(new)}: not in the reference, not compared"
+
+
+def _unseeing(compared: Sequence[Compared], reference: Reference) -> Iterator[str]:
+    """Trained encoders in whose place an untrained one would pass this check by intervals."""
+    seeds = {c.method: c.found.now.n for c in compared if kind_of(c.metric) is ACCURACY}
+    for sight in sights(reference.methods, now=min(seeds.values(), default=2)):
+        if sight.method in seeds and not sight.sees:
+            yield f"an untrained encoder would pass: {sight.described()}"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from gim_bench.records.metrics import NATS, target_of
 from gim_bench.records.statistics import Summary, summarise
@@ -14,6 +15,7 @@ FALSE_ALARMS = 0.01
 POWER = 0.8
 # Seeds on both sides together, with two or more in the reference: two degrees of freedom.
 FEWEST_SEEDS = 4
+MOST_SEEDS = 200  # that a reference is advised to have
 HOST_MEMORY = "memory/host_over_baseline_bytes"
 
 
@@ -148,18 +150,12 @@ def compare(
     spread is the observed one, and clears the floor as often.
     """
     assert enough(len(reference), len(now))
-    from scipy.special import nctdtrinc, ndtri, stdtrit
-
     before, after = summarise(reference), summarise(now)
-    freedom = before.n + after.n - 2
     squares = sum((x - before.mean) ** 2 for x in reference) + sum(
         (x - after.mean) ** 2 for x in now
     )
-    error = math.sqrt(squares / freedom) * math.sqrt(1 / before.n + 1 / after.n)
-    side = level / 2 if kind.worse is Worse.EITHER else level
-    critical = float(stdtrit(freedom, 1 - side))
-    floor = kind.floor_at(before.mean)
-    tolerance = max(critical * error, floor)
+    spread = math.sqrt(squares / (before.n + after.n - 2))
+    reach = reach_of(spread, before.n, after.n, mean=before.mean, kind=kind, level=level)
     moved = {
         Worse.LOWER: before.mean - after.mean,
         Worse.HIGHER: after.mean - before.mean,
@@ -168,10 +164,54 @@ def compare(
     return Difference(
         reference=before,
         now=after,
-        tolerance=tolerance,
+        tolerance=reach.tolerance,
+        detectable=reach.detectable,
+        worse=moved > reach.tolerance,
+    )
+
+
+class Reach(NamedTuple):
+    """The change that a comparison tolerates, and the smallest true change that it notices."""
+
+    tolerance: float  # in the metric's unit
+    detectable: float  # with about 80 % power
+
+
+def reach_of(
+    spread: float, reference: int, now: int, *, mean: float, kind: Kind, level: float
+) -> Reach:
+    """The reach of a comparison of so many seeds, where one seed has the standard deviation.
+
+    `mean` is the reference's; `compare` states the test.
+    """
+    from scipy.special import nctdtrinc, ndtri, stdtrit
+
+    freedom = reference + now - 2
+    error = spread * math.sqrt(1 / reference + 1 / now)
+    side = level / 2 if kind.worse is Worse.EITHER else level
+    critical = float(stdtrit(freedom, 1 - side))
+    floor = kind.floor_at(mean)
+    return Reach(
+        tolerance=max(critical * error, floor),
         detectable=max(
             float(nctdtrinc(freedom, 1 - POWER, critical)) * error,
             floor + float(ndtri(POWER)) * error,
         ),
-        worse=moved > tolerance,
     )
+
+
+def seeds_to_see(
+    change: float, *, spread: float, now: int | None, kind: Kind, level: float
+) -> int | None:
+    """The fewest seeds of a reference against which a true change is noticed with 80 % power.
+
+    `now` is the number of new seeds; None: as many as the reference has. The answer is None where
+    MOST_SEEDS do not suffice. `kind` has an absolute floor.
+    """
+    for n in range(2, MOST_SEEDS + 1):
+        m = n if now is None else now
+        if enough(n, m):
+            reach = reach_of(spread, n, m, mean=0.0, kind=kind, level=level)
+            if reach.detectable <= change:
+                return n
+    return None

@@ -36,8 +36,8 @@ def check(
     path = against or room.reference_path(loaded.name)
     records = records_of(loaded, runs_dir)
     if update:
-        room.update(path, records, suite=loaded, reason=reason or "")
-        print(f"wrote {path}", file=sys.stderr)
+        seen = room.update(path, records, suite=loaded, reason=reason or "")
+        print("\n".join([f"wrote {path}", *seen]), file=sys.stderr)
         return
     reference = room.read_reference(path, suite=loaded.name)
     verdict = room.judge(records, reference, suite=loaded)

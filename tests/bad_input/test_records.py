@@ -6,7 +6,7 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from gim_bench.check.reference import update
+from gim_bench.check.making import update
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.seals import sealed
 from gim_bench.tracking.entries import suite_entries

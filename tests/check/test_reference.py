@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from gim_bench.check.reference import read_reference, reference_path, update
+from gim_bench.check.making import update
+from gim_bench.check.reference import read_reference, reference_path
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
 from gim_bench.records.record import Status

@@ -1,0 +1,172 @@
+"""What a reference can see: would an untrained encoder in place of a trained method be noticed?
+
+A trained method is set against the untrained row with the same encoder. The effect of training is
+the distance of their mean accuracies. A check sees the effect if it tolerates less than half of it,
+in one accuracy at least of every encoder that the method trains.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gim_bench.cells.defaults import settings_by_name
+from gim_bench.check.reference import MethodReference
+from gim_bench.check.tolerance import (
+    ACCURACY,
+    FALSE_ALARMS,
+    LOSS,
+    LOSS_OF_OTHER_UNIT,
+    POWER,
+    Reach,
+    enough,
+    kind_of,
+    reach_of,
+    seeds_to_see,
+)
+from gim_bench.contract import GradientFlow
+from gim_bench.records.metrics import target_of
+from gim_bench.records.statistics import summarise
+
+UNTRAINED = "random_init"
+Methods = Mapping[str, MethodReference]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """One accuracy of a trained method beside the untrained row's."""
+
+    method: str
+    metric: str
+    untrained: str  # the untrained row
+    effect: float  # points above the untrained row's mean; negative below
+    spread: float  # points: the larger standard deviation of the two rows
+    seeds: int  # of the reference
+    now: int  # seeds of a check
+    level: float  # of each comparison of a check
+
+    @property
+    def reach(self) -> Reach:
+        """The tolerance of a check, in points; without bound where seeds are too few to compare."""
+        if not enough(self.seeds, self.now):
+            return Reach(tolerance=math.inf, detectable=math.inf)
+        return reach_of(
+            self.spread, self.seeds, self.now, mean=0.0, kind=ACCURACY, level=self.level
+        )
+
+    @property
+    def sees(self) -> bool:
+        return self.reach.tolerance < self.effect / 2
+
+    def seeds_needed(self, *, now: int | None) -> int | None:
+        """The seeds of a reference against which half of the effect is noticed with 80 % power.
+
+        `now` and the answer None are as in `seeds_to_see`.
+        """
+        return seeds_to_see(
+            self.effect / 2, spread=self.spread, now=now, kind=ACCURACY, level=self.level
+        )
+
+    def described(self) -> str:
+        """One line: the effect, the tolerance, and the seeds that would notice half the effect."""
+        return f"{self.method} {self.metric}: {self._found()}: {self.advice()}"
+
+    def _found(self) -> str:
+        side = "above" if self.effect > 0 else "below"
+        tolerance = self.reach.tolerance
+        does = "is not possible" if math.isinf(tolerance) else f"tolerates {tolerance:.1f}"
+        return (
+            f"{abs(self.effect):.1f} points {side} {self.untrained}'s, where a check of {self.now} "
+            f"seed(s) against {self.seeds} {does}"
+        )
+
+    def advice(self) -> str:
+        """The seeds that notice half of the effect, or that none do."""
+        half = f"half of the effect is noticed with a power of {POWER:.0%}"
+        if (n := self.seeds_needed(now=self.now)) is not None:
+            return f"{half} by a reference of {n} seeds (--seeds {n})"
+        if (n := self.seeds_needed(now=None)) is not None:
+            return f"{half} by {n} seeds on both sides (seeds = {n} in the suite)"
+        return "no number of seeds suffices: train longer, choose another task, or leave it out"
+
+
+def sights(methods: Methods, *, now: int) -> list[Sight]:
+    """The accuracy by which each trained encoder is best told from the untrained row.
+
+    `now` is the number of seeds of a check. A method without an untrained row of its encoder, or
+    without an accuracy, has none.
+    """
+    found = []
+    for method in trained(methods):
+        candidates = list(_candidates(method, methods, now=now))
+        for target in _targets(methods[method]):
+            about = [s for s in candidates if target in ("", target_of(s.metric)[0])]
+            if about:
+                found.append(max(about, key=lambda s: s.effect / s.reach.tolerance))
+    return found
+
+
+def unseen(methods: Methods) -> list[str]:
+    """The trained methods of which nothing can be said, a line with the reason."""
+    told = {sight.method for sight in sights(methods, now=2)}
+    blank = ", ".join(method for method in trained(methods) if method not in told)
+    line = (
+        f"not known whether an untrained encoder would pass as {blank}: the suite has no accuracy "
+        f"of the same encoder untrained ({UNTRAINED})"
+    )
+    return [line] if blank else []
+
+
+def trained(methods: Methods) -> list[str]:
+    """The methods that train an encoder by gradients."""
+    tables = {name: settings_by_name(kept.config) for name, kept in methods.items()}
+    return [
+        name
+        for name, settings in tables.items()
+        if settings.get("method.gradient_flow", GradientFlow.NONE) != GradientFlow.NONE
+    ]
+
+
+def untrained_twin(method: str, methods: Methods) -> str | None:
+    """The row whose encoder is the method's before training; None without such a row."""
+    for name, kept in methods.items():
+        like = settings_by_name(kept.config).get("method.like", name)
+        if like == UNTRAINED and _encoder(kept) == _encoder(methods[method]):
+            return name
+    return None
+
+
+def _encoder(kept: MethodReference) -> dict[str, Any]:
+    settings = settings_by_name(kept.config)
+    return {name: value for name, value in settings.items() if name.startswith("encoder.")}
+
+
+def _candidates(method: str, methods: Methods, *, now: int) -> Iterator[Sight]:
+    """All accuracies that the method and its untrained row have in common."""
+    twin = untrained_twin(method, methods)
+    if twin is None:
+        return
+    kept, theirs = methods[method], methods[twin].metrics
+    level = FALSE_ALARMS / max(1, sum(len(each.metrics) for each in methods.values()))
+    for name, values in kept.metrics.items():
+        if kind_of(name) is ACCURACY and values and theirs.get(name):
+            ours, other = (summarise(list(v.values())) for v in (values, theirs[name]))
+            yield Sight(
+                method=method,
+                metric=name,
+                untrained=twin,
+                effect=ours.mean - other.mean,
+                spread=max(ours.std or 0.0, other.std or 0.0),
+                seeds=len(kept.seeds),
+                now=now,
+                level=level,
+            )
+
+
+def _targets(kept: MethodReference) -> list[str]:
+    """The targets of the encoders that a method trains; "" for one encoder of all targets.
+
+    The names of its losses tell: a supervised method on speech trains an encoder for each target.
+    """
+    losses = [name for name in kept.metrics if kind_of(name) in (LOSS, LOSS_OF_OTHER_UNIT)]
+    return list(dict.fromkeys(target_of(name)[0] for name in losses)) or [""]
