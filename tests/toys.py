@@ -117,7 +117,8 @@ def toy_case(
 ) -> Case:
     """A method, by its name or its class, on the toy encoder."""
     kind = registry.method(method) if isinstance(method, str) else method
-    contrastive = kind.traits.objective.settings is InfoNCESettings
+    objective = kind.traits.objective
+    contrastive = objective is not None and objective.settings is InfoNCESettings
     return Case(
         name=method if isinstance(method, str) else method.__name__,
         method=kind,

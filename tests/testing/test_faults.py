@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from gim_bench.contract import GradientFlow
+from baselines.fixed_features import FixedFeatures, fixed_traits
+from gim_bench.contract import GradientFlow, Modality, Split
 from gim_bench.registry import method as registered
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Recompute, Schedule
@@ -258,6 +259,75 @@ class Indifferent(GreedySupervised):
         return super().loss(head, views, replace(batch, labels=labels))
 
 
+class Centred(FixedFeatures):
+    """Pixels without the mean of the examples that it was fitted to: sound."""
+
+    traits = fixed_traits(Modality.IMAGE, trains_on=Split.UNLABELLED)
+
+    def __init__(self, ingredients):
+        super().__init__(ingredients)
+        self.encoder.register_buffer("mean", torch.zeros(ingredients.shape))
+
+    def fit_without_gradients(self, batches):
+        for batch in batches:
+            self.encoder.mean.copy_(batch.inputs.mean(0))
+
+    def features(self, inputs):
+        return {"module_1": (inputs - self.encoder.mean).flatten(1).unsqueeze(1)}
+
+
+class FittedAtRandom(Centred):
+    """Its fit differs from run to run."""
+
+    def fit_without_gradients(self, batches):
+        self.encoder.mean.normal_()
+
+
+class FittedToLabels(Centred):
+    """Its fit differs with the labels."""
+
+    def fit_without_gradients(self, batches):
+        for batch in batches:
+            self.encoder.mean.fill_(sum(float(x.sum()) for x in batch.labels.values()))
+
+
+class FittedElsewhere(Centred):
+    """Keeps its fit outside the encoder."""
+
+    mean = 0.0
+
+    def fit_without_gradients(self, batches):
+        for batch in batches:
+            self.mean = batch.inputs.mean(0)
+
+    def features(self, inputs):
+        return {"module_1": (inputs - self.mean).flatten(1).unsqueeze(1)}
+
+
+class NeverFitted(Centred):
+    """Declares a split, and takes nothing from it."""
+
+    def fit_without_gradients(self, batches):
+        return
+
+
+class Unfitted(FixedFeatures):
+    """Pixels: sound."""
+
+    traits = fixed_traits(Modality.IMAGE)
+
+    def features(self, inputs):
+        return {"module_1": inputs.flatten(1).unsqueeze(1)}
+
+
+class FittedInSecret(Unfitted):
+    """Is fitted, and declares no split."""
+
+    mean = 0.0
+    fit_without_gradients = FittedElsewhere.fit_without_gradients
+    features = FittedElsewhere.features
+
+
 FAULTY_METHODS = {
     test_method.test_a_few_steps_on_one_batch_lower_every_loss: [Climbing],
     test_method.test_without_any_weight_a_loss_is_the_uninformed_one: [WrongChance],
@@ -295,6 +365,12 @@ FAULTY_METHODS = {
     test_method.test_features_of_an_example_do_not_depend_on_the_others_in_its_batch: [Whitened],
     test_method.test_what_has_no_encoder_of_modules_declares_an_ablation: [WithoutEncoder],
     test_method.test_predictions_are_scores_for_every_class_or_none: [OneScore],
+    test_method.test_fitting_without_gradients_is_the_same_in_every_run_and_reads_no_label: [
+        FittedAtRandom,
+        FittedToLabels,
+    ],
+    test_method.test_what_is_fitted_is_kept_with_the_encoder: [FittedElsewhere, NeverFitted],
+    test_method.test_a_method_that_visits_no_split_is_not_fitted: [FittedInSecret],
     test_method.test_declared_traits_agree_with_each_other: [NothingDeclared],
     test_method.test_a_method_has_losses_unless_it_declares_that_it_trains_nothing: [NoUnits],
     test_method.test_every_declared_view_changes_a_loss: [FirstViewTwice],
@@ -303,6 +379,9 @@ FAULTY_METHODS = {
         Indifferent
     ],
 }
+
+# Methods without a fault, of which the faulty ones are made.
+SOUND = (GreedySupervised, Centred, Unfitted, Agreeing)
 
 # The further argument of a test.
 FURTHER = {
@@ -328,7 +407,7 @@ def test_every_conformance_test_of_methods_has_a_fault_to_find():
     ids=lambda each: each.__name__,
 )
 def test_a_faulty_method_is_found(test, faulty):
-    sound = GreedySupervised if issubclass(faulty, GreedySupervised) else Agreeing
+    sound = next(kind for kind in SOUND if issubclass(faulty, kind))
     assert passes(test, case=toy_case(sound), **FURTHER.get(test, {}))
     assert not passes(test, case=toy_case(faulty), **FURTHER.get(test, {}))
 
