@@ -11,7 +11,8 @@ from tests.cli import commands
 from tests.cli.commands import PLAIN
 from tests.cli.conftest import prepare
 
-CHECK = ("check", "--suite", "./tiny.toml", "--against", "reference.json")
+WITH_UNTRAINED = ("check", "--suite", "./tiny.toml", "--against", "reference.json")
+CHECK = (*WITH_UNTRAINED, "--set", "methods=['gim']")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,9 @@ def referenced_once(tmp_path_factory):
         patch.setattr(provenance, "git_state", lambda: COMMITTED)
         assert commands.gim_bench(*PLAIN, "--seeds", "3").code == 0
         answer = commands.gim_bench(*CHECK, "--update", "--reason", "the tests")
-    assert (answer.code, answer.err) == (0, "wrote reference.json\n")
+    wrote, seen = answer.err.splitlines()
+    assert (answer.code, wrote) == (0, "wrote reference.json")
+    assert seen.startswith("not known whether an untrained encoder would pass as gim: ")
     return folder
 
 
@@ -40,6 +43,13 @@ def test_code_that_has_not_changed_passes_the_check(referenced, gim_bench):
     assert answer.out.startswith("Check of tiny: passes")
 
 
+def test_numbers_that_no_training_is_needed_for_make_no_reference(referenced, gim_bench):
+    """A few steps of a tiny encoder are as good as none."""
+    answer = gim_bench(*WITH_UNTRAINED, "--update", "--reason", "x")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "these records make no reference: an untrained encoder would pass: gim" in answer.err
+
+
 def test_a_worse_loss_is_exit_code_1_and_stands_in_the_file_that_was_named(
     referenced, gim_bench, tmp_path
 ):
@@ -49,7 +59,9 @@ def test_a_worse_loss_is_exit_code_1_and_stands_in_the_file_that_was_named(
     path.write_text(json.dumps(kept))
     answer = gim_bench(*CHECK, "--format", "junit", "--output", "junit.xml")
     assert (answer.code, answer.out, answer.err) == (1, "", "wrote junit.xml\n")
-    assert 'failures="1"' in (tmp_path / "junit.xml").read_text()
+    page = (tmp_path / "junit.xml").read_text()
+    assert 'failures="2"' in page  # bit for bit, and by intervals
+    assert 'name="loss, bit for bit"' in page
 
 
 def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
