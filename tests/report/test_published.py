@@ -10,11 +10,14 @@ from gim_bench.report import published
 from gim_bench.report.published import load
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
+MEMORY = "memory/gpu_allocated_over_baseline_bytes"
 TWO_TABLES = """
 short = "{short}"
 [table1]
 place = "Table 1"
 page = 2
+margin = 1.0
+margin_reason = "half of a gap"
 results = [
     {{ method = "gim", metric = "accuracy", value = {value}, unit = "%" }},
     {{ method = "cpc", metric = "accuracy", value = 50.0, unit = "%" }},
@@ -22,6 +25,8 @@ results = [
 [table2]
 place = "Table 2"
 page = 3
+margin = {{ accuracy = 2.0, phone_accuracy = 3.0 }}
+margin_reason = "half of a gap"
 results = [
     {{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }},
     {{ method = "gim", metric = "phone_accuracy", value = 2.0, unit = "%" }},
@@ -85,6 +90,35 @@ def test_a_number_says_where_it_stands():
     assert (iterative.table, iterative.page) == ("section 4.1, text", 6)
 
 
+def test_the_rounding_of_a_number_is_half_of_its_last_printed_digit():
+    """7.0 GB stands for 6.95 to 7.05."""
+    assert numbers("loewe2019/table1")["gim", "accuracy"].rounding == pytest.approx(0.05)
+    (memory,) = {number.rounding for number in numbers("loewe2019/table2").values()}
+    assert memory == pytest.approx(0.05e9)
+
+
+def test_the_margin_of_a_table_is_for_all_metrics_or_for_each():
+    one, two = numbers("loewe2019/table1"), numbers("loewe2019/table3")
+    assert one["gim", "accuracy"].margin == 2.0
+    assert [two["gim", f"{task}_accuracy"].margin for task in ("phone", "speaker")] == [1.2, 0.25]
+    assert numbers("loewe2019/table2")["cpc", MEMORY].margin == pytest.approx(0.35e9)
+
+
+def test_every_margin_is_wider_than_the_rounding_and_has_a_reason():
+    for path in FOLDER.glob("*.toml"):
+        for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            if isinstance(table, dict):
+                for number in numbers(f"{path.stem}/{name}").values():
+                    assert number.margin > 2 * number.rounding
+                    assert len(number.margin_reason) > 20
+
+
+def test_the_probe_of_phones_has_another_rate_than_the_probe_of_speakers():
+    table = numbers("loewe2019/table3")
+    assert [table["gim", f"{t}_accuracy"].probe_rate for t in ("phone", "speaker")] == [1e-4, 1e-3]
+    assert numbers("loewe2019/table2")["cpc", MEMORY].probe_rate is None
+
+
 def test_no_method_has_two_numbers_for_one_metric_in_a_table():
     for path in FOLDER.glob("*.toml"):
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
@@ -140,6 +174,7 @@ def test_an_installed_package_reads_its_own_copy(tmp_path, monkeypatch):
     own.mkdir(parents=True)
     (own / "mine.toml").write_text(
         'short = "Mine"\n[table1]\nplace = "Table 1"\npage = 2\n'
+        'margin = 1\nmargin_reason = "half of a gap"\n'
         'results = [{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }]\n'
     )
     monkeypatch.setattr(published.resources, "files", lambda _: tmp_path / "gim_bench")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from gim_bench.errors import ConfigError
 from gim_bench.settings.augmentations import WindowSettings
 from gim_bench.settings.optimisers import AdamSettings, ConstantRate, CosineRate, SGDSettings
-from gim_bench.settings.schema import CellConfig, Schedule
+from gim_bench.settings.schema import CellConfig, Deviation, Schedule
 from gim_bench.settings.suites import load_suite, shipped_suites
 from tests.settings.tables import SPEECH, SUITE, load, refused, write
 
@@ -65,11 +65,24 @@ def test_a_suite_may_name_the_tables_of_several_papers(tmp_path):
     assert load(tmp_path).published == ()
 
 
+DEVIATION = {"about": "batch", "paper": "128", "released": "32", "ours": "64"}
+
+
 def test_deviations_are_prose_that_belongs_to_no_cell(tmp_path):
     """A deviation in other words must not run every cell of the suite again."""
-    suite = load(tmp_path, 'deviations=["The batch is halved."]')
-    assert suite.deviations == ("The batch is halved.",)
+    suite = load(tmp_path, suite=SUITE | {"deviations": [DEVIATION]})
+    assert suite.deviations == (Deviation(**DEVIATION),)
     assert "deviations" not in CellConfig.model_fields
+
+
+def test_a_deviation_says_what_paper_released_code_and_suite_do(tmp_path):
+    """A list of sentences, as files had before, is answered with what to write."""
+    with pytest.raises(ConfigError, match=r"deviations.0: 'Halved.' is a sentence: write a table"):
+        load(tmp_path, 'deviations=["Halved."]')
+    for name in DEVIATION:
+        part = {key: value for key, value in DEVIATION.items() if key != name}
+        with pytest.raises(ConfigError, match=rf"'deviations.0.{name}' is missing"):
+            load(tmp_path, suite=SUITE | {"deviations": [part]})
 
 
 def test_the_optimiser_of_a_suite_is_of_the_kind_that_its_table_names(tmp_path):
@@ -302,6 +315,18 @@ def test_memory_128_is_the_memory_suite_with_as_many_steps_of_more_images():
     assert steps == [4, 4]
     shared = set(below) - {"name", "summary", "protocol", "published", "dataset", "training"}
     assert all(found[name] == below[name] for name in shared)
+
+
+@pytest.mark.parametrize("batch", [16, 32, 128])
+def test_table_2_is_the_memory_suite_in_fp32_at_three_batches(batch):
+    name = "memory-fp32" if batch == 16 else f"memory-fp32-{batch}"
+    below, found = (load_suite(each).model_dump() for each in ("memory", name))
+    assert found["training"] == below["training"] | {"batch_size": batch, "precision": "fp32"}
+    assert found["dataset"]["images"] / batch == 4
+    assert found["published"] == ("loewe2019/table2",)
+    assert below["published"] == ()
+    own = {"name", "summary", "protocol", "published", "deviations", "dataset", "training"}
+    assert all(found[each] == below[each] for each in set(below) - own)
 
 
 # -- files that cannot be read ---------------------------------------------------------------------
