@@ -19,6 +19,7 @@ class Question:
     """A target with the labels of a split that fit or validate its probes."""
 
     target: Target
+    steps: int  # labels of each example of the split; a whole recording may have fewer of its own
     places: Int[Tensor, "n"]  # indices of the labels among the split's flattened labels; ascending
     labels: Int[Tensor, "n"]
     validating: Bool[Tensor, "n"]
@@ -30,9 +31,8 @@ class Question:
 
         `first` is the number of the batch's first example in the split.
         """
-        size = batch.labels[self.target.name].numel()
-        start = first * (size // len(batch.inputs))
-        low, high = torch.searchsorted(self.places, torch.tensor([start, start + size])).tolist()
+        start, end = first * self.steps, (first + len(batch.inputs)) * self.steps
+        low, high = torch.searchsorted(self.places, torch.tensor([start, end])).tolist()
         return (self.places[low:high] - start).to(batch.inputs.device)
 
 
@@ -75,6 +75,7 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
     validating = torch.isin(groups[places], present[order[:held_out]])
     return Question(
         target=target,
+        steps=steps,
         places=places,
         labels=labels[places].long(),
         validating=validating,

@@ -34,8 +34,9 @@ class WindowBatches(Batches):
     than the window is followed by silence, whose frames have no labels. Further views are other
     windows of the same recordings.
 
-    With `whole`, the probe has one window for each recording, as long as the longest recording of
-    the split. So an autoregressor's context reaches back to the beginning of the recording.
+    With `whole`, the probe has one window for each recording, as long as the recording but no
+    shorter than the window: so an autoregressor's context reaches back to the recording's
+    beginning. Each is a batch, and `labels` is filled with -1 up to the longest recording.
     """
 
     noun = "window"
@@ -74,8 +75,6 @@ class WindowBatches(Batches):
         self._frame_counts = torch.tensor(counts, dtype=torch.long)
         self._frame_starts = self._frame_counts.cumsum(0) - self._frame_counts
         self.whole = whole
-        longest = int(self._lengths.max()) // FRAME_SAMPLES if whole and self.items else 0
-        self._steps_in_order = max(self.steps, longest)
 
     @property
     def items(self) -> int:
@@ -83,7 +82,7 @@ class WindowBatches(Batches):
 
     @cached_property
     def labels(self) -> Mapping[str, Int[Tensor, "w *step"]]:
-        return self._labels(self._tiles, steps=self._steps_in_order)
+        return self._labels(self._tiles, steps=int(self._steps_in_order.max()))
 
     @property
     def groups(self) -> Int[Tensor, "w"]:
@@ -95,11 +94,17 @@ class WindowBatches(Batches):
         return self._tiles.recordings
 
     def in_order(self) -> Iterator[Batch]:
-        steps = self._steps_in_order
-        # Whole recordings come in batches of no more samples than a batch of windows has.
-        size = max(1, self.batch_size * self.steps // steps)
+        size = 1 if self.whole else self.batch_size
         for chosen in torch.arange(len(self._tiles.frames)).split(size):
-            yield self._batch([Windows(*(values[chosen] for values in self._tiles))], steps=steps)
+            windows = Windows(*(values[chosen] for values in self._tiles))
+            yield self._batch([windows], steps=int(self._steps_in_order[chosen].max()))
+
+    @cached_property
+    def _steps_in_order(self) -> Int[Tensor, "w"]:
+        """The number of steps of each window of `in_order`."""
+        if not self.whole:
+            return torch.full_like(self._tiles.frames, self.steps)
+        return (self._lengths // FRAME_SAMPLES).clamp(min=self.steps)
 
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
         windows = [self._random_windows(chosen, view.place) for view in streams]

@@ -202,37 +202,33 @@ def test_every_window_of_a_recording_has_its_speaker():
 # -- whole recordings, in order --------------------------------------------------------------------
 
 
-def test_each_whole_recording_is_read_once_and_followed_by_silence():
-    """To the length of the longest, 7,777 samples: 48 whole steps."""
-    samples, phones = in_order(batches(numbered(*LENGTHS), whole=True))
-    assert samples == [[p if p < length else 0 for p in range(7_680)] for length in LENGTHS]
-    for length, found in zip(LENGTHS, phones, strict=True):
+def test_whole_recordings_come_one_by_one_and_short_ones_are_followed_by_silence():
+    """To the length of the window. Samples after the last whole step of 10 ms are left out."""
+    found = list(batches(numbered(*LENGTHS), whole=True).in_order())
+    for length, batch in zip(LENGTHS, found, strict=True):
+        steps = max(STEPS, length // FRAME_SAMPLES)
+        samples = [p if p < length else 0 for p in range(steps * FRAME_SAMPLES)]
+        assert batch.inputs.round().long().tolist() == [samples]
         labels = list(range(label_frames(length)))
-        assert found == [-1, *labels, *[-1] * (47 - len(labels))]
+        phones = [-1, *labels, *[-1] * (steps - 1 - len(labels))]
+        assert batch.labels["phone"].tolist() == [phones]
 
 
 def test_the_last_label_of_a_whole_recording_of_any_length_has_a_step():
-    for longest in range(3_200, 3_600):
-        _, (phones,) = in_order(batches(numbered(longest), whole=True))
-        assert max(phones) == label_frames(longest) - 1
+    for length in range(3_200, 3_600):
+        (batch,) = batches(numbered(length), whole=True).in_order()
+        assert batch.labels["phone"].max() == label_frames(length) - 1
 
 
-def test_whole_recordings_are_no_shorter_than_a_window():
-    samples, _ = in_order(batches(numbered(500, 700), whole=True))
-    assert [len(found) for found in samples] == [WINDOW, WINDOW]
-
-
-def test_batches_of_whole_recordings_hold_no_more_samples_than_those_of_windows():
-    loader = batches(numbered(4000, 3200, 100, speakers=(7, 3, 5)), batch_size=5, whole=True)
-    found = [batch.labels["speaker"].tolist() for batch in loader.in_order()]
-    assert found == [[7, 3], [5]]
-    assert loader.groups.tolist() == [0, 1, 2]
+def test_labels_of_whole_recordings_are_filled_up_to_the_longest():
+    loader = batches(numbered(4000, 3200, 100, speakers=(7, 3, 5)), whole=True)
+    for row, batch in zip(loader.labels["phone"], loader.in_order(), strict=True):
+        (found,) = batch.labels["phone"]
+        assert torch.equal(row[: len(found)], found)
+        assert set(row[len(found) :].tolist()) <= {-1}
     assert loader.labels["phone"].shape == (3, 25)
-
-
-def test_a_recording_longer_than_a_batch_is_a_batch():
-    loader = batches(numbered(16_000, 16_000), batch_size=2, whole=True)
-    assert [len(batch.inputs) for batch in loader.in_order()] == [1, 1]
+    assert loader.labels["speaker"].tolist() == [7, 3, 5]
+    assert loader.groups.tolist() == loader.items_of_examples.tolist() == [0, 1, 2]
 
 
 def test_training_draws_the_same_windows_whether_the_probe_reads_whole_recordings_or_not():
@@ -246,7 +242,7 @@ def test_training_draws_the_same_windows_whether_the_probe_reads_whole_recording
 
 @torch.no_grad()
 def contexts(loader: WindowBatches) -> torch.Tensor:
-    """Features of an untrained GRU for each window in order."""
+    """Features of an untrained GRU at the steps of all windows in order."""
     with seeding.weights_from("tests", "encoder"):
         encoder = ConvGRUEncoder(
             ConvGRUSettings(kind="conv_gru", width=4, context=4), shape=(WINDOW,)
@@ -257,7 +253,7 @@ def contexts(loader: WindowBatches) -> torch.Tensor:
         for stage in encoder.stages:
             z = stage(z)
         grid = encoder.pool(z, batch_size=len(batch.inputs))
-        found.append(encoder.steps(grid, module=len(encoder.stages) - 1))
+        found.append(encoder.steps(grid, module=len(encoder.stages) - 1).flatten(0, 1))
     return torch.cat(found)
 
 
@@ -276,9 +272,9 @@ def test_the_context_of_a_whole_recording_reaches_back_beyond_the_window():
     """The second window begins at step 10, where a GRU of windows has forgotten everything."""
     recordings = spoken(2 * WINDOW)
     windows = contexts(batches(recordings, std=0.1))
-    (whole,) = contexts(batches(recordings, std=0.1, whole=True))
-    torch.testing.assert_close(whole[: STEPS - 1], windows[0, : STEPS - 1])
-    assert (whole[STEPS] - windows[1, 0]).abs().max() > 0.01
+    whole = contexts(batches(recordings, std=0.1, whole=True))
+    torch.testing.assert_close(whole[: STEPS - 1], windows[: STEPS - 1])
+    assert (whole[STEPS] - windows[STEPS]).abs().max() > 0.01
 
 
 # -- sources ---------------------------------------------------------------------------------------
