@@ -15,6 +15,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from tests.cells.tiny_cells import built, same
 from tests.tiny_suite import (
+    TOML,
     tiny_bench,
     tiny_cell,
     tiny_suite,
@@ -162,6 +163,15 @@ def test_a_variant_starts_from_the_weights_and_sees_the_negatives_of_its_method(
 def test_a_budget_in_epochs_or_in_steps(budget, method, steps, bench, tmp_path):
     suite = tiny_suite(tmp_path, "training.epochs=3", f"training.budget={budget}")
     assert planned_steps(tiny_cell(suite, method), bench) == steps
+
+
+def test_a_row_may_have_the_budget_in_steps_where_its_suite_counts_epochs(bench, tmp_path):
+    """As the rows of equal steps in the suite stl10: 2 unlabelled batches, 1 labelled batch."""
+    row = '[method.equal]\nlike = "supervised"\ntraining = {budget = "steps"}\n'
+    toml = TOML.replace('["gim", "random_init"]', '["gim", "supervised", "equal"]') + row
+    suite = tiny_suite(tmp_path, "training.epochs=3", "training.budget=epochs", toml=toml)
+    steps = {name: planned_steps(tiny_cell(suite, name), bench) for name in suite.methods}
+    assert steps == {"gim": 6, "supervised": 3, "equal": 6}
 
 
 def test_the_planned_steps_are_taken(bench, tmp_path):
