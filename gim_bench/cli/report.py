@@ -22,6 +22,7 @@ def report(
 ) -> None:
     """Print the table of a suite from its records."""
     from gim_bench.cells.resolve import describes
+    from gim_bench.records.folder import RunsFolder
     from gim_bench.report import render
     from gim_bench.settings.suites import load_suite
 
@@ -38,5 +39,6 @@ def report(
         describes=partial(describes, loaded),
         fmt=fmt,
         metrics=metric or (),
+        predictions=RunsFolder(runs_dir).predictions,
     )
     deliver(text, output=output)

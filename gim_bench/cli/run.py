@@ -197,6 +197,7 @@ def _print_results(
         suite=work.suite,
         describes=partial(describes, work.suite),
         fmt="json" if as_json else "md",
+        predictions=work.runs.predictions,
     )
     print(text)
     if as_json:

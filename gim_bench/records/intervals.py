@@ -114,6 +114,17 @@ class Estimate:
         return error * float(nctdtrinc(freedom, 1 - POWER, half / error))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrected:
+    """A p value corrected for the number of comparisons, and the level of its comparison.
+
+    The interval of this level excludes 0 exactly where the corrected p value is at most `LEVEL`.
+    """
+
+    p_value: float
+    level: float
+
+
 def marks_of(predictions: Predictions) -> Marks:
     """Right answers of each metric and labels of each target, by item."""
     places: dict[str, np.ndarray] = {}
@@ -133,23 +144,19 @@ def marks_of(predictions: Predictions) -> Marks:
     return Marks(right=right, labels=labels, test=test)
 
 
-def sample(
-    values: Mapping[int, float], *, marks: Mapping[int, Marks], metrics: Mapping[int, str]
-) -> Sample:
-    """Accuracies of one method by seed; `metrics` names the metric of each seed.
+def sample(values: Mapping[int, float], *, marks: Mapping[int, Marks], metric: str) -> Sample:
+    """Values of a metric of one method, by seed.
 
     The shares of the items are known where all seeds have predictions on the same test labels.
     """
-    seeds = sorted(values)
+    seeds, target = sorted(values), target_named(metric)
     accuracies = np.array([values[seed] for seed in seeds])
-    found = [(marks[seed], metrics[seed]) for seed in seeds if seed in marks]
-    found = [(cell, metric) for cell, metric in found if metric in cell.right]
-    tests = {cell.test[target_named(metric)] for cell, metric in found}
+    found = [marks[seed] for seed in seeds if seed in marks and metric in marks[seed].right]
+    tests = {of_seed.test[target] for of_seed in found}
     if len(found) < len(seeds) or len(tests) != 1:
         return Sample(values=accuracies)
-    cell, metric = found[0]
-    labels = cell.labels[target_named(metric)]
-    right = np.stack([cell.right[metric] for cell, metric in found])
+    labels = found[0].labels[target]
+    right = np.stack([of_seed.right[metric] for of_seed in found])
     of_all = right.sum() / (len(seeds) * labels.sum())
     shares = 100 * (right - of_all * labels) * len(labels) / labels.sum()
     return Sample(values=accuracies, shares=shares, test=tests.pop())
@@ -177,16 +184,19 @@ def difference_of(ours: Sample, theirs: Sample) -> Estimate:
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values, corrected for their number, in the same order.
+def holm(p_values: Sequence[float], *, level: float = LEVEL) -> list[Corrected]:
+    """Each p value corrected for their number, in the same order.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure.
     """
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
-    return corrected
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected: dict[int, Corrected] = {}
+    largest, steps = 0.0, len(p_values)
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = Corrected(p_value=largest, level=level / steps)
+        steps -= largest <= level  # Holm's procedure ends at the first that is not rejected
+    return [corrected[place] for place in range(len(order))]
 
 
 def _of_seeds(samples: Sequence[Sample]) -> Part | None:

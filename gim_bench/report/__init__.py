@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Record
-from gim_bench.report.build import SuiteLike, build
+from gim_bench.report.build import PredictionsOf, SuiteLike, build
 from gim_bench.report.document import Document
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
@@ -27,11 +27,13 @@ def render(
     describes: Describes,
     fmt: str,
     metrics: Sequence[str] = (),
+    predictions: PredictionsOf = lambda _: None,
 ) -> str:
     """The records of `suite` in the format `fmt`; with `metrics`, these metrics alone.
 
     `describes` says whether a configuration is one that the suite gives: the numbers of other
-    records are not compared with published ones.
+    records are not compared with published ones. `predictions` reads the predictions of a record;
+    without them, intervals cover seeds alone.
 
     Raises: ConfigError for an unknown format, metric or published table.
     """
@@ -39,7 +41,9 @@ def render(
         describe(name)
 
     def document() -> Document:
-        return build(records, suite=suite, describes=describes, metrics=metrics)
+        return build(
+            records, suite=suite, describes=describes, predictions=predictions, metrics=metrics
+        )
 
     writers: dict[str, Callable[[], str]] = {
         "md": lambda: as_markdown(document()),

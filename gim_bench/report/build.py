@@ -1,11 +1,14 @@
 """The report as a document: its sections, and above them the facts that all numbers share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from gim_bench.records.intervals import marks_of
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
+from gim_bench.records.predictions import Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
+from gim_bench.report.best import best_module_table
 from gim_bench.report.columns import PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
@@ -13,15 +16,10 @@ from gim_bench.report.document import Block, Bullets, Document, Section
 from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section
 from gim_bench.report.isolation import isolation_section
-from gim_bench.report.ledger import (
-    Describes,
-    DeviationLike,
-    implemented,
-    known_deviations,
-    ledger,
-)
-from gim_bench.report.pairs import differences_on_the_same_seeds
+from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
+from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.published import load
+from gim_bench.report.rates import rates_section
 from gim_bench.report.sweeps import sweep_section
 from gim_bench.report.tables import (
     accuracy_by_module,
@@ -30,7 +28,9 @@ from gim_bench.report.tables import (
     cost_table,
     losses_by_module,
 )
+from gim_bench.settings.schema import Deviation
 
+PredictionsOf = Callable[[Record], Predictions | None]  # None: the record has no predictions
 # Accuracies beside the linear probe's: without an interval, and without a table by module.
 SECONDARY = {"accuracy/own_head", "ridge_accuracy", "knn_accuracy"}
 # The table of memory; the probes' peaks and the context are in the records only.
@@ -61,7 +61,11 @@ class SuiteLike(Protocol):
     @property
     def fresh_process(self) -> bool: ...
     @property
-    def deviations(self) -> Sequence[DeviationLike]: ...
+    def tuned(self) -> str | None:
+        """The evidence for the rows' learning rates, in results/tuned."""
+
+    @property
+    def deviations(self) -> Sequence[Deviation]: ...
     @property
     def method(self) -> Mapping[str, Mapping[str, Any]]:
         """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""
@@ -72,15 +76,17 @@ def build(
     *,
     suite: SuiteLike,
     describes: Describes,
+    predictions: PredictionsOf,
     metrics: Sequence[str] = (),
 ) -> Document:
     """The report on `records`; with `metrics`, a single table of these.
 
-    `describes` says whether a configuration is one that the suite gives.
+    `describes` says whether a configuration is one that the suite gives. `predictions` reads the
+    predictions of a record.
 
     Raises: ConfigError for a published table that is not there.
     """
-    rows = _rows(records, suite.methods)
+    rows = _rows(records, suite.methods, predictions=predictions)
     done = [record for row in rows for record in row.records]
     published = load(suite.published)
     finished = [row for row in rows if row.records]
@@ -102,7 +108,9 @@ def build(
     )
 
 
-def _rows(records: Sequence[Record], methods: Sequence[str]) -> list[Row]:
+def _rows(
+    records: Sequence[Record], methods: Sequence[str], *, predictions: PredictionsOf
+) -> list[Row]:
     """A row for each method that has finished cells, or whose latest did not fit into memory.
 
     The rows are in the suite's order; methods that the suite does not list come last.
@@ -113,7 +121,9 @@ def _rows(records: Sequence[Record], methods: Sequence[str]) -> list[Row]:
     for method in dict.fromkeys([*methods, *(record.method for record in done), *too_large]):
         cells = sorted((r for r in done if r.method == method), key=lambda r: r.seed)
         if cells or method in too_large:
-            rows.append(Row(method, cells, summarise_metrics(cells), fits=bool(cells)))
+            marks = {cell.seed: marks_of(found) for cell in cells if (found := predictions(cell))}
+            summaries = summarise_metrics(cells)
+            rows.append(Row(method, cells, summaries, fits=bool(cells), marks=marks))
     return rows
 
 
@@ -133,10 +143,12 @@ def _results(
     ]
     return [
         accuracy_table(done, accuracies, headline=headline, published=published),
-        differences_on_the_same_seeds(done, headline),
+        best_module_table(done, headline),
+        differences_on_the_same_examples(done, headline),
         ledger(done, published, describes=describes, known=implemented(suite.methods)),
         known_deviations(suite.deviations if published else ()),
         what_each_was_given(done, declared=suite.method),
+        rates_section([record for row in done for record in row.records], tuned=suite.tuned),
         *(accuracy_by_module(done, name) for name in headline),
         *losses_by_module(done),
         cost_table(done, times, title="Time", published=published),

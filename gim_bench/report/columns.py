@@ -1,11 +1,13 @@
 """The columns of the report's tables, and how numbers are printed in them."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+from gim_bench.records.intervals import Estimate, Marks, Sample, mean_of, sample
 from gim_bench.records.metrics import OF_OBJECTIVE, describe, target_of, unit_of
 from gim_bench.records.record import Record
-from gim_bench.records.statistics import Summary
+from gim_bench.records.statistics import Summary, values_by_seed
 from gim_bench.report.document import Column, Table
 from gim_bench.report.published import Numbers
 
@@ -43,6 +45,8 @@ RATIOS = {
     "memory/gpu_allocated_over_baseline_bytes",
     "memory/gpu_process_over_baseline_bytes",
 }
+# What an interval covers, as tables say it.
+COVERS = {"seeds and items": "", "seeds": "seeds", "items": "examples"}
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}
 
 
@@ -77,6 +81,7 @@ class Row(NamedTuple):
     records: Sequence[Record]
     summaries: Mapping[str, Summary]
     fits: bool = True  # False: no cell finished, because memory did not suffice
+    marks: Mapping[int, Marks] = MappingProxyType({})  # of the seeds with predictions
 
 
 PublishedNumbers = Mapping[str, Numbers]  # by paper
@@ -121,14 +126,36 @@ def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -
 
 
 def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:
-    """A column with the half width of the 95 % interval, if any method has an interval."""
-    summaries = [row.summaries.get(name) for row in rows]
-    widths = [summary.ci95 if summary else None for summary in summaries]
-    if all(width is None for width in widths):
+    """A column with the half width of the 95 % interval, if any method has an interval.
+
+    The heading says what all intervals of the column cover, and a cell what it covers otherwise;
+    seeds and test examples go without saying.
+    """
+    found = [interval_of(row, name) for row in rows]
+    covered = {COVERS[estimate.covers] for estimate in found if estimate}
+    if not covered:
         return []
-    style = style_of(name)
-    cells = [NONE if width is None else f"± {show(width, None, style)}" for width in widths]
-    return [Filled(Column(heading="95% CI"), cells)]
+    shared = covered.pop() if len(covered) == 1 else ""
+    style, cells = style_of(name), []
+    for estimate in found:
+        half = estimate.half_width() if estimate else None
+        covers = f" ({COVERS[estimate.covers]})" if estimate and COVERS[estimate.covers] else ""
+        shown = NONE if half is None else f"± {show(half, None, style)}"
+        cells.append(shown if shared else f"{shown}{covers}")
+    return [Filled(Column(heading=with_unit("95% CI", shared)), cells)]
+
+
+def interval_of(row: Row, name: str) -> Estimate | None:
+    """The mean of a metric with its interval; None if there is no interval."""
+    of_row = sample_of(row, name)
+    estimate = mean_of(of_row) if of_row else None
+    return estimate if estimate and estimate.covers else None
+
+
+def sample_of(row: Row, name: str) -> Sample | None:
+    """A metric of a method by seed, and by test example where known; None without any value."""
+    values = values_by_seed(row.records, name)
+    return sample(values, marks=row.marks, metric=name) if values else None
 
 
 def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:

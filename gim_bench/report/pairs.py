@@ -1,68 +1,126 @@
-"""Differences on the same seeds: every method against a reference method."""
+"""Differences on the same test examples: every method against a reference method."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from gim_bench.records.statistics import PairedDifference, paired_difference, values_by_seed
-from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_of
+from gim_bench.records.intervals import LEVEL, Corrected, Estimate, difference_of, holm
+from gim_bench.report.best import at_best_module
+from gim_bench.report.columns import NONE, Row, heading_of, sample_of, show, signed, style_of
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 REFERENCE = "gim"
-HEADINGS = ("method", "metric", "difference", "95% CI", "seeds")
+HEADINGS = ("method", "metric", "difference", "95% CI", "p", "detectable", "seeds")
 WORDS = {"method", "metric"}
-ONE_SEED = "one seed"
+UNTESTED = ("one seed", NONE, NONE)  # in place of interval, p and detectable
+UNTRAINED = "none"  # the split that an untrained encoder is trained on
 
 
-class Pair(NamedTuple):
-    """A method against the reference in one metric; None if the two share no seed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A method less the reference in one metric."""
 
     method: str
     metric: str
-    difference: PairedDifference | None
+    difference: Estimate
+    seeds: tuple[int, int]  # of the method and of the reference
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether both methods have seeds enough for an interval."""
+        return self.difference.seeds is not None
 
 
-def differences_on_the_same_seeds(rows: Sequence[Row], names: Sequence[str]) -> Section:
-    """Mean difference, 95 % interval and seeds of each metric: every method less the reference."""
+def differences_on_the_same_examples(rows: Sequence[Row], names: Sequence[str]) -> Section:
+    """Difference, interval and p value of each metric: every method less the reference."""
+    title = "Differences on the same test examples"
     if not rows or not names:
-        return Section(title="Differences on the same seeds", blocks=[])
+        return Section(title=title, blocks=[])
     reference = next((row for row in rows if row.method == REFERENCE), rows[0])
-    pairs = []
-    for name in names:
-        theirs = values_by_seed(reference.records, name)
-        for row in rows:
-            if row is not reference and name in row.summaries and name in reference.summaries:
-                difference = paired_difference(values_by_seed(row.records, name), theirs)
-                pairs.append(Pair(row.method, name, difference))
+    found = [pair for name in names for pair in pairs(rows, name, reference=reference)]
+    tested = [pair for pair in found if pair.is_tested]
+    strictest = LEVEL / max(1, len(tested))
+    corrected = iter(holm([pair.difference.p_value() or 0.0 for pair in tested]))
+    cells = [
+        [
+            *_named(pair),
+            *(_tested(pair, next(corrected), strictest) if pair.is_tested else UNTESTED),
+            _seeds(pair),
+        ]
+        for pair in found
+    ]
     columns = [Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS]
-    table = Table(columns=columns, rows=[_cells(pair) for pair in pairs])
     return Section(
-        title=f"Differences on the same seeds: each method less {reference.method}, in points of %",
-        blocks=[table, *_notes(pairs)] if pairs else [],
+        title=f"{title}: each method less {reference.method}, in points of %",
+        blocks=[Table(columns=columns, rows=cells), *_notes(tested, strictest)] if found else [],
     )
 
 
-def _cells(pair: Pair) -> list[str]:
-    named, found, style = heading_of(pair.metric), pair.difference, style_of(pair.metric)
-    if found is None:
-        return [pair.method, named, NONE, NONE, "0"]
-    interval = ONE_SEED if found.ci95 is None else f"± {show(found.ci95, None, style)}"
-    return [pair.method, named, signed(found.mean, style), interval, str(found.n)]
+def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
+    """Every other row less the reference; untrained encoders at their best module, too."""
+    theirs = sample_of(reference, name)
+    for row in (row for row in rows if row is not reference):
+        at_best = at_best_module(row, name) if _is_untrained(row) else None
+        of_row = {row.method: row, f"{row.method}, best module": at_best}
+        for method, shown in of_row.items():
+            ours = sample_of(shown, name) if shown else None
+            if ours and theirs:
+                yield Pair(
+                    method=method,
+                    metric=name,
+                    difference=difference_of(ours, theirs),
+                    seeds=(len(ours.values), len(theirs.values)),
+                )
 
 
-def _notes(pairs: Sequence[Pair]) -> list[Block]:
-    """How to read the intervals, if there are any, and the seeds that were left out."""
-    found = [(pair.method, pair.difference) for pair in pairs if pair.difference is not None]
-    notes: list[Block] = []
-    if any(difference.ci95 is not None for _, difference in found):
-        notes.append(
-            "Methods of one seed and encoder start from the same weights and, on the same split, "
-            "see the same batches, so differences are taken seed by seed; 95% CI is the half width "
-            "of the interval of their mean, by Student's t, for one comparison at a time."
+def _is_untrained(row: Row) -> bool:
+    return row.records[0].config.get("method", {}).get("trains_on") == UNTRAINED
+
+
+def _named(pair: Pair) -> list[str]:
+    difference = signed(pair.difference.value, style_of(pair.metric))
+    return [pair.method, heading_of(pair.metric), difference]
+
+
+def _tested(pair: Pair, corrected: Corrected, strictest: float) -> list[str]:
+    """Interval, p value and smallest detectable difference."""
+    style, found = style_of(pair.metric), pair.difference
+    half, detectable = found.half_width(corrected.level), found.smallest_shown(strictest)
+    assert half is not None
+    assert detectable is not None
+    p = "≤0.001" if corrected.p_value < 0.001 else f"{corrected.p_value:.3f}"
+    return [f"± {show(half, None, style)}", p, show(detectable, None, style)]
+
+
+def _seeds(pair: Pair) -> str:
+    ours, theirs = pair.seeds
+    return str(ours) if ours == theirs else f"{ours}; {theirs}"
+
+
+def _notes(tested: Sequence[Pair], level: float) -> list[Block]:
+    """How to read the intervals, what they cover, and what the table could have shown."""
+    if not tested:
+        return []
+    detectable = [pair.difference.smallest_shown(level) or 0.0 for pair in tested]
+    alone = dict.fromkeys(pair.method for pair in tested if pair.difference.items is None)
+    reading = [
+        "difference: of the means over seeds. Seeds are not paired.",
+        (
+            "95% CI: the half width. The interval covers the choice of seeds and of test examples. "
+            "p: two-sided."
+        ),
+        (
+            f"95% CI and p are corrected by Holm for the {len(tested)} comparisons of the table: "
+            f"where all true differences are 0, at most one table in twenty has an interval "
+            f"without 0."
+        ),
+        (
+            f"detectable: the smallest true difference that the comparison finds with a power of "
+            f"80 %; {min(detectable):.1f} to {max(detectable):.1f} points in this table."
+        ),
+    ]
+    if alone:
+        reading.append(
+            f"The interval covers seeds alone, as there are no predictions of all seeds on the "
+            f"same test labels: {', '.join(alone)}."
         )
-    left_out = {
-        f"{method}: left out, as only one of the two has them: seeds "
-        f"{', '.join(map(str, difference.left_out))}": None
-        for method, difference in found
-        if difference.left_out
-    }
-    return [*notes, Bullets([*left_out])] if left_out else notes
+    return [Bullets(reading)]

@@ -8,6 +8,7 @@ from gim_bench.report.columns import (
     Row,
     heading_of,
     interval_column,
+    interval_of,
     method_column,
     metric_column,
     paper_columns,
@@ -43,7 +44,7 @@ def accuracy_table(
         title="Accuracy: % of all test examples, features of the top module",
         blocks=[
             table_of(columns),
-            *_about_spread(rows),
+            *_about_spread(rows, headline),
             *_about_rates(rows),
             *flags([record for row in rows for record in row.records]),
             *_about_paper(rows, published, names),
@@ -121,26 +122,28 @@ def chosen_metrics(
             *interval_column(rows, name),
             *paper_columns(rows, name, published),
         ]
-    notes = [*_about_spread(rows), *_about_paper(rows, published, names)]
+    notes = [*_about_spread(rows, names), *_about_paper(rows, published, names)]
     return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
 
 
 # -- notes below the tables ------------------------------------------------------------------------
 
 
-def _about_spread(rows: Sequence[Row]) -> list[Block]:
+def _about_spread(rows: Sequence[Row], names: Sequence[str]) -> list[Block]:
+    """How to read standard deviations and intervals, and the methods of one seed."""
     single = [row.method for row in rows if len(row.records) == 1]
-    several = len(rows) - len(single)
     notes: list[Block] = []
-    if several:
+    if len(single) < len(rows):
+        notes.append("± after a number is the standard deviation over seeds (n - 1).")
+    if any(interval_of(row, name) for row in rows for name in names):
         notes.append(
-            "± after a number is the standard deviation over seeds (n - 1); 95% CI is the half "
-            "width of the confidence interval of the mean, by Student's t."
+            "95% CI is the half width of the confidence interval of the mean. It covers the choice "
+            "of seeds and of test examples, unless it says that it covers one of them alone."
         )
     if single:
-        who = ", ".join(single) if several else "every method"
+        who = ", ".join(single) if len(single) < len(rows) else "every method"
         notes.append(
-            f"One seed only ({who}): no interval can be given, and small differences may be chance."
+            f"One seed only ({who}): no interval covers seeds, and small differences may be chance."
         )
     return notes
 

@@ -5,6 +5,7 @@ GIM_BENCH_DRAWS=20000 repeats each simulation more often; `--junitxml` keeps the
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def answers(right, *, labels=None, test="the same"):
         for seed, row in enumerate(right)
     }
     values = {seed: 100 * row.sum() / labels.sum() for seed, row in enumerate(right)}
-    return sample(values, marks=marks, metrics=dict.fromkeys(values, "accuracy"))
+    return sample(values, marks=marks, metric="accuracy")
 
 
 def by_seeds(*values):
@@ -110,20 +111,16 @@ def test_seeds_with_other_test_labels_leave_the_items_out():
         seed: Marks(right={"accuracy": np.ones(3)}, labels={"class": np.ones(3)}, test={"class": t})
         for seed, t in enumerate("ab")
     }
-    found = sample({0: 1.0, 1: 2.0}, marks=marks, metrics={0: "accuracy", 1: "accuracy"})
+    found = sample({0: 1.0, 1: 2.0}, marks=marks, metric="accuracy")
     assert mean_of(found).covers == "seeds"
 
 
 @pytest.mark.parametrize("missing", ["seed", "metric"])
 def test_a_seed_without_predictions_leaves_the_items_out(missing):
-    marks = {
-        seed: Marks(
-            right={"accuracy": np.ones(3)}, labels={"class": np.ones(3)}, test={"class": ""}
-        )
-        for seed in range(1 if missing == "seed" else 2)
-    }
-    metrics = {0: "accuracy", 1: "accuracy" if missing == "seed" else "accuracy/module_1"}
-    found = sample({0: 1.0, 1: 2.0}, marks=marks, metrics=metrics)
+    ones = np.ones(3)
+    known = Marks(right={"accuracy": ones}, labels={"class": ones}, test={"class": ""})
+    other = {} if missing == "seed" else {1: replace(known, right={"ridge_accuracy": ones})}
+    found = sample({0: 1.0, 1: 2.0}, marks={0: known, **other}, metric="accuracy")
     assert mean_of(found).covers == "seeds"
 
 
@@ -192,9 +189,26 @@ def test_the_p_value_of_one_part_is_students():
 
 def test_p_values_are_corrected_as_holm_wrote():
     """4 · 0.01, then 3 · 0.02, then 2 · 0.03 = 0.06 again, and 0.2."""
-    assert holm([0.2, 0.01, 0.03, 0.02]) == pytest.approx([0.2, 0.04, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert [one.p_value for one in holm([0.2, 0.01, 0.03, 0.02])] == pytest.approx(
+        [0.2, 0.04, 0.06, 0.06]
+    )
+    assert [one.p_value for one in holm([0.9, 0.8])] == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_levels_are_those_of_holms_steps_until_a_comparison_is_not_rejected():
+    """0.01 is rejected at a quarter of 0.05; 0.02 is not at a third, and ends the procedure."""
+    levels = [one.level for one in holm([0.2, 0.01, 0.03, 0.02])]
+    assert levels == pytest.approx([0.05 / 3, 0.05 / 4, 0.05 / 3, 0.05 / 3])
+
+
+def test_an_interval_excludes_zero_exactly_where_the_corrected_p_value_is_small():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        tables = [Estimate(value=v, seeds=Part(1.0, 6), items=None) for v in rng.normal(3, 2, 6)]
+        corrected = holm([one.p_value() for one in tables])
+        for one, found in zip(tables, corrected, strict=True):
+            assert (abs(one.value) > one.half_width(found.level)) == (found.p_value <= 0.05)
 
 
 def test_the_smallest_difference_is_shown_in_four_tables_of_five():
