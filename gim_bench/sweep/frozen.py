@@ -110,7 +110,7 @@ class Frozen:
 
     def tasks(self, *, all_modules: bool) -> dict[tuple[Question, str], Labelled]:
         """Features and labels by question and module; missing features are extracted and kept."""
-        train = self.bench.batches(self.cell, Split.TRAIN)
+        train = self.bench.batches(self.cell, Split.TRAIN, whole=self.settings.whole_recordings)
         wanted = [
             (question(train, target, settings=self.settings), module)
             for target in self.model.probed
@@ -149,7 +149,7 @@ class Frozen:
 
     def test_accuracies(self, probes: Sequence[Probe]) -> dict[str, float]:
         """Percent correct, by metric and module, from one pass over the test set."""
-        test = self.bench.batches(self.cell, Split.TEST)
+        test = self.bench.batches(self.cell, Split.TEST, whole=self.settings.whole_recordings)
         return accuracies(self._reader.predictions(test, probes, self.model.probed))
 
 
