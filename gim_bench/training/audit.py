@@ -1,7 +1,8 @@
 """What one more step shows of training: where each loss's gradients reach, and how much work it is.
 
-Letters: m = a loss, by the name of its unit; n = a module; θ_n = the module's parameters and those
-of the head on it.
+Letters: m = a loss, by the name of its unit; n = a module; θ_n = the parameters of the module in
+the encoder and, for losses of other units, those of the head on the module. The loss's own head
+does not count: a loss that reaches its head alone trains nothing that a probe reads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,14 +72,16 @@ def gradient_norms(
 
     Exactly 0 where no path leads from the loss to the module.
     """
-    modules = parameters_by_module(trainer.learner)
+    thetas = {unit: seen_from(unit, trainer.learner) for unit in trainer.learner.units()}
     losses = trainer.losses(batch, only=only)
     if trainer.schedule is not Schedule.JOINT:
-        return {unit: _norms_of(loss, modules) for unit, loss in losses}
+        return {unit: _norms_of(loss, thetas[unit]) for unit, loss in losses}
     # As in training: jointly, every graph is there until the last loss frees them all.
     together = list(losses)
     last, _ = together[-1]
-    return {unit: _norms_of(loss, modules, retain_graph=unit != last) for unit, loss in together}
+    return {
+        unit: _norms_of(loss, thetas[unit], retain_graph=unit != last) for unit, loss in together
+    }
 
 
 def _norms_of(
@@ -106,26 +109,25 @@ def _norm(gradients: Sequence[Tensor | None]) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
-def parameters_by_module(learner: Learner) -> Mapping[str, Sequence[nn.Parameter]]:
-    """θ_n by module, lowest first; by unit, where the units are no modules of an encoder.
+def seen_from(unit: str, learner: Learner) -> Mapping[str, Sequence[nn.Parameter]]:
+    """θ_n by module, as the loss of `unit` sees them; by unit, where units are no modules.
 
-    A module without parameters is left out.
+    In a module of the unit, θ_n are the weights of the encoder alone. A module without any weights
+    is seen by its head. A module without parameters is left out.
     """
     units, encoder = learner.units(), learner.encoder
     stages = list(encoder.stages) if isinstance(encoder, Encoder) else []
-    names = [module_name(m) for m in range(len(stages))]
-    if not set(units) <= set(names):
+    weights = {module_name(m): list(stage.parameters()) for m, stage in enumerate(stages)}
+    if not units.keys() <= weights.keys():
         return units
-    in_stages = {id(p) for stage in stages for p in stage.parameters()}
-    on_top = {
-        unit: [p for p in parameters if id(p) not in in_stages]
-        for unit, parameters in units.items()
-    }
-    found = {
-        name: [*stage.parameters(), *on_top.get(name, ())]
-        for name, stage in zip(names, stages, strict=True)
-    }
-    return {name: parameters for name, parameters in found.items() if parameters}
+    of_unit = {id(p) for p in units[unit]}
+    in_stages = {id(p) for theta in weights.values() for p in theta}
+    found = {}
+    for name, theta in weights.items():
+        head = [p for p in units.get(name, ()) if id(p) not in in_stages]
+        own = name == unit or any(id(p) in of_unit for p in theta)
+        found[name] = theta if own and theta else [*theta, *head]
+    return {name: theta for name, theta in found.items() if theta}
 
 
 def leaks(record: Record) -> list[str]:
@@ -137,7 +139,8 @@ def leaks(record: Record) -> list[str]:
 def contradictions(isolation: Isolation, *, flow: GradientFlow) -> list[str]:
     """Where a loss reaches a module that it must not reach, or none that it must, a line for each.
 
-    With isolated flow a loss reaches its own module and no other, end to end it reaches all.
+    With isolated flow a loss reaches its own module and no other, end to end it reaches all. A loss
+    that reaches its head alone trains no weight of the encoder.
     """
     lines = []
     for loss, row in isolation.items():
@@ -146,7 +149,11 @@ def contradictions(isolation: Isolation, *, flow: GradientFlow) -> list[str]:
             declared = flow is GradientFlow.END_TO_END or module == own
             reached = norm != 0
             if reached != declared:
-                found = f"reaches {module} (norm {norm})" if reached else f"never reaches {module}"
+                found = (
+                    f"reaches {module} (norm {norm})"
+                    if reached
+                    else f"trains no weight of {module} in the encoder"
+                )
                 lines.append(f"the loss of {loss} {found}, but the flow declared is {flow}")
     return lines
 

@@ -1,6 +1,7 @@
 """The audit: norms as backward leaves them, leaks of every kind, operations counted by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ from gim_bench.training.audit import (
     contradictions,
     flop_counter,
     leaks,
-    parameters_by_module,
+    seen_from,
 )
 from gim_bench.training.trainer import Trainer
 from tests.conftest import build_tiny, cases
@@ -90,7 +91,7 @@ def test_the_norms_are_those_of_what_backward_leaves(case):
     for unit, loss in learner.losses(case.batch()):
         learner.zero_grad()
         loss.backward()
-        for module, theta in parameters_by_module(learner).items():
+        for module, theta in seen_from(unit, learner).items():
             squares = [float(p.grad.double().square().sum()) for p in theta if p.grad is not None]
             assert found[unit][module] == pytest.approx(math.sqrt(sum(squares)), rel=1e-5, abs=0)
 
@@ -148,31 +149,53 @@ def test_losses_that_are_not_trained_have_no_row(settings, rows, tiny, tiny_batc
     assert contradictions(found, flow=ISOLATED) == []
 
 
-def test_a_head_belongs_to_the_module_that_it_sits_on(tiny):
+def names_of(parameters, learner: Learner) -> list[str]:
+    found = {id(p): name for name, p in learner.named_parameters()}
+    return [found[id(p)] for p in parameters]
+
+
+def test_a_head_belongs_to_the_module_that_it_sits_on_but_for_its_own_loss(tiny):
+    """A loss that trains its head alone trains no module."""
+    learner = tiny("gim").learner
+    for unit in learner.units():
+        for module, theta in seen_from(unit, learner).items():
+            heads = [n for n in names_of(theta, learner) if not n.startswith("encoder.")]
+            assert heads == ([] if module == unit else [f"heads.{module}.predictors.weight"])
+            stage = learner.encoder.stages[int(module[-1]) - 1]
+            assert len(theta) - len(heads) == len(list(stage.parameters()))
+
+
+def test_all_modules_of_an_end_to_end_loss_are_its_own(tiny):
     learner = tiny("cpc").learner
-    found = parameters_by_module(learner)
-    assert [len(theta) for theta in list(found.values())[:2]] == [
-        len(list(stage.parameters())) for stage in learner.encoder.stages[:2]
+    found = [p for theta in seen_from("module_3", learner).values() for p in theta]
+    assert names_of(found, learner) == [
+        f"encoder.{n}" for n, _ in learner.encoder.named_parameters()
     ]
-    assert sum(map(len, found.values())) == len(list(learner.parameters()))
 
 
 def test_a_module_without_weights_has_no_column(tiny):
     learner = tiny("cpc").learner
     learner.encoder.stages[1] = nn.ReLU()
-    assert list(parameters_by_module(learner)) == ["module_1", "module_3"]
+    assert list(seen_from("module_3", learner)) == ["module_1", "module_3"]
+
+
+def test_a_module_that_has_only_a_head_is_seen_by_the_head(tiny):
+    learner = tiny("gim").learner
+    learner.encoder.stages[1] = nn.ReLU()
+    (head,) = seen_from("module_2", learner)["module_2"]
+    assert names_of([head], learner) == ["heads.module_2.predictors.weight"]
 
 
 def test_a_module_that_somebody_froze_is_not_reached(tiny, tiny_batch):
     learner = tiny("cpc").learner
     learner.encoder.stages[1].requires_grad_(False)
     (line,) = contradictions(norms(learner, tiny_batch), flow=END_TO_END)
-    assert line.startswith("the loss of module_3 never reaches module_2,")
+    assert line.startswith("the loss of module_3 trains no weight of module_2 in the encoder,")
 
 
 def test_without_an_encoder_of_modules_the_columns_are_the_units():
     learner = Weighted()
-    assert parameters_by_module(learner) == learner.units()
+    assert seen_from("module_1", learner) == learner.units()
 
 
 # -- leaks -----------------------------------------------------------------------------------------
@@ -219,6 +242,15 @@ class Unconnected(GreedyInfoMax):
             yield unit, loss.detach() + elsewhere if unit == "module_2" else loss
 
 
+class HeadAlone(GreedyInfoMax):
+    """Its second loss, on detached encodings, trains the head and nothing that a probe reads."""
+
+    def loss(self, head, views, batch):
+        if head is self.heads["module_2"]:
+            views = [replace(view, z=view.z.detach(), c=view.c.detach()) for view in views]
+        return super().loss(head, views, batch)
+
+
 def planted(kind: type[GreedyInfoMax], tiny_gim: Tiny) -> Learner:
     """GIM's tiny learner, its losses those of `kind`."""
     tiny_gim.learner.__class__ = kind
@@ -231,7 +263,8 @@ def planted(kind: type[GreedyInfoMax], tiny_gim: Tiny) -> Learner:
         (Undetached, "the loss of module_2 reaches module_1 "),
         (BorrowedHead, "the loss of module_3 reaches module_1 "),
         (LookingUp, "the loss of module_1 reaches module_3 "),
-        (Unconnected, "the loss of module_2 never reaches module_2,"),
+        (Unconnected, "the loss of module_2 trains no weight of module_2 in the encoder,"),
+        (HeadAlone, "the loss of module_2 trains no weight of module_2 in the encoder,"),
     ],
 )
 def test_a_planted_leak_is_found_and_nothing_else(kind, complaint, tiny, tiny_batch):
@@ -248,8 +281,9 @@ def test_a_block_diagonal_is_not_end_to_end():
     }
     assert contradictions(isolation, flow=ISOLATED) == []
     assert contradictions(isolation, flow=END_TO_END) == [
-        "the loss of module_1 never reaches module_2, but the flow declared is end_to_end",
-        "the loss of module_2 never reaches module_1, but the flow declared is end_to_end",
+        f"the loss of module_{loss} trains no weight of module_{other} in the encoder, but the "
+        f"flow declared is end_to_end"
+        for loss, other in ((1, 2), (2, 1))
     ]
 
 
