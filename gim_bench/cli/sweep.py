@@ -1,9 +1,10 @@
 """The command `sweep`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,8 +30,9 @@ from gim_bench.records.record import Record
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
+    from gim_bench.cells.cell import Cell
     from gim_bench.cli.workload import Workload
-    from gim_bench.sweep import Pretraining, ProbeTrials
+    from gim_bench.sweep import Axis, Pretraining, ProbeTrials
     from gim_bench.tracking import Tracker
 
 TRIALS_OF_PROBES = 64
@@ -72,6 +74,14 @@ WeightDecayOption = Annotated[
 ModulesOption = Annotated[
     Modules | None, typer.Option(help="The probe of the top module (the default), or all probes.")
 ]
+EvidenceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the learning rate that is best for each row, over all seeds, to this JSON "
+        "file: the evidence that a suite names as `tuned`.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the trials instead of a table.")]
 
 
@@ -81,6 +91,7 @@ def sweep(
     space: SpaceOption = None,
     trials: TrialsOption = None,
     storage: StorageOption = None,
+    evidence: EvidenceOption = None,
     weight_decay: WeightDecayOption = False,
     modules: ModulesOption = None,
     seeds: SeedsOption = None,
@@ -95,8 +106,9 @@ def sweep(
 ) -> None:
     """Try learning rates of the linear probe on finished cells, or settings of training."""
     from gim_bench.cli.workload import workload_of
+    from gim_bench.report import render_spaces
     from gim_bench.settings.suites import load_suite
-    from gim_bench.sweep import Pretraining, ProbeTrials, parse_space
+    from gim_bench.sweep import Pretraining, ProbeTrials, is_trained, parse_space, rates_of
 
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = load_suite(suite, overrides=overrides)
@@ -105,6 +117,8 @@ def sweep(
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
     axes = parse_space(space or ())
+    if evidence is not None:
+        rates_of(axes)
     tracker = None if no_tracking else tracker_for(tracking_uri)
     work = workload_of(
         loaded,
@@ -123,7 +137,11 @@ def sweep(
             trials=trials or TRIALS_OF_CELLS,
             apart=loaded.fresh_process,
         )
-        print(_swept_training(work, training, database=database, tracker=tracker, as_json=json))
+        cells = [cell for cell in work.cells if method or is_trained(cell)] or work.cells
+        swept = _swept_training(work, training, cells, database=database, tracker=tracker)
+        if evidence is not None:
+            _write_evidence(evidence, swept, cells, axes=axes, device=str(work.bench.device))
+        print(render_spaces(swept, suite=loaded.name, as_json=json))
     else:
         probes = ProbeTrials(
             trials=trials or TRIALS_OF_PROBES,
@@ -178,13 +196,12 @@ def _swept_probes(
 def _swept_training(
     work: "Workload",
     plan: "Pretraining",
+    cells: Sequence["Cell"],
     *,
     database: str,
     tracker: "Tracker | None",
-    as_json: bool,
-) -> str:
-    """Sweep the training of each cell, mirror the cells of its trials, and return the table."""
-    from gim_bench.report import render_spaces
+) -> list[dict[str, Any]]:
+    """Sweep the training of each cell, mirror the cells of its trials, and return the trials."""
     from gim_bench.sweep import Studies, sweep_pretraining
     from gim_bench.tracking import mirror_cell
 
@@ -192,18 +209,34 @@ def _swept_training(
         if tracker is not None:
             mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
 
-    for cell in work.cells:
-        plan.check(cell, work.bench)
+    plans = [plan.of_row(cell.config.method.name, suite=work.suite) for cell in cells]
+    for cell, of_row in zip(cells, plans, strict=True):
+        of_row.check(cell, work.bench)
     work.runs.check_writable()
     studies = Studies(database)
     with _resumable(work.progress):
-        swept = [
+        return [
             sweep_pretraining(
-                cell, work.bench, runs=work.runs, studies=studies, plan=plan, mirror=mirror
+                cell, work.bench, runs=work.runs, studies=studies, plan=of_row, mirror=mirror
             )
-            for cell in work.cells
+            for cell, of_row in zip(cells, plans, strict=True)
         ]
-    return render_spaces(swept, suite=work.suite.name, as_json=as_json)
+
+
+def _write_evidence(
+    path: Path,
+    swept: Sequence[Mapping[str, Any]],
+    cells: Sequence["Cell"],
+    *,
+    axes: Sequence["Axis"],
+    device: str,
+) -> None:
+    """Write the evidence for the rows' learning rates. Raises: ConfigError."""
+    from gim_bench.sweep import evidence_of, rates_of
+    from gim_bench.system.atomic import write_atomically
+
+    found = evidence_of(swept, cells, rates=rates_of(axes), device=device)
+    write_atomically(path, (found.model_dump_json(indent=2) + "\n").encode())
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def build(
     *,
     suite: SuiteLike,
     describes: Describes,
-    predictions: PredictionsOf,
+    predictions: PredictionsOf = lambda _: None,
     metrics: Sequence[str] = (),
 ) -> Document:
     """The report on `records`; with `metrics`, a single table of these.

@@ -3,16 +3,21 @@
 No other room imports Optuna.
 """
 
-from gim_bench.sweep.pretraining import Pretraining, sweep_pretraining
+from gim_bench.sweep.evidence import evidence_of, rates_of
+from gim_bench.sweep.pretraining import Pretraining, is_trained, sweep_pretraining
 from gim_bench.sweep.probe_rates import ProbeTrials, sweep_cell
-from gim_bench.sweep.spaces import parse_space
+from gim_bench.sweep.spaces import Axis, parse_space
 from gim_bench.sweep.studies import Studies
 
 __all__ = [
+    "Axis",
     "Pretraining",
     "ProbeTrials",
     "Studies",
+    "evidence_of",
+    "is_trained",
     "parse_space",
+    "rates_of",
     "sweep_cell",
     "sweep_pretraining",
 ]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from optuna.pruners import MedianPruner
@@ -22,13 +23,14 @@ from gim_bench.cells.phases import Abandoned
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.table import run_table
+from gim_bench.contract import GradientFlow
 from gim_bench.errors import BenchError, ConfigError
 from gim_bench.probing.probe import chosen_accuracy
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.seals import digest
-from gim_bench.settings.schema import CellConfig
+from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.settings.suites import load_suite, setting_value
 from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
@@ -49,8 +51,23 @@ class Pretraining:
     suite: str  # a name or TOML file
     overrides: Sequence[str]  # --set
     axes: Sequence[Axis]
-    trials: int  # of each study
+    trials: int  # of each study, at most
     apart: bool  # every cell in a process of its own, as the suite asks; no trial is pruned then
+
+    def of_row(self, row: str, *, suite: Suite) -> "Pretraining":
+        """The plan for a row: settings that the row has otherwise than the suite vary there."""
+        table = suite.method.get(row, {})
+        return replace(self, axes=[axis.of_row(row, table=table) for axis in self.axes])
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the choices, if all of them are to be tried; else empty."""
+        if not all(axis.is_list for axis in self.axes):
+            return []
+        choices = product(*(axis.ends for axis in self.axes))
+        names = [axis.name for axis in self.axes]
+        found = [dict(zip(names, combination, strict=True)) for combination in choices]
+        return found if self.trials >= len(found) else []
 
     @property
     def space(self) -> dict[str, str]:
@@ -92,19 +109,24 @@ class Pretraining:
         Raises: ConfigError or DataError.
         """
         name = own.config.method.name
-        if own.config.method.trains_on == "none":
+        if not is_trained(own):
             raise ConfigError(
-                f"{name} trains nothing, so --space has nothing to try on it: name the methods "
-                f"that do, as in --method gim"
+                f"{name} trains nothing by gradients, so --space varies nothing: name the "
+                f"methods that do, as in --method gim"
             )
         for axis in self.axes:
             ends = [self.cell(own, [axis.override(end)], bench) for end in axis.ends]
             axis.point(own.config)
             if all(cell.config == own.config for cell in ends):
                 raise ConfigError(
-                    f"--space {axis.name} changes nothing for {name}, whose row has a value of its "
-                    f"own: vary method.{name}.{axis.name} instead"
+                    f"--space {axis.name} changes nothing for {name}: leave {name} out, with "
+                    f"--method for each of the others"
                 )
+
+
+def is_trained(cell: Cell) -> bool:
+    """Whether settings of training change anything in the cell."""
+    return cell.config.method.gradient_flow != GradientFlow.NONE
 
 
 def sweep_pretraining(
@@ -127,13 +149,13 @@ def sweep_pretraining(
     study = studies.open(
         f"{own.suite}/{method}/seed-{own.seed}/space-{digits}",
         {"suite": own.suite, "method": method, "seed": own.seed, **identity},
-        pruner=pruner(),
+        pruner=None if plan.grid else pruner(),
     )
     evaluation = _Evaluation(own, bench, runs=runs, study=study, plan=plan, mirror=mirror)
     study.complete(
-        plan.trials,
+        len(plan.grid) or plan.trials,
         evaluation.outcomes,
-        points=[point],
+        points=[point, *(other for other in plan.grid if other != point)],
         space={axis.name: axis.distribution for axis in plan.axes},
         batch=1,
         advance=Silence().advance,  # cells show their own progress
@@ -224,7 +246,9 @@ class _Evaluation:
                 self.bench.progress.say(f"pruned after epoch {epoch}, at {accuracy:.1f} %")
                 raise Abandoned
 
-        run = run_apart if self.plan.apart else partial(run_cell, watch=watch)
+        # A grid is compared over seeds, for which it is to be complete.
+        watched = partial(run_cell, watch=None if self.plan.grid else watch)
+        run = run_apart if self.plan.apart else watched
         (record,) = run_table([cell], self.bench, runs=self.runs, run=run)
         return record
 

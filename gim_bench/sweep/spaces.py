@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -31,6 +31,7 @@ class Axis:
     name: str
     text: str  # as the user typed it, behind the "="
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
+    row: str | None = None  # the row whose own value is varied, in place of the suite's
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -39,9 +40,25 @@ class Axis:
             return tuple(self.distribution.choices)
         return self.distribution.low, self.distribution.high
 
+    @property
+    def is_list(self) -> bool:
+        return isinstance(self.distribution, CategoricalDistribution)
+
+    @property
+    def setting(self) -> str:
+        """The name under which `--set` takes the setting."""
+        return self.name if self.row is None else f"method.{self.row}.{self.name}"
+
+    def of_row(self, row: str, *, table: Mapping[str, Any]) -> "Axis":
+        """The axis for a row with this table, `[method.<row>]`: a value of the row's own varies."""
+        found: Any = table if self.name.partition(".")[0] in OF_ROW else {}
+        for part in self.name.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        return self if found is None else replace(self, row=row)
+
     def override(self, value: float | str) -> str:
         """The value of `--set` that gives the setting this value."""
-        return f"{self.name}={value}"
+        return f"{self.setting}={value}"
 
     def point(self, config: CellConfig) -> float | str:
         """The cell's own value, as a parameter of a trial.
@@ -55,12 +72,12 @@ class Axis:
         raise ConfigError(
             f"--space {self.name}={self.text}: the suite's own value for {config.method.name}, "
             f"{own!r}, is not in it, and every sweep begins with the suite's own: widen the space, "
-            f"or change the suite's own with --set {self.name}={self.ends[0]}"
+            f"or change the suite's own with --set {self.setting}={self.ends[0]}"
         )
 
     def _candidates(self, own: Any) -> Sequence[float | str]:
         """The parameters that may stand for the value."""
-        if isinstance(self.distribution, CategoricalDistribution):
+        if self.is_list:
             return self.ends
         number = int if isinstance(self.distribution, IntDistribution) else float
         is_within = isinstance(own, int | float) and self.ends[0] <= own <= self.ends[1]

@@ -122,6 +122,43 @@ def test_a_sweep_of_training_as_json_has_an_object_for_each_method_and_seed(gim_
     assert all(len(one["trials"]) == 2 for one in found)
 
 
+EVIDENCE = (
+    "sweep",
+    "--suite",
+    "./tiny.toml",
+    "--seeds",
+    "2",
+    "--no-tracking",
+    "--evidence",
+    "e.json",
+)
+
+
+def test_evidence_names_the_best_rate_of_every_trained_row(gim_bench, tmp_path):
+    """One command for all rows; those that nothing is trained in are left out."""
+    answer = gim_bench(*EVIDENCE, "--space", "training.learning_rate=1e-3,1e-2")
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert list(found["methods"]) == ["gim"]
+    row = found["methods"]["gim"]
+    assert [tried["learning_rate"] for tried in row["tried"]] == [1e-3, 1e-2]
+    assert all(set(tried["validation_accuracy"]) == {"0", "1"} for tried in row["tried"])
+    assert row["learning_rate"] in {1e-3, 1e-2}
+    assert (found["trials"], found["seeds"]) == (2, [0, 1])
+
+
+@pytest.mark.parametrize(
+    "space", ["training.learning_rate=1e-4..1e-2", "training.epochs=1,2", "info_nce.negatives=4,5"]
+)
+def test_evidence_of_anything_but_a_list_of_rates_is_refused_before_the_sweep(
+    space, gim_bench, tmp_path
+):
+    answer = gim_bench(*EVIDENCE, "--space", space)
+    assert answer.code == 2
+    assert "--space training.learning_rate=1e-3,3e-3,1e-2" in answer.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(gim_bench, tmp_path):
     store = tmp_path / "mlflow.db"
     assert gim_bench(*SPACE, "--tracking-uri", f"sqlite:///{store}").code == 0
@@ -142,5 +179,6 @@ def test_a_sweep_of_training_says_what_is_wrong_with_its_space_before_it_runs(gi
     assert answer.code == 2
     assert answer.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
-    answer = gim_bench("sweep", "--suite", "./tiny.toml", *SPACE[-2:], "--no-tracking")
+    named = ("--method", "random_init")
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", *named, *SPACE[-2:], "--no-tracking")
     assert "random_init trains nothing" in answer.err

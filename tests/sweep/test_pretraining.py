@@ -167,13 +167,49 @@ def test_more_trials_are_added_to_earlier_trials(sweep):
 
 
 def test_the_same_values_are_tried_once(tmp_path):
-    """Many trials of two choices make two cells."""
-    sweep = Sweep(tmp_path, "training.epochs=1,2")
+    """Many trials of two whole numbers make two cells."""
+    sweep = Sweep(tmp_path, "training.epochs=1..2")
     found = sweep(trials=14)
     assert len(found["trials"]) == 14
     assert len(sweep.mirrored) == len(sweep.records()) == 2
     accuracies = {row["key"]: row["validation_accuracy"] for row in found["trials"]}
     assert all(row["validation_accuracy"] == accuracies[row["key"]] for row in found["trials"])
+
+
+def test_lists_of_choices_are_tried_in_every_combination_once(tmp_path):
+    """However many trials are asked for; the suite's own combination is the first."""
+    space = ("training.epochs=0,1", "training.learning_rate=1e-2,1e-3,1e-1")
+    found = Sweep(tmp_path, *space)(trials=20)
+    settings = [tuple(row["settings"].values()) for row in found["trials"]]
+    assert settings[0] == (1, 1e-3)
+    assert sorted(settings) == [(e, rate) for e in (0, 1) for rate in (1e-3, 1e-2, 1e-1)]
+
+
+def test_no_trial_of_a_grid_is_pruned(tmp_path, monkeypatch):
+    monkeypatch.setattr(SharedStudy, "is_hopeless", lambda *_, **__: pytest.fail("asked"))
+    sweep = Sweep(tmp_path, "training.learning_rate=1e-3,1e-2", overrides=["training.epochs=3"])
+    assert [row["state"] for row in sweep()["trials"]] == ["complete"] * 2
+
+
+def test_fewer_trials_than_a_grid_has_are_drawn_from_it(tmp_path):
+    sweep = Sweep(tmp_path, "training.learning_rate=1e-4,1e-3,1e-2,1e-1")
+    assert len(sweep(trials=2)["trials"]) == 2
+
+
+def test_a_rate_of_the_rows_own_varies_under_the_suites_name(tmp_path):
+    """The row keeps its batch size, and a row without a rate of its own varies the suite's."""
+    toml = TOML + "[method.gim.training]\nlearning_rate = 1e-2\nbatch_size = 10\n"
+    suite = tiny_suite(tmp_path, toml=toml)
+    sweep = Sweep(tmp_path, "training.learning_rate=1e-3,1e-2", toml=toml)
+    sweep.plan = sweep.plan.of_row("gim", suite=suite)
+    sweep.plan.check(sweep.own, sweep.bench)
+    found = sweep()
+    assert found["own"]["settings"] == {"training.learning_rate": 1e-2}
+    assert {row["set"][0] for row in found["trials"]} == {
+        f"method.gim.training.learning_rate={rate}" for rate in ("1e-3", "1e-2")
+    }
+    rates = {record.config["training"]["learning_rate"] for record in sweep.records().values()}
+    assert rates == {1e-3, 1e-2}
 
 
 def test_another_space_or_seed_is_another_study(tmp_path):
@@ -459,14 +495,18 @@ OWN_RATE = "method.gim.training.learning_rate"
 
 
 def test_a_setting_that_the_row_has_otherwise_is_varied_in_the_row(tmp_path):
-    sweep = Sweep(tmp_path, RATES, overrides=[f"{OWN_RATE}=1e-2"])
-    with pytest.raises(ConfigError, match=f"changes nothing for gim, .*: vary {OWN_RATE} instead"):
-        sweep.plan.check(sweep.own, sweep.bench)
     in_row = Sweep(tmp_path, f"{OWN_RATE}=1e-4..1e-1", overrides=[f"{OWN_RATE}=1e-2"])
     in_row.plan.check(in_row.own, in_row.bench)
     found = in_row(trials=2)
     assert found["own"]["settings"] == {OWN_RATE: 1e-2}
     assert len({row["key"] for row in found["trials"]}) == 2
+
+
+def test_a_setting_that_changes_nothing_is_refused(tmp_path):
+    """As the suite's rate, where the row has a rate of its own."""
+    sweep = Sweep(tmp_path, RATES, overrides=[f"{OWN_RATE}=1e-2"])
+    with pytest.raises(ConfigError, match="changes nothing for gim: leave gim out"):
+        sweep.plan.check(sweep.own, sweep.bench)
 
 
 def test_a_method_that_trains_nothing_is_refused(tmp_path):

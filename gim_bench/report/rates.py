@@ -1,0 +1,154 @@
+"""Learning rates of the rows, with the evidence that they were chosen by: `results/tuned`.
+
+Every row has as many trials as the others, on the same rates and seeds. A rate's value is its mean
+validation accuracy over the seeds, on examples that nothing was trained on.
+"""
+
+import json
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.records.record import Record
+from gim_bench.report.columns import NONE
+from gim_bench.report.document import Block, Column, Section, Table
+from gim_bench.report.published import results_folder
+from gim_bench.settings.base import Settings
+from gim_bench.settings.suites import parse
+
+NOT_TUNED = "the suite's rate, not tuned"
+NOTE = (
+    "Validation is the mean over the sweep's seeds, in percent, of the top module's linear probe "
+    "(with several targets: the mean over targets), on examples that neither the encoder nor the "
+    "probe was trained on. The neighbours are the next lower and the next higher rate that were "
+    "tried."
+)
+
+
+class Tried(Settings):
+    """One learning rate of a row, with its validation accuracy for each seed."""
+
+    learning_rate: float
+    # Percent, by seed; null where the trial failed or was pruned.
+    validation_accuracy: dict[str, float | None]
+    reasons: dict[str, str]  # by seed, why there is no accuracy
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the seeds; None where a seed has no accuracy."""
+        found = [x for x in self.validation_accuracy.values() if x is not None]
+        return fmean(found) if len(found) == len(self.validation_accuracy) else None
+
+
+class TunedRow(Settings):
+    """All rates that were tried for a row, and the chosen one."""
+
+    learning_rate: float
+    settings: str  # sha256 of the row's settings without the rate
+    tried: tuple[Tried, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _the_rate_is_the_best(self) -> "TunedRow":
+        if self.learning_rate != (best := best_of(self.tried)):
+            raise ValueError(f"the rate {self.learning_rate:g} is not the best one, {best}")
+        return self
+
+    def neighbour(self, step: int) -> Tried | None:
+        """The next lower (-1) or next higher (1) rate that was tried; None at the edge."""
+        by_rate = sorted(self.tried, key=lambda tried: tried.learning_rate)
+        place = [tried.learning_rate for tried in by_rate].index(self.learning_rate) + step
+        return by_rate[place] if 0 <= place < len(by_rate) else None
+
+
+class Evidence(Settings):
+    """A sweep over the learning rates of a suite's rows."""
+
+    suite: str
+    space: str  # the rates, as the user typed them
+    trials: int  # of each row and seed
+    seeds: tuple[int, ...]
+    date: str
+    results_version: int
+    data_sha256: str
+    provenance: dict[str, Any]  # commit, machine and versions of packages
+    methods: dict[str, TunedRow]
+
+
+def best_of(tried: Sequence[Tried]) -> float | None:
+    """The rate with the highest mean; among equals the lowest rate. None if no rate has a mean."""
+    means = {each.learning_rate: mean for each in tried if (mean := each.mean) is not None}
+    return min(means, key=lambda rate: (-means[rate], rate), default=None)
+
+
+def load_evidence(name: str) -> Evidence:
+    """The evidence `results/tuned/<name>.json`. Raises: ConfigError if it is missing or wrong."""
+    files = {path.stem: path for path in sorted(results_folder("tuned").glob("*.json"))}
+    if name not in files:
+        raise ConfigError(unknown_name("evidence of tuning", name, known=files))
+    try:
+        table = json.loads(files[name].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(
+            f"{files[name]} is no JSON ({error}): write it again by a sweep"
+        ) from None
+    return parse(Evidence, table, origin=files[name].name)
+
+
+def rates_section(records: Sequence[Record], *, tuned: str | None) -> Section:
+    """The learning rate of each trained row, and how it was chosen."""
+    evidence = None if tuned is None else load_evidence(tuned)
+    rates = {record.method: _rate(record) for record in records if "train/steps" in record.metrics}
+    rows = [_row(method, rate, evidence=evidence) for method, rate in rates.items()]
+    headings = ("method", "rate", "space", "trials", "lower", "chosen", "higher", "remark")
+    words = {"method", "space", "remark"}
+    table = Table(
+        columns=[Column(heading=heading, numeric=heading not in words) for heading in headings],
+        rows=rows,
+    )
+    notes = [] if evidence is None else [_origin(evidence), NOTE]
+    blocks: list[Block] = [table, *notes]
+    return Section(title="Learning rates", blocks=blocks if rows else [])
+
+
+def _rate(record: Record) -> float:
+    return float(record.config.get("training", {}).get("learning_rate", "nan"))
+
+
+def _row(method: str, rate: float, *, evidence: Evidence | None) -> list[str]:
+    tuned = None if evidence is None else evidence.methods.get(method)
+    if evidence is None or tuned is None:
+        return [method, f"{rate:g}", NONE, NONE, NONE, NONE, NONE, NOT_TUNED]
+    chosen = next(t for t in tuned.tried if t.learning_rate == tuned.learning_rate)
+    lower, higher = tuned.neighbour(-1), tuned.neighbour(1)
+    trials = f"{evidence.trials} × {len(evidence.seeds)} seed(s)"
+    shown = [_percent(lower), _percent(chosen), _percent(higher)]
+    return [method, f"{rate:g}", evidence.space, trials, *shown, _remark(rate, tuned)]
+
+
+def _remark(rate: float, tuned: TunedRow) -> str:
+    if rate != tuned.learning_rate:
+        return f"not the chosen rate, which is {tuned.learning_rate:g}"
+    for step, where in ((-1, "lowest"), (1, "highest")):
+        if tuned.neighbour(step) is None:
+            return f"the {where} rate of the space: a rate beyond might do better"
+    return ""
+
+
+def _percent(tried: Tried | None) -> str:
+    """The mean validation accuracy with its rate; "failed" where a seed has none."""
+    if tried is None:
+        return NONE
+    mean = "failed" if tried.mean is None else f"{tried.mean:.1f}"
+    return f"{mean} ({tried.learning_rate:g})"
+
+
+def _origin(evidence: Evidence) -> str:
+    commit = str(evidence.provenance.get("git_commit") or "unknown")[:12]
+    seeds = ", ".join(map(str, evidence.seeds))
+    return (
+        f"Rates were tuned on {evidence.date[:10]} in suite {evidence.suite}, seeds {seeds}, at "
+        f"commit {commit} (results version {evidence.results_version})."
+    )

@@ -1,0 +1,92 @@
+"""Evidence for the learning rates of a suite's rows, from sweeps that tried the same rates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gim_bench import RESULTS_VERSION
+from gim_bench.cells.cell import Cell
+from gim_bench.errors import ConfigError
+from gim_bench.records import provenance
+from gim_bench.report.rates import Evidence, Tried, TunedRow, best_of
+from gim_bench.seals import digest
+from gim_bench.settings.keys import keyed
+from gim_bench.settings.schema import CellConfig
+from gim_bench.sweep.spaces import Axis
+
+RATE = "training.learning_rate"
+MACHINE = (
+    "git_commit", "git_dirty", "versions", "cpu", "cpu_identity", "cores", "threads", "device",
+    "gpu", "driver", "cuda",
+)  # fmt: skip
+KEPT_OUT = {"learning_rate", "precision"}  # of the settings of training
+
+Found = Mapping[str, Any]  # the sweep of a method and seed: docs/sweep.md
+
+
+def rates_of(axes: Sequence[Axis]) -> Axis:
+    """The axis of learning rates, which is the only one. Raises: ConfigError."""
+    if len(axes) == 1 and axes[0].name == RATE and axes[0].is_list:
+        return axes[0]
+    raise ConfigError(
+        f"--evidence is about a list of learning rates, the same for all rows and seeds: give the "
+        f"one option --space {RATE}=1e-3,3e-3,1e-2"
+    )
+
+
+def evidence_of(
+    swept: Sequence[Found], cells: Sequence[Cell], *, rates: Axis, device: str
+) -> Evidence:
+    """The evidence of sweeps over all of `rates`; `cells` are the suite's own.
+
+    Raises: ConfigError if no rate of a row was completed with every seed.
+    """
+    described = provenance.describe(device)
+    by_method = {cell.config.method.name: cell for cell in cells}
+    return Evidence(
+        suite=cells[0].suite,
+        space=rates.text,
+        trials=len(rates.ends),
+        seeds=tuple(sorted({cell.seed for cell in cells})),
+        date=provenance.now(),
+        results_version=RESULTS_VERSION,
+        data_sha256=cells[0].data_sha256,
+        provenance={name: described[name] for name in MACHINE},
+        methods={
+            method: _row([found for found in swept if found["method"] == method], cell.config)
+            for method, cell in by_method.items()
+        },
+    )
+
+
+def settings_sha256(config: CellConfig) -> str:
+    """The sha256 of all settings but the rate, and but the device and precision of a machine."""
+    table = keyed(config)
+    training = {name: x for name, x in table["training"].items() if name not in KEPT_OUT}
+    return digest({**table, "training": training, "device": None})
+
+
+def _row(swept: Sequence[Found], config: CellConfig) -> TunedRow:
+    """The row's rates, with their accuracies by seed. Raises: ConfigError."""
+    trials = [(str(found["seed"]), trial) for found in swept for trial in found["trials"]]
+    by_rate: dict[float, dict[str, Found]] = {}
+    for seed, trial in trials:
+        by_rate.setdefault(float(trial["settings"][RATE]), {})[seed] = trial
+    tried = tuple(
+        Tried(
+            learning_rate=rate,
+            validation_accuracy={seed: t["validation_accuracy"] for seed, t in of_seeds.items()},
+            reasons={
+                seed: t["error"] or t["state"]
+                for seed, t in of_seeds.items()
+                if t["validation_accuracy"] is None
+            },
+        )
+        for rate, of_seeds in sorted(by_rate.items())
+    )
+    best = best_of(tried)
+    if best is None:
+        raise ConfigError(
+            f"no learning rate of {config.method.name} was completed with every seed, so none is "
+            f"chosen: widen --space"
+        )
+    return TunedRow(learning_rate=best, settings=settings_sha256(config), tried=tried)
