@@ -50,8 +50,10 @@ def logistic_regression(
 ) -> Regression:
     """Logistic regressions with these penalties.
 
-    Scores have the precision of the features; sums, weights and steps are in float64. A regression has converged where the norm of its gradient is at most `tolerance`, measured in
-    units of the bound of the Hessian: the square root of nats, whatever the features' scale.
+    Scores have the precision of the features; weights and sums are in float64. A regression has
+    converged where the norm of its gradient is at most `tolerance`. The norm is measured in units
+    of the bound of the Hessian, so that the features' scale does not matter: its square is twice
+    the decrease that the bound promises, in nats.
     """
     scale = Scale.of(features) if standardised else Scale.centred(features)
     x = scale(features).double()
@@ -149,7 +151,7 @@ class Problems:
         self.changes = [*self.changes, self.gradient - before][-MEMORY:]
 
     def _direction(self) -> Float[Tensor, "r c k"]:
-        """Minus the gradient times the approximate inverse of the Hessian: the two-loop recursion."""
+        """Minus the approximate inverse of the Hessian times the gradient, by two loops."""
         q = -self.gradient
         past = []
         for step, change in zip(reversed(self.steps), reversed(self.changes), strict=True):

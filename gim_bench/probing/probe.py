@@ -162,7 +162,7 @@ def curves_of(choices: Choices) -> dict[str, list[list[float]]]:
 
 
 def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
-    """Validation accuracy at the top module's best hyperparameter, in percent; mean over targets."""
+    """Validation accuracy of the top module's best trial, in percent; the mean over targets."""
     # Modules come in order: the last curve of a target belongs to the top module.
     top = {name.rpartition("/")[0]: curve for name, curve in curves.items()}
     return fmean(max(accuracy for _, accuracy in curve) for curve in top.values())
@@ -200,7 +200,7 @@ def _reader(
 def _tasks(
     reader: Reader, train: Batches, targets: Sequence[Target], *, settings: ProbeSettings
 ) -> Iterator[tuple[Question, str, Labelled]]:
-    """(question, module, features with labels) of every probe; features are freed as they are used."""
+    """(question, module, features with labels) of every probe; used features are freed."""
     questions = [question(train, target, settings=settings) for target in targets]
     features = reader.features_of(train, questions)
     with reader.progress.task(f"{reader.title}: probes", total=len(features), unit="probe") as bar:

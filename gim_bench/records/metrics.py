@@ -171,6 +171,15 @@ def unit_of(name: str, config: Mapping[str, Any]) -> str:
     return config.get("method", {}).get("loss_unit", NATS) or ""
 
 
+def hyperparameter_of(config: Mapping[str, Any]) -> str:
+    """Name of the hyperparameter of the linear probes of a cell with this configuration.
+
+    Old records name no kind of probe: their probes are Adam's.
+    """
+    kind = (config.get("probe") or {}).get("kind", "adam")
+    return "learning rate" if kind == "adam" else "L2 penalty"
+
+
 def target_of(name: str) -> tuple[str, str]:
     """(target, metric): ("speaker", "accuracy") of "speaker_accuracy", ("", "loss") of "loss"."""
     target, _, metric = name.partition("_")

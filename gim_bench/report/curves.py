@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from gim_bench.records.metrics import target_of, unit_of
+from gim_bench.records.metrics import hyperparameter_of, target_of, unit_of
 from gim_bench.records.record import Record
 from gim_bench.report.columns import Row, heading_of, with_unit
 from gim_bench.report.document import Curve, Figure, Panel, Points
@@ -116,7 +116,7 @@ def _over_epochs(record: Record, name: str) -> Points:
 
 
 def rate_figures(rows: Sequence[Row]) -> list[Figure]:
-    """A figure for every target: the probe's validation accuracy over its learning rates."""
+    """A figure for every target: the probe's validation accuracy over its hyperparameters."""
     names = dict.fromkeys(name for row in rows for r in row.records for name in r.probe_curves)
     targets = dict.fromkeys(name.rpartition("/")[0] for name in names)
     return [_rate_figure(target, rows) for target in targets]
@@ -137,19 +137,21 @@ def _rate_figure(target: str, rows: Sequence[Row]) -> Figure:
         )
         for module in modules
     ]
+    varied = dict.fromkeys(hyperparameter_of(r.config) for row in rows for r in row.records)
+    plurals = {"learning rate": "learning rates", "L2 penalty": "L2 penalties"}
+    over = " or ".join(plurals[name] for name in varied)
     return Figure(
-        title="Linear probe of every module over learning rates"
-        + (f": {target}" if target else ""),
+        title=f"Linear probe of every module over {over}" + (f": {target}" if target else ""),
         panels=panels,
         methods=[row.method for row in rows],
-        x_label="learning rate",
+        x_label=" or ".join(varied),
         y_label="validation accuracy, %",
         log_x=True,
     )
 
 
 def _rates_by_module(record: Record, target: str) -> dict[str, Points]:
-    """The probe's [(learning rate, percent), …] of one target, by module."""
+    """The probe's [(hyperparameter, percent), …] of one target, by module."""
     found: dict[str, Points] = {}
     for name, curve in record.probe_curves.items():
         of, _, module = name.rpartition("/")

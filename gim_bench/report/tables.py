@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe
+from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe, hyperparameter_of
 from gim_bench.report.columns import (
     PublishedNumbers,
     Row,
@@ -149,7 +149,7 @@ def _about_spread(rows: Sequence[Row], names: Sequence[str]) -> list[Block]:
 
 
 def _about_rates(rows: Sequence[Row]) -> list[Block]:
-    """The methods whose linear probe may have its best rate outside of the grid."""
+    """The methods whose linear probe may have its best rate or penalty outside of the grid."""
 
     def at_the_edge(curve: Sequence[Sequence[float]]) -> bool:
         accuracies = [accuracy for _, accuracy in curve]
@@ -163,10 +163,13 @@ def _about_rates(rows: Sequence[Row]) -> list[Block]:
     ]
     if not edged:
         return []
+    varied = " or ".join(
+        dict.fromkeys(hyperparameter_of(r.config) for row in rows for r in row.records)
+    )
     return [
         (
-            f"The probe's learning rate that validated best is the first or the last of its grid "
-            f"for a module of {', '.join(edged)}: other rates might do better there."
+            f"The probe's {varied} that validated best is the first or the last of its grid for a "
+            f"module of {', '.join(edged)}: values outside of the grid might do better there."
         )
     ]
 

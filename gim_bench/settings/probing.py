@@ -59,9 +59,9 @@ class LogisticRegressionSettings(CommonProbeSettings):
     kind: Literal["logistic_regression"] = "logistic_regression"
     # λ in: mean cross-entropy + λ/2 · ‖weights‖²; biases are not penalised.
     penalties: Grid = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    iterations: PositiveInt = 500  # at most
+    iterations: PositiveInt = 1000  # at most
     # Norm of the gradient, in units of the bound of the Hessian, at which a fit has converged.
-    tolerance: PositiveFloat = 1e-3
+    tolerance: PositiveFloat = 1e-4
     standardise: bool = True
     precision: Precision = Precision.FP32
     unseen_validation: bool = True

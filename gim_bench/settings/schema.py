@@ -22,7 +22,6 @@ from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
 from gim_bench.settings.augmentations import CropSettings, WindowSettings
 from gim_bench.settings.base import (
-    Fraction,
     Name,
     Names,
     NotNegative,

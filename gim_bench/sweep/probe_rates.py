@@ -1,10 +1,11 @@
 """The hyperparameter of a linear probe, chosen by Optuna on the features of finished cells.
 
-A trial is one linear probe of one module of a finished cell: with one penalty, if the probe is a
-logistic regression, or with one learning rate (and weight decay), if Adam trains the probe. The probe is fitted on the labels that the suite's own probe is fitted on, and scored on the
-share of labels that the suite's own probe is validated on. A study holds the trials of one module;
-several processes may share a study. The test set is read afterwards, once for each finished number
-of trials: for the best trial, and for the paper's rate or the best penalty of the suite's grid.
+A trial is one linear probe of one module of a finished cell. A trial of a logistic regression has
+one penalty; a trial of Adam has one learning rate, and perhaps a weight decay. The probe is fitted
+on the labels that the suite's own probe is fitted on, and scored on the share of labels that the
+suite's own probe is validated on. A study holds the trials of one module; several processes may
+share a study. The test set is read afterwards, once for each finished number of trials: for the
+best trial, and for the paper's rate or the best penalty of the suite's own grid.
 """
 
 import math

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gim_bench.records.metrics import hyperparameter_of
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
 from gim_bench.seals import digest
@@ -250,16 +251,11 @@ def _files(record: Record, folder: Path | None) -> dict[str, str]:
             for module, curve in record.probe_curves.items()
             for rate, accuracy in curve
         ]
+        varied = hyperparameter_of(record.config).replace(" ", "_")
         files["probe_curves.csv"] = "\n".join(
-            [f"module,{_hyperparameter(record)},validation_accuracy_percent", *rows, ""]
+            [f"module,{varied},validation_accuracy_percent", *rows, ""]
         )
     return files
-
-
-def _hyperparameter(record: Record) -> str:
-    """The name of the hyperparameter of the record's linear probes."""
-    kind = (record.config.get("probe") or {}).get("kind", "adam")
-    return "learning_rate" if kind == "adam" else "penalty"
 
 
 def _mixed(tables: Sequence[dict[str, str]]) -> str:

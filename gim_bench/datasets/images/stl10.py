@@ -7,8 +7,10 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.files import (
@@ -22,6 +24,7 @@ from gim_bench.datasets.files import (
     unreadable,
 )
 from gim_bench.errors import DataError
+from gim_bench.settings.base import Settings
 
 FOLDER = "stl10_binary"
 CLASS_NAMES = "class_names.txt"
@@ -36,10 +39,23 @@ COUNTS = {Split.UNLABELLED: 100_000, Split.TRAIN: 5_000, Split.TEST: 8_000}
 SHAPE = (3, 96, 96)
 IMAGE_BYTES = 3 * 96 * 96
 CLASSES = 10
+# Numbers of the training images of each fold, a line for each fold.
+FOLD_INDICES = "fold_indices.txt"
+FOLDS, FOLD_IMAGES = 10, 1_000
 
 
 class STL10(FileDataset):
     """The paper's data set, in `stl10_binary` below `--data-dir` or below the cache folder."""
+
+    class Options(Settings):
+        """With `fold` (0 to 9), the labelled split is one of the ten folds of 1,000 images.
+
+        Source: Coates, Ng and Lee 2011, who report the mean test accuracy over the ten folds.
+        """
+
+        fold: Annotated[int, Field(ge=0, lt=FOLDS)] | None = None
+
+    options: Options
 
     def prepare(self) -> None:
         """Download and unpack missing files (2.6 GB), then check them; no file is overwritten."""
@@ -94,10 +110,37 @@ class STL10(FileDataset):
             )
         except OSError as error:
             raise unreadable(error) from None
-        return Images(
+        found = Images(
             images=images.transpose(0, 1, 3, 2),
             labels={"class": self._labels(self.folder / LABELS[split])} if split in LABELS else {},
         )
+        if self.options.fold is None or split is not Split.TRAIN:
+            return found
+        chosen = self._fold_images()
+        labels = {name: of_images[chosen] for name, of_images in found.labels.items()}
+        return Images(images=found.images[chosen], labels=labels)
+
+    def _fold_images(self) -> np.ndarray:
+        """Numbers of the fold's training images. Raises: DataError if the file holds no folds."""
+        path = self.folder / FOLD_INDICES
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            folds = [np.array(line.split(), dtype=np.int64) for line in lines if line.strip()]
+        except OSError as error:
+            raise unreadable(error) from None
+        except (ValueError, OverflowError):
+            folds = []
+        if len(folds) != FOLDS or not all(map(self._is_fold, folds)):
+            raise DataError(
+                f"stl10: {path} does not hold {FOLDS} lines of {FOLD_IMAGES:,} different numbers "
+                f"from 0 to {COUNTS[Split.TRAIN] - 1:,}: {self._replace_it}"
+            )
+        return folds[self.options.fold]
+
+    @staticmethod
+    def _is_fold(numbers: np.ndarray) -> bool:
+        known = (numbers >= 0) & (numbers < COUNTS[Split.TRAIN])
+        return len(np.unique(numbers)) == len(numbers) == FOLD_IMAGES and bool(known.all())
 
     # -- files and their checksums ---------------------------------------------------------------
 
@@ -109,7 +152,12 @@ class STL10(FileDataset):
         return base if is_it else base / FOLDER
 
     def _missing(self) -> list[str]:
-        return [name for name in (*_sizes(), CLASS_NAMES) if not (self.folder / name).is_file()]
+        return [name for name in self._names() if not (self.folder / name).is_file()]
+
+    def _names(self) -> list[str]:
+        """The files that the data set is read from."""
+        folds = [] if self.options.fold is None else [FOLD_INDICES]
+        return [*_sizes(), CLASS_NAMES, *folds]
 
     def _check_presence_and_sizes(self) -> None:
         if missing := self._missing():
@@ -128,7 +176,7 @@ class STL10(FileDataset):
     def _checked(self, *, fresh: bool) -> dict[str, str]:
         """sha256 of every file, by name. Raises: DataError if an md5 is not the official one."""
         self._check_presence_and_sizes()
-        names = [*_sizes(), CLASS_NAMES]
+        names = self._names()
         checksums = self.known.of(
             [self.folder / name for name in names],
             title="checking the files of stl10",
@@ -137,13 +185,15 @@ class STL10(FileDataset):
         )
         official = official_files().md5
         for name, found in zip(names, checksums, strict=True):
-            expected = official.get(name, found.md5)  # no md5 of class_names.txt is published
+            expected = official.get(name, found.md5)  # no md5 of the text files is published
             if found.md5 != expected:
                 raise DataError(
                     f"stl10: {self.folder / name} has md5 {found.md5} where {expected} is "
                     f"expected: {self._replace_it}"
                 )
         self._classes()
+        if self.options.fold is not None:
+            self._fold_images()
         return {name: found.sha256 for name, found in zip(names, checksums, strict=True)}
 
     def _labels(self, path: Path) -> np.ndarray:

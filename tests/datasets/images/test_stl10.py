@@ -92,8 +92,9 @@ def folder(tmp_path):
 def data(tmp_path):
     """Makes the data set anew, as the next start of the program does."""
 
-    def make(data_dir=tmp_path / "data"):
-        return STL10(options=STL10.Options(), data_dir=data_dir, cache_dir=tmp_path / "cache")
+    def make(data_dir=tmp_path / "data", fold=None):
+        options = STL10.Options(fold=fold)
+        return STL10(options=options, data_dir=data_dir, cache_dir=tmp_path / "cache")
 
     return make
 
@@ -170,6 +171,66 @@ def test_without_a_data_folder_the_cache_is_looked_into(folder, data, tmp_path):
     (tmp_path / "cache").mkdir()
     folder.parent.rename(tmp_path / "cache" / "stl10")
     assert len(data(None).split(Split.TEST)) == 2
+
+
+# -- the ten folds -------------------------------------------------------------------------------
+
+
+def fold_lines(*, folds=10, images=(0, 2)):
+    """The official format: a line of numbers for each fold; every second fold is reversed."""
+    lines = [" ".join(map(str, images[:: -1 if fold % 2 else 1])) for fold in range(folds)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def folded(folder, monkeypatch):
+    """Folds of two of the three images."""
+    monkeypatch.setattr(stl10, "FOLD_IMAGES", 2)
+    (folder / "fold_indices.txt").write_text(fold_lines())
+    return folder
+
+
+@pytest.mark.parametrize(("fold", "chosen"), [(0, [0, 2]), (9, [2, 0])])
+def test_a_fold_holds_the_labelled_images_of_its_line(folded, data, fold, chosen):
+    whole, found = data().split(Split.TRAIN), data(fold=fold).split(Split.TRAIN)
+    assert np.array_equal(found.images, whole.images[chosen])
+    assert found.labels["class"].tolist() == whole.labels["class"][chosen].tolist()
+
+
+@pytest.mark.parametrize("split", [Split.UNLABELLED, Split.TEST])
+def test_a_fold_leaves_the_other_splits_whole(folded, data, split):
+    assert np.array_equal(data(fold=3).split(split).images, data().split(split).images)
+
+
+def test_the_file_of_folds_is_needed_and_part_of_the_data_only_with_a_fold(folded, data):
+    whole, with_fold = data().fingerprint(), data(fold=3).fingerprint()
+    assert whole != with_fold
+    (folded / "fold_indices.txt").unlink()
+    assert data().fingerprint() == whole
+    with pytest.raises(DataError, match=r"stl10: fold_indices\.txt missing in"):
+        data(fold=3).split(Split.TRAIN)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        fold_lines(folds=9),
+        fold_lines(images=(0, 3)),
+        fold_lines(images=(1, 1)),
+        fold_lines(images=(0, 1, 2)),
+        fold_lines(images=(-1, 1)),
+        "one two\n" * 10,
+        b"\xff\xfe" * 10,
+    ],
+    ids=["nine lines", "no image 3", "twice", "too many", "negative", "words", "no text"],
+)
+def test_a_file_without_ten_folds_is_refused_in_a_line(folded, data, content):
+    path = folded / "fold_indices.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for asked in (lambda: data(fold=0).split(Split.TRAIN), lambda: data(fold=0).fingerprint()):
+        with pytest.raises(DataError, match="does not hold 10 lines of 2 different") as caught:
+            asked()
+        assert "\n" not in str(caught.value)
 
 
 # -- what is wrong with files --------------------------------------------------------------------
