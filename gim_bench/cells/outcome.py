@@ -3,9 +3,11 @@
 import errno
 import statistics
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from gim_bench import RESULTS_VERSION, registry
 from gim_bench.cells.bench import Bench
@@ -15,6 +17,7 @@ from gim_bench.errors import BenchError, class_and_first_line, first_line, one_l
 from gim_bench.hardware import memory
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
+from gim_bench.records.predictions import PARTS, Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.settings.schema import CellConfig
 from gim_bench.training import capacity
@@ -58,10 +61,27 @@ def _plugins(config: CellConfig) -> dict[str, str]:
     return {kind: by for kind, by in found.items() if by and not by.startswith("gim-bench ")}
 
 
+def predictions_of(finished: Sequence[Finished]) -> Predictions:
+    """The predictions on the test labels of all models together."""
+
+    def joined_up(part: str) -> dict[str, np.ndarray]:
+        of_models = (getattr(found.probed.predictions, part) for found in finished)
+        return {name: values for arrays in of_models for name, values in arrays.items()}
+
+    return Predictions(**{part: joined_up(part) for part in PARTS})
+
+
 def done(
-    record: Record, finished: Sequence[Finished], *, largest: capacity.Capacity | None = None
+    record: Record,
+    finished: Sequence[Finished],
+    *,
+    largest: capacity.Capacity | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Record:
-    """The finished record. Costs of a cell's models add up; the highest of their peaks counts."""
+    """The finished record. Costs of a cell's models add up; the highest of their peaks counts.
+
+    `files` are the cell's files beside the encoders, with their sha256.
+    """
     metrics: dict[str, float] = {}
     for found in finished:
         metrics |= dict(found.probed.metrics) | _last_losses(found)
@@ -104,7 +124,10 @@ def done(
             for found in finished
             for unit, row in found.training.audited.isolation.items()
         },
-        files={name: sha256 for found in finished for name, sha256 in found.files.items()},
+        files={
+            **{n: sha256 for found in finished for n, sha256 in found.files.items()},
+            **(files or {}),
+        },
         provenance={
             **record.provenance,
             "memory": notes,

@@ -6,7 +6,7 @@ from pathlib import Path
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import models_of
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.outcome import begun, done, failed
+from gim_bench.cells.outcome import begun, done, failed, predictions_of
 from gim_bench.cells.phases import (
     Abandoned,
     Watch,
@@ -46,7 +46,9 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
                 trained_and_probed(cell, model, bench, record, runs=runs, watch=watch)
                 for model in models
             ]
-            record = done(record, finished, largest=largest_batch(cell, bench))
+            probed = cell.config.probe is not None
+            files = runs.save_predictions(record, predictions_of(finished)) if probed else {}
+            record = done(record, finished, largest=largest_batch(cell, bench), files=files)
         resumable = False
     except Abandoned:
         runs.remove(record)

@@ -17,6 +17,7 @@ from gim_bench.hardware.memory import Peaks
 from gim_bench.probing.probe import Probed
 from gim_bench.records import metrics
 from gim_bench.records.folder import RunsFolder
+from gim_bench.records.predictions import target_named
 from gim_bench.records.record import Status
 from gim_bench.training.audit import Audit
 from gim_bench.training.loop import Trained
@@ -137,6 +138,7 @@ def test_the_folder_holds_what_it_should(done, archive):
             "config.toml",
             "losses.csv",
             "encoder.safetensors",
+            "predictions.npz",
         }
         assert json.loads((folder / "record.json").read_text())["status"] == "done"
         config = tomllib.loads((folder / "config.toml").read_text())
@@ -218,6 +220,21 @@ def test_without_phone_labels_there_is_the_speaker_alone(speech_suite, tmp_path)
     assert "speaker_loss" in record.metrics
     encoders = runs.folder_of(record).glob("*.safetensors")
     assert [path.stem for path in encoders] == ["speaker_encoder"]
+
+
+# -- predictions ----------------------------------------------------------------------------------
+
+
+def test_every_accuracy_is_that_of_the_kept_predictions(done, spoken, archive):
+    """Those of a cell's models lie in one file, which is sealed by its checksum."""
+    for record in (*done.values(), *spoken.values()):
+        kept = archive.predictions(record)
+        accuracies = {name: x for name, x in record.metrics.items() if "accuracy" in name}
+        assert kept.predicted.keys() == accuracies.keys()
+        for name, predicted in kept.predicted.items():
+            labels = kept.labels[target_named(name)]
+            assert 100 * (predicted == labels).mean() == pytest.approx(accuracies[name])
+        assert "predictions.npz" in record.files
 
 
 # -- several models -------------------------------------------------------------------------------
