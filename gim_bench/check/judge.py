@@ -134,7 +134,8 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
     if not of_suite:
         unjudged = {finding.method for finding in of_methods}
         judged = {m: found for m, found in cells.by_method.items() if m not in unjudged}
-        made = _comparisons(judged, reference)
+        exact = judged and not machine_of(cells.records).why_not_exact(reference.machine)
+        made = _comparisons(judged, reference, exact=bool(exact))
         of_methods += [*made.findings, *_unaudited(judged)]
         if not (made.repeats or made.pairs or of_methods):
             of_methods.append(_unjudged("reference", f"{NOTHING_COMPARED}: run on one, {UPDATE}"))
@@ -237,14 +238,14 @@ def _unjudged(what: str, message: str, method: str = "") -> Finding:
 # -- comparisons -----------------------------------------------------------------------------------
 
 
-def _comparisons(by_method: Mapping[str, Sequence[Record]], reference: Reference) -> _Comparisons:
-    """The metrics of the reference beside today's.
+def _comparisons(
+    by_method: Mapping[str, Sequence[Record]], reference: Reference, *, exact: bool
+) -> _Comparisons:
+    """The metrics of the reference beside today's, bit for bit where `exact`.
 
     A metric whose seeds all repeat the reference's bit for bit is settled, and needs no interval.
     """
     made = _Comparisons()
-    records = [record for of_method in by_method.values() for record in of_method]
-    exact = bool(records) and not machine_of(records).why_not_exact(reference.machine)
     for method, of_method in by_method.items():
         short: list[_Pair] = []
         for name in reference.methods[method].metrics:
@@ -330,6 +331,6 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
 def _unseeing(compared: Sequence[Compared], reference: Reference) -> Iterator[str]:
     """Trained encoders in whose place an untrained one would pass this check by intervals."""
     seeds = {c.method: c.found.now.n for c in compared if kind_of(c.metric) is ACCURACY}
-    for sight in sights(reference.methods, now=min(seeds.values(), default=2)):
+    for sight in sights(reference.methods, now=min(seeds.values(), default=None)):
         if sight.method in seeds and not sight.sees:
             yield f"an untrained encoder would pass: {sight.described()}"

@@ -15,7 +15,7 @@ from gim_bench.check.reference import (
     read_reference,
     was_resumed,
 )
-from gim_bench.check.sight import sights, unseen
+from gim_bench.check.sight import seeds_of_a_check, sights, unseen
 from gim_bench.check.tolerance import compared
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
@@ -42,7 +42,7 @@ def update(path: Path, records: Sequence[Record], *, suite: Suite, reason: str) 
         raise ConfigError(
             f"cannot write {path} ({error.strerror}): name another file with --against"
         ) from None
-    seen = [sight.described() for sight in sights(reference.methods, now=suite.seeds)]
+    seen = [sight.described() for sight in sights(reference.methods, now=seeds_of_a_check(suite))]
     return [*seen, *unseen(reference.methods)]
 
 
@@ -67,13 +67,9 @@ def new_reference(
             seeds=tuple(record.seed for record in of_method),
             metrics={name: {r.seed: r.metrics[name] for r in of_method} for name in names},
         )
-    _refuse(
-        [
-            f"an untrained encoder would pass: {sight.described()}"
-            for sight in sights(methods, now=suite.seeds)
-            if not sight.sees
-        ]
-    )
+    blind = [sight for sight in sights(methods, now=seeds_of_a_check(suite)) if not sight.sees]
+    blind.sort(key=lambda sight: sight.effect / sight.reach.tolerance)  # most seeds needed first
+    _refuse([f"an untrained encoder would pass: {sight.described()}" for sight in blind])
     earlier = [] if previous is None else [*previous.history, previous]
     return Reference(
         format=1,

@@ -27,6 +27,7 @@ from gim_bench.check.tolerance import (
 from gim_bench.contract import GradientFlow
 from gim_bench.records.metrics import target_of
 from gim_bench.records.statistics import summarise
+from gim_bench.settings.schema import Suite
 
 UNTRAINED = "random_init"
 Methods = Mapping[str, MethodReference]
@@ -42,8 +43,13 @@ class Sight:
     effect: float  # points above the untrained row's mean; negative below
     spread: float  # points: the larger standard deviation of the two rows
     seeds: int  # of the reference
-    now: int  # seeds of a check
+    fixed: int | None  # seeds of a check; None: as many as the reference has
     level: float  # of each comparison of a check
+
+    @property
+    def now(self) -> int:
+        """The seeds of a check."""
+        return self.seeds if self.fixed is None else self.fixed
 
     @property
     def reach(self) -> Reach:
@@ -83,18 +89,20 @@ class Sight:
     def advice(self) -> str:
         """The seeds that notice half of the effect, or that none do."""
         half = f"half of the effect is noticed with a power of {POWER:.0%}"
-        if (n := self.seeds_needed(now=self.now)) is not None:
+        both = self.seeds_needed(now=None)
+        if self.fixed is not None and (n := self.seeds_needed(now=self.fixed)) is not None:
             return f"{half} by a reference of {n} seeds (--seeds {n})"
-        if (n := self.seeds_needed(now=None)) is not None:
-            return f"{half} by {n} seeds on both sides (seeds = {n} in the suite)"
+        if both is not None:
+            how = f"--seeds {both}" if self.fixed is None else f"seeds = {both} in the suite"
+            return f"{half} by {both} seeds on both sides ({how})"
         return "no number of seeds suffices: train longer, choose another task, or leave it out"
 
 
-def sights(methods: Methods, *, now: int) -> list[Sight]:
+def sights(methods: Methods, *, now: int | None) -> list[Sight]:
     """The accuracy by which each trained encoder is best told from the untrained row.
 
-    `now` is the number of seeds of a check. A method without an untrained row of its encoder, or
-    without an accuracy, has none.
+    `now` is the number of seeds of a check; None: as many as the reference has. A method without an
+    untrained row of its encoder, or without an accuracy, is left out.
     """
     found = []
     for method in trained(methods):
@@ -106,9 +114,17 @@ def sights(methods: Methods, *, now: int) -> list[Sight]:
     return found
 
 
+def seeds_of_a_check(suite: Suite) -> int | None:
+    """The suite's own number of seeds; None, as many as the reference has, for a suite of one.
+
+    A suite has one seed by default so that a first run is short. One seed has no spread.
+    """
+    return suite.seeds if suite.seeds > 1 else None
+
+
 def unseen(methods: Methods) -> list[str]:
     """The trained methods of which nothing can be said, a line with the reason."""
-    told = {sight.method for sight in sights(methods, now=2)}
+    told = {sight.method for sight in sights(methods, now=None)}
     blank = ", ".join(method for method in trained(methods) if method not in told)
     line = (
         f"not known whether an untrained encoder would pass as {blank}: the suite has no accuracy "
@@ -141,7 +157,7 @@ def _encoder(kept: MethodReference) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name.startswith("encoder.")}
 
 
-def _candidates(method: str, methods: Methods, *, now: int) -> Iterator[Sight]:
+def _candidates(method: str, methods: Methods, *, now: int | None) -> Iterator[Sight]:
     """All accuracies that the method and its untrained row have in common."""
     twin = untrained_twin(method, methods)
     if twin is None:
@@ -158,7 +174,7 @@ def _candidates(method: str, methods: Methods, *, now: int) -> Iterator[Sight]:
                 effect=ours.mean - other.mean,
                 spread=max(ours.std or 0.0, other.std or 0.0),
                 seeds=len(kept.seeds),
-                now=now,
+                fixed=now,
                 level=level,
             )
 
