@@ -447,6 +447,9 @@ def test_the_resolved_configuration_is_fully_explicit():
         "skip_rows": 1,
         "negatives": 16,
         "anchor_rows": None,
+        "negatives_within": None,
+        "negatives_from": "all",
+        "targets_in_window": False,
     }
     assert spelled_out["training"]["optimiser"] == AdamSettings().model_dump(mode="json")
     assert cell(SUITE | {"capacity": {}}).as_dict()["capacity"] == CapacitySettings().entries()
