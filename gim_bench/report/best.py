@@ -24,18 +24,16 @@ PROBED = "accuracy"  # the metric that the curves on validation choose for
 def best_module_table(rows: Sequence[Row], names: Sequence[str]) -> Section:
     """Test accuracy of the module with the highest validation accuracy, seed by seed."""
     title = "Best module, chosen on validation: % of all test examples"
-    chosen = {name: [at_best_module(row, name) or row for row in rows] for name in names}
-    chosen = {name: of for name, of in chosen.items() if of != list(rows)}
-    if not chosen:
-        return Section(title=title, blocks=[])
     columns = [method_column(rows), seeds_column(rows)]
-    for name, best in chosen.items():
+    chosen = [name for name in names if any(at_best_module(row, name) for row in rows)]
+    for name in chosen:
+        best = [at_best_module(row, name) or row for row in rows]
         columns += [
             _module_column(rows, name),
             metric_column(best, name),
             *interval_column(best, name),
         ]
-    return Section(title=title, blocks=[table_of(columns)])
+    return Section(title=title, blocks=[table_of(columns)] if chosen else [])
 
 
 def at_best_module(row: Row, name: str) -> Row | None:

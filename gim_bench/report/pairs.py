@@ -9,9 +9,9 @@ from gim_bench.report.columns import NONE, Row, heading_of, sample_of, show, sig
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 REFERENCE = "gim"
-HEADINGS = ("method", "metric", "difference", "95% CI", "p", "detectable", "seeds")
+HEADINGS = ("method", "metric", "difference", "95% CI", "p", "detects", "seeds")
 WORDS = {"method", "metric"}
-UNTESTED = ("one seed", NONE, NONE)  # in place of interval, p and detectable
+UNTESTED = ("one seed", NONE, NONE)  # in place of interval, p value and detectable difference
 UNTRAINED = "none"  # the split that an untrained encoder is trained on
 
 
@@ -82,7 +82,7 @@ def _named(pair: Pair) -> list[str]:
 
 
 def _tested(pair: Pair, corrected: Corrected, strictest: float) -> list[str]:
-    """Interval, p value and smallest detectable difference."""
+    """Interval, p value and the smallest difference that the comparison detects."""
     style, found = style_of(pair.metric), pair.difference
     half, detectable = found.half_width(corrected.level), found.smallest_shown(strictest)
     assert half is not None
@@ -114,7 +114,7 @@ def _notes(tested: Sequence[Pair], level: float) -> list[Block]:
             f"without 0."
         ),
         (
-            f"detectable: the smallest true difference that the comparison finds with a power of "
+            f"detects: the smallest true difference that the comparison finds with a power of "
             f"80 %; {min(detectable):.1f} to {max(detectable):.1f} points in this table."
         ),
     ]

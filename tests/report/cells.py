@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from gim_bench.records.predictions import Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.report import render
 from gim_bench.settings.schema import Deviation
@@ -35,9 +38,38 @@ def describes(config: Mapping[str, Any]) -> bool:
     return config["training"] == TRAINING
 
 
-def report_on(records, *, suite=None, fmt="md", metrics=(), describes=describes):
+def report_on(
+    records,
+    *,
+    suite=None,
+    fmt="md",
+    metrics=(),
+    describes=describes,
+    predictions=lambda _: None,
+):
     """The report, as text; on the suite above unless another is named."""
-    return render(records, suite=suite or Suite(), describes=describes, fmt=fmt, metrics=metrics)
+    return render(
+        records,
+        suite=suite or Suite(),
+        describes=describes,
+        fmt=fmt,
+        metrics=metrics,
+        predictions=predictions,
+    )
+
+
+def answered(right: Mapping[str, str]) -> Predictions:
+    """Predictions of a cell by metric: "1101" answers the third of four test images wrong."""
+    images = len(next(iter(right.values())))
+    labels = np.arange(images)
+    return Predictions(
+        labels={"class": labels},
+        items={"class": labels},
+        predicted={
+            name: np.where(np.array(list(marks)) == "1", labels, labels + 1)
+            for name, marks in right.items()
+        },
+    )
 
 
 def config(method: str, *, epochs: int = 6, options: dict[str, Any] | None = None):

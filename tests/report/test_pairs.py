@@ -1,9 +1,12 @@
-"""Differences on the same seeds, read as Markdown."""
+"""Differences on the same test examples, read as Markdown."""
 
-from tests.report.cells import cell
+import pytest
+
+from tests.report.cells import answered, cell, report_on
 from tests.report.test_tables import SPOKEN, markdown, table
 
-TITLE = "Differences on the same seeds"
+TITLE = "Differences on the same test examples"
+HEADING = ["method", "metric", "difference", "95% CI", "p", "detects", "seeds"]
 
 
 def cells(method, *accuracies):
@@ -11,48 +14,104 @@ def cells(method, *accuracies):
     return [cell(method, seed=s, metrics={"accuracy": x}) for s, x in enumerate(accuracies)]
 
 
-def test_every_method_stands_against_gim_seed_by_seed():
-    """cpc: -1, -1, -4, so mean -2 and std √3; t(0.975, 2) = 4.3027, √3·4.3027/√3 = 4.3."""
+def test_every_method_stands_against_gim_by_the_means_over_seeds():
+    """cpc: 68 less 70, variances 73/3 and 100/3, so √57.67 = 7.594 with 3.91 degrees of freedom.
+
+    t of -0.2634: p = 0.806, the larger of two, so uncorrected; t(0.975, 3.91) = 2.8022.
+    """
     records = [*cells("cpc", 59.0, 69.0, 76.0), *cells("gim", 60.0, 70.0, 80.0)]
-    page = markdown([*records, *cells("random_init", 50.0, 60.0, 70.0)])
+    page = markdown([*records, *cells("random_init", 10.0, 20.0, 30.0)])
     assert f"## {TITLE}: each method less gim, in points of %\n" in page
-    assert table(page, TITLE) == [
-        ["method", "metric", "difference", "95% CI", "seeds"],
-        ["cpc", "linear probe", "-2.0", "± 4.3", "3"],
-        ["random_init", "linear probe", "-10.0", "± 0.0", "3"],
-    ]
-    assert "95% CI is the half width of the interval of their mean" in page
+    heading, cpc, untrained = table(page, TITLE)
+    assert heading == HEADING
+    assert cpc[:5] == ["cpc", "linear probe", "-2.0", "± 21.3", "0.806"]
+    assert untrained[:3] == ["random_init", "linear probe", "-50.0"]
+    assert "corrected by Holm for the 2 comparisons of the table" in page
 
 
 def test_without_gim_the_first_method_is_the_reference():
-    page = markdown([*cells("random_init", 50.0), *cells("cpc", 59.0)])
+    page = markdown([*cells("random_init", 50.0, 51.0), *cells("cpc", 59.0, 61.0)])
     assert "each method less cpc, in points" in page
-    assert table(page, TITLE)[1:] == [["random_init", "linear probe", "-9.0", "one seed", "1"]]
+    assert table(page, TITLE)[1][:3] == ["random_init", "linear probe", "-9.5"]
 
 
-def test_one_common_seed_says_so_in_place_of_an_interval():
-    page = markdown([*cells("gim", 60.0), *cells("cpc", 61.0)])
-    assert table(page, TITLE)[1:] == [["cpc", "linear probe", "+1.0", "one seed", "1"]]
-    assert "taken seed by seed" not in page
+@pytest.mark.parametrize(
+    ("ours", "theirs", "seeds"), [([61.0], [60.0], "1"), ([61.0], [59.0, 61.0], "1; 2")]
+)
+def test_one_seed_says_so_in_place_of_an_interval(ours, theirs, seeds):
+    page = markdown([*cells("gim", *theirs), *cells("cpc", *ours)])
+    expected = ["cpc", "linear probe", "+1.0", "one seed", "–", "–", seeds]
+    assert table(page, TITLE)[1:] == [expected]
+    assert "corrected by Holm" not in page
 
 
-def test_a_method_without_a_common_seed_has_no_difference():
-    records = [cell("supervised", seed=7, metrics={"accuracy": 1.0})]
-    records += [*cells("gim", 60.0), *cells("cpc", 61.0)]
-    assert table(markdown(records), TITLE)[2] == ["supervised", "linear probe", "–", "–", "0"]
+def test_methods_need_not_have_the_same_seeds():
+    records = [cell("cpc", seed=s, metrics={"accuracy": 61.0 + s % 2}) for s in (7, 8, 9)]
+    page = markdown([*records, *cells("gim", 60.0, 62.0)])
+    row = table(page, TITLE)[1]
+    assert (row[2], row[6]) == ("+0.7", "3; 2")
+    assert row[4] != "–"
 
 
-def test_seeds_that_were_left_out_are_named():
-    page = markdown([*cells("gim", 60.0, 61.0, 62.0), *cells("cpc", 61.0)])
-    assert "- cpc: left out, as only one of the two has them: seeds 1, 2\n" in page
+def test_methods_without_any_spread_are_told_apart_and_equal_ones_are_not():
+    page = markdown(
+        [*cells("gim", 60.0, 60.0), *cells("cpc", 61.0, 61.0), *cells("random_init", 60.0, 60.0)]
+    )
+    assert [row[3:6] for row in table(page, TITLE)[1:]] == [
+        ["± 0.0", "≤0.001", "0.0"],
+        ["± 0.0", "1.000", "0.0"],
+    ]
+
+
+def report_with(answers):
+    """The report on methods whose right answers with each seed are given, {method: [marks]}."""
+    records = [
+        cell(method, seed=seed, metrics={"accuracy": 100 * marks.count("1") / len(marks)})
+        for method, of_method in answers.items()
+        for seed, marks in enumerate(of_method)
+    ]
+    return report_on(
+        records,
+        predictions=lambda record: answered({"accuracy": answers[record.method][record.seed]}),
+    )
+
+
+def test_with_predictions_the_interval_covers_the_choice_of_test_examples():
+    """No spread over seeds; items' differences -1, -1, 0, 0: std √(1/3), t(0.975, 3) = 3.1824."""
+    page = report_with({"gim": ["1111"] * 2, "cpc": ["0011"] * 2})
+    assert table(page, TITLE)[1][:4] == ["cpc", "linear probe", "-50.0", "± 91.9"]
+    assert "The interval covers seeds alone" not in page
+
+
+def test_methods_without_predictions_are_named():
+    page = markdown([*cells("gim", 60.0, 61.0), *cells("cpc", 61.0, 63.0)])
+    assert "The interval covers seeds alone" in page
+    assert "on the same test labels: cpc.\n" in page
+
+
+MODULES = {"accuracy": 30.0, "accuracy/module_1": 45.0, "accuracy/module_2": 30.0}
+CURVES = {"module_1": [[0.1, 50.0], [0.01, 20.0]], "module_2": [[0.1, 40.0], [0.01, 41.0]]}
+
+
+def test_an_untrained_encoder_is_compared_at_its_best_module_too():
+    untrained = [
+        cell("random_init", seed=seed, metrics=MODULES, probe_curves=CURVES) for seed in (0, 1)
+    ]
+    trained = [cell("cpc", seed=seed, metrics=MODULES, probe_curves=CURVES) for seed in (0, 1)]
+    rows = table(markdown([*cells("gim", 60.0, 60.0), *untrained, *trained]), TITLE)[1:]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("cpc", "-30.0"),
+        ("random_init", "-30.0"),
+        ("random_init, best module", "-15.0"),
+    ]
 
 
 def test_every_target_has_its_own_differences():
     other = {name: value - 1.5 for name, value in SPOKEN.items()}
     page = markdown([cell("gim", metrics=SPOKEN), cell("cpc", metrics=other)])
-    assert table(page, TITLE)[1:] == [
-        ["cpc", "phone, linear probe", "-1.5", "one seed", "1"],
-        ["cpc", "speaker, linear probe", "-1.5", "one seed", "1"],
+    assert [row[:4] for row in table(page, TITLE)[1:]] == [
+        ["cpc", "phone, linear probe", "-1.5", "one seed"],
+        ["cpc", "speaker, linear probe", "-1.5", "one seed"],
     ]
 
 

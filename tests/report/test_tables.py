@@ -16,27 +16,26 @@ GOLDEN = """\
 
 ## Accuracy: % of all test examples, features of the top module
 
-| method      | seeds | linear probe | 95% CI | own head |
-|-------------|------:|-------------:|-------:|---------:|
-| gim         |     2 |   64.0 ± 1.4 | ± 12.7 |        – |
-| supervised  |     1 |         58.0 |      – |     59.2 |
-| random_init |     1 |         52.0 |      – |        – |
+| method      | seeds | linear probe | 95% CI, seeds | own head |
+|-------------|------:|-------------:|--------------:|---------:|
+| gim         |     2 |   64.0 ± 1.4 |        ± 12.7 |        – |
+| supervised  |     1 |         58.0 |             – |     59.2 |
+| random_init |     1 |         52.0 |             – |        – |
 
-± after a number is the standard deviation over seeds (n - 1); 95% CI is the half width of the \
-confidence interval of the mean, by Student's t.
+± after a number is the standard deviation over seeds (n - 1).
 
-One seed only (supervised, random_init): no interval can be given, and small differences may be \
+95% CI is the half width of the confidence interval of the mean. It covers the choice of seeds and \
+of test examples, unless it says that it covers one of them alone.
+
+One seed only (supervised, random_init): no interval covers seeds, and small differences may be \
 chance.
 
-## Differences on the same seeds: each method less gim, in points of %
+## Differences on the same test examples: each method less gim, in points of %
 
-| method      | metric       | difference |   95% CI | seeds |
-|-------------|--------------|-----------:|---------:|------:|
-| supervised  | linear probe |       -5.0 | one seed |     1 |
-| random_init | linear probe |      -11.0 | one seed |     1 |
-
-- supervised: left out, as only one of the two has them: seeds 1
-- random_init: left out, as only one of the two has them: seeds 1
+| method      | metric       | difference |   95% CI |   p | detects | seeds |
+|-------------|--------------|-----------:|---------:|----:|--------:|------:|
+| supervised  | linear probe |       -6.0 | one seed |   – |       – |  1; 2 |
+| random_init | linear probe |      -12.0 | one seed |   – |       – |  1; 2 |
 
 ## What each method was given
 
