@@ -103,7 +103,9 @@ class InfoNCEHead(nn.Module):
         c: Float[Tensor, "example row column e"],
     ) -> Float[Tensor, ""]:
         """Mean over k of the loss of predicting z in row i + skip_rows + k from c in row i."""
-        within = self.settings.negatives_within or len(z)
+        within = self.settings.negatives_within
+        if within is None:
+            return self._loss(z, c)
         groups = zip(z.split(within), c.split(within), strict=True)
         return torch.stack([self._loss(*group) for group in groups]).mean()
 
