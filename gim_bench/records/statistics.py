@@ -17,15 +17,8 @@ class Summary:
 
     mean: float
     std: float | None  # with n - 1 in the denominator
-    ci95: float | None  # half width of the 95 % confidence interval of the mean, Student's t
+    ci95: float | None  # half width of the mean's 95 % interval over seeds alone, Student's t
     n: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference(Summary):
-    """Summary of ours minus theirs for each seed; `n` counts the seeds that both have."""
-
-    left_out: tuple[int, ...]  # seeds that only one of the two has, in ascending order
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -41,28 +34,6 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(mean=mean, std=None, ci95=None, n=1)
     std = statistics.stdev(values)
     return Summary(mean=mean, std=std, ci95=_student_t(n - 1) * std / math.sqrt(n), n=n)
-
-
-def paired_difference(
-    ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> PairedDifference | None:
-    """Mean of ours minus theirs over common seeds; None if they share no seed.
-
-    `ours` and `theirs` hold one value for each seed. Methods with the same seed start from the same
-    weights and, on the same split, see the same batches; the effect of both cancels in the
-    difference. The interval is that of the mean difference.
-    """
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
-        return None
-    differences = summarise([ours[seed] - theirs[seed] for seed in common])
-    return PairedDifference(
-        mean=differences.mean,
-        std=differences.std,
-        ci95=differences.ci95,
-        n=differences.n,
-        left_out=tuple(sorted(ours.keys() ^ theirs.keys())),
-    )
 
 
 def values_by_seed(records: Sequence[Record], name: str) -> dict[int, float]:

@@ -10,7 +10,6 @@ from gim_bench.records.statistics import (
     by_settings,
     flatten,
     newest_done,
-    paired_difference,
     summarise,
     summarise_metrics,
     values_by_seed,
@@ -56,41 +55,6 @@ def test_no_value_is_an_error_not_a_nan():
         summarise([])
 
 
-def test_a_paired_difference_worked_by_hand():
-    """Differences 1, 2, 6: mean 3, squares 4 + 1 + 9 = 14, std = √(14/2); t(0.975, 2) = 4.302653.
-
-    Seeds are matched by number, not by the order in which they stand.
-    """
-    found = paired_difference({0: 61.0, 1: 64.0, 2: 70.0}, {2: 64.0, 0: 60.0, 1: 62.0})
-    assert found is not None
-    assert (found.mean, found.n, found.left_out) == (3.0, 3, ())
-    assert found.std == pytest.approx(math.sqrt(7))
-    assert found.ci95 == pytest.approx(4.3026527 * math.sqrt(7 / 3))
-
-
-def test_what_a_seed_does_to_both_methods_cancels():
-    """60, 70, 80 against one less each: far apart from seed to seed, the difference is certain."""
-    found = paired_difference({0: 60.0, 1: 70.0, 2: 80.0}, {0: 59.0, 1: 69.0, 2: 79.0})
-    assert found is not None
-    assert (found.mean, found.std, found.ci95) == (1.0, 0.0, 0.0)
-
-
-def test_seeds_that_one_side_has_alone_are_left_out_and_named():
-    found = paired_difference({0: 5.0, 1: 6.0, 9: 100.0}, {1: 4.0, 3: -100.0, 0: 1.0})
-    assert found is not None
-    assert (found.mean, found.n, found.left_out) == (3.0, 2, (3, 9))
-
-
-def test_one_common_seed_gives_a_difference_without_an_interval():
-    found = paired_difference({0: 5.0, 1: 6.0}, {1: 4.0})
-    assert found is not None
-    assert (found.mean, found.std, found.ci95, found.n) == (2.0, None, None, 1)
-
-
-def test_without_a_common_seed_there_is_no_difference():
-    assert paired_difference({0: 5.0}, {1: 4.0}) is None
-
-
 DRAWS = 2000
 
 
@@ -100,19 +64,6 @@ def test_the_interval_holds_the_true_mean_95_times_in_100(n):
     drawn = np.random.default_rng(n).normal(60.0, 2.0, size=(DRAWS, n))
     found = [summarise(values) for values in drawn.tolist()]
     assert covered(found, truth=60.0) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / DRAWS))
-
-
-@pytest.mark.parametrize("n", [3, 4, 10])
-def test_the_paired_interval_holds_the_true_difference_95_times_in_100(n):
-    """The seed moves both methods by 10, ten times what is the method's own."""
-    draw = np.random.default_rng(n)
-    seeds = draw.normal(60.0, 10.0, size=(DRAWS, n))
-    ours, theirs = (seeds + draw.normal(mean, 1.0, size=(DRAWS, n)) for mean in (2.0, 0.0))
-    found = [
-        paired_difference(dict(enumerate(a)), dict(enumerate(b)))
-        for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)
-    ]
-    assert covered(found, truth=2.0) == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / DRAWS))
 
 
 def covered(found, *, truth):
