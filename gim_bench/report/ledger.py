@@ -257,8 +257,8 @@ def _margins(found: Sequence[Entry]) -> list[str]:
     lines: dict[str, None] = {}
     for entry in found:
         style = style_of(entry.metric)
-        margin = f"{entry.paper.margin * style.factor:g}"
-        named = f"{heading_of(entry.metric)}, margin {with_unit(margin, style.unit)}"
+        margin = f"{entry.paper.margin * style.factor:g} {style.unit}"
+        named = f"{heading_of(entry.metric)}, margin {margin}"
         lines[f"{named}: {entry.paper.margin_reason}"] = None
     return list(lines)
 
