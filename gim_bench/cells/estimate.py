@@ -13,6 +13,7 @@ from torch import Tensor
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import Learner, Split
 from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
@@ -69,6 +70,8 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
             if steps:
                 train_seconds += steps * _seconds_per_step(cell, learner, bench)
             probe_seconds += _probe_seconds(cell, model, learner, bench)
+    if is_selected_apart(cell, bench):  # a training and probes before those of the record
+        train_seconds, probe_seconds = 2 * train_seconds, 2 * probe_seconds
     name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
     peak = peaks.metrics.get(f"memory/{name}")
     return Estimate(

@@ -85,25 +85,7 @@ def done(
     metrics: dict[str, float] = {}
     for found in finished:
         metrics |= dict(found.probed.metrics) | _last_losses(found)
-    if selection_seconds := sum(found.selection_seconds for found in finished):
-        metrics["selection/seconds"] = selection_seconds
-    if probe_seconds := sum(found.probe_seconds for found in finished):
-        metrics["probe/seconds"] = probe_seconds
-    steps = sum(found.training.trained.steps for found in finished)
-    if seconds := sum(found.training.trained.seconds for found in finished):
-        metrics["train/seconds"] = seconds
-    if steps:
-        samples = sum(found.training.trained.samples for found in finished)
-        metrics |= {
-            "train/steps": steps,
-            "train/samples": samples,
-            "train/samples_per_second": samples / seconds,
-            "train/step_per_calibration": seconds / steps / _calibration(finished),
-            "train/labels": sum(found.model.labels for found in finished),
-            "train/parameters": sum(found.training.trained.parameters for found in finished),
-        }
-        if all(found.training.audited.flops for found in finished):
-            metrics["train/flops"] = sum(found.training.audited.flops for found in finished)
+    metrics |= _costs(finished)
     training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
     metrics |= _highest(training) | _highest(probing)
@@ -135,6 +117,32 @@ def done(
             "finished_at": provenance.now(),
         },
     )
+
+
+def _costs(finished: Sequence[Finished]) -> dict[str, float]:
+    """Seconds, and counts of training, of all models together; without those that are 0."""
+    trainings = [found.training.trained for found in finished]
+    steps, samples = sum(t.steps for t in trainings), sum(t.samples for t in trainings)
+    seconds = sum(t.seconds for t in trainings)
+    costs: dict[str, float] = {
+        "selection/seconds": sum(found.selection_seconds for found in finished),
+        "probe/seconds": sum(found.probe_seconds for found in finished),
+        "train/seconds": seconds,
+    }
+    costs = {name: cost for name, cost in costs.items() if cost}
+    if not steps:
+        return costs
+    costs |= {
+        "train/steps": steps,
+        "train/samples": samples,
+        "train/samples_per_second": samples / seconds,
+        "train/step_per_calibration": seconds / steps / _calibration(finished),
+        "train/labels": sum(found.model.labels for found in finished),
+        "train/parameters": sum(t.parameters for t in trainings),
+    }
+    if all(found.training.audited.flops for found in finished):
+        costs["train/flops"] = sum(found.training.audited.flops for found in finished)
+    return costs
 
 
 def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:

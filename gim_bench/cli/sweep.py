@@ -1,6 +1,6 @@
 """The command `sweep`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -27,12 +27,13 @@ from gim_bench.cli.options import (
 from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress
 from gim_bench.records.record import Record
+from gim_bench.system.atomic import write_atomically
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
     from gim_bench.cells.cell import Cell
     from gim_bench.cli.workload import Workload
-    from gim_bench.sweep import Axis, Pretraining, ProbeTrials
+    from gim_bench.sweep import Pretraining, ProbeTrials
     from gim_bench.tracking import Tracker
 
 TRIALS_OF_PROBES = 64
@@ -106,9 +107,9 @@ def sweep(
 ) -> None:
     """Try learning rates of the linear probe on finished cells, or settings of training."""
     from gim_bench.cli.workload import workload_of
-    from gim_bench.report import render_spaces
+    from gim_bench.report import render_spaces, render_sweeps
     from gim_bench.settings.suites import load_suite
-    from gim_bench.sweep import Pretraining, ProbeTrials, is_trained, parse_space, rates_of
+    from gim_bench.sweep import Pretraining, ProbeTrials, parse_space
 
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = load_suite(suite, overrides=overrides)
@@ -117,8 +118,6 @@ def sweep(
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
     axes = parse_space(space or ())
-    if evidence is not None:
-        rates_of(axes)
     tracker = None if no_tracking else tracker_for(tracking_uri)
     work = workload_of(
         loaded,
@@ -129,7 +128,7 @@ def sweep(
         runs_dir=runs_dir,
     )
     database = storage or f"sqlite:///{runs_dir / loaded.name / 'sweep.db'}"
-    if axes:
+    if axes or evidence:
         training = Pretraining(
             suite=suite,
             overrides=overrides,
@@ -137,22 +136,25 @@ def sweep(
             trials=trials or TRIALS_OF_CELLS,
             apart=loaded.fresh_process,
         )
-        cells = [cell for cell in work.cells if method or is_trained(cell)] or work.cells
-        swept = _swept_training(work, training, cells, database=database, tracker=tracker)
-        if evidence is not None:
-            _write_evidence(evidence, swept, cells, axes=axes, device=str(work.bench.device))
+        cells = work.cells if method else _trained(work.cells)
+        swept = _swept_training(
+            work, training, cells, database=database, tracker=tracker, evidence=evidence
+        )
         print(render_spaces(swept, suite=loaded.name, as_json=json))
-    else:
-        probes = ProbeTrials(
-            trials=trials or TRIALS_OF_PROBES,
-            all_modules=modules is Modules.ALL,
-            weight_decay=weight_decay,
-        )
-        print(
-            _swept_probes(
-                work, probes, suite=suite, database=database, tracker=tracker, as_json=json
-            )
-        )
+        return
+    every = modules is Modules.ALL
+    probes = ProbeTrials(
+        trials=trials or TRIALS_OF_PROBES, all_modules=every, weight_decay=weight_decay
+    )
+    found = _swept_probes(work, probes, suite=suite, database=database, tracker=tracker)
+    print(render_sweeps(found, suite=loaded.name, as_json=json))
+
+
+def _trained(cells: Sequence["Cell"]) -> Sequence["Cell"]:
+    """The cells in which something is trained; all of them if there is no such cell."""
+    from gim_bench.sweep import is_trained
+
+    return [cell for cell in cells if is_trained(cell)] or cells
 
 
 def _swept_probes(
@@ -162,13 +164,11 @@ def _swept_probes(
     suite: str,
     database: str,
     tracker: "Tracker | None",
-    as_json: bool,
-) -> str:
-    """Sweep the probes of each cell, mirror its sweeps at once, and return the table.
+) -> list[Record]:
+    """Sweep the probes of each cell, mirror its sweeps at once, and return the records.
 
     Raises: ConfigError if a cell is not finished.
     """
-    from gim_bench.report import render_sweeps
     from gim_bench.sweep import Studies, sweep_cell
     from gim_bench.tracking import mirror_sweeps
 
@@ -190,7 +190,7 @@ def _swept_probes(
             records.append(record)
             if tracker is not None:
                 mirror_sweeps(record, tracker=tracker, progress=work.progress)
-    return render_sweeps(records, suite=work.suite.name, as_json=as_json)
+    return records
 
 
 def _swept_training(
@@ -200,43 +200,36 @@ def _swept_training(
     *,
     database: str,
     tracker: "Tracker | None",
+    evidence: Path | None,
 ) -> list[dict[str, Any]]:
-    """Sweep the training of each cell, mirror the cells of its trials, and return the trials."""
-    from gim_bench.sweep import Studies, sweep_pretraining
+    """Sweep the training of each cell, mirror the cells of its trials, and return the trials.
+
+    Evidence for the rows' learning rates is written to `evidence`. Raises: ConfigError.
+    """
+    from gim_bench.sweep import Studies, evidence_of, rates_of, sweep_pretraining
     from gim_bench.tracking import mirror_cell
 
     def mirror(record: Record) -> None:
         if tracker is not None:
             mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
 
+    rates = None if evidence is None else rates_of(plan.axes)
     plans = [plan.of_row(cell.config.method.name, suite=work.suite) for cell in cells]
     for cell, of_row in zip(cells, plans, strict=True):
         of_row.check(cell, work.bench)
     work.runs.check_writable()
     studies = Studies(database)
     with _resumable(work.progress):
-        return [
+        swept = [
             sweep_pretraining(
                 cell, work.bench, runs=work.runs, studies=studies, plan=of_row, mirror=mirror
             )
             for cell, of_row in zip(cells, plans, strict=True)
         ]
-
-
-def _write_evidence(
-    path: Path,
-    swept: Sequence[Mapping[str, Any]],
-    cells: Sequence["Cell"],
-    *,
-    axes: Sequence["Axis"],
-    device: str,
-) -> None:
-    """Write the evidence for the rows' learning rates. Raises: ConfigError."""
-    from gim_bench.sweep import evidence_of, rates_of
-    from gim_bench.system.atomic import write_atomically
-
-    found = evidence_of(swept, cells, rates=rates_of(axes), device=device)
-    write_atomically(path, (found.model_dump_json(indent=2) + "\n").encode())
+    if evidence is not None and rates is not None:
+        found = evidence_of(swept, cells, rates=rates, device=str(work.bench.device))
+        write_atomically(evidence, (found.model_dump_json(indent=2) + "\n").encode())
+    return swept
 
 
 @contextmanager

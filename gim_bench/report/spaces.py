@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from gim_bench.report.columns import NONE
@@ -27,8 +28,34 @@ def render_spaces(found: Sequence[Found], *, suite: str, as_json: bool) -> str:
         ends = [f"best: {_summary(one['best'])}", f"the suite's own: {_summary(one['own'])}"]
         title = f"{one['method']} seed {one['seed']}"
         sections.append(Section(title=title, blocks=[_table(one), Bullets(ends)]))
+    sections += _over_seeds(found)
     title = f"Sweep of training settings of suite {suite}"
     return as_markdown(Document(title=title, summary=[NOTE], sections=sections))
+
+
+def _over_seeds(found: Sequence[Found]) -> list[Section]:
+    """The mean of each trial over the seeds, for methods whose every seed tried the trial."""
+    sections = []
+    for method in dict.fromkeys(one["method"] for one in found):
+        of_seeds = [one for one in found if one["method"] == method]
+        if len(of_seeds) == 1:
+            continue
+        by_values: dict[tuple[str, ...], list[float]] = {}
+        for row in (row for one in of_seeds for row in one["trials"]):
+            values = tuple(map(_shown, row["settings"].values()))
+            if row["validation_accuracy"] is not None:
+                by_values.setdefault(values, []).append(row["validation_accuracy"])
+        rows = [
+            [*values, f"{fmean(accuracies):.1f}"]
+            for values, accuracies in by_values.items()
+            if len(accuracies) == len(of_seeds)
+        ]
+        names = list(of_seeds[0]["space"])
+        headings = [*names, "validation %"]
+        table = Table(columns=[Column(heading=heading) for heading in headings], rows=rows)
+        title = f"{method}, mean over {len(of_seeds)} seeds"
+        sections += [Section(title=title, blocks=[table])] if rows else []
+    return sections
 
 
 def _summary(row: Found | None) -> str:
@@ -45,8 +72,7 @@ def _table(found: Found) -> Table:
     rows = []
     for row in found["trials"]:
         values = [row["settings"][name] for name in settings]
-        shown = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
-        rows.append([str(row["trial"]), *shown, _percent(row), _outcome(row)])
+        rows.append([str(row["trial"]), *map(_shown, values), _percent(row), _outcome(row)])
     columns = [
         Column(heading="trial"),
         *(Column(heading=name) for name in settings),
@@ -54,6 +80,10 @@ def _table(found: Found) -> Table:
         Column(heading="outcome", numeric=False),
     ]
     return Table(columns=columns, rows=rows)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _percent(row: Found) -> str:

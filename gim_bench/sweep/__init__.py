@@ -6,11 +6,10 @@ No other room imports Optuna.
 from gim_bench.sweep.evidence import evidence_of, rates_of
 from gim_bench.sweep.pretraining import Pretraining, is_trained, sweep_pretraining
 from gim_bench.sweep.probe_rates import ProbeTrials, sweep_cell
-from gim_bench.sweep.spaces import Axis, parse_space
+from gim_bench.sweep.spaces import parse_space
 from gim_bench.sweep.studies import Studies
 
 __all__ = [
-    "Axis",
     "Pretraining",
     "ProbeTrials",
     "Studies",
