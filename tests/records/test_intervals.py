@@ -1,6 +1,7 @@
 """Intervals over seeds and items: closed forms, a slow oracle, and coverage by simulation.
 
-GIM_BENCH_DRAWS=20000 repeats each simulation more often; `--junitxml` keeps the figures.
+GIM_BENCH_DRAWS=20000 repeats each simulation more often; `-o junit_family=xunit1 --junitxml=<file>`
+keeps their figures.
 """
 
 import math
@@ -238,10 +239,32 @@ class Population:
         self.level = level * math.sqrt(1 + self.ITEMS**2 + self.seeds**2)
 
     def draw(self, rng, *, seeds, items):
-        """`items` holds the effect of each item, with a standard deviation of 1."""
-        by_seed = self.seeds * rng.standard_normal((seeds, 1), np.float32)
-        noise = rng.standard_normal((seeds, len(items)), np.float32)
-        return answers(self.level + by_seed + self.ITEMS * items + noise > 0)
+        """`seeds` and `items` hold the effect of each, with a standard deviation of 1."""
+        noise = rng.standard_normal((len(seeds), len(items)), np.float32)
+        effects = self.seeds * seeds[:, None] + self.ITEMS * items
+        return answers(self.level + effects + noise > 0)
+
+
+def two_methods(rng, populations, *, seeds, correlation=0.0):
+    """Samples of two methods on 500 items that are alike hard for both (correlation 0.7).
+
+    `correlation` is that of the effects of one seed on both methods.
+    """
+    shared, *own = rng.standard_normal((3, 500), np.float32)
+    of_seed, *of_each = rng.standard_normal((3, seeds), np.float32)
+    return [
+        population.draw(
+            rng,
+            seeds=math.sqrt(correlation) * of_seed + math.sqrt(1 - correlation) * seed,
+            items=math.sqrt(0.7) * shared + math.sqrt(0.3) * alone,
+        )
+        for population, alone, seed in zip(populations, own, of_each, strict=True)
+    ]
+
+
+def share_beyond(estimates, *, level=0.05):
+    """Share of the estimates whose interval excludes 0."""
+    return float(np.mean([abs(one.value) > one.half_width(level) for one in estimates]))
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -252,7 +275,8 @@ def test_the_interval_covers_seeds_and_items(accuracy, spread, seeds, record_pro
     population, hits, widths = Population(accuracy, spread=spread), 0, 0.0
     for _ in range(DRAWS):
         items = rng.standard_normal(1000, np.float32)
-        found = mean_of(population.draw(rng, seeds=seeds, items=items))
+        of_seed = rng.standard_normal(seeds, np.float32)
+        found = mean_of(population.draw(rng, seeds=of_seed, items=items))
         hits += abs(found.value - 100 * accuracy) <= found.half_width()
         widths += found.half_width()
     record_property("covered", f"{100 * hits / DRAWS:.1f} %, ± {widths / DRAWS:.2f}")
@@ -263,23 +287,50 @@ def test_the_interval_covers_seeds_and_items(accuracy, spread, seeds, record_pro
 @pytest.mark.parametrize("spreads", [(0.5, 0.5), (4.0, 1.0), (2.0, 0.0)])
 def test_equal_methods_are_told_apart_in_at_most_a_twentieth(spreads, seeds, record_property):
     rng = np.random.default_rng(4)
-    populations, found = [Population(0.6, spread=spread) for spread in spreads], []
-    for _ in range(DRAWS):
-        shared, *own = rng.standard_normal((3, 500), np.float32)
-        found.append(
-            difference_of(
-                *(
-                    population.draw(
-                        rng, seeds=seeds, items=math.sqrt(0.7) * shared + math.sqrt(0.3) * alone
-                    )
-                    for population, alone in zip(populations, own, strict=True)
-                )
-            )
-        )
-    wrong, corrected = (
-        np.mean([abs(one.value) > one.half_width(level) for one in found])
-        for level in (0.05, 0.005)
-    )
+    populations = [Population(0.6, spread=spread) for spread in spreads]
+    found = [difference_of(*two_methods(rng, populations, seeds=seeds)) for _ in range(DRAWS)]
+    wrong, corrected = share_beyond(found), share_beyond(found, level=0.005)
     record_property("false", f"{100 * wrong:.1f} % at 0.05, {100 * corrected:.2f} % at 0.005")
     # Three standard errors of the share that the simulation itself draws.
     assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("correlation", [0.0, 0.25, 0.5])
+def test_pairing_seeds_loses_power_where_a_seed_moves_two_methods_independently(
+    correlation, seeds, record_property
+):
+    """True difference of 6 points, spread of 2 points over seeds."""
+    rng = np.random.default_rng(6)
+    populations = [Population(accuracy, spread=2.0) for accuracy in (0.55, 0.61)]
+    unpaired, paired = [], []
+    for _ in range(DRAWS):
+        ours, theirs = two_methods(rng, populations, seeds=seeds, correlation=correlation)
+        unpaired.append(difference_of(ours, theirs))
+        by_seed = {"values": ours.values - theirs.values, "shares": ours.shares - theirs.shares}
+        paired.append(mean_of(Sample(**by_seed)))
+    powers = share_beyond(unpaired), share_beyond(paired)
+    record_property("power", f"unpaired {100 * powers[0]:.1f} %, paired {100 * powers[1]:.1f} %")
+    assert correlation > 0 or powers[0] > powers[1]
+
+
+def percentile_bootstrap(found, rng):
+    """Quantiles of the mean share over seeds and items that are drawn with replacement."""
+    seeds, items = found.shares.shape
+    of_seeds, of_items = (rng.multinomial(n, np.full(n, 1 / n), 300) for n in (seeds, items))
+    means = ((of_seeds @ found.shares) * of_items).sum(axis=1) / (seeds * items)
+    return found.values.mean() + np.quantile(means, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("seeds", [3])
+def test_the_percentile_bootstrap_of_seeds_and_items_is_too_narrow(seeds, record_property):
+    """The alternative that was not taken: Owen 2007, with 4 points of spread over seeds."""
+    rng = np.random.default_rng(7)
+    population, hits = Population(0.4, spread=4.0), 0
+    for _ in range(DRAWS // 4):
+        effects = (rng.standard_normal(n, np.float32) for n in (seeds, 1000))
+        found = population.draw(rng, **dict(zip(("seeds", "items"), effects, strict=True)))
+        low, high = percentile_bootstrap(found, rng)
+        hits += low <= 40.0 <= high
+    record_property("covered", f"{100 * hits / (DRAWS // 4):.1f} %")
+    assert hits / (DRAWS // 4) < 0.95
