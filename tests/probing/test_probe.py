@@ -8,12 +8,12 @@ from gim_bench.contract import Batch, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import DataError
 from gim_bench.probing.adam import train_linear
-from gim_bench.probing.probe import probe
-from gim_bench.probing.questions import question
+from gim_bench.probing.probe import choose, curves_of, probe
+from gim_bench.probing.questions import question, validation_items
 from gim_bench.probing.reading import Reader, metric_name, readable
 from gim_bench.progress import Silence
 from gim_bench.settings.base import Precision
-from gim_bench.settings.probing import AdamProbeSettings
+from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
 from tests.listener import Listener
 from tests.tiny_suite import CPU, Scripted
 
@@ -475,3 +475,168 @@ def test_the_rate_is_chosen_on_validation_even_where_the_test_set_would_choose_a
     hits = int((of_rate[chosen].predict(test.inputs[:, 0]) == labels).sum())
     found = probed(train, test, CLASS, learning_rates=rates, steps=80)
     assert found.metrics["accuracy"] == 100 * hits / 60 < 100
+
+
+# -- choosing apart from the final fit -------------------------------------------------------------
+
+KINDS = {
+    "adam": AdamProbeSettings(learning_rates=(1e-2, 1e-1), steps=20, batch_size=16, neighbours=3),
+    "logistic_regression": LogisticRegressionSettings(penalties=(1e-3, 1e-1, 10.0), neighbours=3),
+}
+
+
+def shared_options(settings, **changes):
+    """Arguments of `choose` and of `probe`."""
+    return {
+        "train": speech(apart=1.0),
+        "targets": (SPEAKER, PHONE),
+        "settings": settings,
+        "precision": Precision.FP32,
+        "title": "gim",
+        "progress": Silence(),
+    } | changes
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_probes_with_chosen_hyperparameters_are_those_that_choose_for_themselves(settings):
+    options = shared_options(settings)
+    test = speech(11, apart=1.0, seed=1)
+    at_once = probe(Reads(), test=test, **options)
+    choices = choose(Reads(), **options)
+    apart = probe(Reads(), test=test, chosen=choices, **options)
+    assert curves_of(choices) == at_once.curves == apart.curves
+    assert apart.metrics == at_once.metrics
+    assert apart.predictions.packed() == at_once.predictions.packed()
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_a_probe_has_the_hyperparameters_that_it_is_given(settings):
+    """Choices made for another learner, whose modules are swapped, give other accuracies."""
+    options = shared_options(settings, train=images(90, apart=1.0), targets=(CLASS,))
+
+    class Swapped(Reads):
+        def features(self, inputs):
+            first, second = super().features(inputs).values()
+            return {"module_1": second, "module_2": first}
+
+    test = images(60, apart=1.0, seed=1)
+    swapped = choose(Swapped(), **options)
+    found = probe(Reads(), test=test, chosen=swapped, **options)
+    assert found.curves == curves_of(swapped) != curves_of(choose(Reads(), **options))
+
+
+def test_the_top_module_alone_can_be_chosen_for():
+    options = shared_options(KINDS["logistic_regression"])
+    every, top = choose(Reads(), **options), choose(Reads(), top_only=True, **options)
+    assert set(every) == {(t, m) for t in ("speaker", "phone") for m in ("module_1", "module_2")}
+    assert set(top) == {("speaker", "module_2"), ("phone", "module_2")}
+    assert all(top[place] == every[place] for place in top)
+
+
+def test_only_validation_labels_and_fitting_labels_choose():
+    """The items that validate are those that `validation_items` names, and fitting sees none."""
+    train, settings = speech(40, windows=3), KINDS["logistic_regression"]
+    held = validation_items(train, (SPEAKER, PHONE), settings=settings)
+    for target in (SPEAKER, PHONE):
+        asked = question(train, target, settings=settings)
+        steps = STEPS if target.per_step else 1
+        recordings = train.groups[asked.places // steps]
+        assert set(recordings[asked.validating].tolist()) <= set(held.tolist())
+        assert not set(recordings[~asked.validating].tolist()) & set(held.tolist())
+    assert len(held) == 8
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+def test_predictions_give_every_accuracy_again():
+    test = speech(11, apart=1.0, seed=1)
+    found = probed(speech(apart=1.0), test, SPEAKER, PHONE)
+    for name, percent in found.metrics.items():
+        labels = found.predictions.labels["phone" if name.startswith("phone") else "speaker"]
+        assert percent == 100 * (found.predictions.predicted[name] == labels).sum() / len(labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_predictions_name_the_item_of_every_label(batch_size):
+    test = speech(11, seed=1, batch_size=batch_size)
+    found = probed(speech(), test, SPEAKER, PHONE).predictions
+    known = test.labels["phone"].flatten() >= 0
+    assert found.items["speaker"].tolist() == test.groups.tolist()
+    assert found.items["phone"].tolist() == test.groups.repeat_interleave(STEPS)[known].tolist()
+    assert found.labels["phone"].tolist() == test.labels["phone"].flatten()[known].tolist()
+
+
+def test_predictions_of_an_own_head_are_kept():
+    learner = Reads(lambda inputs: inputs[:, :, :CLASSES])
+    found = probed(images(), images(30, seed=1), CLASS, learner=learner).predictions
+    assert found.predicted["accuracy/own_head"].tolist() == found.labels["class"].tolist()
+
+
+# -- few labels ------------------------------------------------------------------------------------
+
+
+def few(train, target, fraction, **changes):
+    return question(train, target, settings=probe_settings(labelled_fraction=fraction, **changes))
+
+
+@pytest.mark.parametrize(("fraction", "each"), [(0.1, 10), (0.01, 1), (0.001, 1), (1.0, 100)])
+def test_a_share_of_the_labels_has_the_same_share_of_every_class(fraction, each):
+    asked = few(images(300), CLASS, fraction)
+    assert asked.labels.bincount().tolist() == [each] * CLASSES
+    assert 0 < int(asked.validating.sum()) < len(asked.labels)
+
+
+@pytest.mark.parametrize("target", [SPEAKER, PHONE], ids=lambda target: target.name)
+def test_a_share_of_the_labels_is_of_whole_recordings(target):
+    train = speech(60)
+    asked = few(train, target, 0.1)
+    steps = STEPS if target.per_step else 1
+    recordings = train.groups[asked.places // steps].unique()
+    assert asked.items.tolist() == recordings.tolist()
+    assert len(recordings) == 6
+    everything = question(train, target, settings=probe_settings())
+    kept = torch.isin(train.groups[everything.places // steps], recordings)
+    assert torch.equal(asked.places, everything.places[kept])
+
+
+def test_the_share_of_the_labels_is_drawn_from_the_stream():
+    first, again, seed = (
+        few(images(300, stream=stream), CLASS, 0.1).items.tolist()
+        for stream in (STREAM, STREAM, ("noise", 1))
+    )
+    assert first == again != seed
+
+
+# -- number formats --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [(None, "bf16"), (Precision.FP32, "fp32"), (Precision.BF16, "bf16")]
+)
+def test_the_probe_may_read_features_in_a_precision_of_its_own(own, expected):
+    """Training is in bf16."""
+    seen = set()
+
+    class Multiplies(Reads):
+        def features(self, inputs):
+            product = inputs @ torch.eye(DIM)
+            seen.add({torch.bfloat16: "bf16", torch.float32: "fp32"}[product.dtype])
+            return {"module_1": product, "module_2": inputs}
+
+    options = shared_options(
+        KINDS["adam"].model_copy(update={"precision": own}), precision=Precision.BF16
+    )
+    probe(Multiplies(), test=speech(11, seed=1), **options)
+    assert seen == {expected}
+
+
+def test_a_probe_that_runs_out_of_iterations_is_counted():
+    settings = LogisticRegressionSettings(penalties=(1e-6,), iterations=2)
+    options = shared_options(settings)
+    metrics = probe(Reads(), test=speech(11, seed=1), **options).metrics
+    assert metrics["phone_unconverged"] == metrics["speaker_unconverged"] == 2
+    converged = probe(
+        Reads(), test=speech(11, seed=1), **shared_options(KINDS["logistic_regression"])
+    ).metrics
+    assert not [name for name in converged if "unconverged" in name]
