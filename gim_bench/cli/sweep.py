@@ -118,6 +118,7 @@ def sweep(
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
     axes = parse_space(space or ())
+    count = trials or (TRIALS_OF_CELLS if axes else TRIALS_OF_PROBES)
     tracker = None if no_tracking else tracker_for(tracking_uri)
     work = workload_of(
         loaded,
@@ -129,12 +130,9 @@ def sweep(
     )
     database = storage or f"sqlite:///{runs_dir / loaded.name / 'sweep.db'}"
     if axes or evidence:
+        apart = loaded.fresh_process
         training = Pretraining(
-            suite=suite,
-            overrides=overrides,
-            axes=axes,
-            trials=trials or TRIALS_OF_CELLS,
-            apart=loaded.fresh_process,
+            suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart
         )
         cells = work.cells if method else _trained(work.cells)
         swept = _swept_training(
@@ -143,9 +141,7 @@ def sweep(
         print(render_spaces(swept, suite=loaded.name, as_json=json))
         return
     every = modules is Modules.ALL
-    probes = ProbeTrials(
-        trials=trials or TRIALS_OF_PROBES, all_modules=every, weight_decay=weight_decay
-    )
+    probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, suite=suite, database=database, tracker=tracker)
     print(render_sweeps(found, suite=loaded.name, as_json=json))
 
