@@ -2,7 +2,7 @@
 
 An encoder that learns from labels has seen those of the validation share, and would choose
 hyperparameters that suit training examples. So such a method is trained twice: first without the
-validation examples, to choose; then on everything, for the test set (docs/decisions/0019).
+validation examples, to choose; then on everything, for the test set (docs/decisions/0021).
 """
 
 from collections.abc import Mapping
