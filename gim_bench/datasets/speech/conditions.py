@@ -1,6 +1,10 @@
 """Conditions of a recording that tell nothing about its speaker or words: channel, noise and level.
 
 All of them leave every sound at its time: the channel has zero phase, so labels stay exact.
+
+A condition that lasts through a recording tells recordings apart. Methods that contrast recordings
+with each other (InfoNCE) then learn the condition in place of the speaker. So the noise has one
+colour, and a suite that wants speakers to be learnt keeps the channel flat and the ranges narrow.
 """
 
 from collections.abc import Sequence
@@ -17,8 +21,6 @@ Decibels = TypeVar("Decibels", float, np.ndarray)
 # Centres of the bands whose gains are drawn; in between, the gain in dB is linear in log frequency.
 BANDS_HZ = tuple(62.5 * 2**octave for octave in range(8))
 PADDING = 1_600  # zeros that separate a recording's end from its beginning, which the FFT joins
-# Exponents of 1/f in the power spectrum of the noise: from white to halfway between pink and brown.
-NOISE_SLOPES = (0.0, 1.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Conditions:
             samples = filtered(samples, gains_db=gains_db)
         level = _rms(samples)
         if self.snr_db is not None:
-            noise = coloured_noise(len(samples), slope=draw.uniform(*NOISE_SLOPES), draw=draw)
+            noise = pink_noise(len(samples), draw=draw)
             samples = samples + level * amplitude(-draw.uniform(*self.snr_db)) * noise
         if self.level_db is not None and (level := _rms(samples)):
             samples = samples * (full_scale * amplitude(draw.uniform(*self.level_db)) / level)
@@ -62,15 +64,13 @@ def filtered(
     return np.fft.irfft(np.fft.rfft(samples, size) * amplitude(gain_db), size)[: len(samples)]
 
 
-def coloured_noise(
-    size: int, *, slope: float, draw: np.random.Generator
-) -> Float[np.ndarray, "size"]:
-    """Gaussian noise of root mean square 1, whose power falls as 1 / frequency ** slope.
+def pink_noise(size: int, *, draw: np.random.Generator) -> Float[np.ndarray, "size"]:
+    """Gaussian noise of root mean square 1, whose power falls as 1 / frequency.
 
     Below the lowest band the spectrum is flat.
     """
     frequencies = np.fft.rfftfreq(size, d=1 / SAMPLE_RATE_HZ).clip(min=BANDS_HZ[0])
-    spectrum = np.fft.rfft(draw.standard_normal(size)) * frequencies ** (-slope / 2)
+    spectrum = np.fft.rfft(draw.standard_normal(size)) * frequencies**-0.5
     noise = np.fft.irfft(spectrum, size)
     return noise / _rms(noise)
 

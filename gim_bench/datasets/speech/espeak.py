@@ -312,7 +312,7 @@ class Espeak(Dataset):
         said = [asdict(utterance) for utterance in self._utterances]
         identity: list[Any] = [GENERATOR_VERSION, installation().sha256(), said]
         if not self._conditions.are_ideal:
-            identity.append(asdict(self._conditions))
+            identity.append({"conditions": asdict(self._conditions)})
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
