@@ -29,14 +29,9 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
     if len({record.method for record in done}) < 2 and not undeclared:
         return Section(title=title, blocks=[])
     differing = {d.kind for d in found if d.kind is not Kind.METHOD or not d.declared}
-    said = [
-        *(
-            [f"the rows differ in {_listed(sorted(differing, key=kinds.index))}"]
-            if differing
-            else []
-        ),
-        *unequal_budgets(done),
-    ]
+    named = [kind for kind in kinds if kind in differing]
+    said = [f"the rows differ in {_listed(named)}"] if named else []
+    said += unequal_budgets(done)
     if said:
         verdict = f"Not in everything: {'. '.join(said)}."
     else:

@@ -1,13 +1,13 @@
 """The ledger: every number that a suite's papers print, ours beside it, and a verdict."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from gim_bench import registry
 from gim_bench.cells.defaults import settings_by_name
-from gim_bench.records.metrics import target_of
+from gim_bench.records.metrics import hyperparameter_of, target_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import Summary, summarise
 from gim_bench.report.columns import (
@@ -188,29 +188,28 @@ def _why_not(records: Sequence[Record], paper: Published, *, describes: Describe
 
 def _at_rate(records: Sequence[Record], metric: str, *, rate: float | None) -> Summary | None:
     """Accuracy of the top module's probe at a learning rate, over the seeds that know it."""
-    target, measured = target_of(metric)
-    if rate is None or measured != "accuracy":
+    if rate is None or target_of(metric)[1] != "accuracy":
         return None
-    found = [
-        accuracy
-        for record in records
-        for accuracy in _tested_at(record, metric, prefix=f"{target}/" if target else "", rate=rate)
-    ]
-    return summarise(found) if found else None
+    tested = [_tested_at(record, metric, rate=rate) for record in records]
+    known = [accuracy for accuracy in tested if accuracy is not None]
+    return summarise(known) if known else None
 
 
-def _tested_at(record: Record, metric: str, *, prefix: str, rate: float) -> Iterator[float]:
+def _tested_at(record: Record, metric: str, *, rate: float) -> float | None:
     """The test accuracy at the rate, if validation chose the rate, or else of a sweep."""
-    tops = [name for name in record.probe_curves if name.rpartition("/")[0] == prefix.rstrip("/")]
-    if not tops:
-        return
-    curve = sorted(record.probe_curves[tops[-1]], key=lambda point: -point[1])
-    is_alone = len(curve) < 2 or curve[0][1] > curve[1][1]
-    swept = record.sweeps.get(tops[-1], {}).get("paper")
-    if curve and curve[0][0] == rate and is_alone and metric in record.metrics:
-        yield record.metrics[metric]
-    elif swept and swept["learning_rate"] == rate and not swept["weight_decay"]:
-        yield swept["test_accuracy"]
+    target, _ = target_of(metric)
+    modules = [name for name in record.probe_curves if name.rpartition("/")[0] == target]
+    if not modules or hyperparameter_of(record.config) != "learning rate":
+        return None
+    top = modules[-1]
+    best, *others = sorted(record.probe_curves[top], key=lambda point: -point[1])
+    is_alone = not others or best[1] > others[0][1]
+    if best[0] == rate and is_alone:
+        return record.metrics.get(metric)
+    swept = record.sweeps.get(top, {}).get("paper")
+    if swept and swept["learning_rate"] == rate and not swept["weight_decay"]:
+        return float(swept["test_accuracy"])
+    return None
 
 
 # -- as a table ------------------------------------------------------------------------------------

@@ -157,6 +157,13 @@ def test_a_sweep_of_the_top_module_gives_the_accuracy_at_the_papers_rate():
     assert at_the_papers_rate(probed(*curve, sweeps={"module_3": swept(decay=0.1)})) is None
 
 
+def test_a_penalty_is_not_taken_for_the_papers_rate():
+    curve = [[1e-3, 81.0], [1e-2, 80.0]]
+    settings = as_in("stl10", "gim", kind="logistic_regression")
+    records = seeds("gim", 80.0, config=settings, probe_curves={"module_3": curve})
+    assert at_the_papers_rate(*records) is None
+
+
 def test_speakers_and_phones_have_rates_of_their_own():
     curves = {
         "speaker/module_6": [[1e-3, 9.0], [1e-4, 1.0]],
