@@ -68,7 +68,7 @@ class Digits(Dataset):
         size: Annotated[int, Field(ge=8)] = 40
         digits_per_side: PositiveInt = 2
         digit_size: PositiveFloat = 20.0
-        noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7
+        noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.8
         groups: Annotated[int, Field(ge=2, le=40)] = 20
         unlabelled_images: PositiveInt = 4800
         train_images: PositiveInt = 3200
@@ -162,9 +162,11 @@ class Digits(Dataset):
         draw = np.random.default_rng(seeding.derive("digits", "images", split))
         with self.progress.task(f"drawing {split}", total=len(sources), unit="image") as task:
             for chosen in np.split(sources, range(CHUNK_IMAGES, len(sources), CHUNK_IMAGES)):
-                instances = {source: self._instances(source) for source in np.unique(chosen)}
+                instances = {source: self._instances(source) for source in set(chosen.tolist())}
                 grid = options.digits_per_side + 2
-                shown = np.stack([draw.choice(instances[each], grid**2) for each in chosen])
+                shown = np.stack(
+                    [draw.choice(instances[each], grid**2) for each in chosen.tolist()]
+                )
                 yield render(
                     torch.from_numpy(self._digits[shown]),
                     size=options.size,
@@ -228,9 +230,12 @@ def render(
     maps = _deformations(images, shown, digit_size=digit_size, draw=draw)
     centres = _centres(images, size=size, digits_per_side=digits_per_side, draw=draw)
     strokes = torch.zeros(images, size, size, dtype=torch.float64)
+    reach = digit_size  # a digit that is further away than this touches no pixel of the image
     for place in range(shown):  # where digits overlap, the strongest stroke is seen
-        drawn = _drawn(digits[:, place], maps[:, place], centres[:, place], size=size)
-        strokes = torch.maximum(strokes, drawn)
+        middle = centres[:, place]
+        near = ((middle > -reach) & (middle < size + reach)).all(dim=1).nonzero()[:, 0]
+        drawn = _drawn(digits[near, place], maps[near, place], middle[near], size=size)
+        strokes[near] = torch.maximum(strokes[near], drawn)
     contrast = draw.choice([-1.0, 1.0], images) * np.exp(draw.uniform(-1, 1, images) * LOG_CONTRAST)
     deviation = noise * np.exp(draw.uniform(-1, 1, images) * LOG_NOISE)
     pixels = _scaled(contrast, strokes.numpy()) + _scaled(
