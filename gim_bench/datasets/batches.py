@@ -111,6 +111,15 @@ class Batches(ABC):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._augmented(chosen, streams)
 
+    def augmented_copies(self, number: int) -> Iterator[tuple[Int[Tensor, "b"], Batch]]:
+        """All items once, in order and augmented at random: (numbers of the items, their batch).
+
+        Each `number` gives other copies, in the first view alone.
+        """
+        streams = self._streams("copies", *self.stream, number)[:1]
+        for chosen in torch.arange(self.items).split(self.batch_size):
+            yield chosen, self._augmented(chosen, streams)
+
     def validation(self) -> Iterator[Batch]:
         """Whole batches of the held-out items, augmented at random but always alike."""
         streams = self._streams("held out, augmented", *self.stream)

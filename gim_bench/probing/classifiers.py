@@ -61,6 +61,15 @@ class Copies:
     labels: Int[Tensor, "m"]
     validating: Bool[Tensor, "m"]
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Copies]") -> "Copies":
+        """All the copies, one part after the other."""
+        return cls(
+            features=torch.cat([part.features for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            validating=torch.cat([part.validating for part in parts]),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:

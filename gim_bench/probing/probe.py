@@ -19,6 +19,7 @@ from gim_bench.contract import Learner, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.probing.classifiers import (
     Classifier,
+    Copies,
     Labelled,
     best_penalty,
     fit_neighbours,
@@ -173,8 +174,10 @@ def curve_name(target: Target, module: str) -> str:
     return module if target.name == "class" else f"{target.name}/{module}"
 
 
-def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
-    """Features at the question's places, with their labels and their use."""
+def labelled(
+    features: Float[Tensor, "n d"], asked: Question, *, copies: Copies | None = None
+) -> Labelled:
+    """Features at the question's places, with their labels, their use and augmented copies."""
     validating = asked.validating.to(features.device)
     return Labelled(
         features=features,
@@ -182,6 +185,7 @@ def labelled(features: Float[Tensor, "n d"], asked: Question) -> Labelled:
         fitting=(~validating).nonzero().squeeze(1),
         validating=validating.nonzero().squeeze(1),
         classes=len(asked.target.classes),
+        copies=copies,
     )
 
 
@@ -203,9 +207,17 @@ def _tasks(
     """(question, module, features with labels) of every probe; used features are freed."""
     questions = [question(train, target, settings=settings) for target in targets]
     features = reader.features_of(train, questions)
+    copies = {}
+    if settings.augment:
+        copies = reader.copies_of(train, questions, copies=settings.augment)
     with reader.progress.task(f"{reader.title}: probes", total=len(features), unit="probe") as bar:
         for asked, module in list(features):
-            yield asked, module, labelled(features.pop((asked, module)), asked)
+            place = asked, module
+            yield (
+                asked,
+                module,
+                labelled(features.pop(place), asked, copies=copies.pop(place, None)),
+            )
             bar.advance()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gim_bench.contract import Batch, Learner, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.hardware import devices
-from gim_bench.probing.classifiers import Classifier, percent_correct
+from gim_bench.probing.classifiers import Classifier, Copies, percent_correct
 from gim_bench.probing.questions import Question
 from gim_bench.progress import Progress
 from gim_bench.records.metrics import target_of
@@ -73,6 +73,36 @@ class Reader:
             first += len(batch.inputs)
         # `pop` frees the parts, so that only one module's features are in memory twice.
         return {place: torch.cat(parts.pop(place)) for place in list(parts)}
+
+    def copies_of(
+        self, train: Batches, questions: Sequence[Question], *, copies: int
+    ) -> dict[tuple[Question, str], Copies]:
+        """Features of augmented copies of every labelled example, by question and module.
+
+        Targets with a label for every step have none: their examples are not augmented.
+        """
+        parts: dict[tuple[Question, str], list[Copies]] = {}
+        asked_of_examples = [asked for asked in questions if not asked.target.per_step]
+        if not asked_of_examples:
+            return {}
+        title = f"{self.title}: augmented features"
+        with self.progress.task(title, total=copies * train.items, unit=train.noun) as task:
+            for number in range(1, copies + 1):
+                for items, batch in train.augmented_copies(number):
+                    features = self._features(batch)
+                    for asked in asked_of_examples:
+                        kept = torch.isin(items, asked.items)
+                        here = kept.to(batch.inputs.device)
+                        validating = torch.isin(items[kept], asked.validation_items)
+                        for module, values in features.items():
+                            found = Copies(
+                                features=readable(values, asked.target)[here],
+                                labels=batch.labels[asked.target.name][here].long(),
+                                validating=validating.to(batch.inputs.device),
+                            )
+                            parts.setdefault((asked, module), []).append(found)
+                    task.advance(len(items))
+        return {place: Copies.joined(parts.pop(place)) for place in list(parts)}
 
     def predictions(
         self, test: Batches, probes: Sequence[Probe], targets: Sequence[Target]

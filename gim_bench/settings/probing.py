@@ -67,7 +67,10 @@ class LogisticRegressionSettings(CommonProbeSettings):
     unseen_validation: bool = True
 
 
-KINDS = {"adam": AdamProbeSettings, "logistic_regression": LogisticRegressionSettings}
+KINDS: dict[str, type[CommonProbeSettings]] = {
+    "adam": AdamProbeSettings,
+    "logistic_regression": LogisticRegressionSettings,
+}
 DEFAULT_KIND = "logistic_regression"
 
 

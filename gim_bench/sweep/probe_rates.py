@@ -67,14 +67,20 @@ def sweep_cell(
 ) -> Record:
     """The finished cell's record with its sweeps; the record is on disk when this returns.
 
-    Raises: ConfigError where the encoder or the study is missing or belongs to another record, or
-    where a logistic regression should have a weight decay.
+    Raises: ConfigError where the encoder or the study is missing or belongs to another record,
+    where a logistic regression should have a weight decay, or where the probe is fitted on
+    augmented copies, whose features are not kept.
     """
     settings = cell.config.probe
     if plan.weight_decay and not isinstance(settings, AdamProbeSettings):
         raise ConfigError(
             f"{cell.name} is probed by logistic regression, which has a penalty and no weight "
             f"decay: leave out --weight-decay"
+        )
+    if settings is not None and settings.augment:
+        raise ConfigError(
+            f"{cell.name} is probed on augmented copies, whose features are not kept for a sweep: "
+            f"run and sweep it with --set probe.augment=0"
         )
     for model in models_of(cell, bench):
         frozen = Frozen(cell, record, model, bench, runs=runs)

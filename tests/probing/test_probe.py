@@ -608,6 +608,56 @@ def test_the_share_of_the_labels_is_drawn_from_the_stream():
     assert first == again != seed
 
 
+# -- augmented copies ------------------------------------------------------------------------------
+
+
+class Moved(Given):
+    """Copies are moved by a whole number: by 1 in the first pass, by 2 in the second, …"""
+
+    def augmented_copies(self, number):
+        for items in torch.arange(self.items).split(self.batch_size):
+            here = torch.isin(self._groups, items)
+            assert len(items) == int(here.sum()), "one example of each item"
+            labels = {name: found[here] for name, found in self._labels.items()}
+            yield items, Batch(inputs=self.inputs[here] + number, labels=labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_copies_are_read_with_their_labels_and_their_use(batch_size):
+    inputs = images(60).inputs
+    labels = torch.arange(60) % CLASSES
+    train = Moved(inputs, {"class": labels}, batch_size=batch_size)
+    asked = few(train, CLASS, 0.5)
+    reader = Reader(Reads(), precision=Precision.FP32, title="t", progress=Silence())
+    found = reader.copies_of(train, [asked], copies=2)[asked, "module_2"]
+    kept = inputs[asked.items, 0]
+    torch.testing.assert_close(found.features, torch.cat([kept + 1, kept + 2]))
+    assert torch.equal(found.labels, labels[asked.items].repeat(2))
+    assert torch.equal(found.validating, asked.validating.repeat(2))
+
+
+def test_the_linear_probe_is_fitted_on_copies_and_the_others_on_the_examples():
+    """Copies have wrong labels here, which spoil the linear probe and no other."""
+
+    class Far(Moved):
+        def augmented_copies(self, number):
+            for items, batch in super().augmented_copies(number):
+                labels = (batch.labels["class"] + 1) % CLASSES
+                yield items, Batch(inputs=self.inputs[items], labels={"class": labels})
+
+    train = Far(images(90).inputs, {"class": torch.arange(90) % CLASSES})
+    metrics = probed(train, images(60, seed=1), CLASS, augment=1).metrics
+    assert metrics["accuracy"] == 0
+    assert metrics["knn_accuracy"] == metrics["ridge_accuracy"] == 100
+
+
+def test_probes_of_steps_are_fitted_without_copies():
+    plain, augmented = (
+        probed(speech(), speech(11, seed=1), PHONE, augment=copies) for copies in (0, 2)
+    )
+    assert plain.metrics == augmented.metrics
+
+
 # -- number formats --------------------------------------------------------------------------------
 
 

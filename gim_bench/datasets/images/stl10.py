@@ -116,12 +116,12 @@ class STL10(FileDataset):
         )
         if self.options.fold is None or split is not Split.TRAIN:
             return found
-        chosen = self._fold_images()
+        chosen = self._folds()[self.options.fold]
         labels = {name: of_images[chosen] for name, of_images in found.labels.items()}
         return Images(images=found.images[chosen], labels=labels)
 
-    def _fold_images(self) -> np.ndarray:
-        """Numbers of the fold's training images. Raises: DataError if the file holds no folds."""
+    def _folds(self) -> list[np.ndarray]:
+        """Numbers of each fold's training images. Raises: DataError if the file is no such list."""
         path = self.folder / FOLD_INDICES
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -135,7 +135,7 @@ class STL10(FileDataset):
                 f"stl10: {path} does not hold {FOLDS} lines of {FOLD_IMAGES:,} different numbers "
                 f"from 0 to {COUNTS[Split.TRAIN] - 1:,}: {self._replace_it}"
             )
-        return folds[self.options.fold]
+        return folds
 
     @staticmethod
     def _is_fold(numbers: np.ndarray) -> bool:
@@ -193,7 +193,7 @@ class STL10(FileDataset):
                 )
         self._classes()
         if self.options.fold is not None:
-            self._fold_images()
+            self._folds()
         return {name: found.sha256 for name, found in zip(names, checksums, strict=True)}
 
     def _labels(self, path: Path) -> np.ndarray:
