@@ -1,5 +1,7 @@
 """Batches of images: what PIL would cut image by image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,21 @@ def batches(
         stream=stream,
         device=CPU,
     )
+
+
+# -- sources -------------------------------------------------------------------------------------
+
+
+def test_without_sources_every_image_is_a_group_of_its_own():
+    assert batches().groups.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("settings_", [GRAY, COLOUR], ids=["gray", "colour"])
+def test_images_of_one_source_are_one_group(settings_):
+    """Also where a gray copy of the images is made."""
+    sources = np.arange(12, dtype=np.int64) // 3 + 7
+    examples = replace(photographs(), sources=sources)
+    assert batches(examples, **settings_).groups.tolist() == sources.tolist()
 
 
 # -- pixels --------------------------------------------------------------------------------------
