@@ -15,6 +15,14 @@ def test_a_report_is_the_table_that_the_run_printed(finished, gim_bench):
     assert finished.out.startswith(answer.out.rstrip("\n"))
 
 
+def test_a_report_reads_the_predictions_beside_the_records(finished, gim_bench, tmp_path):
+    """One seed: the interval covers the choice of the test examples."""
+    assert "95% CI, examples" in gim_bench(*REPORT).out
+    for path in (tmp_path / "runs").rglob("predictions.npz"):
+        path.write_bytes(b"")
+    assert "95% CI, examples" not in gim_bench(*REPORT).out
+
+
 def test_a_report_in_json_is_the_list_of_cells(finished, gim_bench):
     cells = json.loads(gim_bench(*REPORT, "--format", "json").out)
     assert {cell["method"] for cell in cells} == {"gim", "random_init"}
