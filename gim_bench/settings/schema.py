@@ -60,7 +60,7 @@ class Recompute(StrEnum):
 class Budget(StrEnum):
     """The common measure of training for methods on splits of different sizes."""
 
-    EPOCHS = "epochs"  # as many passes over their own split: the paper's choice
+    EPOCHS = "epochs"  # as many passes over their own split: the released code's choice
     STEPS = "steps"  # as many optimiser steps as the unlabelled split gives
 
 

@@ -59,7 +59,7 @@ def test_costs_are_those_of_a_cell_whatever_its_targets():
 def test_the_probes_have_every_measure_of_memory_that_training_has():
     probes = {name for name in METRICS if name.startswith("memory/probe_")}
     training = {name.replace("memory/", "memory/probe_") for name in METRICS if "memory/" in name}
-    assert len(probes) == 7
+    assert len(probes) == 8
     assert probes == {name for name in training if "probe_probe" not in name} - {
         "memory/probe_largest_batch"
     }
