@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench
@@ -18,8 +20,10 @@ from gim_bench.cells.build import build
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.contract import Split
 from gim_bench.probing.adam import train_linear
+from gim_bench.probing.logistic import logistic_regression
 from gim_bench.probing.probe import Probed, probe
 from gim_bench.progress import Silence
+from gim_bench.settings.probing import LogisticRegressionSettings
 from gim_bench.settings.suites import load_suite
 
 CPU = torch.device("cpu")
@@ -99,7 +103,8 @@ def test_linear_probe(benchmark, task, way, rates):
 @pytest.mark.benchmark(group="the probe phase of quickstart, all modules, untrained encoder")
 @pytest.mark.parametrize("rates", [1, 32])
 def test_phase(benchmark, rates):
-    suite = load_suite("quickstart", overrides=[f"probe.learning_rates={RATES[-rates:]}"])
+    adam = f"{{learning_rates={RATES[-rates:]}, steps=650, batch_size=128, standardise=true}}"
+    suite = load_suite("quickstart", overrides=[f"probe={adam}"])
     kind, options = dataset_of(suite)
     dataset = kind(options=options, data_dir=None, cache_dir=Path("unused"))
     bench = Bench(dataset, device=CPU, progress=Silence())
@@ -124,3 +129,48 @@ def test_phase(benchmark, rates):
     probed = benchmark.pedantic(phase, rounds=3, warmup_rounds=1)
     assert [len(curve) for curve in probed.curves.values()] == [rates] * 3
     assert probed.metrics["accuracy"] > 100 / len(target.classes)
+
+
+# -- logistic regression ---------------------------------------------------------------------------
+
+PENALTIES = LogisticRegressionSettings().penalties
+
+
+def overlapping(labels, dim, classes):
+    """Clouds of deviation 1 whose centres are about as far apart."""
+    draw = torch.Generator().manual_seed(0)
+    known = torch.randint(classes, (labels,), generator=draw)
+    centres = torch.randn(classes, dim, generator=draw)
+    return torch.randn(labels, dim, generator=draw) + 2 * dim**-0.5 * centres[known], known
+
+
+def batched(features, labels, classes):
+    default = LogisticRegressionSettings()
+    logistic_regression(
+        features,
+        labels,
+        penalties=PENALTIES,
+        classes=classes,
+        iterations=default.iterations,
+        tolerance=default.tolerance,
+        standardised=True,
+    )
+
+
+def one_by_one(features, labels, _):
+    """Scikit-learn's solver at each penalty, one after the other, on standardised features."""
+    values = StandardScaler().fit_transform(features.numpy())
+    for penalty in PENALTIES:
+        model = LogisticRegression(C=1 / (len(labels) * penalty), tol=1e-4, max_iter=1000)
+        model.fit(values, labels.numpy())
+
+
+@pytest.mark.parametrize("way", [batched, one_by_one], ids=["batched L-BFGS", "scikit-learn"])
+@pytest.mark.parametrize(
+    ("labels", "dim", "classes"),
+    [(3200, 32, 10), (3200, 128, 10), (5000, 1024, 10), (50_000, 64, 60)],
+)
+def test_logistic_regression(benchmark, way, labels, dim, classes):
+    benchmark.group = f"{len(PENALTIES)} penalties, {labels} labels, {dim} features, {classes}"
+    features, known = overlapping(labels, dim, classes)
+    benchmark.pedantic(way, args=(features, known, classes), rounds=1, iterations=1)

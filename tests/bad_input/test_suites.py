@@ -88,7 +88,7 @@ def test_a_suite_with_one_thing_wrong_is_planned_or_refused(tree):
         ("training.epochs=" + "9" * 5_000, "training.epochs = '999"),
         ("training.epochs=" + "[" * 5_000, "training.epochs = '[[["),
         ("a." * 2_000 + "b=1", "nested too deep"),
-        ("probe.stepps=3", "Did you mean 'steps'? Available: batch_size, fitted_steps,"),
+        ("probe.stepps=3", "Did you mean 'steps'? Available: augment, batch_size,"),
         ("probe=3", "probe = 3: input should be a table"),
         ('methods=["../../outside"]', "methods.0 = '../../outside': string should match pattern"),
         ('name="a\\nb"', "name = 'a\\nb': string should match pattern"),

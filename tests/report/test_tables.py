@@ -422,7 +422,7 @@ def test_a_rate_chosen_at_the_edge_of_its_grid_is_pointed_out(curve, edged):
         cell("cpc", metrics={"accuracy": 60.0}, probe_curves={"module_1": inside}),
     ]
     text = report_on(records)
-    assert ("for a module of gim: other rates" in text) == edged
+    assert ("module of gim: values outside of the grid" in text) == edged
 
 
 def test_memory_of_the_methods_own_is_set_against_cpc_where_every_cell_had_a_process():
