@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -99,65 +99,76 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
 
 def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> float:
     """Feature extraction of both splits, and the training of every module's linear probes."""
-    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
-    with (
-        _timed(bench.device) as extraction,
-        autocast(bench.device, cell.config.training.precision),
-    ):
-        features = learner.features(next(train.in_order()).inputs)
-    examples = len(train.groups) + len(test.groups)
     settings = cell.config.probe
     if settings is None:
         return 0.0
-    seconds = extraction[0] * examples / train.batch_size
+    train, test = (
+        bench.batches(cell, split, whole=settings.whole_recordings)
+        for split in (Split.TRAIN, Split.TEST)
+    )
+    with (
+        _timed(bench.device) as extraction,
+        autocast(bench.device, settings.precision or cell.config.training.precision),
+    ):
+        batch = next(train.in_order())
+        features = learner.features(batch.inputs)
+    examples = len(train.groups) + len(test.groups) + settings.augment * train.items
+    seconds = extraction[0] * examples / len(batch.inputs)
     for target in model.probed:
-        labels = len(question(train, target, settings=settings).places)
+        rows = [readable(values, target).float() for values in features.values()]
         classes = len(target.classes)
-        for values in features.values():
-            rows = readable(values, target).float()
-            if isinstance(settings, AdamProbeSettings):
-                seconds += _adam_seconds(rows, settings, classes=classes, stream=cell.stream)
-            else:
-                seconds += _regression_seconds(rows, settings, classes=classes, labels=labels)
+        if isinstance(settings, AdamProbeSettings):
+            seconds += _adam_seconds(rows, settings, classes=classes, stream=cell.stream)
+        else:
+            labels = len(question(train, target, settings=settings).places)
+            copies = 1 if target.per_step else max(1, settings.augment)
+            seconds += _regression_seconds(rows, settings, classes=classes, labels=copies * labels)
     return seconds
 
 
 def _adam_seconds(
-    rows: Tensor, settings: AdamProbeSettings, *, classes: int, stream: tuple[str, int]
+    modules: Sequence[Tensor],
+    settings: AdamProbeSettings,
+    *,
+    classes: int,
+    stream: tuple[str, int],
 ) -> float:
-    """Fitting for validation and fitting on everything, with the features `rows` of a batch."""
-    rows = _repeated(rows, size=settings.batch_size)
-    with _timed(rows.device) as training:
-        train_linear(
-            rows,
-            torch.zeros(len(rows), dtype=torch.long, device=rows.device),
-            learning_rates=settings.learning_rates,
-            classes=classes,
-            steps=TIMED_STEPS,
-            batch_size=settings.batch_size,
-            standardised=settings.standardise,
-            stream=stream,
-        )
+    """Fitting for validation and fitting on everything, with some features of each module."""
+    with _timed(modules[0].device) as training:
+        for rows in modules:
+            features = _repeated(rows, size=settings.batch_size)
+            train_linear(
+                features,
+                torch.zeros(len(features), dtype=torch.long, device=features.device),
+                learning_rates=settings.learning_rates,
+                classes=classes,
+                steps=TIMED_STEPS,
+                batch_size=settings.batch_size,
+                standardised=settings.standardise,
+                stream=stream,
+            )
     return 2 * training[0] / TIMED_STEPS * settings.steps
 
 
 def _regression_seconds(
-    rows: Tensor, settings: LogisticRegressionSettings, *, classes: int, labels: int
+    modules: Sequence[Tensor], settings: LogisticRegressionSettings, *, classes: int, labels: int
 ) -> float:
-    """Logistic regressions at all penalties, on that number of labels."""
-    rows = _repeated(rows, size=min(labels, TIMED_LABELS))
-    with _timed(rows.device) as fitting:
-        logistic_regression(
-            rows,
-            torch.arange(len(rows), device=rows.device) % classes,
-            penalties=settings.penalties,
-            classes=classes,
-            iterations=TIMED_STEPS,
-            tolerance=settings.tolerance,
-            standardised=settings.standardise,
-        )
+    """Logistic regressions at all penalties on that number of labels, for every module."""
+    size = min(labels, TIMED_LABELS)
+    with _timed(modules[0].device) as fitting:
+        for rows in modules:
+            features = _repeated(rows, size=size)[:size]
+            logistic_regression(
+                features,
+                torch.arange(size, device=features.device) % classes,
+                penalties=settings.penalties,
+                classes=classes,
+                iterations=TIMED_STEPS,
+                tolerance=settings.tolerance,
+                standardised=settings.standardise,
+            )
     iterations = min(settings.iterations, USUAL_ITERATIONS)
-    return fitting[0] / TIMED_STEPS * iterations * labels / len(rows)
+    return fitting[0] / TIMED_STEPS * iterations * labels / size
 
 
 def _repeated(rows: Tensor, *, size: int) -> Tensor:

@@ -52,6 +52,20 @@ def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
     assert found.probe_seconds == pytest.approx(0.5 * (train + test) / 4 + probes)
 
 
+def test_logistic_regressions_are_timed_for_a_few_iterations(tmp_path, monkeypatch):
+    """Made-up times: 0.5 s for the first batch's features, 0.3 s for three iterations of all."""
+    lasted = iter([0.5, 0.3])
+    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    monkeypatch.setattr(estimates, "TIMED_LABELS", 6)
+    suite = tiny_suite(tmp_path, "probe={iterations=20}")
+    bench = tiny_bench(suite)
+    cell = tiny_cell(suite, "random_init")
+    train, test = (bench.batches(cell, split) for split in (Split.TRAIN, Split.TEST))
+    features = 0.5 * (train.items + test.items) / train.batch_size
+    fits = 0.3 / 3 * 20 * train.items / 6
+    assert estimate(cell, bench).probe_seconds == pytest.approx(features + fits)
+
+
 def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch):
     """Made-up times: after the first step 4, 1 and 2 s, whose median counts."""
     suite = tiny_suite(tmp_path, "training.epochs=50", "dataset.unlabelled_crops=5")
