@@ -85,6 +85,10 @@ def test_labels_of_one_recording_are_one_item():
     assert many.half_width() == pytest.approx(few.half_width())
 
 
+def test_recordings_of_unequal_length_that_are_all_half_right_have_no_spread():
+    assert mean_of(answers([[1, 2, 10]] * 2, labels=[2, 4, 20])).half_width() == pytest.approx(0)
+
+
 def test_the_parts_of_the_variance_are_those_of_an_analysis_of_variance():
     """Seeds' part MS_seeds / (S G), items' (MS_items - MS_rest) / (S G); squares by loops."""
     right = np.random.default_rng(1).random((4, 30)) < np.linspace(0.1, 0.9, 30)
