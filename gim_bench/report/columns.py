@@ -28,6 +28,7 @@ HEADINGS = {
     "train/labels": "labels",
     "train/parameters": "parameters",
     "train/flops": "TFLOP",
+    "selection/seconds": "selection s",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",
     "memory/host_over_baseline_bytes": "host, over its baseline",

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import psutil
 import pytest
 
@@ -85,6 +86,19 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
     found = estimate(cell, bench)
     assert found.steps == 50 * 4
     assert found.train_seconds == 200 * 2.0
+
+
+def test_a_selection_on_unseen_examples_doubles_training_and_probes(tmp_path, monkeypatch):
+    """Only of methods that learn from labels."""
+    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([1.0]))
+    seconds = {}
+    for unseen in ("false", "true"):
+        suite = tiny_suite(tmp_path, f"probe.unseen_validation={unseen}")
+        for method in ("gim", "supervised"):
+            found = estimate(tiny_cell(suite, method), tiny_bench(suite))
+            seconds[method, unseen] = np.array([found.train_seconds, found.probe_seconds])
+    assert np.allclose(seconds["supervised", "true"], 2 * seconds["supervised", "false"])
+    assert np.allclose(seconds["gim", "true"], seconds["gim", "false"])
 
 
 def test_a_suite_without_a_probe_costs_no_probe(tmp_path):
