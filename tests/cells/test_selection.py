@@ -1,5 +1,6 @@
 """Methods that learn from labels choose their probes' hyperparameters on unseen examples."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,24 @@ def test_the_probes_have_the_hyperparameters_of_the_selection(tmp_path, runs, mo
         accuracies.append(record.metrics["accuracy"])
     assert set(record.probe_curves) == {"module_1", "module_2"}
     assert accuracies[0] != accuracies[1]
+
+
+def test_nothing_of_the_first_training_is_kept_while_the_second_one_runs(
+    tmp_path, runs, monkeypatch
+):
+    """Or the peak of memory would hold the weights of both."""
+    seen, alive = weakref.WeakSet(), []
+
+    def watched(trainer, *arguments, **options):
+        alive.append(len(seen))
+        for parameter in trainer.learner.parameters():
+            seen.add(parameter)
+        return fit(trainer, *arguments, **options)
+
+    monkeypatch.setattr(phases, "fit", watched)
+    suite, cell = unseen(tmp_path)
+    run_cell(cell, tiny_bench(suite), runs=runs)
+    assert alive == [0, 0]
 
 
 # -- interruptions ---------------------------------------------------------------------------------
