@@ -29,6 +29,18 @@ def test_every_method_stands_against_gim_by_the_means_over_seeds():
     assert "corrected by Holm for the 2 comparisons of the table" in page
 
 
+def test_interval_and_detectable_difference_are_corrected_for_the_other_comparisons():
+    """The first of two steps has a level of 0.025: t(0.9875, 4) = 3.4954 times √(200/3) = 8.165.
+
+    A noncentral t of 4 degrees exceeds 3.4954 in 80 % of cases where it is centred at 4.584.
+    """
+    records = [*cells("cpc", 59.0, 69.0, 76.0), *cells("gim", 60.0, 70.0, 80.0)]
+    page = markdown([*records, *cells("random_init", 10.0, 20.0, 30.0)])
+    untrained = table(page, TITLE)[2]
+    assert untrained[3] == "± 28.5"
+    assert float(untrained[5]) == pytest.approx(37.43, abs=0.05)
+
+
 def test_without_gim_the_first_method_is_the_reference():
     page = markdown([*cells("random_init", 50.0, 51.0), *cells("cpc", 59.0, 61.0)])
     assert "each method less cpc, in points" in page
@@ -87,6 +99,19 @@ def test_methods_without_predictions_are_named():
     page = markdown([*cells("gim", 60.0, 61.0), *cells("cpc", 61.0, 63.0)])
     assert "The interval covers seeds alone" in page
     assert "on the same test labels: cpc.\n" in page
+
+
+def test_an_interval_that_covers_less_than_the_others_of_its_column_says_so():
+    records = [*cells("gim", 75.0, 75.0), *cells("cpc", 61.0, 63.0)]
+    page = report_on(
+        records,
+        predictions=lambda record: (
+            answered({"accuracy": "1110"}) if record.method == "gim" else None
+        ),
+    )
+    heading, gim, cpc = table(page, "Accuracy: %")
+    assert heading[3] == "95% CI"
+    assert (gim[3], cpc[3]) == ("± 79.6", "± 12.7 (seeds)")
 
 
 MODULES = {"accuracy": 30.0, "accuracy/module_1": 45.0, "accuracy/module_2": 30.0}
