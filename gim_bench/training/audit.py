@@ -112,21 +112,19 @@ def _norm(gradients: Sequence[Tensor | None]) -> float:
 def seen_from(unit: str, learner: Learner) -> Mapping[str, Sequence[nn.Parameter]]:
     """θ_n by module, as the loss of `unit` sees them; by unit, where units are no modules.
 
-    In a module of the unit, θ_n are the weights of the encoder alone. A module without any weights
-    is seen by its head. A module without parameters is left out.
+    The unit's own head does not count, unless its module has no weights in the encoder. A module
+    without parameters is left out.
     """
     units, encoder = learner.units(), learner.encoder
     stages = list(encoder.stages) if isinstance(encoder, Encoder) else []
     weights = {module_name(m): list(stage.parameters()) for m, stage in enumerate(stages)}
     if not units.keys() <= weights.keys():
         return units
-    of_unit = {id(p) for p in units[unit]}
     in_stages = {id(p) for theta in weights.values() for p in theta}
     found = {}
     for name, theta in weights.items():
         head = [p for p in units.get(name, ()) if id(p) not in in_stages]
-        own = name == unit or any(id(p) in of_unit for p in theta)
-        found[name] = theta if own and theta else [*theta, *head]
+        found[name] = theta if name == unit and theta else [*theta, *head]
     return {name: theta for name, theta in found.items() if theta}
 
 
