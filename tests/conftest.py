@@ -32,7 +32,11 @@ from gim_bench.testing.cases import (
 from tests.tiny_suite import tiny_suite
 
 # Not imported yet: what these tests assert is shown as in any other test.
-pytest.register_assert_rewrite("gim_bench.testing.test_encoder", "gim_bench.testing.test_method")
+pytest.register_assert_rewrite(
+    "gim_bench.testing.test_encoder",
+    "gim_bench.testing.test_method",
+    "gim_bench.testing.test_traits",
+)
 
 CROP = TINY[Modality.IMAGE].shape[1]  # pixels: a grid of 7×7 patches
 SAMPLES = TINY[Modality.SPEECH].shape[0]

@@ -10,6 +10,7 @@ from gim_bench.contract import Encoder, Modality
 from gim_bench.testing.cases import Case
 from gim_bench.testing.test_encoder import *  # noqa: F403 - pytest runs the tests by their names
 from gim_bench.testing.test_method import *  # noqa: F403
+from gim_bench.testing.test_traits import *  # noqa: F403
 from tests.conftest import build_tiny, cases, methods_for
 
 

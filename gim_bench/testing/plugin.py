@@ -56,7 +56,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out the tests of methods where no method is named, and likewise of encoders."""
     if collection_path == HERE / "test_encoder.py" and not config.stash[ENCODERS]:
         return True
-    if collection_path == HERE / "test_method.py" and not config.stash[CASES]:
+    of_methods = (HERE / "test_method.py", HERE / "test_traits.py")
+    if collection_path in of_methods and not config.stash[CASES]:
         return True
     return None
 

@@ -74,7 +74,7 @@ def test_the_method_is_fitted_to_augmented_images_of_the_split_that_it_names(
 ):
     given = []
     learner = build(cell, bench, target=bench.targets[0])
-    monkeypatch.setattr(learner, "fit_without_gradients", lambda batches: given.extend(batches))
+    monkeypatch.setattr(learner, "fit_without_gradients", given.extend)
     (model,) = phases.models_of(cell, bench)
     phases._train(cell, model, learner, bench, folder=tmp_path, watch=None)
     expected = list(bench.batches(cell, Split.UNLABELLED).epoch(1))

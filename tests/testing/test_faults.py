@@ -14,7 +14,7 @@ from gim_bench.contract import GradientFlow, Modality, Split
 from gim_bench.registry import method as registered
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Recompute, Schedule
-from gim_bench.testing import test_encoder, test_method
+from gim_bench.testing import test_encoder, test_method, test_traits
 from gim_bench.testing.cases import EncoderCase
 from tests.toys import Agreeing, ToyEncoder, distance, toy_case
 
@@ -365,17 +365,17 @@ FAULTY_METHODS = {
     test_method.test_features_of_an_example_do_not_depend_on_the_others_in_its_batch: [Whitened],
     test_method.test_what_has_no_encoder_of_modules_declares_an_ablation: [WithoutEncoder],
     test_method.test_predictions_are_scores_for_every_class_or_none: [OneScore],
-    test_method.test_fitting_without_gradients_is_the_same_in_every_run_and_reads_no_label: [
+    test_traits.test_fitting_without_gradients_is_the_same_in_every_run_and_reads_no_label: [
         FittedAtRandom,
         FittedToLabels,
     ],
-    test_method.test_what_is_fitted_is_kept_with_the_encoder: [FittedElsewhere, NeverFitted],
-    test_method.test_a_method_that_visits_no_split_is_not_fitted: [FittedInSecret],
-    test_method.test_declared_traits_agree_with_each_other: [NothingDeclared],
-    test_method.test_a_method_has_losses_unless_it_declares_that_it_trains_nothing: [NoUnits],
-    test_method.test_every_declared_view_changes_a_loss: [FirstViewTwice],
-    test_method.test_a_method_that_declares_no_labels_uses_none: [Cheating],
-    test_method.test_a_method_that_declares_labels_learns_from_those_of_its_target_alone: [
+    test_traits.test_what_is_fitted_is_kept_with_the_encoder: [FittedElsewhere, NeverFitted],
+    test_traits.test_a_method_that_visits_no_split_is_not_fitted: [FittedInSecret],
+    test_traits.test_declared_traits_agree_with_each_other: [NothingDeclared],
+    test_traits.test_a_method_has_losses_unless_it_declares_that_it_trains_nothing: [NoUnits],
+    test_traits.test_every_declared_view_changes_a_loss: [FirstViewTwice],
+    test_traits.test_a_method_that_declares_no_labels_uses_none: [Cheating],
+    test_traits.test_a_method_that_declares_labels_learns_from_those_of_its_target_alone: [
         Indifferent
     ],
 }
@@ -398,7 +398,7 @@ FURTHER = {
 
 
 def test_every_conformance_test_of_methods_has_a_fault_to_find():
-    assert all_tests(test_method) == FAULTY_METHODS.keys()
+    assert all_tests(test_method) | all_tests(test_traits) == FAULTY_METHODS.keys()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from gim_bench.contract import GradientFlow
 from gim_bench.testing.test_encoder import *  # noqa: F403 - pytest runs the tests by their names
 from gim_bench.testing.test_method import *  # noqa: F403
+from gim_bench.testing.test_traits import *  # noqa: F403
 from tests.toys import Agreeing, toy_case
 
 # Pieces are for encoders without batch norm; patches that see each other are not to be cut apart.
