@@ -1,7 +1,7 @@
 """Records of before: settings that they lack, lists of tables, former names, and odd content.
 
-`tests/golden/record.json` is a record that the commit 60d465d made: of the suite smoke, the method
-random_init and seed 0.
+`tests/golden/record.json` is a record that the commit 60d465d made: of the method random_init and
+seed 0, in the suite smoke of that commit, which `tests/golden/smoke.toml` holds.
 """
 
 import copy
@@ -22,6 +22,7 @@ from gim_bench.settings.suites import load_suite
 from tests.tiny_suite import CPU, tiny_bench, tiny_suite
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "record.json"
+SMOKE = str(GOLDEN.with_name("smoke.toml"))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def cell(record: Record) -> Cell:
 
 
 def smoke_cell(record: Record, *overrides: str) -> Cell:
-    suite = load_suite("smoke", overrides=overrides)
+    suite = load_suite(SMOKE, overrides=overrides)
     configured = configs(suite, methods=[record.method], device=CPU)
     data = record.provenance["data_sha256"]
     (cell,) = cells(suite, configured, seeds=[record.seed], data_sha256=data)
@@ -62,9 +63,9 @@ def test_a_record_of_before_has_the_key_that_its_cell_has_today(record, cell):
 
 
 def test_a_record_of_before_is_of_its_suite_and_of_no_changed_one(record):
-    assert describes(load_suite("smoke"), record.config)
+    assert describes(load_suite(SMOKE), record.config)
     for other in ("training.epochs=4", "training.optimiser.kind=sgd", "augmentation.blur.kernel=5"):
-        assert not describes(load_suite("smoke", overrides=[other]), record.config)
+        assert not describes(load_suite(SMOKE, overrides=[other]), record.config)
 
 
 def test_a_cell_that_was_done_before_is_done(record, cell, runs):
@@ -79,7 +80,7 @@ def test_a_cell_that_was_done_before_is_not_run_again(record, cell, runs):
         pytest.fail("the cell is run again")
 
     runs.save(record)
-    bench = tiny_bench(load_suite("smoke"))
+    bench = tiny_bench(load_suite(SMOKE))
     (kept,) = run_table([cell], bench, runs=runs, run=run)
     assert kept.metrics == record.metrics
 

@@ -123,7 +123,7 @@ TWO_EPOCHS_KEPT = "4020c4155e12d0a3c6084a8ca93fddc376b2fec3c73a7df105b08585f6ef2
 
 @pytest.mark.parametrize("name", ["views", "epochs"])
 def test_a_renamed_setting_is_in_keys_by_its_former_name(name):
-    suite = load_suite("smoke", overrides=[f"training.kept_outputs.{name}=2"])
+    suite = load_suite(str(GOLDEN / "smoke.toml"), overrides=[f"training.kept_outputs.{name}=2"])
     config = configs(suite, methods=["gim"], device=CPU)["gim"]
     assert keyed(config)["training"]["kept_outputs"] == {"views": 2, "precision": "bf16"}
     assert key(config) == TWO_EPOCHS_KEPT
