@@ -60,8 +60,8 @@ class Batches(ABC):
         """Batches of `views` augmented views.
 
         No epoch visits the share `held_out` of the items, whose loss `validation` gives, or the
-        items `without`. `stream` is (dataset, seed), which alone decides order, augmentation and
-        the items held out.
+        items `without`. Whole sources are held out, at least as many items as the share says.
+        `stream` is (dataset, seed), which alone decides order, augmentation and the items held out.
         """
         assert views > 0
         self.batch_size = batch_size
@@ -82,11 +82,17 @@ class Batches(ABC):
         """Labels of all examples of `in_order`, by target, on the CPU; -1 where unlabelled."""
 
     @property
-    @abstractmethod
-    def groups(self) -> Int[Tensor, "example"]:
-        """Number of the source of each example of `in_order`: of the recording that it is cut from,
-        or of the photograph or instance that an image is made from. On the CPU.
+    def sources(self) -> Int[Tensor, "item"]:
+        """Number of the source of each item: of the chapter that a recording is from, or of the
+        photograph or instance that an image is made from. On the CPU. Items are their own sources
+        where the data set names no other.
         """
+        return torch.arange(self.items)
+
+    @cached_property
+    def groups(self) -> Int[Tensor, "example"]:
+        """Number of the source of each example of `in_order`, on the CPU."""
+        return self.sources[self.items_of_examples]
 
     @property
     def items_of_examples(self) -> Int[Tensor, "example"]:
@@ -142,13 +148,20 @@ class Batches(ABC):
         """The items that epochs visit, and the held-out items."""
         held = round(self.items * self.held_out)
         order = torch.arange(self.items)
+        is_held = torch.zeros_like(order, dtype=torch.bool)
         if held:
             order = torch.randperm(
                 self.items, generator=seeding.generator("held out", *self.stream)
             )
-        kept = ~torch.isin(order, self.without)
-        kept[:held] = False
-        return order[kept], order[:held]
+            # Sources come in the order of their first items, each with all its items.
+            _, source = self.sources[order].unique(return_inverse=True)
+            first = torch.full_like(order, self.items).scatter_reduce_(
+                0, source, torch.arange(self.items), reduce="amin"
+            )[source]
+            last = first.sort().values[held - 1]
+            is_held = first <= last
+        kept = ~torch.isin(order, self.without) & ~is_held
+        return order[kept], order[is_held]
 
     @abstractmethod
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:

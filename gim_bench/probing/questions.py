@@ -24,7 +24,7 @@ class Question:
     labels: Int[Tensor, "n"]
     validating: Bool[Tensor, "n"]
     items: Int[Tensor, "item"]  # images or recordings with one of these labels; ascending
-    validation_items: Int[Tensor, "validation"]  # those of them that validate; ascending
+    validation_items: Int[Tensor, "validation"]  # all items of validating sources; ascending
 
     def within(self, batch: Batch, *, first: int) -> Int[Tensor, "i"]:
         """The question's places within a batch, as indices into the batch's flattened labels.
@@ -41,7 +41,8 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
 
     The draw depends on the batches' stream alone. Validation holds out whole sources, which are
     images and recordings where a data set names no other: windows of one recording never serve
-    both fitting and validation.
+    both fitting and validation. Where sources have several items and one class each, every class
+    has about the same share of its sources in validation.
 
     Raises: DataError if the labels belong to fewer than two sources.
     """
@@ -53,34 +54,77 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
     )
     places = (labels >= 0).nonzero().squeeze(1)
     if settings.labelled_fraction < 1:
-        share = _share(
-            items[places],
-            torch.zeros_like(places) if target.per_step else labels[places],
-            fraction=settings.labelled_fraction,
-            draw=seeding.generator("labelled fraction", target.name, *train.stream),
-        )
-        places = places[torch.isin(items[places], share)]
+        known = labelled_items(train, target, settings=settings)
+        places = places[torch.isin(items[places], known)]
     limit = settings.fitted_steps
     if target.per_step and limit is not None and len(places) > limit:
         draw = seeding.generator("probe labels", target.name, *train.stream)
         places = places[torch.randperm(len(places), generator=draw)[:limit]].sort().values
-    present = groups[places].unique()
+    present, source = groups[places].unique(return_inverse=True)
     if len(present) < 2:
         raise DataError(
             f"{len(present)} {train.noun_of_items}(s) of the training split have a {target.name} "
             f"label; the probe needs two or more, to fit and to choose a learning rate: label more"
         )
-    order = torch.randperm(len(present), generator=seeding.generator("validation", *train.stream))
+    draw = seeding.generator("validation", *train.stream)
+    classes = _classes_of_sources(train, labels[places], source)
+    order = (
+        torch.randperm(len(present), generator=draw) if classes is None else _mixed(classes, draw)
+    )
     held_out = min(max(1, round(len(present) * settings.validation_fraction)), len(present) - 1)
-    validating = torch.isin(groups[places], present[order[:held_out]])
+    held_sources = present[order[:held_out]]
     return Question(
         target=target,
         steps=steps,
         places=places,
         labels=labels[places].long(),
-        validating=validating,
+        validating=torch.isin(groups[places], held_sources),
         items=items[places].unique(),
-        validation_items=items[places[validating]].unique(),
+        validation_items=items[torch.isin(groups, held_sources)].unique(),
+    )
+
+
+def _classes_of_sources(
+    train: Batches, labels: Int[Tensor, "n"], source: Int[Tensor, "n"]
+) -> Int[Tensor, "source"] | None:
+    """The class of each source; None if each item is a source, or a source has several classes."""
+    if len(train.groups.unique()) == len(train.items_of_examples.unique()):
+        return None
+    ends = [
+        torch.zeros(int(source.max()) + 1, dtype=labels.dtype).scatter_reduce_(
+            0, source, labels, reduce=reduce, include_self=False
+        )
+        for reduce in ("amin", "amax")
+    ]
+    return ends[0] if torch.equal(*ends) else None
+
+
+def _mixed(classes: Int[Tensor, "source"], draw: torch.Generator) -> Int[Tensor, "source"]:
+    """The places of the sources in a random order that has all classes in equal shares, all along.
+
+    Source k of the n of its class is at (k + 1/2) / n of the order.
+    """
+    at = torch.empty(len(classes), dtype=torch.float64)
+    for each in classes.unique():
+        members = (classes == each).nonzero().squeeze(1)
+        at[members] = (torch.randperm(len(members), generator=draw).double() + 0.5) / len(members)
+    order = torch.randperm(len(classes), generator=draw)  # among sources of one place
+    return order[at[order].argsort(stable=True)]
+
+
+def labelled_items(
+    train: Batches, target: Target, *, settings: ProbeSettings
+) -> Int[Tensor, "item"]:
+    """Images or recordings whose labels of a target may be used: `labelled_fraction` of a class."""
+    of_examples = train.labels[target.name]
+    labels = of_examples.flatten()
+    items = train.items_of_examples.repeat_interleave(labels.numel() // len(of_examples))
+    known = labels >= 0
+    return _share(
+        items[known],
+        torch.zeros_like(labels[known]) if target.per_step else labels[known],
+        fraction=settings.labelled_fraction,
+        draw=seeding.generator("labelled fraction", target.name, *train.stream),
     )
 
 
@@ -111,9 +155,9 @@ def _share(
 def validation_items(
     train: Batches, targets: Sequence[Target], *, settings: ProbeSettings
 ) -> Int[Tensor, "item"]:
-    """Images or recordings on which probes of any of the targets are validated; ascending.
+    """Images or recordings of the sources on which probes of the targets are validated; ascending.
 
-    The items are in no probe's fitting share. Raises: DataError as `question` does.
+    Items without labels are among them. Raises: DataError as `question` does.
     """
     asked = [question(train, target, settings=settings) for target in targets]
     return torch.cat([each.validation_items for each in asked]).unique()

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -355,3 +356,24 @@ def test_leaving_items_out_moves_none_of_those_held_out(batches: Build):
     trained = {n for number in (1, 2, 3) for n in numbers(list(loader.epoch(number)))}
     assert set(held) <= set(numbers(list(loader.validation())))
     assert trained.isdisjoint({0, 1, *held})
+
+
+def in_pairs(build: Build) -> Images | Recordings:
+    """The examples of either kind, of six sources with two items each."""
+    examples = photographs() if build is of_images else speech()
+    return replace(examples, sources=np.arange(ITEMS, dtype=np.int64) % 6)
+
+
+@pytest.mark.parametrize(("share", "items"), [(1 / 6, 2), (0.25, 4), (1 / 3, 4), (0.4, 6)])
+def test_whole_sources_are_held_out_at_least_as_many_items_as_asked_for(
+    batches: Build, share, items
+):
+    for seed in range(5):
+        loader = batches(
+            held_out=share, examples=in_pairs(batches), batch_size=1, stream=("photos", seed)
+        )
+        held = numbers(list(loader.validation()))
+        trained = set(numbers(list(loader.epoch(1))))
+        assert len(held) == items
+        assert trained == set(range(ITEMS)) - set(held)
+        assert {n % 6 for n in trained}.isdisjoint(n % 6 for n in held)

@@ -79,8 +79,8 @@ class ImageBatches(Batches):
         return self._labels
 
     @property
-    def groups(self) -> Int[Tensor, "n"]:
-        return torch.arange(self.items) if self._sources is None else self._sources
+    def sources(self) -> Int[Tensor, "n"]:
+        return super().sources if self._sources is None else self._sources
 
     def in_order(self) -> Iterator[Batch]:
         height, width = self.images.shape[-2:]

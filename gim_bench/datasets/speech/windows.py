@@ -85,9 +85,8 @@ class WindowBatches(Batches):
         return self._labels(self._tiles, steps=int(self._steps_in_order.max()))
 
     @property
-    def groups(self) -> Int[Tensor, "w"]:
-        recordings = self._tiles.recordings
-        return recordings if self._sources is None else shared(self._sources)[recordings]
+    def sources(self) -> Int[Tensor, "n"]:
+        return super().sources if self._sources is None else shared(self._sources)
 
     @property
     def items_of_examples(self) -> Int[Tensor, "w"]:
