@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench, labelled
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import GradientFlow, Ingredients, Learner, Split, Target
 from gim_bench.datasets.batches import whole_batches
+from gim_bench.probing.questions import labelled_items
 from gim_bench.probing.reading import metric_name
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
@@ -39,10 +42,27 @@ def models_of(cell: Cell, bench: Bench) -> list[Model]:
             prefix=metric_name(target, ""),
             target=target,
             probed=[target],
-            labels=sum(1 for _ in labelled(bench.split(Split.TRAIN), target)),
+            labels=sum(1 for _ in labelled(bench.split(Split.TRAIN), target))
+            - len(items_without_labels(cell, target, bench)),
         )
         for target in targets
     ]
+
+
+def items_without_labels(cell: Cell, target: Target, bench: Bench) -> Int[Tensor, "item"]:
+    """Labelled items that a method which learns from labels does without; ascending.
+
+    They are those beyond `probe.labelled_fraction`, whose labels the probe does without, too.
+    """
+    probe = cell.config.probe
+    if probe is None or probe.labelled_fraction == 1 or not cell.config.method.uses_labels:
+        return torch.arange(0)
+    train = bench.batches(cell, Split.TRAIN, whole=probe.whole_recordings)
+    everything, share = (
+        labelled_items(train, target, settings=settings)
+        for settings in (probe.model_copy(update={"labelled_fraction": 1.0}), probe)
+    )
+    return everything[~torch.isin(everything, share)]
 
 
 def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:

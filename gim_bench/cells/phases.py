@@ -12,7 +12,14 @@ from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench
-from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
+from gim_bench.cells.build import (
+    Model,
+    build,
+    items_without_labels,
+    models_of,
+    planned_steps,
+    trainer_of,
+)
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
@@ -163,9 +170,15 @@ class _Course:
         *,
         folder: Path,
         watch: Watch | None,
-        without: Int[Tensor, "item"] | None = None,
+        apart: Int[Tensor, "item"] | None = None,
     ) -> None:
-        """The training never visits the items `without`. Raises: DataError if too few are left."""
+        """The training visits neither the items `apart` nor those whose labels it may not use.
+
+        Raises: DataError if fewer items than a batch are left.
+        """
+        without = items_without_labels(cell, model.target, bench)
+        if apart is not None:
+            without = torch.cat([without, apart]).unique()
         self.cell = cell
         self.bench = bench
         self.steps = planned_steps(cell, bench)
@@ -177,10 +190,11 @@ class _Course:
         )
         if not len(self.batches):
             raise DataError(
-                f"{model.name}: without {0 if without is None else len(without)} validation "
-                f"{self.batches.noun_of_items}s of {self.batches.items}, fewer than one batch of "
-                f"{self.batches.batch_size} are left to choose the probe's hyperparameters with: "
-                f"lower training.batch_size, or set probe.unseen_validation=false"
+                f"{model.name}: without {len(without)} of {self.batches.items} "
+                f"{self.batches.noun_of_items}s, which validate or whose labels are not used, "
+                f"fewer than one batch of {self.batches.batch_size} are left: lower "
+                f"training.batch_size, raise probe.labelled_fraction, or set "
+                f"probe.unseen_validation=false"
             )
         self.trainer = trainer_of(cell, learner, device=bench.device)
         epochs = -(-self.steps // len(self.batches))
@@ -228,8 +242,8 @@ def _selected(
         return Selection.of_state(state)
     train = _labelled(cell, bench, Split.TRAIN)
     learner = build(cell, bench, target=model.target)
-    without = validation_items(train, model.probed, settings=settings)
-    course = _Course(cell, model, learner, bench, folder=apart, watch=watch, without=without)
+    validating = validation_items(train, model.probed, settings=settings)
+    course = _Course(cell, model, learner, bench, folder=apart, watch=watch, apart=validating)
     trained = course.run(title=f"{model.name}: training without the validation examples")
     began = time.perf_counter()
     choices = choose(

@@ -15,7 +15,7 @@ from gim_bench.cells import phases
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.images.photos import Photos
-from gim_bench.probing.probe import choose, chosen_accuracy, validation_items
+from gim_bench.probing.probe import choose, chosen_accuracy, question, validation_items
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from gim_bench.training.loop import fit
@@ -115,8 +115,40 @@ def test_without_a_batch_beside_the_validation_examples_the_cell_fails_in_one_li
     suite, cell = unseen(tmp_path, "training.batch_size=30")
     record = run_cell(cell, tiny_bench(suite), runs=runs)
     assert record.status is Status.FAILED
-    assert "without 6 validation images of 32, fewer than one batch of 30 are left" in record.error
-    assert "lower training.batch_size, or set probe.unseen_validation=false" in record.error
+    assert "without 6 of 32 images, which validate or whose labels are not used" in record.error
+    assert "fewer than one batch of 30 are left: lower training.batch_size, " in record.error
+    assert "or set probe.unseen_validation=false" in record.error
+
+
+@pytest.mark.parametrize("unseen_validation", [True, False])
+def test_few_labels_are_few_for_supervised_encoders_too(unseen_validation, tmp_path, runs, visits):
+    """A row with all labels would be no row of the low-shot table."""
+    few = ("probe.labelled_fraction=0.5", "training.epochs=6", "training.batch_size=4")
+    suite, cell = unseen(
+        tmp_path, *few, f"probe.unseen_validation={str(unseen_validation).lower()}"
+    )
+    bench = tiny_bench(suite)
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    train = bench.batches(cell, Split.TRAIN)
+    asked = question(train, bench.targets[0], settings=cell.config.probe)
+    assert visits[-1] == set(asked.items.tolist())
+    assert len(asked.items) == record.metrics["train/labels"] == 16
+    if unseen_validation:
+        assert visits[0] == set(asked.items.tolist()) - set(asked.validation_items.tolist())
+
+
+@pytest.mark.parametrize("method", ["gim", "random_init"])
+def test_few_labels_take_no_image_from_methods_without_labels(method, tmp_path, runs):
+    few, all_ = (
+        run_cell(cell, tiny_bench(suite), runs=runs)
+        for suite, cell in (
+            unseen(tmp_path, f"probe.labelled_fraction={share}", method=method)
+            for share in (0.5, 1.0)
+        )
+    )
+    assert few.losses == all_.losses
+    assert few.metrics["accuracy"] != all_.metrics["accuracy"]
 
 
 # -- what the record holds -------------------------------------------------------------------------
