@@ -41,7 +41,9 @@ class Base:
         return module_name(self.modules - 1)
 
     def check(self, config: CellConfig, *, data_sha256: str) -> None:
-        """Raises: ConfigError where the new cell has other data, or no module to add."""
+        """Raises: ConfigError where the new cell has other data, no module to add, or a base that
+        has learnt from labels that are to be unseen.
+        """
         ours = {**_shared(config.as_dict()), "data sha256": data_sha256}
         found = self.record.provenance.get("data_sha256")
         theirs = {**_shared(self.record.config), "data sha256": found}
@@ -51,6 +53,13 @@ class Base:
                     f"--from {self.folder}: its {name} is {theirs.get(name)}, this suite's is "
                     f"{ours.get(name)}: use a base that was trained alike"
                 )
+        knows_labels = self.record.config["method"].get("uses_labels", False)
+        if knows_labels and config.probe is not None and config.probe.unseen_validation:
+            raise ConfigError(
+                f"--from {self.folder}: its encoder was trained on the labels that are to choose "
+                f"the probe's hyperparameters unseen: use a base that was trained without labels, "
+                f"or set probe.unseen_validation=false"
+            )
         if config.method.gradient_flow != GradientFlow.ISOLATED:
             raise ConfigError(
                 f"--from {self.folder}: the method {config.method.like!r} trains no module apart "

@@ -166,6 +166,18 @@ def with_settings(finished, section, settings):
     path.write_text(json.dumps(sealed(found)))
 
 
+@pytest.mark.parametrize("method", ["gim", "greedy_supervised"])
+def test_a_base_that_knows_the_labels_chooses_on_no_unseen_examples(method, finished, tmp_path):
+    with_settings(finished, "method", {"uses_labels": True})
+    with pytest.raises(ConfigError, match=r"its encoder was trained on the labels .* unseen"):
+        checked(tmp_path, finished, THREE, "probe.unseen_validation=true", method=method)
+    checked(tmp_path, finished, THREE, "probe.unseen_validation=false", method=method)
+
+
+def test_a_base_without_labels_may_choose_on_unseen_examples(finished, tmp_path):
+    checked(tmp_path, finished, THREE, "probe.unseen_validation=true", method="greedy_supervised")
+
+
 def test_a_record_that_names_no_method_is_one_line(finished):
     with_settings(finished, "method", {"like": 3})
     with pytest.raises(ConfigError, match=r"^--from [^\n]*: its record does not say what it was "):
