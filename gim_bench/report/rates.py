@@ -1,7 +1,7 @@
 """Learning rates of the rows, with the evidence that they were chosen by: `results/tuned`.
 
 Every row has as many trials as the others, on the same rates and seeds. A rate's value is its mean
-validation accuracy over the seeds, on examples that nothing was trained on.
+validation accuracy over the seeds, on examples whose labels nothing was trained on.
 """
 
 import json
@@ -22,9 +22,9 @@ from gim_bench.settings.suites import parse
 NOT_TUNED = "the suite's rate, not tuned"
 NOTE = (
     "Validation is the mean over the sweep's seeds, in percent, of the top module's linear probe "
-    "(with several targets: the mean over targets), on examples that neither the encoder nor the "
-    "probe was trained on. The neighbours are the next lower and the next higher rate that were "
-    "tried."
+    "(with several targets: the mean over targets), on examples whose labels neither the encoder "
+    "nor the probe was trained on. The neighbours are the next lower and the next higher rate that "
+    "were tried."
 )
 
 
