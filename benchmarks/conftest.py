@@ -1,6 +1,12 @@
-"""What the benchmarks note besides seconds is printed below their table."""
+"""Facts besides seconds are printed below the table; small sizes where nothing is timed."""
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def tried_only(pytestconfig: pytest.Config) -> bool:
+    """Whether nothing is timed (--benchmark-disable), so that the smallest sizes are enough."""
+    return pytestconfig._benchmarksession.disabled  # noqa: SLF001 - no public name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

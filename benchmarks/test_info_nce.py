@@ -12,12 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks import textbook_audio, textbook_vision
+from benchmarks.paper import CPU, INFO_NCE
 from gim_bench import seeding
+from gim_bench.contract import Modality
 from gim_bench.hardware import devices
 from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings
 from gim_bench.settings.schema import Precision
-
-CPU = torch.device("cpu")
 
 
 class Task(NamedTuple):
@@ -33,23 +33,24 @@ class Task(NamedTuple):
 VISION = Task(
     group="InfoNCE forward and backward, images, 1024 channels, batch 16",
     grid=(16, 7, 7, 1024),
-    settings=InfoNCESettings(),
+    settings=INFO_NCE[Modality.IMAGE],
     textbook=textbook_vision.InfoNCE,
     layout="example d row column",
 )
 AUDIO = Task(
     group="InfoNCE forward and backward, speech, 512 channels, 4095 steps, batch 8",
     grid=(8, 4095, 1, 512),
-    settings=InfoNCESettings(prediction_steps=12, skip_rows=0, negatives=10, anchor_rows=128),
+    settings=INFO_NCE[Modality.SPEECH],
     textbook=textbook_audio.InfoNCE,
     layout="example d (row column)",
 )
 
 
-def encodings(task: Task) -> Tensor:
-    """[example row column channel], asking for a gradient."""
+def encodings(task: Task, *, tried_only: bool) -> Tensor:
+    """[example row column channel], asking for a gradient; of one example if only tried."""
     draw = seeding.generator("benchmarks", "encodings")
-    return torch.randn(task.grid, generator=draw).requires_grad_()
+    grid = (1, *task.grid[1:]) if tried_only else task.grid
+    return torch.randn(grid, generator=draw).requires_grad_()
 
 
 def forward_and_backward(loss_of: nn.Module, z: Tensor, *, precision: Precision) -> Tensor:
@@ -61,9 +62,10 @@ def forward_and_backward(loss_of: nn.Module, z: Tensor, *, precision: Precision)
 
 
 @pytest.mark.parametrize("task", [VISION, AUDIO], ids=["vision", "audio"])
-def test_textbook(benchmark, task):
+def test_textbook(benchmark, tried_only, task):
     benchmark.group = task.group
-    z = rearrange(encodings(task), f"example row column d -> {task.layout}").detach().contiguous()
+    z = encodings(task, tried_only=tried_only).detach()
+    z = rearrange(z, f"example row column d -> {task.layout}").contiguous()
     channels = (task.grid[-1],) * (1 if task is VISION else 2)
     benchmark.pedantic(
         forward_and_backward,
@@ -76,7 +78,7 @@ def test_textbook(benchmark, task):
 
 @pytest.mark.parametrize("task", [VISION, AUDIO], ids=["vision", "audio"])
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.AUTO], ids=str)
-def test_ours(benchmark, task, precision):
+def test_ours(benchmark, tried_only, task, precision):
     """In fp32, and in what "auto" resolves to on this CPU."""
     benchmark.group = task.group
     resolved = devices.resolve_precision(precision, CPU)
@@ -89,7 +91,7 @@ def test_ours(benchmark, task, precision):
     )
     benchmark.pedantic(
         forward_and_backward,
-        args=(head, encodings(task)),
+        args=(head, encodings(task, tried_only=tried_only)),
         kwargs={"precision": resolved},
         rounds=10,
         warmup_rounds=2,

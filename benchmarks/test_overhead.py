@@ -38,22 +38,23 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def blocks_are_kept() -> None:
+def blocks_are_kept(tried_only) -> None:
     """Blocks of up to 32 MiB stay with the process when they are freed, if it has glibc.
 
     Else it may come to hand them back at every step, and page faults then cost more than is
     looked for here: in about half of all runs, bare ones or not (docs/experiments.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and not tried_only:
         m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
         assert mallopt(m_mmap_threshold, 2**25) == mallopt(m_trim_threshold, 2**30) == 1
 
 
 @pytest.fixture(scope="module")
-def suite() -> Suite:
+def suite(tried_only) -> Suite:
     """Without a probe, which is no part of training."""
-    loaded = load_suite("quickstart", overrides=[f"training.epochs={EPOCHS}"])
+    sizes = [f"dataset.{split}_images=64" for split in Split] if tried_only else []
+    loaded = load_suite("quickstart", overrides=[f"training.epochs={EPOCHS}", *sizes])
     return loaded.model_copy(update={"probe": None})
 
 
