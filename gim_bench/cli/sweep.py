@@ -202,14 +202,17 @@ def _swept_training(
 
     Evidence for the rows' learning rates is written to `evidence`. Raises: ConfigError.
     """
-    from gim_bench.sweep import Studies, evidence_of, rates_of, sweep_pretraining
+    from gim_bench.sweep import Studies, check_unseen, evidence_of, rates_of, sweep_pretraining
     from gim_bench.tracking import mirror_cell
 
     def mirror(record: Record) -> None:
         if tracker is not None:
             mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
 
-    rates = None if evidence is None else rates_of(plan.axes)
+    rates = None
+    if evidence is not None:
+        rates = rates_of(plan.axes)
+        check_unseen(cells)
     plans = [plan.of_row(cell.config.method.name, suite=work.suite) for cell in cells]
     for cell, of_row in zip(cells, plans, strict=True):
         of_row.check(cell, work.bench)

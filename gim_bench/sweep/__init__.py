@@ -3,7 +3,7 @@
 No other room imports Optuna.
 """
 
-from gim_bench.sweep.evidence import evidence_of, rates_of
+from gim_bench.sweep.evidence import check_unseen, evidence_of, rates_of
 from gim_bench.sweep.pretraining import Pretraining, is_trained, sweep_pretraining
 from gim_bench.sweep.probe_rates import ProbeTrials, sweep_cell
 from gim_bench.sweep.spaces import parse_space
@@ -13,6 +13,7 @@ __all__ = [
     "Pretraining",
     "ProbeTrials",
     "Studies",
+    "check_unseen",
     "evidence_of",
     "is_trained",
     "parse_space",

@@ -33,6 +33,22 @@ def rates_of(axes: Sequence[Axis]) -> Axis:
     )
 
 
+def check_unseen(cells: Sequence[Cell]) -> None:
+    """Check that no encoder is scored on labels that it was trained on. Raises: ConfigError."""
+    seen = [
+        cell.config.method.name
+        for cell in cells
+        if cell.config.method.uses_labels
+        and not (cell.config.probe and cell.config.probe.unseen_validation)
+    ]
+    if seen:
+        raise ConfigError(
+            f"--evidence would score {', '.join(dict.fromkeys(seen))} on labels that the encoder "
+            f"was trained on: add --set probe.unseen_validation=true, which trains once more to "
+            f"choose"
+        )
+
+
 def evidence_of(
     swept: Sequence[Found], cells: Sequence[Cell], *, rates: Axis, device: str
 ) -> Evidence:
@@ -59,10 +75,14 @@ def evidence_of(
 
 
 def settings_sha256(config: CellConfig) -> str:
-    """The sha256 of all settings but the rate, and but the device and precision of a machine."""
+    """The sha256 of all settings but the rate, and but the device and precision of a machine.
+
+    A sweep may choose on unseen examples where the suite does not: that setting does not count.
+    """
     table = keyed(config)
     training = {name: x for name, x in table["training"].items() if name not in KEPT_OUT}
-    return digest({**table, "training": training, "device": None})
+    probe = {name: x for name, x in (table["probe"] or {}).items() if name != "unseen_validation"}
+    return digest({**table, "training": training, "probe": probe, "device": None})
 
 
 def _row(swept: Sequence[Found], config: CellConfig) -> TunedRow:

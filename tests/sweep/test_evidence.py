@@ -9,7 +9,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.report.rates import load_evidence
 from gim_bench.settings.shipped import shipped_suites
 from gim_bench.settings.suites import load_suite
-from gim_bench.sweep.evidence import evidence_of, rates_of, settings_sha256
+from gim_bench.sweep.evidence import check_unseen, evidence_of, rates_of, settings_sha256
 from gim_bench.sweep.spaces import parse_space
 from tests.tiny_suite import tiny_cell, tiny_suite
 
@@ -77,14 +77,26 @@ def test_evidence_is_about_one_list_of_rates(space):
         rates_of(parse_space(space))
 
 
+@pytest.mark.parametrize("method", ["supervised", "greedy_supervised"])
+def test_no_encoder_is_scored_on_labels_that_it_was_trained_on(method, tmp_path):
+    seen, unseen = (tiny_suite(tmp_path, f"probe.unseen_validation={x}") for x in ("false", "true"))
+    with pytest.raises(ConfigError, match=f"would score {method} on labels .* was trained on"):
+        check_unseen([tiny_cell(seen, "gim"), tiny_cell(seen, method)])
+    check_unseen([tiny_cell(unseen, "gim"), tiny_cell(unseen, method)])
+    check_unseen([tiny_cell(seen, "gim")])
+
+
 def config(folder, *overrides):
     return tiny_cell(tiny_suite(folder, *overrides), "gim").config
 
 
-def test_another_rate_or_precision_leaves_the_settings_of_a_row_as_they_were(tmp_path):
+def test_another_rate_precision_or_validation_leaves_the_settings_of_a_row_alone(
+    tmp_path,
+):
     plain = settings_sha256(config(tmp_path))
     assert settings_sha256(config(tmp_path, "training.learning_rate=1e-1")) == plain
     assert settings_sha256(config(tmp_path, "training.precision=bf16")) == plain
+    assert settings_sha256(config(tmp_path, "probe.unseen_validation=true")) == plain
 
 
 @pytest.mark.parametrize(
