@@ -1,8 +1,8 @@
 """Intervals of accuracies that cover seeds and test items, and comparisons of two methods.
 
 Seeds and items are crossed: every seed answers the same test items. Both are drawn by chance, so
-that the variance of a mean has a part of the seeds and a part of the items. Items are images or
-recordings; all labels of a recording are one item.
+that the variance of a mean has a part of the seeds and a part of the items. Items are images,
+recordings or sources that several of them are made from; all labels of a recording are one item.
 
 Letters: S = seeds, G = items, n = test labels. Accuracies are in percent.
 
