@@ -20,14 +20,27 @@ def first_complaint(
 ) -> str:
     """The first mistake, as one line; further mistakes are only counted.
 
+    A table's unknown setting comes before a missing one: another kind or name may explain both.
+    Settings of one table that are missing share the line.
+
     `table` is the dotted name of the table that should have been a `model`; `beside` names settings
     of the same table that somebody else reads.
     """
     problems = error.errors(include_url=False)
-    first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     within = [table] if table else []
-    return _complaint(first, model, origin=origin, within=within, beside=beside) + more
+    first = problems[0]
+    around = [p for p in problems if p["loc"][:-1] == first["loc"][:-1]]
+    missing = [p for p in around if p["type"] == "missing"]
+    if first in missing:
+        first = next((p for p in around if p["type"] == "extra_forbidden"), first)
+    if first in missing and len(missing) > 1:
+        names = [".".join([*within, *map(str, _located(p["loc"], model)[0])]) for p in missing]
+        line = f"{origin}: the settings {', '.join(map(repr, names))} are missing"
+        others = len(problems) - len(missing)
+    else:
+        line = _complaint(first, model, origin=origin, within=within, beside=beside)
+        others = len(problems) - 1
+    return f"{line} (and {others} more)" if others else line
 
 
 def _complaint(
@@ -44,7 +57,8 @@ def _complaint(
     match problem["type"]:
         case "extra_forbidden":
             known = [*(table.model_fields if table is not None else ()), *beside]
-            return unknown_name("setting", str(place[-1]), known=known, where=f"{origin}: {dotted}")
+            where = f"{origin}: {dotted}{_of_kind(table)}"
+            return unknown_name("setting", str(place[-1]), known=known, where=where)
         case "union_tag_not_found":
             kinds = " or ".join(_kinds_at(place, model))
             return f"{origin}: the setting '{dotted}.kind' is missing: {kinds}"
@@ -80,6 +94,14 @@ def _located(loc: Place, model: type[BaseModel]) -> tuple[list[int | str], type[
             inside = {} if field is None else dict(_tables_in(field.annotation))
         place.append(part)
     return place, table
+
+
+def _of_kind(table: type[BaseModel] | None) -> str:
+    """The kind of a table whose settings depend on its kind, as in ", of kind 'adam'"."""
+    kind = None if table is None else table.model_fields.get("kind")
+    if kind is None or get_origin(kind.annotation) is not Literal:
+        return ""
+    return f", of kind {get_args(kind.annotation)[0]!r}"
 
 
 def _kinds_at(place: Place, model: type[BaseModel]) -> list[str]:

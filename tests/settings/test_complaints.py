@@ -156,6 +156,20 @@ def test_a_missing_setting_is_named(tmp_path, missing):
     assert message == f"mine.toml: the setting {missing!r} is missing"
 
 
+def test_missing_settings_of_a_table_share_a_line(tmp_path):
+    path = write(tmp_path, suite=SUITE | {"probe": {"kind": "adam", "steps": 9}})
+    assert refused(path) == (
+        "mine.toml: the settings 'probe.learning_rates', 'probe.batch_size' are missing"
+    )
+
+
+def test_an_unknown_setting_explains_the_missing_ones_of_its_kind(tmp_path):
+    path = write(tmp_path, suite=SUITE | {"probe": {"kind": "adam", "penalties": [1.0]}})
+    message = refused(path)
+    assert message.startswith("no setting 'penalties' (mine.toml: probe.penalties, of kind 'adam')")
+    assert message.endswith("(and 3 more)")
+
+
 def test_further_mistakes_are_counted(tmp_path):
     message = complaint(tmp_path, "training.epochs=-1", "training.batch_size=0", "seeds=0")
     assert message.endswith("(and 2 more)")

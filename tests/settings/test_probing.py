@@ -45,7 +45,9 @@ def test_a_table_is_of_the_kind_that_it_names_or_that_its_settings_imply(tmp_pat
 
 def test_a_table_with_one_setting_of_adams_needs_the_others(tmp_path):
     message = refused(write(tmp_path, suite=with_probe({"learning_rates": [0.1]})))
-    assert message.startswith("mine.toml: the setting 'probe.steps' is missing")
+    assert message.startswith(
+        "mine.toml: the settings 'probe.steps', 'probe.batch_size' are missing"
+    )
 
 
 @pytest.mark.parametrize(
