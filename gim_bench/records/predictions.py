@@ -1,7 +1,7 @@
 """Predictions of a cell's probes on every test label, which lie beside its record.
 
-An item is an image, a recording, or a source that several of them are made from: labels of one
-recording or source are not independent of each other, so that statistics resample items, not labels.
+An item is an image, a recording, or a source that several of them are made from. Labels of one
+recording or source depend on each other: statistics resample items, not labels.
 """
 
 import io
