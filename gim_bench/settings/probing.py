@@ -36,7 +36,8 @@ class CommonProbeSettings(Settings):
     # Augmented copies of each labelled example that the linear probe is fitted on, in place of the
     # example itself; 0: no augmentation. Probes of every step are fitted without augmentation.
     augment: NotNegative = 0
-    # Share of the labelled images or recordings of each class that fit and validate; low-shot.
+    # Low-shot: share of the labelled images or recordings of each class that fit and validate, and
+    # that encoders learn from which learn from labels.
     labelled_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     # Recordings are encoded as a whole, not in windows.
     whole_recordings: bool = False

@@ -136,7 +136,8 @@ class TrainingSettings(Settings):
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile
-    # The share of images or recordings that is held out; their loss is measured every epoch.
+    # The share of images or recordings (of whole sources, where data has sources) that is held out;
+    # their loss is measured every epoch.
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision = Precision.FP32
     budget: Budget = Budget.EPOCHS
