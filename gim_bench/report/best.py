@@ -16,7 +16,7 @@ from gim_bench.report.columns import (
     seeds_column,
     table_of,
 )
-from gim_bench.report.document import Column, Section
+from gim_bench.report.document import Block, Bullets, Column, Section
 
 PROBED = "accuracy"  # the metric that the curves on validation choose for
 
@@ -33,7 +33,24 @@ def best_module_table(rows: Sequence[Row], names: Sequence[str]) -> Section:
             metric_column(best, name),
             *interval_column(best, name),
         ]
-    return Section(title=title, blocks=[table_of(columns)] if chosen else [])
+    notes = [
+        f"{method}: its encoder was trained on the labels of the validation examples, which favour "
+        f"a module that knows them by heart."
+        for method in _seen(rows)
+    ]
+    blocks: list[Block] = [table_of(columns), *([Bullets(notes)] if notes else [])]
+    return Section(title=title, blocks=blocks if chosen else [])
+
+
+def _seen(rows: Sequence[Row]) -> list[str]:
+    """The methods whose encoders have seen the labels that choose the module."""
+    return [
+        row.method
+        for row in rows
+        for config in [record.config for record in row.records[:1]]
+        if config.get("method", {}).get("uses_labels")
+        and not (config.get("probe") or {}).get("unseen_validation")
+    ]
 
 
 def at_best_module(row: Row, name: str) -> Row | None:

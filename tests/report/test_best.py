@@ -1,5 +1,9 @@
 """The best module of each method: chosen on validation, and never on the test examples."""
 
+from dataclasses import replace
+
+import pytest
+
 from tests.report.cells import answered, cell, report_on
 from tests.report.test_tables import SPOKEN, markdown, table
 
@@ -58,6 +62,17 @@ def test_every_target_has_its_own_best_module():
         "method", "seeds", "module", "phone, linear probe", "module", "speaker, linear probe",
     ]  # fmt: skip
     assert row[2:] == ["1", "40.0", "2", "98.1"]
+
+
+@pytest.mark.parametrize("probe", [None, {"unseen_validation": False}])
+def test_labels_that_an_encoder_was_trained_on_are_named_where_they_choose(probe):
+    """Records from before selection on unseen examples have no such setting."""
+    seen = cell("supervised", metrics=METRICS, probe_curves=curves(60.0, 59.0))
+    other = cell("gim", metrics=METRICS, probe_curves=curves(60.0, 59.0))
+    unseen = replace(seen, config=seen.config | {"probe": {"unseen_validation": True}})
+    line = "supervised: its encoder was trained on the labels of the validation examples"
+    assert line in markdown([other, replace(seen, config=seen.config | {"probe": probe})])
+    assert "trained on the labels" not in markdown([other, unseen])
 
 
 def test_the_interval_is_that_of_the_chosen_modules_answers():
