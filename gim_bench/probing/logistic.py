@@ -1,16 +1,21 @@
-"""Multinomial logistic regression by L-BFGS, for all penalties of a grid together.
+"""Multinomial logistic regression by a truncated Newton method, for all penalties of a grid.
 
 The objective is the mean cross-entropy in nats plus penalty / 2 · ‖W‖²; biases are not penalised.
-Features are centred and rotated to their principal axes. There the bound of the Hessian is
-diagonal, and its inverse is the first guess of L-BFGS: tens of iterations suffice.
+Penalties are solved from the strongest to the weakest, each from the weights of the penalty before.
 
-Letters: n = labels, d = feature dimensions, c = classes, r = penalties, k = d + 1 coordinates, of
-which the last belongs to the biases.
+Conjugate gradients find the Newton step. Their preconditioner is the Hessian without the blocks
+between two classes. Features are rotated to their principal axes, where these blocks are diagonal
+as long as the weights are zero. Later blocks are computed anew whenever products with the Hessian
+have cost as much as new blocks cost.
 
-Source: Böhning 1992 (bound of the Hessian); Nocedal and Wright 2006, algorithm 7.4 (L-BFGS).
+Letters: n = labels, d = feature dimensions, c = classes, r = penalties, k = coordinates, of which
+the last belongs to the biases.
+
+Source: Nocedal and Wright 2006, algorithms 5.3 (preconditioned conjugate gradients) and 7.1 (line
+search Newton-CG).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +25,23 @@ from torch import Tensor
 
 from gim_bench.probing.classifiers import LinearProbe, Scale
 
-MEMORY = 12  # pairs of steps and changes of the gradient
-# Elements of a matrix of scores. Penalties that exceed the limit together are solved one group
-# after the other, from the strongest on, each group from the weights of the group before.
-TOGETHER = {"cpu": 2**20, "cuda": 2**27}
-# A line search ends where the slope is in this range, as a share of the slope at its start.
-STEEPEST, OVERSHOT = -0.7, 0.2
-SEARCHES = 8
+# Share of the greatest variance, in whose rounding the variance of constant directions lies.
+CONSTANT = 1e-14
+# Elements of the blocks, above which the preconditioner stays the first, diagonal one.
+BLOCKS = 2**26
+# Products with the Hessian that cost as much as its blocks, for each coordinate: 4nkc floating
+# point operations against nk²c.
+PRODUCTS = 0.25
+# Share by which the diagonals of the blocks are raised, above the rounding of sums in float32.
+RAISED = 1e-5
+# Conjugate gradients end where the squared residual has this share of its start, or less.
+RESIDUAL = 1e-2
+# A step is too long where the slope at its end is above this share of the slope at its start.
+OVERSHOT = 0.2
+SEARCHES = 20
+# Smaller probabilities count as 0: products of theirs would be subnormal, which processors are slow
+# at.
+NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +50,7 @@ class Regression:
 
     probe: LinearProbe
     converged: Bool[Tensor, "r"]
-    iterations: Int[Tensor, "r"]
+    iterations: Int[Tensor, "r"]  # products with the Hessian
 
 
 def logistic_regression(
@@ -51,35 +66,23 @@ def logistic_regression(
     """Logistic regressions with these penalties.
 
     Scores have the precision of the features; weights and sums are in float64. A regression has
-    converged where the norm of its gradient is at most `tolerance`. The norm is measured in units
-    of the bound of the Hessian, so that the features' scale does not matter: its square is twice
-    the decrease that the bound promises, in nats.
+    converged after a Newton step that promised to lower the objective by at most `tolerance`, in
+    nats. `iterations` limits the products with the Hessian at each penalty.
     """
     scale = Scale.of(features) if standardised else Scale.centred(features)
     x = scale(features).double()
     variances, axes = torch.linalg.eigh(x.T @ x / len(x))
+    axes = axes[:, variances > CONSTANT * variances[-1]]
     inputs = F.pad(x @ axes, (0, 1), value=1.0).to(features.dtype)
-    ridge = F.pad(x.new_tensor(penalties)[:, None, None].expand(-1, 1, x.shape[1]), (0, 1))
-    curvature = F.pad(variances.clamp(min=0), (0, 1), value=1.0) / 2
-    order = ridge[:, 0, 0].argsort(descending=True)
-    size = max(1, TOGETHER[x.device.type] // (len(x) * classes))
     weights = x.new_zeros(len(penalties), classes, inputs.shape[1])
-    converged = torch.zeros_like(order, dtype=torch.bool)
-    taken = torch.zeros_like(order)
-    start = weights[0]
-    for group in order.split(size):
-        problems = Problems(
-            inputs,
-            labels,
-            ridge=ridge[group],
-            bounds=curvature + ridge[group],
-            weights=start.expand(len(group), -1, -1),
+    converged = torch.zeros(len(penalties), dtype=torch.bool)
+    taken = torch.zeros(len(penalties), dtype=torch.long)
+    newton = Newton(inputs, labels, classes=classes)
+    for place in sorted(range(len(penalties)), key=lambda place: -penalties[place]):
+        converged[place], taken[place] = newton.minimise(
+            penalties[place], iterations=iterations, tolerance=tolerance
         )
-        for solved in problems.solved(iterations=iterations, tolerance=tolerance):
-            weights[group[solved.places]] = solved.weights
-            converged[group[solved.places]] = solved.converged
-            taken[group[solved.places]] = solved.iterations
-        start = weights[group[-1]]
+        weights[place] = newton.weights
     probe = LinearProbe(
         scale=scale,
         weights=(weights[:, :, :-1] @ axes.T).to(features.dtype),
@@ -88,139 +91,160 @@ def logistic_regression(
     return Regression(probe=probe, converged=converged, iterations=taken)
 
 
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """Solutions of some of the problems, by their places among all."""
+class Newton:
+    """A regression that is solved at one penalty after the other, from its present weights on.
 
-    places: Int[Tensor, "s"]
-    weights: Float[Tensor, "s c k"]
-    converged: bool
-    iterations: int
-
-
-class Problems:
-    """Regressions that are not solved yet, at their present weights."""
+    Weights and gradients sum to 0 over the classes, since a sum that is common to all classes
+    changes no probability.
+    """
 
     def __init__(
-        self,
-        inputs: Float[Tensor, "n k"],
-        labels: Int[Tensor, "n"],
-        *,
-        ridge: Float[Tensor, "r 1 k"],
-        bounds: Float[Tensor, "r 1 k"],
-        weights: Float[Tensor, "r c k"],
+        self, inputs: Float[Tensor, "n k"], labels: Int[Tensor, "n"], *, classes: int
     ) -> None:
-        """Problems from `weights` on; `bounds` is the diagonal of the bound of the Hessian."""
+        """The regression with weights 0 and the biases of the classes' frequencies.
+
+        The inputs are uncorrelated, and the last input is 1.
+        """
         self.inputs = inputs
-        self.labels = labels
+        self.transposed = inputs.T.contiguous()
         # Mean input of each class, the part of the gradient that does not depend on weights.
-        one_hot = F.one_hot(labels, weights.shape[1]).double()
+        one_hot = F.one_hot(labels, classes).double()
         self.pull = one_hot.T @ inputs.double() / len(inputs)
-        self.places = torch.arange(len(weights), device=inputs.device)
-        self.ridge = ridge
-        self.bounds = bounds
-        self.weights = weights.clone()
-        self.scores = self._scores(self.weights)
-        self.gradient = self._gradient(self.scores, self.weights)
-        self.steps: list[Tensor] = []
-        self.changes: list[Tensor] = []
+        # A class without examples has a frequency too: the logarithm must be finite.
+        frequencies = one_hot.sum(dim=0).clamp(min=1e-3) / len(inputs)
+        self.weights = torch.zeros_like(self.pull)
+        self.weights[:, -1] = frequencies.log() - frequencies.log().mean()
+        self.diagonal = (frequencies * (1 - frequencies))[:, None] * inputs.double().square().mean(
+            dim=0
+        )
+        self.ridge = torch.zeros_like(self.pull[0])
+        self.blocks: Float[Tensor, "c k k"] | None = None
+        self.inverses: Float[Tensor, "c k k"] | None = None
+        self.products = 0  # with the Hessian, since the blocks were computed
 
-    def solved(self, *, iterations: int, tolerance: float) -> Iterator[Solved]:
-        """Every problem once: as it converges, or after that number of iterations."""
-        for iteration in range(iterations + 1):
-            norm = (self.gradient.square() / self.bounds).sum(dim=(1, 2)).sqrt()
-            open_ = norm > tolerance
-            if not bool(open_.all()):
-                yield Solved(self.places[~open_], self.weights[~open_], True, iteration)
-                self._keep(open_)
-            if not len(self.places):
-                return
-            if iteration < iterations:
-                self._step()
-        yield Solved(self.places, self.weights, False, iterations)
+    def minimise(self, penalty: float, *, iterations: int, tolerance: float) -> tuple[bool, int]:
+        """Whether the regression converged at this penalty, and the products that this took."""
+        self.ridge[:-1] = penalty
+        self._invert()
+        taken = 0
+        while True:
+            scores = self._scores(self.weights)
+            shares = _shares(scores)
+            gradient = self._moments(shares) - self.pull + self.ridge * self.weights
+            self._renew_blocks(shares)
+            direction, along, products = self._newton_step(
+                gradient, shares, tolerance=tolerance, limit=iterations - taken
+            )
+            taken += products
+            self.products += products
+            length = self._length(direction, along, scores=scores, gradient=gradient)
+            self.weights = self.weights + length * direction
+            promised = -_dot(gradient, direction) / 2
+            if promised <= tolerance or taken >= iterations:
+                return promised <= tolerance, taken
 
-    def _step(self) -> None:
-        direction = self._direction()
-        along = self._scores(direction)
-        length = self._length(direction, along)[:, None, None]
-        step = length * direction
-        self.weights = self.weights + step
-        self.scores = torch.addcmul(self.scores, length.to(along.dtype), along)
-        before, self.gradient = self.gradient, self._gradient(self.scores, self.weights)
-        self.steps = [*self.steps, step][-MEMORY:]
-        self.changes = [*self.changes, self.gradient - before][-MEMORY:]
-
-    def _direction(self) -> Float[Tensor, "r c k"]:
-        """Minus the approximate inverse of the Hessian times the gradient, by two loops."""
-        q = -self.gradient
-        past = []
-        for step, change in zip(reversed(self.steps), reversed(self.changes), strict=True):
-            rho = 1 / _dot(step, change).clamp(min=1e-300)
-            alpha = rho * _dot(step, q)
-            q = q - alpha * change
-            past.append((step, change, rho, alpha))
-        found = q / self.bounds
-        if past:
-            _, newest, rho, _ = past[0]
-            found = found / (rho * _dot(newest, newest / self.bounds))
-        for step, change, rho, alpha in reversed(past):
-            found = found + step * (alpha - rho * _dot(change, found))
-        return found
+    def _newton_step(
+        self,
+        gradient: Float[Tensor, "c k"],
+        shares: Float[Tensor, "c n"],
+        *,
+        tolerance: float,
+        limit: int,
+    ) -> tuple[Float[Tensor, "c k"], Float[Tensor, "c n"], int]:
+        """The Newton step, the change of the scores along it, and the products that this took."""
+        step, along = torch.zeros_like(gradient), torch.zeros_like(shares)
+        residual = -gradient
+        solved = self._preconditioned(residual)
+        direction, square = solved, _dot(residual, solved)
+        # The closer to the minimum, the more exact; but no more exact than the tolerance asks for.
+        enough = max(square * min(RESIDUAL, square**0.5), tolerance / 5)
+        for number in range(1, limit + 1):
+            scores = self._scores(direction)
+            pushed = shares * scores
+            pushed.addcmul_(shares, pushed.sum(dim=0), value=-1)
+            product = self._moments(pushed) + self.ridge * direction
+            curvature = _dot(direction, product)
+            if curvature <= 0:  # by rounding
+                break
+            length = square / curvature
+            step += length * direction
+            along.add_(scores, alpha=length)
+            residual = residual - length * product
+            solved = self._preconditioned(residual)
+            before, square = square, _dot(residual, solved)
+            if square <= enough:
+                break
+            direction = solved + square / before * direction
+        return step, along, number
 
     def _length(
-        self, direction: Float[Tensor, "r c k"], along: Float[Tensor, "r c n"]
-    ) -> Float[Tensor, "r"]:
-        """Length of each step: the slope of the convex objective is near enough to 0 there.
+        self,
+        direction: Float[Tensor, "c k"],
+        along: Float[Tensor, "c n"],
+        *,
+        scores: Float[Tensor, "c n"],
+        gradient: Float[Tensor, "c k"],
+    ) -> float:
+        """Length of the step, at which the slope of the convex objective is not far above 0.
 
-        Scores are linear in the length, so that a trial multiplies no matrices. A secant finds the
-        next trial; the bracket of slopes of both signs bounds the trial.
+        Scores are linear in the length, so that a trial multiplies no matrices.
         """
-        pull = (self.pull * direction).sum(dim=(1, 2))
-        ridge = (self.ridge * direction * self.weights).sum(dim=(1, 2))
-        ridge_along = (self.ridge * direction.square()).sum(dim=(1, 2))
-        start = (self.gradient * direction).sum(dim=(1, 2))
-        low, low_slope = torch.zeros_like(start), start
-        high = torch.full_like(start, torch.inf)
-        length = torch.ones_like(start)
+        start = _dot(gradient, direction)
+        fixed = _dot(self.ridge * self.weights - self.pull, direction)
+        bent = _dot(self.ridge * direction, direction)
+        length = 1.0
         for _ in range(SEARCHES):
-            shares = torch.addcmul(
-                self.scores, length[:, None, None].to(along.dtype), along
-            ).softmax(dim=1)
-            pushed = torch.linalg.vecdot(shares.flatten(1), along.flatten(1)) / len(self.inputs)
-            slope = pushed - pull + ridge + length * ridge_along
-            ratio = slope / start.abs().clamp(min=1e-300)
-            found = (ratio >= STEEPEST) & (ratio <= OVERSHOT)
-            if bool(found.all()):
+            shares = _shares(torch.add(scores, along, alpha=length))
+            slope = _dot(shares, along) / len(self.inputs) + fixed + length * bent
+            if slope <= OVERSHOT * -start:
                 break
-            over = slope > 0
-            secant = low + (length - low) * low_slope / (low_slope - slope)
-            high = torch.where(over, length, high)
-            low, low_slope = torch.where(over, low, length), torch.where(over, low_slope, slope)
-            within = (secant > low) & (secant < high) & secant.isfinite()
-            middle = torch.where(high.isfinite(), (low + high) / 2, 2 * low)
-            trial = torch.where(within, secant, middle).minimum(10 * length)
-            length = torch.where(found, length, trial)
+            length *= start / (start - slope)
         return length
 
-    def _scores(self, weights: Float[Tensor, "r c k"]) -> Float[Tensor, "r c n"]:
+    def _scores(self, weights: Float[Tensor, "c k"]) -> Float[Tensor, "c n"]:
         # Examples are the last dimension, so that softmax is vectorised over the many examples.
-        return (weights.flatten(0, 1).to(self.inputs.dtype) @ self.inputs.T).view(
-            *weights.shape[:2], -1
+        return weights.to(self.inputs.dtype) @ self.transposed
+
+    def _moments(self, values: Float[Tensor, "c n"]) -> Float[Tensor, "c k"]:
+        """Mean over the examples of each value times the inputs."""
+        return (values @ self.inputs).double() / len(self.inputs)
+
+    def _preconditioned(self, gradient: Float[Tensor, "c k"]) -> Float[Tensor, "c k"]:
+        if self.inverses is None:
+            found = gradient / (self.diagonal + self.ridge)
+        else:
+            found = (self.inverses @ gradient[:, :, None]).squeeze(2)
+        return found - found.mean(dim=0)
+
+    def _renew_blocks(self, shares: Float[Tensor, "c n"]) -> None:
+        """Blocks at the present weights, if the products since the last blocks cost as much."""
+        coordinates = self.inputs.shape[1]
+        if self.products <= PRODUCTS * coordinates or shares.shape[0] * coordinates**2 > BLOCKS:
+            return
+        spread = shares * (1 - shares) / len(self.inputs)
+        self.blocks = torch.stack(
+            [((self.transposed * of_class) @ self.inputs).double() for of_class in spread]
         )
+        self.products = 0
+        self._invert()
 
-    def _gradient(
-        self, scores: Float[Tensor, "r c n"], weights: Float[Tensor, "r c k"]
-    ) -> Float[Tensor, "r c k"]:
-        pushed = scores.softmax(dim=1).flatten(0, 1) @ self.inputs / len(self.inputs)
-        return pushed.view_as(weights) - self.pull + self.ridge * weights
+    def _invert(self) -> None:
+        """Invert the blocks with the penalty."""
+        if self.blocks is None:
+            return
+        diagonals = self.blocks.diagonal(dim1=1, dim2=2) + self.ridge
+        diagonals = diagonals * (1 + RAISED) + 1e-12  # a class without examples has a block of 0
+        blocks = self.blocks.diagonal_scatter(diagonals, dim1=1, dim2=2)
+        factors, failed = torch.linalg.cholesky_ex(blocks)
+        alone = torch.diag_embed(diagonals.sqrt())
+        factors = torch.where((failed > 0)[:, None, None], alone, factors)
+        self.inverses = torch.cholesky_inverse(factors)
 
-    def _keep(self, chosen: Bool[Tensor, "r"]) -> None:
-        """Leave the other problems out."""
-        for name in ("places", "ridge", "bounds", "weights", "scores", "gradient"):
-            setattr(self, name, getattr(self, name)[chosen])
-        self.steps = [each[chosen] for each in self.steps]
-        self.changes = [each[chosen] for each in self.changes]
+
+def _shares(scores: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:
+    """Probabilities of the classes."""
+    return F.threshold(scores.softmax(dim=0), NEGLIGIBLE, 0.0)
 
 
-def _dot(a: Float[Tensor, "r c k"], b: Float[Tensor, "r c k"]) -> Float[Tensor, "r 1 1"]:
-    return (a * b).sum(dim=(1, 2), keepdim=True)
+def _dot(a: Float[Tensor, "c m"], b: Float[Tensor, "c m"]) -> float:
+    return float((a * b).sum(dtype=torch.float64))

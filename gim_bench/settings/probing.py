@@ -55,13 +55,13 @@ class AdamProbeSettings(CommonProbeSettings):
 
 
 class LogisticRegressionSettings(CommonProbeSettings):
-    """Multinomial logistic regression by L-BFGS, with every L2 penalty of a grid."""
+    """Multinomial logistic regression by Newton's method, with every L2 penalty of a grid."""
 
     kind: Literal["logistic_regression"] = "logistic_regression"
     # λ in: mean cross-entropy + λ/2 · ‖weights‖²; biases are not penalised.
     penalties: Grid = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    iterations: PositiveInt = 1000  # at most
-    # Norm of the gradient, in units of the bound of the Hessian, at which a fit has converged.
+    iterations: PositiveInt = 1000  # products with the Hessian at each penalty, at most
+    # Decrease of the objective, in nats, that the last Newton step promises at most.
     tolerance: PositiveFloat = 1e-4
     standardise: bool = True
     precision: Precision = Precision.FP32
