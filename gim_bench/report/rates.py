@@ -100,7 +100,8 @@ def load_evidence(name: str) -> Evidence:
 def rates_section(records: Sequence[Record], *, tuned: str | None) -> Section:
     """The learning rate of each trained row, and how it was chosen."""
     evidence = None if tuned is None else load_evidence(tuned)
-    rates = {record.method: _rate(record) for record in records if "train/steps" in record.metrics}
+    trained = [record for record in records if "train/steps" in record.metrics]
+    rates = {r.method: rate for r in trained if (rate := _rate(r)) is not None}
     rows = [_row(method, rate, evidence=evidence) for method, rate in rates.items()]
     headings = ("method", "rate", "space", "trials", "lower", "chosen", "higher", "remark")
     words = {"method", "space", "remark"}
@@ -113,8 +114,10 @@ def rates_section(records: Sequence[Record], *, tuned: str | None) -> Section:
     return Section(title="Learning rates", blocks=blocks if rows else [])
 
 
-def _rate(record: Record) -> float:
-    return float(record.config.get("training", {}).get("learning_rate", "nan"))
+def _rate(record: Record) -> float | None:
+    """The learning rate; None where a record does not name one."""
+    rate = record.config.get("training", {}).get("learning_rate")
+    return None if rate is None else float(rate)
 
 
 def _row(method: str, rate: float, *, evidence: Evidence | None) -> list[str]:

@@ -119,3 +119,8 @@ def test_evidence_that_is_wrong_is_one_line(content, tuned, tmp_path):
     with pytest.raises(ConfigError, match=r"tuned\.json") as told:
         load_evidence("tuned")
     assert "\n" not in str(told.value)
+
+
+def test_a_record_that_names_no_rate_has_no_row():
+    record = cell("gim", metrics={"accuracy": 50.0, "train/steps": 10})
+    assert "Learning rates" not in report_on([record])
