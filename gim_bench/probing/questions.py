@@ -80,7 +80,7 @@ def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Ques
         labels=labels[places].long(),
         validating=torch.isin(groups[places], held_sources),
         items=items[places].unique(),
-        validation_items=items[torch.isin(groups, held_sources)].unique(),
+        validation_items=train.items_of_examples[torch.isin(train.groups, held_sources)].unique(),
     )
 
 

@@ -127,7 +127,7 @@ class Digits(Dataset):
         return first + self.options.groups * labels + turns % self.options.groups
 
     def _instances(self, source: int) -> Int64[np.ndarray, "i"]:
-        """Numbers of the digits of a group. Raises: DataError where a group has none."""
+        """Numbers of the digits of a group, at least one: a split has 52 or more of a class."""
         part, group = divmod(source, self.options.groups)
         place, digit = divmod(part, CLASSES)
         own = self._by_class[digit]
