@@ -67,7 +67,7 @@ def logistic_regression(
 
     Scores have the precision of the features; weights and sums are in float64. A regression has
     converged after a Newton step that promised to lower the objective by at most `tolerance`, in
-    nats. `iterations` limits the products with the Hessian at each penalty.
+    nats, before `iterations` products with the Hessian.
     """
     scale = Scale.of(features) if standardised else Scale.centred(features)
     x = scale(features).double()
@@ -140,8 +140,9 @@ class Newton:
             length = self._length(direction, along, scores=scores, gradient=gradient)
             self.weights = self.weights + length * direction
             promised = -_dot(gradient, direction) / 2
+            # A step that the limit cut short promises too little.
             if promised <= tolerance or taken >= iterations:
-                return promised <= tolerance, taken
+                return taken < iterations, taken
 
     def _newton_step(
         self,
@@ -157,8 +158,10 @@ class Newton:
         solved = self._preconditioned(residual)
         direction, square = solved, _dot(residual, solved)
         # The closer to the minimum, the more exact; but no more exact than the tolerance asks for.
-        enough = max(square * min(RESIDUAL, square**0.5), tolerance / 5)
-        for number in range(1, limit + 1):
+        enough = max(square * min(RESIDUAL, abs(square) ** 0.5), tolerance / 5)
+        products = 0
+        while products < limit:
+            products += 1
             scores = self._scores(direction)
             pushed = shares * scores
             pushed.addcmul_(shares, pushed.sum(dim=0), value=-1)
@@ -175,7 +178,7 @@ class Newton:
             if square <= enough:
                 break
             direction = solved + square / before * direction
-        return step, along, number
+        return step, along, products
 
     def _length(
         self,
