@@ -1,5 +1,6 @@
 """Sweeps of the probe's learning rate: the trials of finished cells, and what a record holds."""
 
+import copy
 import json
 import math
 import shutil
@@ -33,6 +34,8 @@ from gim_bench.system.locks import locked
 from gim_bench.testing.cases import CLASS, PHONE
 from tests.sweep.sharing import complete, tried
 from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
+
+pytestmark = pytest.mark.usefixtures("url")  # Optuna's tables are there before the sweep
 
 # -- cells -----------------------------------------------------------------------------------------
 
@@ -75,9 +78,19 @@ class Swept:
         )
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return Swept(tmp_path_factory.mktemp("trained"))
+
+
 @pytest.fixture
-def finished(tmp_path, url):
-    return Swept(tmp_path)
+def finished(trained, tmp_path, url):
+    """A copy of the trained cell, which the test may change."""
+    copied = copy.copy(trained)
+    shutil.copytree(trained.runs.root, tmp_path / "runs")
+    copied.runs = RunsFolder(tmp_path / "runs")
+    copied.url = url
+    return copied
 
 
 def test_results_of_trials_are_read_in_their_order(studies):
