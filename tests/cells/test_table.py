@@ -92,7 +92,7 @@ def test_a_cell_whose_encoder_was_altered_runs_again_with_a_line(two, suite, run
     assert run.names == ["gim", "gim"]
     assert again.files == record.files
     (line,) = (line for line in listener.lines if "runs again" in line)
-    assert line.endswith("altered or cut off since it was written")
+    assert line.endswith("altered or cut off since they were written")
 
 
 @pytest.fixture
