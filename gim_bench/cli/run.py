@@ -81,9 +81,11 @@ def run(
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
     from gim_bench.cli.workload import workload_of
+    from gim_bench.report import check_sources
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
+    check_sources(loaded)
     base = None if from_ is None else read_base(from_)
     tracker = None if no_tracking or plan or why else tracker_for(tracking_uri)
     work = workload_of(

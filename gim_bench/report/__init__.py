@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Record
-from gim_bench.report.build import PredictionsOf, SuiteLike, build
+from gim_bench.report.build import PredictionsOf, SuiteLike, build, check_sources
 from gim_bench.report.document import Document
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
@@ -15,7 +15,7 @@ from gim_bench.report.spaces import render_spaces
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
 
-__all__ = ["FORMATS", "render", "render_spaces", "render_sweeps"]
+__all__ = ["FORMATS", "check_sources", "render", "render_spaces", "render_sweeps"]
 
 FORMATS = ("md", "html", "json", "csv")
 

@@ -19,7 +19,7 @@ from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.published import load
-from gim_bench.report.rates import rates_section
+from gim_bench.report.rates import load_evidence, rates_section
 from gim_bench.report.sweeps import sweep_section
 from gim_bench.report.tables import (
     accuracy_by_module,
@@ -106,6 +106,16 @@ def build(
         summary=_summary(done, suite),
         sections=[section for section in sections if section.blocks],
     )
+
+
+def check_sources(suite: SuiteLike) -> None:
+    """Check that the published tables and the evidence that the suite names are there.
+
+    Raises: ConfigError.
+    """
+    load(suite.published)
+    if suite.tuned is not None:
+        load_evidence(suite.tuned)
 
 
 def _rows(
@@ -214,7 +224,7 @@ def _provenance(record: Record) -> list[str]:
     machine = [
         facts.get("gpu") and f"{facts['gpu']} (driver {facts.get('driver') or 'unknown'})",
         facts.get("cpu"),
-        facts.get("threads") and f"{facts['threads']} threads",
+        (n := facts.get("threads")) and f"{n} thread{'' if n == 1 else 's'}",
         facts.get("device") and f"device {facts['device']}",
         facts.get("precision"),
     ]

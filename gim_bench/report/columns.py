@@ -28,6 +28,7 @@ HEADINGS = {
     "train/labels": "labels",
     "train/parameters": "parameters",
     "train/flops": "TFLOP",
+    "train/step_per_calibration": "step / calibration",
     "selection/seconds": "selection s",
     "probe/seconds": "probe s",
     "memory/host_peak_bytes": "host",

@@ -1,4 +1,4 @@
-"""Flags of runs that diverged or were not over: their accuracy says little about the method."""
+"""Flags of runs that diverged or still learn: their accuracy says little about the method."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,12 +16,23 @@ RULE = (
 
 
 def flags(records: Sequence[Record]) -> list[Block]:
-    """The flagged runs, a line each, and the rule; empty if no run is flagged."""
+    """The flagged runs and the rule; empty if no run is flagged.
+
+    Each diverged module has a line. The runs of a method that still learn share one, with the
+    phrase of the run that learnt most in its last epoch.
+    """
     lines = [
         f"{record.method}, seed {record.seed}: {flag}"
         for record in records
-        for flag in (*_above_chance(record), *_still_learning(record))
+        for flag in _above_chance(record)
     ]
+    for method in dict.fromkeys(record.method for record in records):
+        runs = [(r, found) for r in records if r.method == method and (found := _learning(r))]
+        if runs:
+            record, (_, phrase) = max(runs, key=lambda run: run[1][0])
+            others = ", ".join(str(r.seed) for r, _ in runs if r is not record)
+            less = f"; less with seed {others}" if others else ""
+            lines.append(f"{method}, seed {record.seed}: {phrase}{less}")
     return [Bullets(lines), RULE] if lines else []
 
 
@@ -37,16 +48,17 @@ def _above_chance(record: Record) -> Iterator[str]:
             )
 
 
-def _still_learning(record: Record) -> Iterator[str]:
-    """A phrase with the module that learnt the largest share in the last epoch, if too much."""
+def _learning(record: Record) -> tuple[float, str] | None:
+    """The largest share that a module learnt in the last epoch, with a phrase, if too much."""
     shares = {unit: _last_share(record, unit) for unit in _units(record)}
     unit = max(shares, key=lambda unit: shares[unit], default="")
-    if shares.get(unit, 0.0) > STILL_LEARNING:
-        before, last = (row[unit] for row in record.losses[-2:])
-        yield (
-            f"not over: the last epoch brought {shares[unit]:.0%} of what {_spoken(unit)} learnt "
-            f"(loss {before:.3f}, then {last:.3f})"
-        )
+    if shares.get(unit, 0.0) <= STILL_LEARNING:
+        return None
+    before, last = (row[unit] for row in record.losses[-2:])
+    return shares[unit], (
+        f"still learning: the last epoch brought {shares[unit]:.0%} of what {_spoken(unit)} learnt "
+        f"(loss {before:.3f}, then {last:.3f})"
+    )
 
 
 def _last_share(record: Record, unit: str) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from gim_bench.records.record import Record
-from gim_bench.report.comparison import Kind, Rows, between_rows, count_settings
+from gim_bench.report.comparison import Difference, Kind, Rows, between_rows, count_settings
 from gim_bench.report.document import Column, Section, Table
 
 HEADINGS = ("kind", "setting", "values", "declared by")
@@ -26,7 +26,8 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
     kinds = list(Kind)
     found = sorted(between_rows(done, rows=rows), key=lambda d: (d.declared, kinds.index(d.kind)))
     undeclared = [difference.name for difference in found if not difference.declared]
-    if len({record.method for record in done}) < 2 and not undeclared:
+    methods = list(dict.fromkeys(record.method for record in done))
+    if len(methods) < 2 and not undeclared:
         return Section(title=title, blocks=[])
     differing = {d.kind for d in found if d.kind is not Kind.METHOD or not d.declared}
     named = [kind for kind in kinds if kind in differing]
@@ -45,9 +46,21 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
         verdict += f" UNDECLARED by method and row: {', '.join(undeclared)}."
     table = Table(
         columns=[Column(heading=heading, numeric=False) for heading in HEADINGS],
-        rows=[[d.kind, d.name, d.described(), d.by] for d in found],
+        rows=[[d.kind, d.name, _values(d, methods), d.by] for d in found],
     )
     return Section(title=title, blocks=[verdict, *([table] if found else [])])
+
+
+def _values(difference: Difference, methods: Sequence[str]) -> str:
+    """Each value and its rows. The value of three rows or more is said of "the others" and last."""
+    holders = dict(difference.holders)
+    common = max(holders, key=lambda value: len(holders[value]))
+    held = [method for who in holders.values() for method in who]
+    if len(holders) == 1 or len(holders[common]) < 3 or sorted(held) != sorted(methods):
+        return difference.described()
+    holders.pop(common)
+    shown = [f"{value}: {', '.join(who)}" for value, who in holders.items()]
+    return "; ".join([*shown, f"{common}: the others"])
 
 
 def unequal_budgets(done: Sequence[Record]) -> list[str]:

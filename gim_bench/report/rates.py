@@ -23,8 +23,8 @@ NOT_TUNED = "the suite's rate, not tuned"
 NOTE = (
     "Validation is the mean over the sweep's seeds, in percent, of the top module's linear probe "
     "(with several targets: the mean over targets), on examples whose labels neither the encoder "
-    "nor the probe was trained on. The neighbours are the next lower and the next higher rate that "
-    "were tried."
+    "nor the probe was trained on. Lower and higher are the neighbours among the rates that were "
+    "tried. Beyond the lowest or the highest of the space, a rate might do better."
 )
 
 
@@ -103,8 +103,9 @@ def rates_section(records: Sequence[Record], *, tuned: str | None) -> Section:
     trained = [record for record in records if "train/steps" in record.metrics]
     rates = {r.method: rate for r in trained if (rate := _rate(r)) is not None}
     rows = [_row(method, rate, evidence=evidence) for method, rate in rates.items()]
-    headings = ("method", "rate", "space", "trials", "lower", "chosen", "higher", "remark")
-    words = {"method", "space", "remark"}
+    tried = () if evidence is None else ("lower", "chosen", "higher")
+    headings = ("method", "rate", *tried, "remark")
+    words = {"method", "remark"}
     table = Table(
         columns=[Column(heading=heading, numeric=heading not in words) for heading in headings],
         rows=rows,
@@ -122,13 +123,14 @@ def _rate(record: Record) -> float | None:
 
 def _row(method: str, rate: float, *, evidence: Evidence | None) -> list[str]:
     tuned = None if evidence is None else evidence.methods.get(method)
-    if evidence is None or tuned is None:
-        return [method, f"{rate:g}", NONE, NONE, NONE, NONE, NONE, NOT_TUNED]
+    if evidence is None:
+        return [method, f"{rate:g}", NOT_TUNED]
+    if tuned is None:
+        return [method, f"{rate:g}", NONE, NONE, NONE, NOT_TUNED]
     chosen = next(t for t in tuned.tried if t.learning_rate == tuned.learning_rate)
     lower, higher = tuned.neighbour(-1), tuned.neighbour(1)
-    trials = f"{evidence.trials} × {len(evidence.seeds)} seed(s)"
     shown = [_percent(lower), _percent(chosen), _percent(higher)]
-    return [method, f"{rate:g}", evidence.space, trials, *shown, _remark(rate, tuned)]
+    return [method, f"{rate:g}", *shown, _remark(rate, tuned)]
 
 
 def _remark(rate: float, tuned: TunedRow) -> str:
@@ -136,7 +138,7 @@ def _remark(rate: float, tuned: TunedRow) -> str:
         return f"not the chosen rate, which is {tuned.learning_rate:g}"
     for step, where in ((-1, "lowest"), (1, "highest")):
         if tuned.neighbour(step) is None:
-            return f"the {where} rate of the space: a rate beyond might do better"
+            return f"the {where} of the space"
     return ""
 
 
@@ -152,6 +154,7 @@ def _origin(evidence: Evidence) -> str:
     commit = str(evidence.provenance.get("git_commit") or "unknown")[:12]
     seeds = ", ".join(map(str, evidence.seeds))
     return (
-        f"Rates were tuned on {evidence.date[:10]} in suite {evidence.suite}, seeds {seeds}, at "
-        f"commit {commit} (results version {evidence.results_version})."
+        f"Rates were tuned on {evidence.date[:10]} in suite {evidence.suite}: each row tried "
+        f"{evidence.space} ({evidence.trials} trials) with seeds {seeds}, at commit {commit} "
+        f"(results version {evidence.results_version})."
     )

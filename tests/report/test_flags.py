@@ -1,6 +1,7 @@
-"""Runs that diverged or were not over are flagged below the table of accuracies."""
+"""Runs that diverged or still learn are flagged below the table of accuracies."""
 
 import math
+from dataclasses import replace
 
 from gim_bench.report.document import Bullets
 from gim_bench.report.flags import RULE, flags
@@ -33,8 +34,17 @@ def test_a_loss_below_the_uninformed_one_that_no_longer_falls_is_not_flagged():
 
 def test_a_loss_that_still_falls_is_flagged_with_its_share():
     (line,) = lines(run(1.9, CHANCE - 0.9, CHANCE - 1.0))
-    assert line.startswith("cpc, seed 2: not over: the last epoch brought 10% of what module 1")
+    assert line.startswith(
+        "cpc, seed 2: still learning: the last epoch brought 10% of what module 1"
+    )
     assert line.endswith("learnt (loss 1.498, then 1.398)")
+
+
+def test_runs_of_a_method_that_still_learn_share_a_line():
+    less, most = run(1.9, CHANCE - 0.95, CHANCE - 1.0), run(1.9, CHANCE - 0.8, CHANCE - 1.0)
+    (line,) = lines(replace(less, seed=0), replace(most, seed=1), replace(less, seed=3))
+    assert line.startswith("cpc, seed 1: still learning: the last epoch brought 20%")
+    assert line.endswith("; less with seed 0, 3")
 
 
 def test_a_loss_that_rises_a_little_is_not_flagged():

@@ -326,6 +326,13 @@ def test_rows_with_other_seeds_differ_in_seeds():
     assert ["seeds", "seeds", "0 to 3: gim; 0, 2: cpc", "the run"] in lines(*records)
 
 
+def test_the_value_of_most_rows_is_said_of_the_others():
+    """Only where every row has a value: the others are rows that the line does not name."""
+    untrained = [cell(name, method__objective="none") for name in ("a", "b", "c")]
+    found = [line for line in lines(cell("gim"), *untrained) if line[1] == "method.objective"]
+    assert [line[2] for line in found] == ["info_nce: gim; none: the others"]
+
+
 def test_other_data_of_one_name_is_named_by_its_fingerprint():
     records = [cell("gim"), replace(cell("cpc"), provenance=provenance(data_sha256="x"))]
     assert verdict(*records) == (

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gim_bench.errors import ConfigError
-from gim_bench.report import rates
+from gim_bench.report import check_sources, rates
 from gim_bench.report.rates import NOT_TUNED, load_evidence
 from tests.report.cells import Suite, cell, config, report_on
 
@@ -65,12 +65,18 @@ def rows(*records, tuned="tuned"):
     return [[each.strip() for each in line.strip("|").split("|")] for line in lines]
 
 
-def test_a_tuned_rate_stands_with_its_space_its_trials_and_its_neighbours(tuned):
+def test_a_tuned_rate_stands_beside_its_neighbours(tuned):
     tuned()
     assert rows(trained()) == [
-        ["gim", "0.003", "1e-3,3e-3,1e-2", "3 × 2 seed(s)", "39.5 (0.001)", "59.5 (0.003)",
-         "49.5 (0.01)", ""],
-    ]  # fmt: skip
+        ["gim", "0.003", "39.5 (0.001)", "59.5 (0.003)", "49.5 (0.01)", ""],
+    ]
+
+
+def test_the_space_the_trials_and_the_seeds_stand_below_the_table(tuned):
+    tuned()
+    assert (
+        "in suite quickstart: each row tried 1e-3,3e-3,1e-2 (3 trials) with seeds 0, 1, at commit"
+    ) in report_on([trained()], suite=Suite(tuned="tuned"))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,7 @@ def test_a_tuned_rate_stands_with_its_space_its_trials_and_its_neighbours(tuned)
 def test_a_rate_at_the_edge_of_the_space_is_remarked_upon(accuracies, best, edge, tuned):
     tuned(best=best, tried=list(zip((1e-3, 3e-3, 1e-2), accuracies, strict=True)))
     (row,) = rows(trained(rate=best))
-    assert row[-1] == f"the {edge} rate of the space: a rate beyond might do better"
+    assert row[-1] == f"the {edge} of the space"
 
 
 def test_a_rate_that_the_evidence_did_not_choose_is_remarked_upon(tuned):
@@ -91,7 +97,7 @@ def test_a_rate_that_the_evidence_did_not_choose_is_remarked_upon(tuned):
 def test_a_neighbour_that_failed_with_a_seed_has_no_mean(tuned):
     tuned(tried=[(1e-3, None), (3e-3, 60.0), (1e-2, 50.0)])
     (row,) = rows(trained())
-    assert row[4] == "failed (0.001)"
+    assert row[2] == "failed (0.001)"
 
 
 def test_rows_without_evidence_have_the_suites_rate(tuned):
@@ -111,6 +117,14 @@ def test_evidence_that_is_not_there_is_one_line(tuned):
     tuned()
     with pytest.raises(ConfigError, match=r"no evidence of tuning 'tund'.*'tuned'"):
         load_evidence("tund")
+
+
+@pytest.mark.parametrize("named", [{"tuned": "tund"}, {"published": ("loewe2019/table0",)}])
+def test_sources_that_are_not_there_are_refused_without_any_record(named, tuned):
+    tuned()
+    check_sources(Suite(tuned="tuned", published=("loewe2019/table1",)))
+    with pytest.raises(ConfigError):
+        check_sources(Suite(**named))
 
 
 @pytest.mark.parametrize("content", ["no JSON", "{}", json.dumps(table(best=1e-2))])
