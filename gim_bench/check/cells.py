@@ -74,4 +74,4 @@ def _problems(latest: Sequence[Record], methods: Sequence[str]) -> Iterator[str]
         if len(absent) == len(seeds):
             yield f"no cell of {method} with results of this version: run the suite"
         elif absent:
-            yield f"no cell of {method} with seed {', '.join(absent)}, as others have: run"
+            yield f"no cell of {method} with seed {', '.join(absent)}, as others have: run it"
