@@ -36,6 +36,7 @@ OF_A_TARGET = [
     "accuracy/own_head",
     "ridge_accuracy",
     "knn_accuracy",
+    "unconverged",
     "loss",
     "uninformed_loss",
     "validation_loss",
