@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from gim_bench.contract import Batch, Learner, eval_mode
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.hardware import devices
-from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.base import Precision
+from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_rate
 
