@@ -15,7 +15,6 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SMALL = (
     "training.epochs=2",
     "training.batch_size=16",
-    "probe.steps=20",
     "encoder.widths=[4, 8]",
     "method.barlow_twins.projection=16",
 )
