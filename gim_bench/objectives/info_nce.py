@@ -80,6 +80,10 @@ class InfoNCEHead(nn.Module):
     of the encodings is gathered (docs/decisions/0008). `negatives_from` has the released code's
     draws: "targets" on images, "permutations" on speech.
 
+    Scores are computed in fp32 or wider, whatever precision the predictors have. The gradients of
+    an anchor's scores sum to 0, which cancels the mean that all encodings share; rounded to bf16
+    they do not, and the mean outweighs what distinguishes the encodings.
+
     Source: Löwe et al. 2019, Eqs. 3 and 4; Eq. 6, where c is an autoregressor's output.
     """
 
@@ -115,19 +119,21 @@ class InfoNCEHead(nn.Module):
         c: Float[Tensor, "example row column e"],
     ) -> Float[Tensor, ""]:
         """The loss of examples that draw negatives among themselves."""
-        skipped = self.settings.skip_rows
+        z = z.to(at_least_fp32(z.dtype))
         targets, anchors = self._window(z, c)
         predictions = rearrange(
             self.predictors(anchors), "... (k d) -> ... k d", k=self.settings.prediction_steps
-        )
-        scores = self._scores_of_negatives(z, targets, anchors, predictions)
-        losses = []
-        for k, negatives in enumerate(scores, start=1):
-            below = targets[:, skipped + k :]  # row i of the anchors predicts row i of `below`
-            rows = min(below.shape[1], anchors.shape[1])
-            positives = (predictions[:, :rows, :, k - 1] * below[:, :rows]).sum(dim=-1)
-            losses.append(info_nce(positives, negatives[:, :rows]))
-        return torch.stack(losses).mean()
+        ).to(z.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            scores = self._scores_of_negatives(z, targets, anchors, predictions)
+            losses = []
+            for k, negatives in enumerate(scores, start=1):
+                # Row i of the anchors predicts row i of `below`.
+                below = targets[:, self.settings.skip_rows + k :]
+                rows = min(below.shape[1], anchors.shape[1])
+                positives = (predictions[:, :rows, :, k - 1] * below[:, :rows]).sum(dim=-1)
+                losses.append(info_nce(positives, negatives[:, :rows]))
+            return torch.stack(losses).mean()
 
     def _window(
         self, z: Float[Tensor, "example row column d"], c: Float[Tensor, "example row column e"]

@@ -410,3 +410,18 @@ def test_contexts_outside_of_the_window_get_no_gradient():
     first = first_row_of(head.anchors[0], c.detach())
     reached = c.grad.abs().sum(dim=(2, 3)) > 0
     assert reached.tolist() == [[first <= row < first + 3 for row in range(20)]] * 2
+
+
+def test_bf16_training_is_not_led_by_the_mean_that_all_encodings_share():
+    """The gradient of W_k in bf16 is that of fp32 on the same numbers, to a tenth."""
+    z = (5 + 0.25 * normal(64, 5, 5, 32)).bfloat16()
+    gradients = []
+    for enabled in (False, True):
+        head = RecordingHead(32, prediction_steps=3, negatives=16)
+        nn.init.normal_(head.predictors.weight, std=1e-3, generator=seeding.generator("tests"))
+        encodings = z if enabled else z.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            head(encodings, encodings).backward()
+        gradients.append(head.predictors.weight.grad)
+    exact, rounded = gradients
+    assert (rounded - exact).norm() < 0.1 * exact.norm()
