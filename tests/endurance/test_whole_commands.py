@@ -80,7 +80,8 @@ def results(folder, suite):
 # GIM_BENCH_WHOLE_QUICKSTART=1 takes quickstart as it is, which needs half an hour.
 WHOLE = "GIM_BENCH_WHOLE_QUICKSTART" in os.environ
 LESS = () if WHOLE else (
-    "--set", "training.epochs=3", "--set", "dataset.unlabelled_crops=40", "--set", "probe.steps=60",
+    "--set", "training.epochs=3", "--set", "dataset.unlabelled_images=640",
+    "--set", "dataset.train_images=400", "--set", "dataset.test_images=400",
     "--method", "gim", "--method", "supervised", "--method", "random_init",
 )  # fmt: skip
 QUICKSTART = (
