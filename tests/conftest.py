@@ -49,28 +49,45 @@ INFO_NCE = {
 }
 
 
+# Settings of objectives that keep their heads small, by the name of the objective.
+SMALL_OBJECTIVES: dict[str, dict[str, object]] = {
+    "local_infomax": {"mi_units": 8},
+}
+
+
 def cases() -> list[Case]:
     """Every registered method on every modality that it declares, without a list to keep."""
     found = []
     for name in sorted(registry.methods()):
         method = registry.method(name)
-        info_nce = method.traits.objective is INFO_NCE_OBJECTIVE
+        objective = method.traits.objective
+        small = SMALL_OBJECTIVES.get(objective.name, {}) if objective else {}
         for modality in sorted(method.traits.modalities):
             found += method_cases(
                 method,
                 name=name,
                 encoders=[TINY[modality]],
                 options={},
-                objective=INFO_NCE[modality].entries() if info_nce else {},
+                objective=INFO_NCE[modality].entries()
+                if objective is INFO_NCE_OBJECTIVE
+                else small,
             )
     return found
 
 
+# Encoders beside the tiny ones that methods are tested on: settings that keep them small.
+SMALL: dict[str, dict[str, object]] = {
+    "folded_convnet": {"width": 4},
+    "vgg8b": {"width": 4, "hidden": 6},
+}
+
+
 def encoder_cases() -> list[EncoderCase]:
-    """Every registered encoder: this package's tiny ones, others as they are by default."""
+    """Every registered encoder: the tiny ones, others with small settings or their defaults."""
     tiny = {on.options.kind: on for on in TINY.values()}
     return [
-        tiny.get(kind) or encoder_case(registry.encoder(kind), options={"kind": kind})
+        tiny.get(kind)
+        or encoder_case(registry.encoder(kind), options={"kind": kind, **SMALL.get(kind, {})})
         for kind in sorted(registry.encoders())
     ]
 

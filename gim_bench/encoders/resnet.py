@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gim_bench.contract import Encoder, Modality, Shape
+from gim_bench.encoders.patches import grid_of_means, patches_of
 from gim_bench.settings.base import NotNegative, PositiveInt
 from gim_bench.settings.schema import EncoderSettings
 
@@ -108,17 +109,11 @@ class ResNetEncoder(Encoder):
 
     def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
         """All overlapping patches, row by row, as one batch."""
-        size, stride = self.patch_size, self.patch_stride
-        patches = inputs.unfold(2, size, stride).unfold(3, size, stride)
-        return rearrange(patches, "image c row column h w -> (image row column) c h w")
+        return patches_of(inputs, size=self.patch_size, stride=self.patch_stride)
 
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch, laid out as the grid (appendix A.1)."""
-        side = round((len(activations) // batch_size) ** 0.5)
-        # Channels last before the mean: the gradient gets the layout of the activations. In NCHW
-        # every layer of the backward pass would convert it.
-        means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
-        return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
+        return grid_of_means(activations, batch_size=batch_size)
 
     def steps(
         self, z: Float[Tensor, "image row column d"], *, module: int
