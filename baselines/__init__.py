@@ -9,6 +9,7 @@ METHODS = {
     "greedy_deep_infomax": "baselines.deep_infomax:GreedyDeepInfoMax",
     "supervised": "baselines.supervised:Supervised",
     "greedy_supervised": "baselines.greedy_supervised:GreedySupervised",
+    "predsim": "baselines.predsim:PredSim",
     "random_init": "baselines.random_init:RandomInit",
     "chance": "baselines.chance:Chance",
     "pixels": "baselines.pixels:Pixels",

@@ -31,9 +31,11 @@ class CrossEntropyStack(StackLearner):
     @torch.no_grad()
     def predict(
         self, features: Mapping[str, Float[Tensor, "example step d"]]
-    ) -> Float[Tensor, "example i class"]:
+    ) -> Float[Tensor, "example i class"] | None:
+        """Class scores of the top classifier; None if it reads more than the probe's features."""
         top = module_name(len(self.encoder.stages) - 1)
         head = self.heads[top]
-        assert isinstance(head, CrossEntropyHead)
+        if not isinstance(head, CrossEntropyHead):
+            return None
         with eval_mode(head):
             return head.logits(features[top])

@@ -12,6 +12,18 @@ from gim_bench.hardware.devices import at_least_fp32
 CROSS_ENTROPY = Objective(name="cross_entropy", unit="nats")
 
 
+def mean_cross_entropy(
+    logits: Float[Tensor, "example class"], labels: Int[Tensor, "example"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over labels, in nats and at least in fp32.
+
+    Examples without a label (-1) do not count. The loss of a batch without labels is 0.
+    """
+    scores = logits.to(at_least_fp32(logits.dtype))
+    total = F.cross_entropy(scores, labels, ignore_index=UNLABELLED, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp(min=1)
+
+
 class CrossEntropyHead(nn.Module):
     """A linear classifier on the probe's inputs: encodings of every step, or their mean over steps.
 
@@ -39,7 +51,4 @@ class CrossEntropyHead(nn.Module):
 
         Unlabelled steps (-1) do not count. The loss of a batch without labels is 0.
         """
-        logits = self.logits(z).flatten(0, 1)
-        scores = logits.to(at_least_fp32(logits.dtype))
-        total = F.cross_entropy(scores, labels.flatten(), ignore_index=UNLABELLED, reduction="sum")
-        return total / (labels != UNLABELLED).sum().clamp(min=1)
+        return mean_cross_entropy(self.logits(z).flatten(0, 1), labels.flatten())
