@@ -8,4 +8,5 @@ METHODS = {
     "gim_iterative": "gim_bench.methods.gim:IterativeGreedyInfoMax",
     "gim_no_bptt": "gim_bench.methods.ablations:GreedyInfoMaxWithoutBPTT",
     "gim_no_ar": "gim_bench.methods.ablations:GreedyInfoMaxWithoutAutoregressor",
+    "clapp": "gim_bench.methods.clapp:CLAPP",
 }

@@ -12,44 +12,23 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from gim_bench.contract import Objective
 from gim_bench.hardware.devices import at_least_fp32
-from gim_bench.settings.base import NotNegative, PositiveInt, Settings
+from gim_bench.objectives.prediction import PredictionHead, PredictionSettings
+from gim_bench.settings.base import PositiveInt
 
 
-class InfoNCESettings(Settings):
-    """The contrastive task: predict `prediction_steps` rows below an anchor, after skipped rows."""
+class InfoNCESettings(PredictionSettings):
+    """The contrastive task: which rows predict which, and where negatives come from."""
 
-    prediction_steps: PositiveInt = 5
-    skip_rows: NotNegative = 1
     negatives: PositiveInt = 16
-    anchor_rows: PositiveInt | None = None  # consecutive rows that predict; None: all rows
     # Examples of a batch whose loss is one of their own, as on one of several GPUs; None: all.
     negatives_within: PositiveInt | None = None
     # "all": all encodings, one draw for all steps; "targets": encodings that can be a target of the
     # step, drawn for each; "permutations": all, as permutations that are shifted for each step.
     negatives_from: Literal["all", "targets", "permutations"] = "all"
-    # Targets lie among the `anchor_rows`, so that fewer rows predict further steps.
-    targets_in_window: bool = False
-
-    @model_validator(mode="after")
-    def _window_has_room(self) -> "InfoNCESettings":
-        """Raises: ValueError where targets lie in a window without room for them."""
-        if self.targets_in_window and (self.anchor_rows or 0) < self.rows:
-            raise ValueError(
-                f"targets_in_window needs anchor_rows of {self.rows} or more, for "
-                f"{self.prediction_steps} steps past {self.skip_rows} skipped row(s); anchor_rows "
-                f"is {self.anchor_rows}"
-            )
-        return self
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that a grid needs so that every prediction step has a target."""
-        return self.skip_rows + self.prediction_steps + 1
 
 
 INFO_NCE = Objective(name="info_nce", unit="nats", settings=InfoNCESettings)
@@ -69,8 +48,8 @@ def info_nce(
     return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32(logits.dtype))[..., 0].mean()
 
 
-class InfoNCEHead(nn.Module):
-    """Predicts z in the rows below from c with one matrix W_k for each step k.
+class InfoNCEHead(PredictionHead):
+    """Tells the encoding that a prediction is about from encodings of random places.
 
     The loss is the mean over k, while Eq. 4 sums. The constant factor keeps ln(1 + negatives) as
     the chance level for every k, and Adam's steps hardly depend on it. Negatives are drawn
@@ -87,14 +66,7 @@ class InfoNCEHead(nn.Module):
     Source: Löwe et al. 2019, Eqs. 3 and 4; Eq. 6, where c is an autoregressor's output.
     """
 
-    def __init__(
-        self, *, z_dim: int, c_dim: int, settings: InfoNCESettings, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.generator = generator
-        # W_1 … W_K one below the other.
-        self.predictors = nn.Linear(c_dim, settings.prediction_steps * z_dim, bias=False)
+    settings: InfoNCESettings
 
     @property
     def uninformed_loss(self) -> float:
@@ -121,43 +93,16 @@ class InfoNCEHead(nn.Module):
         """The loss of examples that draw negatives among themselves."""
         z = z.to(at_least_fp32(z.dtype))
         targets, anchors = self._window(z, c)
-        predictions = rearrange(
-            self.predictors(anchors), "... (k d) -> ... k d", k=self.settings.prediction_steps
-        ).to(z.dtype)
+        predictions = self.predicted(anchors)
         with torch.autocast(z.device.type, enabled=False):
             scores = self._scores_of_negatives(z, targets, anchors, predictions)
             losses = []
             for k, negatives in enumerate(scores, start=1):
-                # Row i of the anchors predicts row i of `below`.
-                below = targets[:, self.settings.skip_rows + k :]
-                rows = min(below.shape[1], anchors.shape[1])
-                positives = (predictions[:, :rows, :, k - 1] * below[:, :rows]).sum(dim=-1)
+                below = self.below(targets, anchors=anchors, k=k)
+                rows = below.shape[1]
+                positives = (predictions[:, :rows, :, k - 1] * below).sum(dim=-1)
                 losses.append(info_nce(positives, negatives[:, :rows]))
             return torch.stack(losses).mean()
-
-    def _window(
-        self, z: Float[Tensor, "example row column d"], c: Float[Tensor, "example row column e"]
-    ) -> tuple[Tensor, Tensor]:
-        """(rows of z to predict, rows of c that predict), both beginning with the same row.
-
-        All rows of c with a target predict. If the grid is taller than `anchor_rows` and their
-        targets, `anchor_rows` rows predict, from a random row on that all examples share. If
-        targets lie in the window, the window begins anywhere but in the last row that it could, as
-        in the released code.
-        """
-        wanted, skipped = self.settings.anchor_rows, self.settings.skip_rows
-        if wanted is not None:
-            inside = self.settings.targets_in_window
-            reach = wanted if inside else wanted + skipped + self.settings.prediction_steps
-            if z.shape[1] > reach:
-                device = z.device
-                starts = z.shape[1] - reach + (0 if inside else 1)
-                first = torch.randint(starts, (1,), generator=self.generator, device=device)
-                # The CPU never reads the row, because the read would wait for a GPU.
-                targets = z.index_select(1, first + torch.arange(reach, device=device))
-                predicting = wanted - skipped - 1 if inside else wanted
-                return targets, c.index_select(1, first + torch.arange(predicting, device=device))
-        return z, c[:, : z.shape[1] - skipped - 1]
 
     def _scores_of_negatives(
         self,
@@ -179,7 +124,7 @@ class InfoNCEHead(nn.Module):
         if self.settings.negatives_from == "permutations":
             permutations = self._permutations(z.shape[:3].numel(), device=z.device)
         for k in range(1, predictions.shape[3] + 1):
-            below = targets[:, self.settings.skip_rows + k :][:, : anchors.shape[1]]
+            below = self.below(targets, anchors=anchors, k=k)
             negatives = (
                 self._negatives(below, below)
                 if permutations is None
