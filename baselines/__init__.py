@@ -5,6 +5,8 @@ To add a baseline, write its file and add a line here. `gim_bench` never imports
 
 METHODS = {
     "cpc": "baselines.cpc:ContrastivePredictiveCoding",
+    "barlow_twins": "baselines.barlow_twins:BarlowTwins",
+    "blockwise_barlow_twins": "baselines.barlow_twins:BlockwiseBarlowTwins",
     "deep_infomax": "baselines.deep_infomax:DeepInfoMax",
     "greedy_deep_infomax": "baselines.deep_infomax:GreedyDeepInfoMax",
     "supervised": "baselines.supervised:Supervised",

@@ -16,7 +16,7 @@ SMALL = (
     "training.epochs=2",
     "training.batch_size=16",
     "encoder.widths=[4, 8]",
-    "method.barlow_twins.projection=16",
+    "method.vicreg.projection=16",
 )
 FEW = ("dataset.unlabelled_crops=20", "dataset.train_crops=10", "dataset.test_crops=5")
 
@@ -83,12 +83,12 @@ def records(package) -> dict[str, dict]:
 
 
 def test_the_method_is_at_most_150_lines():
-    assert len(files_on_the_page()["my_package/barlow_twins.py"].splitlines()) <= 150
+    assert len(files_on_the_page()["my_package/vicreg.py"].splitlines()) <= 150
 
 
 @pytest.mark.parametrize(
     ("listed", "name"),
-    [("methods", "barlow_twins"), ("encoders", "small_cnn"), ("datasets", "stripes")],
+    [("methods", "vicreg"), ("encoders", "small_cnn"), ("datasets", "stripes")],
 )
 def test_what_the_package_brings_is_listed_with_its_summary(package, listed, name):
     lines = python(package, "gim_bench", "list", listed).stdout.splitlines()
@@ -97,7 +97,7 @@ def test_what_the_package_brings_is_listed_with_its_summary(package, listed, nam
 
 
 def test_every_row_of_the_suite_is_done(records):
-    assert list(records) == ["barlow_twins", "barlow_twins_end_to_end", "random_init"]
+    assert list(records) == ["vicreg", "vicreg_end_to_end", "random_init"]
     assert all(record["status"] == "done" for record in records.values()), records
 
 
@@ -110,29 +110,29 @@ def test_the_twin_of_two_lines_is_end_to_end(records):
         }
         for name, record in records.items()
     }
-    assert reached["barlow_twins"] == {"module_1": ["module_1"], "module_2": ["module_2"]}
-    assert reached["barlow_twins_end_to_end"] == {"module_2": ["module_1", "module_2"]}
+    assert reached["vicreg"] == {"module_1": ["module_1"], "module_2": ["module_2"]}
+    assert reached["vicreg_end_to_end"] == {"module_2": ["module_1", "module_2"]}
 
 
 def test_the_record_holds_the_recipe_and_where_the_plug_ins_came_from(records):
-    config = records["barlow_twins"]["config"]
+    config = records["vicreg"]["config"]
     assert config["training"]["optimiser"]["kind"] == "sgd"
     assert config["training"]["rate_schedule"]["kind"] == "cosine"
     assert config["encoder"] == {"kind": "small_cnn", "widths": [4, 8]}
-    assert config["objective"] == {"redundancy": 0.01}
+    assert config["objective"] == {"invariance": 25.0, "variance": 25.0, "covariance": 2}
     assert (config["method"]["views"], config["method"]["loss_unit"]) == (2, None)
-    brought_by = records["barlow_twins"]["provenance"]["plugins"]
+    brought_by = records["vicreg"]["provenance"]["plugins"]
     assert brought_by == {"method": "my-package 1.0", "encoder": "my-package 1.0"}
 
 
 def test_each_view_counts_as_an_example_that_was_seen(records):
-    metrics = records["barlow_twins"]["metrics"]
+    metrics = records["vicreg"]["metrics"]
     assert metrics["train/samples"] == 2 * 16 * metrics["train/steps"]
 
 
 def test_modules_trained_one_after_the_other_run_too_with_kept_outputs(package):
     sequential = ("training.schedule=sequential", "training.kept_outputs.epochs=1")
-    (record,) = run(package, *FEW, *sequential, methods=("barlow_twins",))
+    (record,) = run(package, *FEW, *sequential, methods=("vicreg",))
     assert record["status"] == "done"
 
 

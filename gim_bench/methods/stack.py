@@ -101,6 +101,22 @@ class StackLearner(Learner):
     def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         """The loss of `head` on the unit's encodings of every view, view 1 first."""
 
+    def handed_on(self, activations: Tensor) -> Tensor:
+        """What a trained unit gives its head and the unit above, of the activations at its top.
+
+        Hook: noise, for example. Frozen, evaluated and probed modules do without.
+        """
+        return activations
+
+    def read(
+        self, z: Float[Tensor, "example row column d"], *, module: int
+    ) -> Float[Tensor, "example step e"]:
+        """What a probe reads of a module's grid.
+
+        Hook: the output of a head, for example. It is called in eval mode, without autograd.
+        """
+        return self.encoder.steps(z, module=module)
+
     def target_dim(self, module: int) -> int:
         """Channels of the encodings z that `module` predicts."""
         return self.encoder.dims[module - 1 if self._predicts_below(module) else module]
@@ -149,12 +165,12 @@ class StackLearner(Learner):
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
         found = {}
-        with eval_mode(self.encoder):
+        with eval_mode(self):
             activations = self.encoder.prepare(inputs)
             for m, stage in enumerate(self.encoder.stages):
                 activations = stage(activations)
                 z = self.encoder.pool(activations, batch_size=len(inputs))
-                found[module_name(m)] = self.encoder.steps(z, module=m)
+                found[module_name(m)] = self.read(z, module=m)
         return found
 
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
@@ -177,6 +193,7 @@ class StackLearner(Learner):
             below = activations if self._predicts_below(module) else None
             for layer in self._layers(module, module):
                 activations = self._run(layer, activations)
+        activations = self.handed_on(activations)
         c = self.encoder.pool(activations, batch_size=examples)
         z = c if below is None else self.encoder.pool(below, batch_size=examples)
         return Encodings(z, c, module=unit.last, lower=tuple(lower)), activations
