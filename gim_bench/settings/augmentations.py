@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from gim_bench.settings.base import PositiveFloat, PositiveInt, Settings
+from gim_bench.settings.base import NotNegative, PositiveFloat, PositiveInt, Settings
 
 FRAME_SAMPLES = 160  # at 16 kHz: phone labels are 10 ms apart
 
@@ -81,6 +81,7 @@ class ViewSettings(Settings):
     gray: Probability = 0.0
     blur: BlurSettings | None = None
     solarise: SolariseSettings | None = None
+    cutout: NotNegative = 0  # pixels of a side of a square without content; 0: no cutout
 
     @property
     def photometric(self) -> bool:

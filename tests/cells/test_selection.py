@@ -69,7 +69,7 @@ def items_of_validation(cell, bench):
 # -- what each training sees -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["supervised", "greedy_supervised"])
+@pytest.mark.parametrize("method", ["supervised", "greedy_supervised", "predsim"])
 def test_validation_and_training_of_supervised_encoders_are_disjoint_during_selection(
     method, tmp_path, runs, visits
 ):

@@ -122,7 +122,7 @@ def test_gray_images_may_be_jittered_in_brightness_and_contrast():
         ({"further_views": {"gray": 0.1}}, ["further_views"]),
         ({"further_views": [{"blur": {"kernel": 2}}]}, ["further_views.0.blur.kernel", "odd"]),
         ({"further_views": [{}, {"blur": {}}], "crop": 8}, ["blur.kernel = 23 (view 3)"]),
-        ({"further_views": [{"crop": 8}]}, ["further_views.0.crop", "Available: blur, gray"]),
+        ({"further_views": [{"crop": 8}]}, ["further_views.0.crop", "Available: blur, cutout"]),
         ({"further_views": [{"blur": {"sgima": 1}}]}, ["further_views.0.blur.sgima", "'sigma'"]),
     ],
 )

@@ -82,6 +82,20 @@ def photometric(pixels: Pixels, *, settings: ViewSettings, streams: ViewStreams)
     return pixels
 
 
+def cut_out(pixels: Pixels, *, side: int, draw: torch.Generator) -> Pixels:
+    """Images with a square of `side` pixels set to 0, the mean of normalised images.
+
+    The centre of a square is any pixel of its image, so that a part of the square may lie outside.
+
+    Source: DeVries and Taylor 2017 (Cutout).
+    """
+    images, _, height, width = pixels.shape
+    rows = transforms.covered(torch.randint(height, (images,), generator=draw), height, side=side)
+    columns = transforms.covered(torch.randint(width, (images,), generator=draw), width, side=side)
+    square = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return pixels.masked_fill(square.to(pixels.device), 0)
+
+
 def _jittered(pixels: Pixels, *, settings: JitterSettings, draw: torch.Generator) -> Pixels:
     """Brightness, contrast, saturation and hue in an order of its own for each image.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gim_bench.contract import Batch, Images
 from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
-from gim_bench.datasets.images.augmentations import photometric, random_boxes
+from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
 from gim_bench.settings.augmentations import CropSettings, ResizedSettings, ViewSettings
@@ -117,7 +117,10 @@ class ImageBatches(Batches):
         if settings.photometric:
             pixels = pixels if pixels.is_floating_point() else pixels / 255
             pixels = photometric(pixels, settings=settings, streams=streams)
-        return normalise(pixels, augmentation=self.augmentation)
+        normalised = normalise(pixels, augmentation=self.augmentation)
+        if settings.cutout:
+            return cut_out(normalised, side=settings.cutout, draw=streams.of("cutout"))
+        return normalised
 
     def _random_places(self, images: int, draw: torch.Generator) -> Places:
         height, width = self.images.shape[-2:]

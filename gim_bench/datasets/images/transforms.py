@@ -99,6 +99,13 @@ def blur(
     return _combined(pixels, rows=weights, columns=weights)
 
 
+def covered(centre: Int[Tensor, "b"], places: int, *, side: int) -> Bool[Tensor, "b {places}"]:
+    """Which of the rows or columns of each image a square around `centre` covers."""
+    start = (centre - side // 2)[:, None]
+    place = torch.arange(places, device=centre.device)
+    return (place >= start) & (place < start + side)
+
+
 # -- intensities ---------------------------------------------------------------------------------
 
 

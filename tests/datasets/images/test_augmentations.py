@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from gim_bench.contract import Batch, Images
 from gim_bench.datasets.batches import ViewStreams
 from gim_bench.datasets.images import augmentations, transforms
-from gim_bench.datasets.images.augmentations import photometric, random_boxes
+from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.settings.augmentations import (
     BlurSettings,
@@ -76,6 +76,56 @@ def view(found: list[Batch], number: int) -> Tensor:
 
 def epoch(**settings) -> list[Batch]:
     return list(batches(**settings).epoch(1))
+
+
+# -- cutout ----------------------------------------------------------------------------------------
+
+
+def holes(*, side: int, images: int = 500) -> Tensor:
+    """Which pixels of images of ones are cut out, [image row column]."""
+    ones = torch.ones(images, 2, SIZE, SIZE)
+    found = cut_out(ones, side=side, draw=torch.Generator().manual_seed(0))
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    return found[:, 0] == 0
+
+
+def test_cutout_removes_a_square_that_may_reach_over_the_border():
+    found = holes(side=4)
+    rows, columns = found.any(dim=2), found.any(dim=1)
+    assert torch.equal(found, rows[:, :, None] & columns[:, None, :])
+    for places in (rows, columns):
+        sides = places.sum(dim=1)
+        assert (sides.min(), sides.max()) == (2, 4)  # half of the square and more is inside
+        first, last = places.int().argmax(dim=1), SIZE - places.flip(1).int().argmax(dim=1)
+        assert torch.equal(last - first, sides)
+
+
+def test_centres_of_cutout_squares_are_uniform_over_the_image():
+    counts = holes(side=1, images=8100).sum(dim=0).flatten()
+    assert counts.numpy() == pytest.approx(100, abs=40)
+
+
+def test_cutout_is_off_by_default_and_moves_no_other_draw():
+    """Outside of the squares, images are those without cutout."""
+    plain, cut = (view(epoch(jitter=JitterSettings(), **given), 1) for given in ({}, {"cutout": 4}))
+    removed = cut != plain
+    assert removed.any()
+    assert (cut[removed] == 0).all()
+    assert removed.flatten(1).any(dim=1).all()
+
+
+def test_cutout_leaves_centre_crops_of_the_probe_alone():
+    plain, cut = (list(batches(**given).in_order()) for given in ({}, {"cutout": 4}))
+    assert torch.equal(view(plain, 1), view(cut, 1))
+
+
+def test_a_further_view_may_be_without_cutout():
+    settings = {"cutout": 4, "further_views": (ViewSettings(cutout=0),)}
+    cut = epoch(views=2, **settings)
+    plain = epoch(views=2)
+    assert not torch.equal(view(cut, 1), view(plain, 1))
+    assert torch.equal(view(cut, 2), view(plain, 2))
 
 
 # -- boxes -----------------------------------------------------------------------------------------
