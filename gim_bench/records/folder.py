@@ -274,13 +274,17 @@ def _identities(records: Sequence[Record]) -> list[list[str]]:
     return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
 
 
-def _toml(value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` without its nulls, which TOML cannot express."""
-    return {
-        name: _toml(item) if isinstance(item, Mapping) else item
-        for name, item in value.items()
-        if item is not None
-    }
+def _toml(table: Mapping[str, Any]) -> dict[str, Any]:
+    """`table` without its nulls, which TOML cannot express, in tables within lists too."""
+    return {name: _without_nulls(item) for name, item in table.items() if item is not None}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _toml(value)
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value if each is not None]
+    return value
 
 
 def _csv(rows: Sequence[Mapping[str, float]]) -> str:
