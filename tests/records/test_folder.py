@@ -133,6 +133,14 @@ def test_the_configuration_is_toml_without_what_toml_has_no_word_for(runs):
     assert table == config
 
 
+def test_tables_within_lists_are_written_without_their_nulls(runs):
+    """Augmented views are a list of tables, and a transform that is off is null."""
+    changed = record(config={"further_views": [{"blur": None, "gray": 0.2}]})
+    runs.save(changed)
+    table = tomllib.loads((runs.folder_of(changed) / "config.toml").read_text())
+    assert table == {"further_views": [{"gray": 0.2}]}
+
+
 def test_the_losses_are_a_table_with_a_row_for_each_epoch(runs):
     runs.save(record())
     with (runs.folder_of(record()) / "losses.csv").open() as file:
