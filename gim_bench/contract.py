@@ -239,6 +239,15 @@ class Encoder(nn.Module, ABC):
     ) -> Float[Tensor, "example step d"]:
         """The encodings of module `module` (from 0), averaged over the places of every label."""
 
+    def grids(
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Iterator[Float[Tensor, "example row column d"]]:
+        """Every module's encodings as a grid, lowest module first."""
+        activations = self.prepare(inputs)
+        for stage in self.stages:
+            activations = stage(activations)
+            yield self.pool(activations, batch_size=len(inputs))
+
 
 # -- methods -------------------------------------------------------------------------------------
 
@@ -259,6 +268,9 @@ class Objective:
     unit: str | None = None  # "nats"; None where the loss has no unit
     # The table `[objective.<name>]` of a suite (InfoNCE's is `[info_nce]`).
     settings: type[Settings] = Settings
+    # Whether log(candidates) - loss is a lower bound on mutual information, as of InfoNCE; the
+    # learner's `uninformed_losses` are log(candidates).
+    bounds_information: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,8 @@ def done(
         record,
         status=Status.DONE,
         metrics=metrics,
-        losses=joined([_prefixed(found) for found in finished]),
+        losses=joined([_prefixed(x, x.training.trained.losses) for x in finished]),
+        inside=joined([_prefixed(x, x.training.trained.inside) for x in finished]),
         probe_curves={
             name: curve for found in finished for name, curve in found.probed.curves.items()
         },
@@ -193,11 +194,11 @@ def _resumed(finished: Sequence[Finished]) -> dict[str, Any]:
     return {} if steps == [None] * len(steps) else {"resumed_at_step": steps}
 
 
-def _prefixed(found: Finished) -> list[dict[str, float]]:
-    """Losses of every epoch, with the model's prefix in their names."""
+def _prefixed(found: Finished, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Values of every epoch, with the model's prefix in their names."""
     return [
-        {unit if unit == "epoch" else f"{found.model.prefix}{unit}": x for unit, x in row.items()}
-        for row in found.training.trained.losses
+        {name if name == "epoch" else f"{found.model.prefix}{name}": x for name, x in row.items()}
+        for row in rows
     ]
 
 

@@ -47,8 +47,9 @@ from gim_bench.settings.schema import TrainingSettings
 from gim_bench.training import capacity
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
+from gim_bench.training.inside import look_inside
 from gim_bench.training.kept_outputs import Keeper
-from gim_bench.training.loop import Trained, fit
+from gim_bench.training.loop import Observe, Trained, fit
 from gim_bench.training.optimisers import rate_at
 from gim_bench.training.trainer import Trainer
 
@@ -138,6 +139,7 @@ def _train(
     if not planned_steps(cell, bench):
         return _fitted_without_gradients(cell, learner, bench)
     course = _Course(cell, model, learner, bench, folder=folder, watch=watch)
+    course.observe = _observing(cell, course)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
     with memory.measure(bench.device, learner=learner) as peaks:
@@ -152,7 +154,7 @@ def _train(
     )
     return TrainingPhase(
         trained=trained,
-        peaks=_peaks_of_training(peaks, trained, validated=course.on_epoch is not None),
+        peaks=_peaks_of_training(peaks, trained, course),
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
@@ -200,6 +202,7 @@ class _Course:
         epochs = -(-self.steps // len(self.batches))
         self.keeper = _keeper(cell, model, bench, folder=folder, epochs=epochs)
         self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)
+        self.observe: Observe | None = None
         self.on_epoch: Callable[[int], None] | None = None
         if watch is not None and not self.trainer.one_by_one:
             self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
@@ -223,6 +226,7 @@ class _Course:
                 checkpoints=self.checkpoints,
                 on_epoch=self.on_epoch,
                 rates=_rates(self.cell.config.training, steps=self.steps),
+                observe=self.observe,
             )
 
 
@@ -288,12 +292,23 @@ def _keeper(cell: Cell, model: Model, bench: Bench, *, folder: Path, epochs: int
     )
 
 
-def _peaks_of_training(peaks: memory.Peaks, trained: Trained, *, validated: bool) -> memory.Peaks:
+def _observing(cell: Cell, course: _Course) -> Observe | None:
+    """A function that looks inside the encoder, on one batch; None if the settings ask for none."""
+    settings = cell.config.inside
+    if settings is None:
+        return None
+    batch = course.batches.fixed(settings.examples or cell.config.training.batch_size)
+    return lambda unit: look_inside(course.trainer, batch, only=unit)
+
+
+def _peaks_of_training(peaks: memory.Peaks, trained: Trained, course: _Course) -> memory.Peaks:
     """The peaks; or, where they are not training's alone, the reason why there are none."""
     if trained.resumed_at is not None:
         reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
-    elif validated:
+    elif course.on_epoch is not None:
         reason = "not measured: the model was validated after every epoch, which takes memory too"
+    elif course.observe is not None:
+        reason = "not measured: the encoder was looked into after every epoch, see [inside]"
     else:
         return peaks
     return memory.Peaks(notes={"training": reason})

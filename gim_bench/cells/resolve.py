@@ -141,6 +141,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         training=recipe.training.model_copy(update={"precision": precision}),
         probe=probe,
         capacity=suite.capacity,
+        inside=suite.inside,
         device="cuda" if device.type == "cuda" else "cpu",
     )
 
@@ -343,7 +344,7 @@ def _said_of(
     of_suite = suite.info_nce if objective == INFO_NCE.name else suite.objective.get(objective, {})
     return {
         **recipe.model_dump(mode="json"),
-        **suite.model_dump(mode="json", include={"dataset", "info_nce", "capacity"}),
+        **suite.model_dump(mode="json", include={"dataset", "info_nce", "capacity", "inside"}),
         "encoder": laid_over(suite.encoder.model_dump(mode="json"), row.encoder),
         "method": {**method, "options": options},
         "info_nce" if objective == INFO_NCE.name else "objective": laid_over(

@@ -134,6 +134,16 @@ class Batches(ABC):
             if len(chosen) == self.batch_size:
                 yield self._augmented(chosen, streams)
 
+    def fixed(self, examples: int) -> Batch:
+        """Items that epochs visit, drawn and augmented at random but always alike.
+
+        As many as `examples`, or all if there are fewer. The draws are no other batch's.
+        """
+        streams = self._streams("fixed", *self.stream)
+        trained, _ = self._parts
+        order = trained[torch.randperm(len(trained), generator=streams[0].place)]
+        return self._augmented(order[:examples], streams)
+
     def _streams(self, *names: str | int) -> Sequence[ViewStreams]:
         """The random streams of each view; view 1 goes on in the stream of the epoch's order."""
         of_view = [(*names, "view", view) for view in range(1, self.views + 1)]

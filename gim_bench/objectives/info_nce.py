@@ -31,7 +31,9 @@ class InfoNCESettings(PredictionSettings):
     negatives_from: Literal["all", "targets", "permutations"] = "all"
 
 
-INFO_NCE = Objective(name="info_nce", unit="nats", settings=InfoNCESettings)
+INFO_NCE = Objective(
+    name="info_nce", unit="nats", settings=InfoNCESettings, bounds_information=True
+)
 
 
 def info_nce(

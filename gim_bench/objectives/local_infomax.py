@@ -24,7 +24,9 @@ class LocalInfoMaxSettings(Settings):
     mi_units: PositiveInt = 1024  # channels of the MI networks
 
 
-LOCAL_INFOMAX = Objective(name="local_infomax", unit="nats", settings=LocalInfoMaxSettings)
+LOCAL_INFOMAX = Objective(
+    name="local_infomax", unit="nats", settings=LocalInfoMaxSettings, bounds_information=True
+)
 
 
 def local_infomax(scores: Float[Tensor, "n global m place"]) -> Float[Tensor, ""]:

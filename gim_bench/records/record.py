@@ -30,6 +30,9 @@ class Record:
     protocol: str = ""
     # Loss of every unit in every epoch, [{"epoch": 1, "module_1": 2.31, …}, …].
     losses: Sequence[Mapping[str, float]] = ()
+    # Measures of the encoder before training and after every epoch, [{"epoch": 0,
+    # "effective_rank/module_1": 3.2, …}, …]; see training/inside.py.
+    inside: Sequence[Mapping[str, float]] = field(default_factory=list)
     # Validation accuracy over the probe's learning rates, {module: [[rate, percent], …]}.
     probe_curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     # ‖∂loss_m/∂θ_n‖₂ after training, {unit of loss m: {module n: norm, …}, …}; None: not finite.

@@ -41,6 +41,7 @@ def read_record(path: Path) -> Record | None:
             "status": Status(table["status"]),
             "metrics": _known(table["metrics"]),
             "losses": [_known(row) for row in table.get("losses", ())],
+            "inside": [_known(row) for row in table.get("inside", ())],
         }
     )
 
@@ -177,6 +178,7 @@ class _Stored(BaseModel):
     provenance: _Provenance = _Provenance()
     protocol: str = ""
     losses: list[dict[str, float | None]] = []
+    inside: list[dict[str, float | None]] = []
     probe_curves: dict[str, list[tuple[float, float]]] = {}
     isolation: dict[str, dict[str, float | None]] = {}
     sweeps: dict[str, _Swept] = {}
@@ -185,9 +187,9 @@ class _Stored(BaseModel):
     def _can_be_drawn(self) -> "_Stored":
         if len({frozenset(row) for row in self.isolation.values()}) > 1:
             raise ValueError("the norms of gradients are no matrix")
-        epochs = [row.get("epoch") for row in self.losses]
+        epochs = [row.get("epoch") for row in (*self.losses, *self.inside)]
         if not all(epoch is not None and math.isfinite(epoch) for epoch in epochs):
-            raise ValueError("a row of losses has no epoch")
+            raise ValueError("a row of losses or measures has no epoch")
         if self.isolation and "gradient_flow" not in self.config.method.model_fields_set:
             raise ValueError("norms of gradients without the method's gradient_flow")
         return self

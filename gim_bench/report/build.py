@@ -15,6 +15,7 @@ from gim_bench.report.curves import loss_figures, module_figures, rate_figures
 from gim_bench.report.document import Block, Bullets, Document, Section
 from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section
+from gim_bench.report.inside import inside_section
 from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
@@ -174,6 +175,7 @@ def _results(
             title="Curves",
             blocks=[*module_figures(done, headline), *loss_figures(done), *rate_figures(done)],
         ),
+        inside_section(done),
     ]
 
 

@@ -154,6 +154,12 @@ class CapacitySettings(Settings):
     up_to: PositiveInt = 4096  # images or windows; larger batches are not tried
 
 
+class InsideSettings(Settings):
+    """What is measured of an encoder after every epoch of training; see training/inside.py."""
+
+    examples: PositiveInt | None = None  # of the one batch; None: as many as training.batch_size
+
+
 class Recipe(Settings):
     """The tables of a suite that a row may lay its own over."""
 
@@ -197,6 +203,7 @@ class Suite(Recipe):
     info_nce: dict[str, Any] = {}  # InfoNCE's settings
     objective: dict[str, dict[str, Any]] = {}  # other objectives' settings, by name
     capacity: CapacitySettings | None = None  # None: the largest batch is not looked for
+    inside: InsideSettings | None = None  # None: nothing is measured after an epoch
     fresh_process: bool = False  # every cell in a process of its own
     method: dict[str, dict[str, Any]] = {}
 
@@ -250,6 +257,7 @@ class CellConfig(Settings):
     training: TrainingSettings
     probe: ProbeSettings | None
     capacity: CapacitySettings | None = None
+    inside: InsideSettings | None = None
     device: Literal["cpu", "cuda"]
 
     @property

@@ -267,9 +267,4 @@ def encodings_of(
     encoder: Encoder, inputs: Float[Tensor, "example *shape"]
 ) -> list[Float[Tensor, "example row column d"]]:
     """Every module's encodings as a grid, lowest first."""
-    activations = encoder.prepare(inputs)
-    found = []
-    for stage in encoder.stages:
-        activations = stage(activations)
-        found.append(encoder.pool(activations, batch_size=len(inputs)))
-    return found
+    return list(encoder.grids(inputs))

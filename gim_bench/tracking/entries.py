@@ -63,7 +63,7 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
         identity={KEY: record.key, "kind": "cell"},
         tags=_tags(record) | {"seed": str(record.seed), "status": record.status.value},
         params=_params(record.config),
-        points=[*_results(record), *_epoch_losses(record)],
+        points=[*_results(record), *_epoch_losses(record), *_inside(record)],
         status=STATUS[record.status],
         started_ms=_milliseconds(record.provenance.get("started_at")),
         finished_ms=_milliseconds(record.provenance.get("finished_at")),
@@ -228,6 +228,16 @@ def _epoch_losses(record: Record) -> list[Point]:
         for epoch in record.losses
         for unit, loss in epoch.items()
         if unit != "epoch" and math.isfinite(loss)
+    ]
+
+
+def _inside(record: Record) -> list[Point]:
+    """Measures of the encoder before training, step 0, and after each epoch."""
+    return [
+        Point(f"inside/{name}", value, int(row["epoch"]))
+        for row in record.inside
+        for name, value in row.items()
+        if name != "epoch"
     ]
 
 

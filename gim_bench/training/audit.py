@@ -48,7 +48,7 @@ def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) 
     """
     isolation: dict[str, dict[str, float]] = {}
     flops = 0
-    with _untouched(trainer.learner, device=trainer.device):
+    with untouched(trainer.learner, device=trainer.device):
         for stage in trainer.stages():
             below = trainer.below(stage)
             given = batch
@@ -191,10 +191,10 @@ def _rnn_backward_flops(
 
 
 @contextmanager
-def _untouched(learner: Learner, *, device: torch.device) -> Iterator[None]:
+def untouched(learner: Learner, *, device: torch.device) -> Iterator[None]:
     """When the block is left, buffers, generators and compiled code are as they were before it."""
     buffers = [(buffer, buffer.clone()) for buffer in learner.buffers()]
-    states = [(generator, generator.get_state()) for generator in _generators(learner)]
+    states = [(generator, generator.get_state()) for generator in generators_of(learner)]
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         # PyTorch gives up a compiled layer for good where a counter meets it.
@@ -209,7 +209,7 @@ def _untouched(learner: Learner, *, device: torch.device) -> Iterator[None]:
                 generator.set_state(state)
 
 
-def _generators(learner: Learner) -> list[torch.Generator]:
+def generators_of(learner: Learner) -> list[torch.Generator]:
     """All that the learner or any part of it draws from."""
     attributes = (value for module in learner.modules() for value in vars(module).values())
     return [value for value in attributes if isinstance(value, torch.Generator)]

@@ -1,7 +1,7 @@
 """The loop over stages, epochs and steps; interrupted trainings resume from checkpoints."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -19,6 +19,8 @@ from gim_bench.training.trainer import Trainer
 
 # Seconds between reads of the losses: a read makes the CPU wait for the GPU.
 READ_EVERY_SECONDS = 0.5
+# Called with the unit that is trained, None for all together; returns values by name.
+Observe = Callable[[str | None], Mapping[str, float]]
 # Prefix of a unit's name in a history: the unit's loss on held-out examples.
 VALIDATION = "validation_"
 
@@ -32,6 +34,8 @@ class Trained:
     steps: int
     samples: int  # examples that went through the encoder, each view by itself
     parameters: int  # trained ones
+    # What `observe` saw: {"epoch": 0, …} before training, then one row for every epoch.
+    inside: Sequence[dict[str, float]] = ()
     resumed_at: int | None = None  # step of the checkpoint from which training resumed
 
 
@@ -41,6 +45,8 @@ class _Standing:
 
     # Losses of every finished epoch, for each finished stage and the current one.
     histories: list[list[dict[str, float]]] = field(default_factory=list)
+    # What was observed, for each stage: before its first epoch and after every epoch.
+    inside: list[list[dict[str, float]]] = field(default_factory=list)
     done: int = 0  # steps of the current stage
     epoch_steps: int = 0  # steps of the current epoch; 0 between epochs
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the current epoch's losses
@@ -79,6 +85,12 @@ class _Run:
         work()
         self._started += time.perf_counter() - began
 
+    def observe(self, observe: Observe | None, unit: str | None, *, epoch: int) -> None:
+        """Keep what is observed after an epoch of the current stage, if anything is."""
+        if observe is not None:
+            rows = self.standing.inside[-1]
+            self.set_aside(lambda: rows.append({"epoch": epoch, **observe(unit)}))
+
     def step_is_over(
         self, stop: Callable[[], bool], *, epoch_ended: bool = False, stage_ended: bool = False
     ) -> None:
@@ -106,15 +118,17 @@ def fit(
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int], None] | None = None,
     rates: Callable[[int], float] | None = None,
+    observe: Observe | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
     In sequence, each unit sees the same epochs, one unit after the other. With a `keeper`, outputs
     of a frozen unit are computed once and read by the unit above. With `checkpoints`, training
     resumes from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
-    `on_epoch` is called with the number of every epoch but a stage's last. Its seconds do not
-    count, and an exception of it ends the training. `rates` gives the factor of the learning rate
-    at each step of a stage, counted from 0.
+    `on_epoch` is called with the number of every epoch but a stage's last, and its exception ends
+    the training. `observe` is called with the unit of a stage, before the stage and after every
+    epoch, and changes nothing. Seconds of both do not count. `rates` gives the factor of the
+    learning rate at each step of a stage, counted from 0.
 
     Raises: TrainingError where a loss is not finite, naming unit and step; RoomError where the disk
     has no room for outputs; Interrupted after the step in which a signal to stop arrived.
@@ -123,36 +137,34 @@ def fit(
     trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
     if keeper is not None:
-        below = (trainer.below(unit) for _, unit in left)
-        keeper.make_room(
-            batches, {unit: partial(trainer.outputs, unit=unit) for unit in below if unit}
-        )
+        below = filter(None, (trainer.below(unit) for _, unit in left))
+        keeper.make_room(batches, {unit: partial(trainer.outputs, unit=unit) for unit in below})
     for number, unit in left:
         source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
-        named = title if unit is None else f"{title} {unit}"
         _fit_stage(
             run,
             source,
             unit,
             number,
             steps=steps,
-            title=named,
+            title=title if unit is None else f"{title} {unit}",
             progress=progress,
             on_epoch=on_epoch,
             rates=rates,
+            observe=observe,
         )
         if unit is not None:
             trainer.freeze(unit)
     if keeper is not None:
         keeper.clear()
-    histories = run.standing.histories
-    taken = steps * len(histories)
+    taken = steps * len(run.standing.histories)
     return Trained(
-        losses=joined(histories),
+        losses=joined(run.standing.histories),
         seconds=run.seconds,
         steps=taken,
         samples=taken * batches.batch_size * trainer.learner.traits.views,
         parameters=trainer.parameters,
+        inside=joined(run.standing.inside),
         resumed_at=run.resumed_at,
     )
 
@@ -181,12 +193,15 @@ def _fit_stage(
     progress: Progress,
     on_epoch: Callable[[int], None] | None,
     rates: Callable[[int], float] | None,
+    observe: Observe | None,
 ) -> None:
     """Train stage `number`, that of `unit`, from the run's progress up to `steps`."""
     standing, trainer = run.standing, run.trainer
     if number == len(standing.histories):
         standing.histories.append([])
+        standing.inside.append([])
         standing.done = 0
+        run.observe(observe, unit, epoch=0)
     history = standing.histories[number]
     if standing.done:
         title = f"{title}, from step {standing.done + 1}"
@@ -208,6 +223,7 @@ def _fit_stage(
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
             )
+            run.observe(observe, unit, epoch=epoch.number)
             run.step_is_over(stop, epoch_ended=True)
             if on_epoch is not None and standing.done < steps:
                 run.set_aside(partial(on_epoch, epoch.number))

@@ -19,6 +19,7 @@ from gim_bench.records import metrics
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.predictions import target_named
 from gim_bench.records.record import Status
+from gim_bench.settings.schema import InsideSettings
 from gim_bench.training.audit import Audit
 from gim_bench.training.loop import Trained
 from tests.cells.tiny_cells import (
@@ -346,3 +347,21 @@ def test_a_peak_that_is_not_known_of_one_model_is_not_known_of_the_cell(
     assert "memory/gpu_process_peak_bytes" not in record.metrics
     assert record.provenance["memory"]["training"] == {"gpu_process": "the driver went away"}
     assert record.metrics["memory/host_peak_bytes"] == 70
+
+
+def test_an_encoder_is_looked_into_where_the_suite_asks_for_it(suite, bench, done, tmp_path):
+    """Curves are in the record, before training and after every epoch; no other number moves."""
+    asked = suite.model_copy(update={"inside": InsideSettings()})
+    record = run_cell(tiny_cell(asked, "gim"), bench, runs=RunsFolder(tmp_path))
+    plain = done["gim"]
+    assert record.status is Status.DONE
+    assert record.key != plain.key
+    assert record.losses == plain.losses
+    assert record.metrics["accuracy"] == plain.metrics["accuracy"]
+    assert not plain.inside
+    assert [row["epoch"] for row in record.inside] == list(range(len(record.losses) + 1))
+    assert record.inside[-1]["gradient_cosine/module_2"] == pytest.approx(1, abs=1e-5)
+    assert "[inside]" in record.provenance["memory"]["training"]["training"]
+    assert "memory/host_peak_bytes" not in record.metrics
+    (read,) = RunsFolder(tmp_path).records(record.suite)
+    assert [dict(row) for row in read.inside] == [dict(row) for row in record.inside]

@@ -86,6 +86,7 @@ FULL = cell(
             "rate_schedule": {"kind": "steps", "at": [2], "factor": 0.1},
         },
         "capacity": {"up_to": 64},
+        "inside": {"examples": 16},
     },
     method="cpc",
 ).model_copy(update={"objective": Weighted(weight=0.7)})

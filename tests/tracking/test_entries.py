@@ -52,6 +52,19 @@ def test_a_loss_that_is_not_finite_leaves_a_gap():
     assert entry.points == [Point("epoch_loss/a", 2.0, 1)]
 
 
+def test_measures_of_an_encoder_are_metrics_with_the_epoch_as_their_step():
+    inside = [
+        {"epoch": 0.0, "effective_rank/module_1": 5.0, "cka/module_1/module_2": 0.5},
+        {"epoch": 1.0, "effective_rank/module_1": 4.0},
+    ]
+    entry = cell_entry(cell(metrics={}, losses=[], inside=inside))
+    assert entry.points == [
+        Point("inside/effective_rank/module_1", 5.0, 0),
+        Point("inside/cka/module_1/module_2", 0.5, 0),
+        Point("inside/effective_rank/module_1", 4.0, 1),
+    ]
+
+
 # -- summaries -------------------------------------------------------------------------------------
 
 
