@@ -1,5 +1,6 @@
 """The columns of the report's tables, and how numbers are printed in them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from gim_bench.records.metrics import OF_OBJECTIVE, describe, target_of, unit_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import Summary, values_by_seed
 from gim_bench.report.document import Column, Table
-from gim_bench.report.published import Numbers
+from gim_bench.report.published import Numbers, Published
+from gim_bench.report.tags import misfits
 
 NONE = "–"
 TOO_LARGE = "does not fit"
@@ -161,15 +163,24 @@ def sample_of(row: Row, name: str) -> Sample | None:
 
 
 def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
-    """A column for each paper that prints the metric of any of the methods."""
+    """A column for each paper that prints the metric of any of the methods.
+
+    Numbers whose tags do not fit the rows are left out.
+    """
     style = style_of(name)
     columns = []
     for paper, numbers in published.items():
-        found = [numbers.get((row.method, name)) for row in rows]
+        printed = [(row, numbers.get((row.method, name))) for row in rows]
+        found = [p if p and not misfit(row, p) else None for row, p in printed]
         if any(found):
-            cells = [show(p.value, p.std, style) if p else NONE for p in found]
+            cells = [show_published(p, style) if p else NONE for p in found]
             columns.append(Filled(Column(heading="paper" if len(published) == 1 else paper), cells))
     return columns
+
+
+def misfit(row: Row, paper: Published) -> str:
+    """Why the protocol of a published number is not the row's, by its tags; empty if it is."""
+    return misfits(row.records, paper.tags, table=paper.table)
 
 
 def ratio_column(rows: Sequence[Row], name: str) -> list[Filled]:
@@ -234,6 +245,12 @@ def show(value: float, std: float | None, style: Style) -> str:
     if std is None or not style.spread:
         return text
     return f"{text} ± {std * style.factor:,.{style.decimals}f}"
+
+
+def show_published(paper: Published, style: Style) -> str:
+    """A published number with all of its printed digits."""
+    printed = -round(math.log10(2 * paper.rounding * style.factor))
+    return show(paper.value, paper.std, style._replace(decimals=max(style.decimals, printed)))
 
 
 def signed(difference: float, style: Style) -> str:

@@ -6,7 +6,6 @@ from enum import StrEnum
 from typing import Any
 
 from gim_bench import registry
-from gim_bench.cells.defaults import settings_by_name
 from gim_bench.records.metrics import hyperparameter_of, target_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import Summary, summarise
@@ -17,6 +16,7 @@ from gim_bench.report.columns import (
     Style,
     heading_of,
     show,
+    show_published,
     signed,
     style_of,
     with_unit,
@@ -24,11 +24,13 @@ from gim_bench.report.columns import (
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 from gim_bench.report.equivalence import Gap, gap_between
 from gim_bench.report.published import Numbers, Published
+from gim_bench.report.tags import misfits, settings_of
 from gim_bench.settings.schema import Deviation
 
 Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
 HEADINGS = ("method", "metric", "paper", "ours", "difference", "verdict")
 AT_RATE = "at paper's rate"  # of the probe
+ELSEWHERE = "elsewhere"  # a rival's number of the same method
 WORDS = {"method", "metric", "verdict"}
 DETERMINISTIC = "memory/gpu_allocated"  # metrics that repeat to the byte
 
@@ -98,7 +100,8 @@ def ledger(
     for paper, numbers in published.items():
         found = entries(rows, numbers, describes=describes, known=known)
         blocks += [f"{paper}:"] if len(published) > 1 else []
-        blocks += [_table(found), Bullets([*_margins(found), *_reasons(found)])]
+        notes = [*_margins(found), *_reasons(found), *_protocols(found), *_rivals(found)]
+        blocks += [_table(found), Bullets(notes)]
         rate = rate or any(entry.at_rate for entry in found)
     if blocks:
         blocks.append(Bullets([*LEGEND, ABOUT_RATE] if rate else LEGEND))
@@ -177,10 +180,12 @@ def _why_not(records: Sequence[Record], paper: Published, *, describes: Describe
             return "settings are not the suite's"
         if incomplete := record.provenance.get("data_incomplete"):
             return f"data: {incomplete}"
-        settings = {"probe.kind": "adam", **settings_by_name(record.config)}
+        settings = settings_of(record)
         for name, needed in paper.requires.items():
             if (value := settings.get(name, "absent")) != needed:
                 return f"{name} is {value}, where {paper.table} needs {needed}"
+    if differs := misfits(records, paper.tags, table=paper.table):
+        return differs
     if len({record.provenance.get("data_sha256") for record in records}) > 1:
         return "the seeds saw different data"
     return ""
@@ -219,6 +224,8 @@ def _table(found: Sequence[Entry]) -> Table:
     headings = list(HEADINGS)
     if any(entry.at_rate for entry in found):
         headings.insert(headings.index("difference"), AT_RATE)
+    if any(entry.paper.rivals for entry in found):
+        headings.insert(headings.index("ours"), ELSEWHERE)
     cells = [_cells(entry) for entry in found]
     return Table(
         columns=[Column(heading=heading, numeric=heading not in WORDS) for heading in headings],
@@ -231,7 +238,8 @@ def _cells(entry: Entry) -> dict[str, str]:
     return {
         "method": entry.method,
         "metric": with_unit(heading_of(entry.metric), style.unit),
-        "paper": show(entry.paper.value, entry.paper.std, style),
+        "paper": show_published(entry.paper, style),
+        ELSEWHERE: ", ".join(show_published(r, style) for r in entry.paper.rivals) or NONE,
         "ours": _shown(entry.ours, style),
         AT_RATE: _shown(entry.at_rate, style),
         "difference": _difference(entry.gap, style),
@@ -269,3 +277,32 @@ def _reasons(found: Sequence[Entry]) -> list[str]:
             f"not comparable, {entry.method}: {entry.why_not}" for entry in found if entry.why_not
         )
     ]
+
+
+def _protocols(found: Sequence[Entry]) -> list[str]:
+    """The protocol of each number that stands beside ours, and the text in which it was read."""
+    methods: dict[str, list[str]] = {}
+    for entry in found:
+        if entry.ours and entry.paper.tags:
+            tags = "; ".join(f"{tag.dimension}: {tag.means}" for tag in entry.paper.tags)
+            read_in = f". Read in: {entry.paper.read_in}" if entry.paper.read_in else ""
+            methods.setdefault(f"{tags}{read_in}", []).append(entry.method)
+    return [
+        f"protocol of {', '.join(dict.fromkeys(names))}: {protocol}"
+        for protocol, names in methods.items()
+    ]
+
+
+def _rivals(found: Sequence[Entry]) -> list[str]:
+    """The source of every rival's number, and the tags in which its protocol is another."""
+    lines = []
+    for entry in found:
+        for rival in entry.paper.rivals:
+            pairs = zip(entry.paper.tags, rival.tags, strict=False)
+            differing = [theirs for own, theirs in pairs if own != theirs]
+            under = "; ".join(f"{tag.dimension}: {tag.means}" for tag in differing)
+            lines.append(
+                f"{ELSEWHERE}, {entry.method}: {show_published(rival, style_of(entry.metric))} in "
+                f"{rival.where}" + (f", with {under}" if under else "")
+            )
+    return lines

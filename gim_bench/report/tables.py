@@ -11,10 +11,11 @@ from gim_bench.report.columns import (
     interval_of,
     method_column,
     metric_column,
+    misfit,
     paper_columns,
     ratio_column,
     seeds_column,
-    show,
+    show_published,
     style_of,
     table_of,
     unit_column,
@@ -178,19 +179,22 @@ def _about_paper(
     rows: Sequence[Row], published: PublishedNumbers, names: Sequence[str]
 ) -> list[Block]:
     """The place and the notes of each paper's numbers, and its numbers of methods not run here."""
-    methods = {row.method for row in rows}
+    by_method = {row.method: row for row in rows}
     lines = []
     for paper, numbers in published.items():
         shown = {cell: p for cell, p in numbers.items() if cell[1] in names}
         if not shown:
             continue
-        places = dict.fromkeys(f"{p.source}, {p.table}, page {p.page}" for p in shown.values())
+        places = dict.fromkeys(p.where for p in shown.values())
         lines.append(f"paper: {'; '.join(places)}")
         elsewhere: dict[str, list[str]] = {}
+        differing = []
         for (method, name), p in shown.items():
-            if method not in methods:
-                number = f"{method} {show(p.value, p.std, style_of(name))}"
+            number = f"{method} {show_published(p, style_of(name))}"
+            if method not in by_method:
                 elsewhere.setdefault(heading_of(name), []).append(number)
+            elif differs := misfit(by_method[method], p):
+                differing.append(f"not comparable, {number}: {differs}")
         if elsewhere:
             called = "the paper" if len(published) == 1 else paper
             listed = "; ".join(
@@ -198,5 +202,6 @@ def _about_paper(
                 for heading, found in elsewhere.items()
             )
             lines.append(f"in {called}, not here: {listed}")
+        lines += differing
         lines += dict.fromkeys(f"{method}: {p.note}" for (method, _), p in shown.items() if p.note)
     return [Bullets(lines)] if lines else []
