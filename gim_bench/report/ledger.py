@@ -66,6 +66,10 @@ ABOUT_RATE = (
     f"known where validation chose this rate, and after `python -m gim_bench sweep`."
 )
 
+ABOUT_ELSEWHERE = (
+    f"{ELSEWHERE}: numbers that others print for the same method. They take no part in the verdict."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -96,15 +100,16 @@ def ledger(
 ) -> Section:
     """A table for each paper, and a legend. `known` are the names of all rows and methods."""
     blocks: list[Block] = []
-    rate = False
+    legend = list(LEGEND)
     for paper, numbers in published.items():
         found = entries(rows, numbers, describes=describes, known=known)
         blocks += [f"{paper}:"] if len(published) > 1 else []
         notes = [*_margins(found), *_reasons(found), *_protocols(found), *_rivals(found)]
         blocks += [_table(found), Bullets(notes)]
-        rate = rate or any(entry.at_rate for entry in found)
+        legend += [ABOUT_RATE] if any(entry.at_rate for entry in found) else []
+        legend += [ABOUT_ELSEWHERE] if any(entry.paper.rivals for entry in found) else []
     if blocks:
-        blocks.append(Bullets([*LEGEND, ABOUT_RATE] if rate else LEGEND))
+        blocks.append(Bullets(list(dict.fromkeys(legend))))
     return Section(title="Ledger of published numbers", blocks=blocks)
 
 

@@ -33,6 +33,8 @@ class Tag:
 
     def misfit(self, settings: Mapping[str, Any], *, table: str) -> str:
         """How the settings of a record differ from this tag; empty where they fit."""
+        if self.means == UNKNOWN:
+            return f"{self.dimension}: not known of {table}"
         if self.requires is None:
             return f"{self.dimension}: {table} has {self.means}, which no suite here has"
         for name, needed in self.requires.items():
@@ -82,7 +84,7 @@ def settings_of(record: Record) -> Mapping[str, Any]:
 
 def _tag(dimension: str, word: str, *, folder: Path, where: str) -> Tag:
     if word == UNKNOWN:
-        return Tag(dimension=dimension, means=f"an {UNKNOWN} {dimension}", requires=None)
+        return Tag(dimension=dimension, means=UNKNOWN, requires=None)
     known = _vocabulary(folder / f"{dimension}.toml")
     if word not in known:
         raise ConfigError(unknown_name(dimension, word, known=[*known, UNKNOWN], where=where))
