@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gim_bench.cells import explain
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.defaults import agrees, settings_by_name, with_defaults
 from gim_bench.cells.explain import why
@@ -18,11 +19,18 @@ from gim_bench.cells.resolve import cells, configs, describes
 from gim_bench.cells.table import found, run_table
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
+from gim_bench.settings import schema
 from gim_bench.settings.suites import load_suite
 from tests.tiny_suite import CPU, tiny_bench, tiny_suite
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "record.json"
 SMOKE = str(GOLDEN.with_name("smoke.toml"))
+
+
+@pytest.fixture(autouse=True)
+def results_version_of_the_record(monkeypatch):
+    for module in (schema, explain):
+        monkeypatch.setattr(module, "RESULTS_VERSION", 3)
 
 
 @pytest.fixture

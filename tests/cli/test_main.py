@@ -63,8 +63,8 @@ WRONG = {
         "the data set 'espeak' holds speech, but an encoder of kind 'resnet' takes images",
     ),
     "an unknown kind of encoder": (
-        (*PLAIN, "--set", "encoder.kind=vgg"),
-        "no encoder 'vgg' (suite tiny, encoder.kind). Available: conv_gru, resnet",
+        (*PLAIN, "--set", "encoder.kind=perceptron"),
+        "no encoder 'perceptron' (suite tiny, encoder.kind). Available: batch_norm_resnet, ",
     ),
     "an encoder that cannot take the crops": (
         (*PLAIN, "--set", 'encoder={kind="conv_gru"}'),
