@@ -1,10 +1,11 @@
-"""Baselines for GIM: one short file each, which `gim_bench` finds through an entry point.
+"""What GIM is compared with: one short file each, which `gim_bench` finds through an entry point.
 
 To add a baseline, write its file and add a line here. `gim_bench` never imports this package.
 """
 
 METHODS = {
     "cpc": "baselines.cpc:ContrastivePredictiveCoding",
+    "clapp": "baselines.clapp:CLAPP",
     "barlow_twins": "baselines.barlow_twins:BarlowTwins",
     "blockwise_barlow_twins": "baselines.barlow_twins:BlockwiseBarlowTwins",
     "deep_infomax": "baselines.deep_infomax:DeepInfoMax",

@@ -1,6 +1,7 @@
 """PredSim: local losses that match similarities and predict classes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import cast
 
 import torch
@@ -96,9 +97,7 @@ class PredSim(StackLearner):
 @torch.no_grad()
 def grid_of(encoder: Encoder, module: int, *, shape: Shape) -> tuple[int, int]:
     """Rows and columns of the grid that a module (from 0) makes of an example of that shape."""
-    activations = encoder.prepare(torch.zeros(1, *shape))
     with eval_mode(encoder):
-        for stage in encoder.stages[: module + 1]:
-            activations = stage(activations)
-    _, rows, columns, _ = encoder.pool(activations, batch_size=1).shape
+        grid = next(islice(encoder.grids(torch.zeros(1, *shape)), module, None))
+    _, rows, columns, _ = grid.shape
     return rows, columns

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from gim_bench.contract import Encoder, Modality, Shape
+from gim_bench.contract import Shape
+from gim_bench.encoders.images import ImageEncoder
 from gim_bench.settings.base import PositiveInt
 from gim_bench.settings.schema import EncoderSettings
 
@@ -32,7 +31,7 @@ class BatchNormResNetSettings(EncoderSettings):
     zero_init_residual: bool = True
 
 
-class BatchNormResNet(Encoder):
+class BatchNormResNet(ImageEncoder):
     """ResNet-18 or ResNet-50 in four modules, the stem in the first.
 
     Module m has `width`·2^(m-1) inner channels; a bottleneck (ResNet-50) has four times as many
@@ -43,7 +42,6 @@ class BatchNormResNet(Encoder):
     bottleneck; cut as in Siddiqui et al. 2023.
     """
 
-    modality = Modality.IMAGE
     Options = BatchNormResNetSettings
 
     def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
@@ -79,19 +77,6 @@ class BatchNormResNet(Encoder):
     @classmethod
     def examples_are_independent(cls, options: EncoderSettings) -> bool:
         return False  # batch norm
-
-    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
-        return inputs
-
-    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
-        """Every pixel that is left, with an encoding of its own."""
-        return rearrange(activations, "image d row column -> image row column d")
-
-    def steps(
-        self, z: Float[Tensor, "image row column d"], *, module: int
-    ) -> Float[Tensor, "image 1 d"]:
-        """The mean over the grid: an image has one label."""
-        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)
 
 
 def _halved(rows: int) -> int:

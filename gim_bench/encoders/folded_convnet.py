@@ -11,8 +11,8 @@ from jaxtyping import Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from gim_bench.contract import Encoder, Modality, Shape
-from gim_bench.encoders.patches import grid_of_means, patches_of
+from gim_bench.contract import Shape
+from gim_bench.encoders.images import ImageEncoder, PatchEncoder
 from gim_bench.errors import ConfigError
 from gim_bench.settings.base import PositiveInt
 from gim_bench.settings.schema import EncoderSettings
@@ -60,7 +60,7 @@ class Fold(nn.Module):
         )
 
 
-class FoldedConvNet(Encoder):
+class FoldedConvNet(PatchEncoder):
     """Deep InfoMax's folded network for STL-10, in four modules.
 
     The network is cut behind its max-pools, the last of which leaves one pixel of each patch:
@@ -76,7 +76,6 @@ class FoldedConvNet(Encoder):
     without the fully connected layers, which the local objective with several globals leaves out.
     """
 
-    modality = Modality.IMAGE
     Options = FoldedConvNetSettings
 
     def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
@@ -121,20 +120,11 @@ class FoldedConvNet(Encoder):
     def examples_are_independent(cls, options: EncoderSettings) -> bool:
         return False  # batch norm
 
-    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
-        return patches_of(inputs, size=self.patch_size, stride=self.patch_stride)
-
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch; above the fold, every place of the grid as it is."""
         if len(activations) == batch_size:
-            return rearrange(activations, "image d row column -> image row column d")
-        return grid_of_means(activations, batch_size=batch_size)
-
-    def steps(
-        self, z: Float[Tensor, "image row column d"], *, module: int
-    ) -> Float[Tensor, "image 1 d"]:
-        """The mean over the grid: an image has one label."""
-        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)
+            return ImageEncoder.pool(self, activations, batch_size=batch_size)
+        return super().pool(activations, batch_size=batch_size)
 
 
 def _layer(below: int, channels: int, *, kernel: int = 3, padding: int = 1) -> nn.Sequential:

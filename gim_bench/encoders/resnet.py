@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gim_bench.contract import Encoder, Modality, Shape
-from gim_bench.encoders.patches import grid_of_means, patches_of
+from gim_bench.contract import Shape
+from gim_bench.encoders.images import PatchEncoder
 from gim_bench.settings.base import NotNegative, PositiveInt
 from gim_bench.settings.schema import EncoderSettings
 
@@ -70,7 +69,7 @@ class Bottleneck(nn.Module):
         return residual.add_(shortcut)
 
 
-class ResNetEncoder(Encoder):
+class ResNetEncoder(PatchEncoder):
     """ResNet v2 in three modules of 3, 4 and 6 blocks at the default settings: the paper's.
 
     Module m has `width`·2^(m-1) inner channels and four times as many output channels. The first
@@ -80,7 +79,6 @@ class ResNetEncoder(Encoder):
     Source: Löwe et al. 2019, section 4.1 and appendix A.1.
     """
 
-    modality = Modality.IMAGE
     Options = ResNetSettings
 
     def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
@@ -106,17 +104,3 @@ class ResNetEncoder(Encoder):
         assert isinstance(options, ResNetSettings)
         rows = (shape[1] - options.patch_size) // options.patch_stride + 1
         return [rows] * len(options.blocks)
-
-    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
-        """All overlapping patches, row by row, as one batch."""
-        return patches_of(inputs, size=self.patch_size, stride=self.patch_stride)
-
-    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
-        """The spatial mean of every patch, laid out as the grid (appendix A.1)."""
-        return grid_of_means(activations, batch_size=batch_size)
-
-    def steps(
-        self, z: Float[Tensor, "image row column d"], *, module: int
-    ) -> Float[Tensor, "image 1 d"]:
-        """The mean over the grid: an image has one label (section 4.1)."""
-        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)

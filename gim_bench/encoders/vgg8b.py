@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from gim_bench.contract import Encoder, Modality, Shape
+from gim_bench.contract import Shape
+from gim_bench.encoders.images import ImageEncoder
 from gim_bench.errors import ConfigError
 from gim_bench.settings.base import PositiveInt
 from gim_bench.settings.schema import EncoderSettings
@@ -59,7 +59,7 @@ class Block(nn.Module):
         return F.leaky_relu(normed, negative_slope=self.slope, inplace=True)
 
 
-class VGG8b(Encoder):
+class VGG8b(ImageEncoder):
     """Six convolutions and a hidden layer, each a module with batch norm and dropout.
 
     Channels are 128, 256, M, 256, 512, M, 512, M, 512, M, then 1024 hidden units, where M halves
@@ -69,7 +69,6 @@ class VGG8b(Encoder):
     Source: Nøkland and Eidnes 2019, section 4.2 (VGG8b), and the released code.
     """
 
-    modality = Modality.IMAGE
     Options = VGG8bSettings
 
     def __init__(self, options: EncoderSettings, *, shape: Shape) -> None:
@@ -118,15 +117,7 @@ class VGG8b(Encoder):
     def examples_are_independent(cls, options: EncoderSettings) -> bool:
         return False  # batch norm
 
-    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
-        return inputs
-
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The activations themselves; the hidden layer is a grid of one place."""
         maps = activations if activations.dim() == 4 else activations[:, :, None, None]
-        return rearrange(maps, "image d row column -> image row column d")
-
-    def steps(
-        self, z: Float[Tensor, "image row column d"], *, module: int
-    ) -> Float[Tensor, "image 1 d"]:
-        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)
+        return super().pool(maps, batch_size=batch_size)

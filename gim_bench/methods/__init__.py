@@ -1,6 +1,7 @@
-"""Methods of this package, by name. Classes are named by text, so that listing them imports none.
+"""GIM and its variants, by name; the methods of other papers are in the package `baselines`.
 
-To add a method: write its file, add a line here.
+Classes are named by text, so that listing them imports none. To add a method, write its file and
+add a line here.
 """
 
 METHODS = {
@@ -8,5 +9,4 @@ METHODS = {
     "gim_iterative": "gim_bench.methods.gim:IterativeGreedyInfoMax",
     "gim_no_bptt": "gim_bench.methods.ablations:GreedyInfoMaxWithoutBPTT",
     "gim_no_ar": "gim_bench.methods.ablations:GreedyInfoMaxWithoutAutoregressor",
-    "clapp": "gim_bench.methods.clapp:CLAPP",
 }

@@ -166,10 +166,7 @@ class StackLearner(Learner):
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
         found = {}
         with eval_mode(self):
-            activations = self.encoder.prepare(inputs)
-            for m, stage in enumerate(self.encoder.stages):
-                activations = stage(activations)
-                z = self.encoder.pool(activations, batch_size=len(inputs))
+            for m, z in enumerate(self.encoder.grids(inputs)):
                 found[module_name(m)] = self.read(z, module=m)
         return found
 

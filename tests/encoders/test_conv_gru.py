@@ -18,6 +18,7 @@ from gim_bench.encoders.conv_gru import (
 )
 from gim_bench.testing.cases import TINY
 from tests.conftest import SAMPLES, STEPS
+from tests.encoders.modules import activations_of, parameters_of
 from tests.oracles.gru import slow_gru
 from tests.oracles.steps import slow_owner, slow_steps
 
@@ -47,18 +48,11 @@ def normal(*shape: int, stream: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=seeding.generator("tests", "samples", stream))
 
 
-def activations_of(encoder: ConvGRUEncoder, inputs: torch.Tensor) -> list[torch.Tensor]:
-    found = [encoder.prepare(inputs)]
-    for stage in encoder.stages:
-        found.append(stage(found[-1]))
-    return found[1:]
-
-
 # -- sizes -------------------------------------------------------------------------------------
 
 
 def test_modules_have_the_parameters_of_the_released_code():
-    counts = [sum(p.numel() for p in stage.parameters()) for stage in paper_encoder().stages]
+    counts = parameters_of(paper_encoder())
     assert counts == [5_632, 2_097_664, 1_049_088, 1_049_088, 1_049_088, 591_360]
 
 

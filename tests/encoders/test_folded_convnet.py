@@ -9,6 +9,7 @@ from gim_bench.encoders.folded_convnet import FoldedConvNet, FoldedConvNetSettin
 from gim_bench.errors import ConfigError
 from gim_bench.settings.suites import parse
 from gim_bench.testing.cases import encodings_of
+from tests.encoders.modules import activations_of, parameters_of
 
 PUBLISHED = FoldedConvNetSettings(kind="folded_convnet")
 NARROW = FoldedConvNetSettings(kind="folded_convnet", width=2)
@@ -30,10 +31,6 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
 
-def counts(encoder: Encoder) -> list[int]:
-    return [sum(p.numel() for p in stage.parameters()) for stage in encoder.stages]
-
-
 # -- sizes ---------------------------------------------------------------------------------------
 
 
@@ -47,22 +44,24 @@ def test_modules_have_the_parameters_of_the_recipe():
     patches = [weights(3, 96), weights(96, 192), weights(192, 384) + weights(384, 384)]
     patches[2] += weights(384, 192)
     grid = weights(192, 192) + weights(192, 192, kernel=1)
-    assert counts(published()) == [*patches, grid] == [2_784, 166_272, 2_656_128, 369_408]
+    assert parameters_of(published()) == [*patches, grid] == [2_784, 166_272, 2_656_128, 369_408]
 
 
 def test_gray_images_take_weights_from_the_first_convolution_alone():
-    assert counts(published(in_channels=1)) == [2_784 - 2 * 96 * 9, 166_272, 2_656_128, 369_408]
+    assert parameters_of(published(in_channels=1)) == [
+        2_784 - 2 * 96 * 9,
+        166_272,
+        2_656_128,
+        369_408,
+    ]
 
 
 def test_activations_have_the_sizes_of_the_recipe():
     """Crops of 16 pixels shrink to 7, 3 and 1; folded, they are 7×7; the globals are 5×5."""
     encoder = published()
-    activations = encoder.prepare(torch.empty(2, 3, 64, 64, device="meta"))
-    assert activations.shape == (2 * 49, 3, 16, 16)
-    shapes = []
-    for stage in encoder.stages:
-        activations = stage(activations)
-        shapes.append(tuple(activations.shape))
+    images = torch.empty(2, 3, 64, 64, device="meta")
+    assert encoder.prepare(images).shape == (2 * 49, 3, 16, 16)
+    shapes = [tuple(activations.shape) for activations in activations_of(encoder, images)]
     assert shapes == [(98, 96, 7, 7), (98, 192, 3, 3), (98, 192, 1, 1), (2, 192, 5, 5)]
     assert list(encoder.dims) == [96, 192, 192, 192]
     assert FoldedConvNet.rows(PUBLISHED, shape=(3, 64, 64)) == [7, 7, 7, 5]
@@ -115,9 +114,7 @@ def test_a_pixel_reaches_the_patches_that_contain_it_and_the_globals_above_them(
 def test_the_fold_puts_every_patch_at_its_place_of_the_grid():
     """What the convolution over the grid is given, is the grid of the module below."""
     encoder, images = narrow(), normal(2, 1, 64, 64)
-    activations = encoder.prepare(images)
-    for stage in encoder.stages[:3]:
-        activations = stage(activations)
+    activations = activations_of(encoder, images)[2]
     grid = encoder.pool(activations, batch_size=2)
     folded = encoder.stages[3][0](activations)
     assert torch.equal(folded, grid.permute(0, 3, 1, 2))

@@ -11,6 +11,7 @@ from gim_bench.contract import Modality
 from gim_bench.encoders.resnet import Bottleneck, ResNetEncoder, ResNetSettings
 from gim_bench.testing.cases import TINY
 from tests.conftest import CROP
+from tests.encoders.modules import activations_of, parameters_of
 
 TINY_ENCODER = TINY[Modality.IMAGE].options
 PAPER = ResNetSettings(kind="resnet")
@@ -41,27 +42,21 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 def test_modules_have_the_parameters_of_the_released_code():
-    counts = [sum(p.numel() for p in stage.parameters()) for stage in paper_encoder().stages]
-    assert counts == [216_064, 1_216_000, 7_088_128]
+    assert parameters_of(paper_encoder()) == [216_064, 1_216_000, 7_088_128]
 
 
 def test_colour_adds_weights_to_the_first_convolution_alone():
     """Two more channels into 64 filters of 5×5."""
-    counts = [
-        sum(p.numel() for p in stage.parameters()) for stage in paper_encoder(in_channels=3).stages
-    ]
-    assert counts == [216_064 + 2 * 64 * 25, 1_216_000, 7_088_128]
+    colour = paper_encoder(in_channels=3)
+    assert parameters_of(colour) == [216_064 + 2 * 64 * 25, 1_216_000, 7_088_128]
 
 
 def test_modules_have_the_output_shapes_of_the_released_code():
     """Per 64×64 image 49 patches of 256×16×16, 512×8×8 and 1024×4×4."""
     encoder = paper_encoder()
-    activations = encoder.prepare(torch.empty(2, 1, 64, 64, device="meta"))
-    assert activations.shape == (2 * 49, 1, 16, 16)
-    shapes = []
-    for stage in encoder.stages:
-        activations = stage(activations)
-        shapes.append(tuple(activations.shape))
+    images = torch.empty(2, 1, 64, 64, device="meta")
+    assert encoder.prepare(images).shape == (2 * 49, 1, 16, 16)
+    shapes = [tuple(activations.shape) for activations in activations_of(encoder, images)]
     assert shapes == [(98, 256, 16, 16), (98, 512, 8, 8), (98, 1024, 4, 4)]
     assert list(encoder.dims) == [256, 512, 1024]
 

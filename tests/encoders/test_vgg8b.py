@@ -8,6 +8,7 @@ from gim_bench import seeding
 from gim_bench.encoders.vgg8b import VGG8b, VGG8bSettings
 from gim_bench.errors import ConfigError
 from gim_bench.testing.cases import encodings_of
+from tests.encoders.modules import parameters_of
 
 STL10, CIFAR10 = VGG8bSettings(), VGG8bSettings(stem="3x3")
 OUTPUT_LAYER = 1024 * 10 + 10  # of the published counts, and not of the encoder
@@ -17,7 +18,7 @@ def sizes(settings: VGG8bSettings, *, side: int) -> list[int]:
     """Parameters of every module."""
     with torch.device("meta"):
         encoder = VGG8b(settings, shape=(3, side, side))
-    return [sum(p.numel() for p in stage.parameters()) for stage in encoder.stages]
+    return parameters_of(encoder)
 
 
 def small(**settings) -> VGG8b:

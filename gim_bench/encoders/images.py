@@ -1,0 +1,53 @@
+"""What encoders of images share: whole images, or patches as one batch, and the mean over the grid.
+
+Letters: p = patch (all patches of all images form one batch), d = channels.
+"""
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from gim_bench.contract import Encoder, Modality
+
+
+class ImageEncoder(Encoder):
+    """An encoder of whole images, whose encodings are the places of the activations."""
+
+    modality = Modality.IMAGE
+
+    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
+        return inputs
+
+    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
+        """Every pixel that is left, with an encoding of its own."""
+        return rearrange(activations, "image d row column -> image row column d")
+
+    def steps(
+        self, z: Float[Tensor, "image row column d"], *, module: int
+    ) -> Float[Tensor, "image 1 d"]:
+        """The mean over the grid: an image has one label."""
+        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)
+
+
+class PatchEncoder(ImageEncoder):
+    """An encoder of overlapping square patches, which see nothing of each other.
+
+    Source: Löwe et al. 2019, section 4.1 and appendix A.1.
+    """
+
+    patch_size: int  # pixels
+    patch_stride: int  # pixels
+
+    def prepare(self, inputs: Float[Tensor, "image channel height width"]) -> Tensor:
+        """All patches of the images, image by image and row by row, as one batch."""
+        size, stride = self.patch_size, self.patch_stride
+        patches = inputs.unfold(2, size, stride).unfold(3, size, stride)
+        return rearrange(patches, "image c row column h w -> (image row column) c h w")
+
+    def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
+        """The spatial mean of every patch, laid out as the square grid of the patches."""
+        side = round((len(activations) // batch_size) ** 0.5)
+        # Channels last before the mean: the gradient gets the layout of the activations. In NCHW
+        # every layer of the backward pass would convert it.
+        means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
+        return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
