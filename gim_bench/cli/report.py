@@ -23,6 +23,7 @@ def report(
     """Print the table of a suite from its records."""
     from gim_bench.cells.resolve import describes
     from gim_bench.records.folder import RunsFolder
+    from gim_bench.records.patches import pictures_of
     from gim_bench.report import render
     from gim_bench.settings.suites import load_suite
 
@@ -33,12 +34,14 @@ def report(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
             f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
         )
+    runs = RunsFolder(runs_dir)
     text = render(
         records,
         suite=loaded,
         describes=partial(describes, loaded),
         fmt=fmt,
         metrics=metric or (),
-        predictions=RunsFolder(runs_dir).predictions,
+        predictions=runs.predictions,
+        pictures=lambda record: pictures_of(record, folder=runs.folder_of(record)),
     )
     deliver(text, output=output)

@@ -11,6 +11,7 @@ from gim_bench.report.document import Document
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
+from gim_bench.report.patches import PicturesOf
 from gim_bench.report.spaces import render_spaces
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
@@ -28,12 +29,13 @@ def render(
     fmt: str,
     metrics: Sequence[str] = (),
     predictions: PredictionsOf = lambda _: None,
+    pictures: PicturesOf = lambda _: None,
 ) -> str:
     """The records of `suite` in the format `fmt`; with `metrics`, these metrics alone.
 
     `describes` says whether a configuration is one that the suite gives: the numbers of other
     records are not compared with published ones. `predictions` reads the predictions of a record;
-    without them, intervals cover seeds alone.
+    without them, intervals cover seeds alone. `pictures` reads its pictures of patches.
 
     Raises: ConfigError for an unknown format, metric or published table.
     """
@@ -42,7 +44,12 @@ def render(
 
     def document() -> Document:
         return build(
-            records, suite=suite, describes=describes, predictions=predictions, metrics=metrics
+            records,
+            suite=suite,
+            describes=describes,
+            predictions=predictions,
+            pictures=pictures,
+            metrics=metrics,
         )
 
     writers: dict[str, Callable[[], str]] = {

@@ -19,6 +19,7 @@ from gim_bench.report.inside import inside_section
 from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
+from gim_bench.report.patches import PicturesOf, patches_section
 from gim_bench.report.published import load
 from gim_bench.report.rates import load_evidence, rates_section
 from gim_bench.report.sweeps import sweep_section
@@ -78,12 +79,13 @@ def build(
     suite: SuiteLike,
     describes: Describes,
     predictions: PredictionsOf = lambda _: None,
+    pictures: PicturesOf = lambda _: None,
     metrics: Sequence[str] = (),
 ) -> Document:
     """The report on `records`; with `metrics`, a single table of these.
 
     `describes` says whether a configuration is one that the suite gives. `predictions` reads the
-    predictions of a record.
+    predictions of a record, `pictures` its pictures of patches.
 
     Raises: ConfigError for a published table that is not there.
     """
@@ -98,7 +100,7 @@ def build(
     )
     sections += [
         isolation_section(done),
-        *([] if metrics else [sweep_section(done)]),
+        *([] if metrics else [patches_section(finished, pictures), sweep_section(done)]),
         _unfinished(records, suite.methods),
         identical_section(done, rows=suite.method),
     ]

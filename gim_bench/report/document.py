@@ -60,7 +60,17 @@ class Figure:
     levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by their meaning
 
 
-Block = str | Bullets | Table | Figure  # a plain string is a paragraph
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A PNG file that lies on disk; a page holds the file itself."""
+
+    title: str
+    alt: str  # what the picture shows, for those who do not see it
+    content: bytes
+    file: str
+
+
+Block = str | Bullets | Table | Figure | Picture  # a plain string is a paragraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Table
+from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Picture, Table
 
 
 def as_markdown(document: Document) -> str:
@@ -19,6 +19,8 @@ def _block(block: Block) -> str:
             return _table(block)
         case Figure():
             return _plain(f"Figure (drawn by --format html): {block.title}")
+        case Picture():
+            return _plain(f"Picture: {block.title} (file: {block.file})")
         case Bullets():
             return "\n".join(f"- {_plain(item)}" for item in block.items)
         case str():

@@ -1,8 +1,9 @@
 """The report as one self-contained HTML page: no script, no font, no network."""
 
+from base64 import b64encode
 from html import escape
 
-from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Table
+from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Picture, Table
 from gim_bench.report.figures import as_svg
 
 STYLE = """
@@ -18,7 +19,7 @@ th { border-bottom-width: 2px; vertical-align: bottom; }
 tbody tr:hover { background: var(--soft); }
 figure { margin: 1.5rem 0; }
 figcaption { font-weight: 600; margin-bottom: .5rem; }
-figure svg { max-width: 100%; height: auto; }
+figure svg, figure img { max-width: 100%; height: auto; }
 .number { text-align: right; white-space: nowrap; }
 """
 
@@ -51,6 +52,10 @@ def _block(block: Block) -> str:
         case Figure():
             caption = f"<figcaption>{escape(block.title)}</figcaption>"
             return f"<figure>{caption}\n{as_svg(block)}</figure>"
+        case Picture():
+            source = f"data:image/png;base64,{b64encode(block.content).decode()}"
+            image = f'<img src="{source}" alt="{escape(block.alt)}">'
+            return f"<figure><figcaption>{escape(block.title)}</figcaption>\n{image}</figure>"
         case Bullets():
             items = "\n".join(f"<li>{escape(item)}</li>" for item in block.items)
             return f"<ul>\n{items}\n</ul>"

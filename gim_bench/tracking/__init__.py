@@ -5,8 +5,8 @@
 
     sync("quickstart", runs=RunsFolder(Path("runs")), tracker=Tracker("sqlite:///mlflow.db"))
 
-`Tracker` writes to a store. `mirror_cell`, `mirror_sweeps` and `summarise` are for a run that goes
-on when the store fails. No function prints.
+`Tracker` writes to a store. `mirror_cell`, `mirror_again`, `mirror_sweeps` and `summarise` are for
+a run that goes on when the store fails. No function prints.
 """
 
 from importlib import import_module
@@ -16,12 +16,20 @@ from gim_bench.tracking.addresses import DEFAULT_URI
 
 if TYPE_CHECKING:
     from gim_bench.tracking.client import Tracker
-    from gim_bench.tracking.mirror import Synced, mirror_cell, mirror_sweeps, summarise, sync
+    from gim_bench.tracking.mirror import (
+        Synced,
+        mirror_again,
+        mirror_cell,
+        mirror_sweeps,
+        summarise,
+        sync,
+    )
 
 __all__ = [
     "DEFAULT_URI",
     "Synced",
     "Tracker",
+    "mirror_again",
     "mirror_cell",
     "mirror_sweeps",
     "summarise",

@@ -272,6 +272,8 @@ class Tracker:
             self._client.log_batch(run_id, params=params[start : start + PARAMETERS_PER_BATCH])
         for name, text in entry.files.items():
             self._client.log_text(run_id, text, name)
+        for path in entry.pictures:
+            self._client.log_artifact(run_id, str(path), artifact_path="patches")
         if entry.status != "RUNNING":
             self._client.set_terminated(run_id, status=entry.status, end_time=now)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gim_bench.records.metrics import hyperparameter_of
+from gim_bench.records.patches import pictures_of
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
-from gim_bench.seals import digest
+from gim_bench.seals import digest, sha256_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,12 +49,15 @@ class Entry:
     started_ms: int | None
     finished_ms: int | None
     files: Mapping[str, str] = field(default_factory=dict)  # name: text
+    pictures: Sequence[Path] = ()  # files, for the folder `patches`
     curves: Sequence[Mapping[str, Any]] = ()  # trials of a sweep, for a table and a plot
     children: Sequence["Entry"] = ()
 
     def digest(self) -> str:
-        """The sha256 of the whole entry."""
-        return digest(asdict(self))
+        """The sha256 of the whole entry, the contents of its pictures included."""
+        table = asdict(self)
+        pictures = {path.name: sha256_of(path) for path in table.pop("pictures")}
+        return digest(table | ({"pictures": pictures} if pictures else {}))
 
 
 def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
@@ -68,6 +72,7 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
         started_ms=_milliseconds(record.provenance.get("started_at")),
         finished_ms=_milliseconds(record.provenance.get("finished_at")),
         files=_files(record, folder),
+        pictures=_pictures(record, folder),
     )
 
 
@@ -266,6 +271,11 @@ def _files(record: Record, folder: Path | None) -> dict[str, str]:
             [f"module,{varied},validation_accuracy_percent", *rows, ""]
         )
     return files
+
+
+def _pictures(record: Record, folder: Path | None) -> Sequence[Path]:
+    drawn = None if folder is None else pictures_of(record, folder=folder)
+    return () if drawn is None else drawn.files
 
 
 def _mixed(tables: Sequence[dict[str, str]]) -> str:

@@ -33,6 +33,12 @@ def mirror_cell(record: Record, *, runs: RunsFolder, tracker: Tracker, progress:
     )
 
 
+def mirror_again(record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:
+    """Mirror a cell whose folder has got new files; the MLflow run of the cell is replaced."""
+    mirror = partial(tracker.mirror, record, folder=runs.folder_of(record))
+    _send(mirror, tracker=tracker, progress=progress)
+
+
 def mirror_sweeps(record: Record, *, tracker: Tracker, progress: Progress) -> None:
     """Mirror the sweeps of a cell as an MLflow run with a child run for each trial."""
     _send(partial(tracker.mirror_sweeps, record), tracker=tracker, progress=progress)

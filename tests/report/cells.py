@@ -46,6 +46,7 @@ def report_on(
     metrics=(),
     describes=describes,
     predictions=lambda _: None,
+    pictures=lambda _: None,
 ):
     """The report, as text; on the suite above unless another is named."""
     return render(
@@ -55,6 +56,7 @@ def report_on(
         fmt=fmt,
         metrics=metrics,
         predictions=predictions,
+        pictures=pictures,
     )
 
 

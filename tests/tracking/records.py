@@ -2,6 +2,7 @@
 
 import hashlib
 
+from gim_bench.records.patches import Picture, sha256
 from gim_bench.records.record import Record, Status
 
 EXPERIMENT = "gim_bench/quickstart"
@@ -37,6 +38,19 @@ SWEPT = {
 
 def key_of(method, seed):
     return hashlib.sha256(f"{method} {seed}".encode()).hexdigest()
+
+
+def picture(content):
+    """The facts of a picture of one patch."""
+    return Picture(
+        file="module_1.png",
+        sha256=sha256(content),
+        module="module_1",
+        neurons=(0,),
+        patches=1,
+        size=(8, 8),
+        places=(((0, 0),),),
+    )
 
 
 def cell(method="gim", *, seed=0, accuracy=60.0, **changes):

@@ -10,12 +10,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from gim_bench.errors import TrackingError
+from gim_bench.records.patches import Pictures, save_pictures
 from gim_bench.records.record import Status
 from gim_bench.system.locks import locked
 from gim_bench.tracking import Tracker, client
 from gim_bench.tracking.client import PARAMETER_CHARACTERS
 from gim_bench.tracking.entries import cell_entry, sweep_entry
-from tests.tracking.records import END, EXPERIMENT, START, SWEPT, cell, history, key_of, runs
+from tests.tracking.records import (
+    END,
+    EXPERIMENT,
+    START,
+    SWEPT,
+    cell,
+    history,
+    key_of,
+    picture,
+    runs,
+)
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -85,6 +96,17 @@ def test_the_record_and_the_probe_curves_are_artifacts(tracker, tmp_path):
         "probe_curves.csv": "module,learning_rate,validation_accuracy_percent\n"
         "module_1,0.1,70.0\nmodule_1,0.01,65.0\n",
     }
+
+
+def test_pictures_of_patches_are_artifacts_and_new_ones_replace_the_run(tracker, tmp_path):
+    record, folder = cell(), tmp_path / "cell"
+    tracker.mirror(record, folder=folder)
+    facts = Pictures(key=record.key, encoders={}, images=1, pictures=(picture(b"one"),))
+    save_pictures(facts, contents={"module_1.png": b"one"}, folder=folder)
+    tracker.mirror(record, folder=folder)
+    (run,) = runs(tracker)
+    (path,) = tmp_path.glob(f"mlartifacts/**/{run.info.run_id}/artifacts/patches/*")
+    assert (path.name, path.read_bytes()) == ("module_1.png", b"one")
 
 
 def test_long_settings_are_cut_to_what_mlflow_takes(tracker):

@@ -2,9 +2,10 @@
 
 import pytest
 
+from gim_bench.records.patches import Pictures, save_pictures
 from gim_bench.records.record import Status
 from gim_bench.tracking.entries import Point, cell_entry, suite_entries, summary_entries
-from tests.tracking.records import END, SWEPT, cell
+from tests.tracking.records import END, SWEPT, cell, picture
 
 
 def numbers(entry):
@@ -149,3 +150,20 @@ def test_records_ask_for_their_cells_sweeps_and_summaries_but_not_while_running(
     assert [entry.name for entry in entries] == [
         "gim seed 0", "cpc seed 0", "gim seed 0 sweep", "gim summary, n=1",
     ]  # fmt: skip
+
+
+def test_pictures_of_patches_belong_to_the_entry_and_its_digest(tmp_path):
+    """New pictures of the same cell, in files of the same name, are another entry."""
+    record = cell()
+
+    def entry(content):
+        facts = Pictures(key=record.key, encoders={}, images=1, pictures=(picture(content),))
+        save_pictures(facts, contents={"module_1.png": content}, folder=tmp_path)
+        found = cell_entry(record, folder=tmp_path)
+        assert [path.name for path in found.pictures] == ["module_1.png"]
+        return found.digest()
+
+    without = cell_entry(record, folder=tmp_path).digest()
+    digests = [entry(content) for content in (b"one", b"two", b"two")]
+    assert len({without, *digests}) == 3
+    assert digests[1] == digests[2]

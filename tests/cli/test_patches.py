@@ -1,0 +1,24 @@
+"""`patches` draws the test patches that excite neurons most."""
+
+from tests.cli.commands import REPORT
+
+PATCHES = ("patches", "--suite", "./tiny.toml", "--no-tracking", "--neurons", "2", "--patches", "3")
+
+
+def test_pictures_of_finished_cells_are_drawn_and_stand_in_the_report(
+    finished, gim_bench, tmp_path
+):
+    answer = gim_bench(*PATCHES)
+    assert answer.code == 0
+    files = answer.out.split()
+    assert len(files) == 4  # two methods with two modules each
+    assert all((tmp_path / file).is_file() for file in files)
+    text = gim_bench(*REPORT).out
+    assert all(f"(file: {file})" in text for file in files)
+
+
+def test_without_finished_cells_the_command_says_what_to_run_first(gim_bench):
+    answer = gim_bench(*PATCHES)
+    assert answer.code == 2
+    assert "left out: gim seed 0 is not finished with these settings" in answer.err
+    assert "first run python -m gim_bench run --suite ./tiny.toml" in answer.err
