@@ -97,10 +97,21 @@ class BarlowTwins(StackLearner):
     def read(
         self, z: Float[Tensor, "example row column d"], *, module: int
     ) -> Float[Tensor, "example step e"]:
+        from_head = self.probe_reads is Reads.HEAD
+        found = self.head_output(z, module=module) if from_head else None
+        return super().read(z, module=module) if found is None else found
+
+    def head_output(
+        self, z: Float[Tensor, "example row column d"], *, module: int
+    ) -> Float[Tensor, "example step e"] | None:
         name = module_name(module)
-        if self.probe_reads is Reads.ENCODINGS or name not in self.heads:
-            return super().read(z, module=module)
+        if name not in self.heads:
+            return None
         return cast(BarlowTwinsHead, self.heads[name]).pooled(z)[:, None]
+
+    def read_heads(self) -> nn.ModuleDict:
+        heads = {name: cast(BarlowTwinsHead, head) for name, head in self.heads.items()}
+        return nn.ModuleDict({name: head.pool for name, head in heads.items()})
 
 
 class BlockwiseBarlowTwins(BarlowTwins):

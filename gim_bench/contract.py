@@ -9,7 +9,7 @@ there is one; for speech one every 10 ms), d = channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +25,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress, Silence
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
+from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import EncoderSettings, Recompute, Schedule
 
 Shape = tuple[int, ...]  # of one augmented example
@@ -417,6 +418,17 @@ class Learner(nn.Module, ABC):
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
         """Frozen features for the probe, by module, lowest first; the last is the top one."""
+
+    def readings(
+        self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
+    ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
+        """What each of `kinds` reads, by module as `features`; empty where there is no such thing."""
+        features = {Reading.FEATURES: self.features(inputs)} if Reading.FEATURES in kinds else {}
+        return {kind: features.get(kind, {}) for kind in kinds}
+
+    def read_heads(self) -> nn.ModuleDict:
+        """Parts of the heads that readings pass through, whose weights are kept with the record."""
+        return nn.ModuleDict()
 
     def predict(
         self, features: Mapping[str, Float[Tensor, "example step d"]]

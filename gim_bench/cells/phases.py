@@ -21,6 +21,7 @@ from gim_bench.cells.build import (
     trainer_of,
 )
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
@@ -106,13 +107,13 @@ def trained_and_probed(
     """
     folder, selection = runs.folder_of(record), None
     if is_selected_apart(cell, bench):
-        selection = _selected(cell, model, bench, folder=folder, watch=watch)
+        selection = _selected(cell, model, bench, record, runs=runs, watch=watch)
         watch = None
     learner = build(cell, bench, target=model.target)
     phase = _train(cell, model, learner, bench, folder=folder, watch=watch)
     choices = None if selection is None else selection.choices
     probed, probe_seconds, probe_peaks = _probe(cell, model, learner, bench, choices=choices)
-    weights = learner.encoder.state_dict()
+    files = keep(learner, model, record, runs=runs)
     return Finished(
         model=model,
         top=list(learner.units())[-1:],
@@ -122,7 +123,7 @@ def trained_and_probed(
         probed=probed,
         probe_seconds=probe_seconds,
         probe_peaks=probe_peaks,
-        files=runs.save_encoder(record, weights, name=f"{model.prefix}encoder"),
+        files={**files, **({} if selection is None else selection.files)},
     )
 
 
@@ -231,7 +232,13 @@ class _Course:
 
 
 def _selected(
-    cell: Cell, model: Model, bench: Bench, *, folder: Path, watch: Watch | None
+    cell: Cell,
+    model: Model,
+    bench: Bench,
+    record: Record,
+    *,
+    runs: RunsFolder,
+    watch: Watch | None,
 ) -> Selection:
     """The probes' hyperparameters, chosen with an encoder that never saw the validation examples.
 
@@ -239,10 +246,10 @@ def _selected(
     """
     settings = cell.config.probe
     assert settings is not None
-    apart = selection_folder(model, folder=folder)
+    apart = selection_folder(model, folder=runs.folder_of(record))
     apart.mkdir(parents=True, exist_ok=True)
     done = checkpoints_of(cell, model, bench, folder=apart / "done")
-    if (state := done.newest()) is not None:
+    if (state := done.newest()) is not None and runs.are_new(record, state["files"]):
         return Selection.of_state(state)
     train = _labelled(cell, bench, Split.TRAIN)
     learner = build(cell, bench, target=model.target)
@@ -260,7 +267,8 @@ def _selected(
         progress=bench.progress,
     )
     seconds = trained.seconds + time.perf_counter() - began
-    selection = Selection(choices=choices, seconds=seconds)
+    files = keep(learner, model, record, runs=runs, kind=SELECTION)
+    selection = Selection(choices=choices, seconds=seconds, files=files)
     done.save(selection.as_state())
     return selection
 

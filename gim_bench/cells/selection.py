@@ -19,10 +19,14 @@ from gim_bench.probing.probe import Choice, Choices
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Chosen hyperparameters, and the wall seconds of the training and the probes behind them."""
+    """Chosen hyperparameters, and the wall seconds of the training and the probes behind them.
+
+    `files` are those of the encoder that has chosen, with their sha256.
+    """
 
     choices: Choices
     seconds: float
+    files: Mapping[str, str]
 
     def as_state(self) -> dict[str, Any]:
         """The selection as mappings, lists and numbers."""
@@ -30,7 +34,7 @@ class Selection:
             {"target": target, "module": module, **asdict(choice)}
             for (target, module), choice in self.choices.items()
         ]
-        return {"choices": rows, "seconds": self.seconds}
+        return {"choices": rows, "seconds": self.seconds, "files": dict(self.files)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "Selection":
@@ -43,7 +47,7 @@ class Selection:
             )
             for row in state["choices"]
         }
-        return cls(choices=choices, seconds=state["seconds"])
+        return cls(choices=choices, seconds=state["seconds"], files=state["files"])
 
 
 def is_selected_apart(cell: Cell, bench: Bench) -> bool:

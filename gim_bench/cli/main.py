@@ -15,6 +15,7 @@ from gim_bench.cli import list as listing
 from gim_bench.cli.check import check
 from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, WRONG_USE
 from gim_bench.cli.patches import patches
+from gim_bench.cli.probe import probe
 from gim_bench.cli.report import report
 from gim_bench.cli.run import run
 from gim_bench.cli.sweep import sweep
@@ -30,7 +31,7 @@ app = typer.Typer(
     # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
-for command in (run, sweep, patches, sync, report, check):
+for command in (run, sweep, probe, patches, sync, report, check):
     app.command()(command)
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")

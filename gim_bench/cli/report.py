@@ -24,6 +24,7 @@ def report(
     from gim_bench.cells.resolve import describes
     from gim_bench.records.folder import RunsFolder
     from gim_bench.records.patches import pictures_of
+    from gim_bench.records.protocols import KeptResults
     from gim_bench.report import render
     from gim_bench.settings.suites import load_suite
 
@@ -42,6 +43,7 @@ def report(
         fmt=fmt,
         metrics=metric or (),
         predictions=runs.predictions,
+        results=KeptResults(runs.folder_of),
         pictures=lambda record: pictures_of(record, folder=runs.folder_of(record)),
     )
     deliver(text, output=output)

@@ -6,7 +6,7 @@ at the entrance of every unit, and nowhere else in this project.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,8 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, Encoder, GradientFlow, Ingredients, Learner, eval_mode
+from gim_bench.contract import (
+    Batch,
+    Encoder,
+    GradientFlow,
+    Ingredients,
+    Learner,
+    Modality,
+    eval_mode,
+)
 from gim_bench.methods.recomputing import recomputed
+from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import Recompute
 
 # The number of pieces in which a batch goes through modules whose activations are not kept.
@@ -117,6 +126,15 @@ class StackLearner(Learner):
         """
         return self.encoder.steps(z, module=module)
 
+    def head_output(
+        self, z: Float[Tensor, "example row column d"], *, module: int
+    ) -> Float[Tensor, "example step e"] | None:
+        """What the head of a module makes of its grid before the loss; None without such a thing.
+
+        Hook: as `read`. The parts of heads that it uses are `read_heads`.
+        """
+        return None
+
     def target_dim(self, module: int) -> int:
         """Channels of the encodings z that `module` predicts."""
         return self.encoder.dims[module - 1 if self._predicts_below(module) else module]
@@ -160,15 +178,33 @@ class StackLearner(Learner):
         first, *further = (view.unflatten(0, (len(batch.inputs), -1)) for view in views)
         return replace(batch, inputs=first, further=tuple(further), encoded_by=unit)
 
-    @torch.no_grad()
     def features(
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
-        found = {}
+        return self.readings(inputs, kinds=[Reading.FEATURES])[Reading.FEATURES]
+
+    @torch.no_grad()
+    def readings(
+        self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
+    ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
+        found: dict[Reading, dict[str, Tensor]] = {kind: {} for kind in kinds}
         with eval_mode(self):
             for m, z in enumerate(self.encoder.grids(inputs)):
-                found[module_name(m)] = self.read(z, module=m)
+                for kind, of_kind in found.items():
+                    if (values := self._reading(kind, z, module=m)) is not None:
+                        of_kind[module_name(m)] = values
         return found
+
+    def _reading(
+        self, kind: Reading, z: Float[Tensor, "example row column d"], *, module: int
+    ) -> Float[Tensor, "example step _"] | None:
+        match kind:
+            case Reading.FEATURES:
+                return self.read(z, module=module)
+            case Reading.GRID:
+                return z.flatten(1)[:, None] if self.encoder.modality is Modality.IMAGE else None
+            case Reading.HEAD:
+                return self.head_output(z, module=module)
 
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
         """Layers of the modules from `first` to `last`, in forward order."""

@@ -56,7 +56,8 @@ def train_linear(
         decays = inputs.new_tensor(weight_decays).view(-1, 1, 1)
         kept = (1 - rates * decays).expand(-1, classes, 1).reshape(-1, 1)
     draw = seeding.generator("probe", *stream)
-    for chosen in islice(_batches(len(inputs), batch_size, draw, device=u.device), steps):
+    batches = shuffled_batches(len(inputs), batch_size, draw, device=u.device)
+    for chosen in islice(batches, steps):
         x, y = inputs.index_select(0, chosen), one_hot.index_select(0, chosen)
         gradient = _gradient(u, x, y, rates=rates)
         if kept is not None:
@@ -85,7 +86,7 @@ def _gradient(
     return errors.flatten(0, 1) @ x
 
 
-def _batches(
+def shuffled_batches(
     labels: int, batch_size: int, draw: torch.Generator, *, device: torch.device
 ) -> Iterator[Int[Tensor, "b"]]:
     """Endless batches of indices, in a new random order in every pass."""

@@ -11,7 +11,7 @@ from gim_bench import seeding
 from gim_bench.contract import Batch, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import DataError
-from gim_bench.settings.probing import ProbeSettings
+from gim_bench.settings.probing import CommonProbeSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class Question:
         return (self.places[low:high] - start).to(batch.inputs.device)
 
 
-def question(train: Batches, target: Target, *, settings: ProbeSettings) -> Question:
+def question(train: Batches, target: Target, *, settings: CommonProbeSettings) -> Question:
     """The labels of the training split that fit or validate probes of a target.
 
     The draw depends on the batches' stream alone. Validation holds out whole sources, which are
@@ -113,7 +113,7 @@ def _mixed(classes: Int[Tensor, "source"], draw: torch.Generator) -> Int[Tensor,
 
 
 def labelled_items(
-    train: Batches, target: Target, *, settings: ProbeSettings
+    train: Batches, target: Target, *, settings: CommonProbeSettings
 ) -> Int[Tensor, "item"]:
     """Images or recordings whose labels of a target may be used: `labelled_fraction` of a class."""
     of_examples = train.labels[target.name]
@@ -153,7 +153,7 @@ def _share(
 
 
 def validation_items(
-    train: Batches, targets: Sequence[Target], *, settings: ProbeSettings
+    train: Batches, targets: Sequence[Target], *, settings: CommonProbeSettings
 ) -> Int[Tensor, "item"]:
     """Images or recordings of the sources on which probes of the targets are validated; ascending.
 

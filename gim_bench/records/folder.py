@@ -156,6 +156,11 @@ class RunsFolder:
         write_atomically(self.folder_of(record) / f"{file}{NEW}", content)
         return {file: hashlib.sha256(content).hexdigest()}
 
+    def are_new(self, record: Record, files: Mapping[str, str]) -> bool:
+        """Whether these files were saved whole, with these sha256, and are not put in place yet."""
+        folder = self.folder_of(record)
+        return all(_file_sha256(folder / f"{name}{NEW}") == sha for name, sha in files.items())
+
     def put_encoders(self, record: Record) -> None:
         """Replace the files of an earlier run by those of this record. Raises: OSError."""
         for file in record.files:

@@ -6,17 +6,25 @@ from collections.abc import Callable, Sequence
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Record
-from gim_bench.report.build import PredictionsOf, SuiteLike, build, check_sources
+from gim_bench.report.build import PredictionsOf, SuiteLike, build, check_sources, rows_of
 from gim_bench.report.document import Document
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
 from gim_bench.report.patches import PicturesOf
+from gim_bench.report.protocols import ResultsOf, accuracies_of, protocols_section
 from gim_bench.report.spaces import render_spaces
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
 
-__all__ = ["FORMATS", "check_sources", "render", "render_spaces", "render_sweeps"]
+__all__ = [
+    "FORMATS",
+    "check_sources",
+    "render",
+    "render_protocols",
+    "render_spaces",
+    "render_sweeps",
+]
 
 FORMATS = ("md", "html", "json", "csv")
 
@@ -30,12 +38,14 @@ def render(
     metrics: Sequence[str] = (),
     predictions: PredictionsOf = lambda _: None,
     pictures: PicturesOf = lambda _: None,
+    results: ResultsOf = lambda _: {},
 ) -> str:
     """The records of `suite` in the format `fmt`; with `metrics`, these metrics alone.
 
     `describes` says whether a configuration is one that the suite gives: the numbers of other
     records are not compared with published ones. `predictions` reads the predictions of a record;
-    without them, intervals cover seeds alone. `pictures` reads its pictures of patches.
+    without them, intervals cover seeds alone. `pictures` reads its pictures of patches,
+    `results` the results of further protocols.
 
     Raises: ConfigError for an unknown format, metric or published table.
     """
@@ -49,6 +59,7 @@ def render(
             describes=describes,
             predictions=predictions,
             pictures=pictures,
+            results=results,
             metrics=metrics,
         )
 
@@ -69,3 +80,17 @@ def render_sweeps(records: Sequence[Record], *, suite: str, as_json: bool) -> st
         return json.dumps(sweeps_as_data(records), indent=2)
     section = sweep_section(records)
     return as_markdown(Document(title=f"Sweep of suite {suite}", summary=[], sections=[section]))
+
+
+def render_protocols(
+    records: Sequence[Record],
+    *,
+    suite: SuiteLike,
+    predictions: PredictionsOf,
+    results: ResultsOf,
+    names: Sequence[str],
+) -> str:
+    """Methods × protocols of these names, as Markdown."""
+    rows = [row for row in rows_of(records, suite.methods, predictions=predictions) if row.records]
+    section = protocols_section(rows, accuracies_of(rows), results=results, names=names)
+    return as_markdown(Document(title=f"Suite {suite.name}", summary=[], sections=[section]))

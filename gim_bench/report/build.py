@@ -20,6 +20,7 @@ from gim_bench.report.isolation import isolation_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
+from gim_bench.report.protocols import ResultsOf, protocols_section, rows_under
 from gim_bench.report.published import load
 from gim_bench.report.rates import load_evidence, rates_section
 from gim_bench.report.sweeps import sweep_section
@@ -80,23 +81,25 @@ def build(
     describes: Describes,
     predictions: PredictionsOf = lambda _: None,
     pictures: PicturesOf = lambda _: None,
+    results: ResultsOf = lambda _: {},
     metrics: Sequence[str] = (),
 ) -> Document:
     """The report on `records`; with `metrics`, a single table of these.
 
     `describes` says whether a configuration is one that the suite gives. `predictions` reads the
-    predictions of a record, `pictures` its pictures of patches.
+    predictions of a record, `pictures` its pictures of patches, `results` the results of further
+    protocols.
 
     Raises: ConfigError for a published table that is not there.
     """
-    rows = _rows(records, suite.methods, predictions=predictions)
+    rows = rows_of(records, suite.methods, predictions=predictions)
     done = [record for row in rows for record in row.records]
     published = load(suite.published)
     finished = [row for row in rows if row.records]
     sections = (
         [chosen_metrics(finished, metrics, published=published)]
         if metrics
-        else _results(rows, suite=suite, published=published, describes=describes)
+        else _results(rows, suite=suite, published=published, describes=describes, results=results)
     )
     sections += [
         isolation_section(done),
@@ -121,7 +124,7 @@ def check_sources(suite: SuiteLike) -> None:
         load_evidence(suite.tuned)
 
 
-def _rows(
+def rows_of(
     records: Sequence[Record], methods: Sequence[str], *, predictions: PredictionsOf
 ) -> list[Row]:
     """A row for each method that has finished cells, or whose latest did not fit into memory.
@@ -141,7 +144,12 @@ def _rows(
 
 
 def _results(
-    rows: Sequence[Row], *, suite: SuiteLike, published: PublishedNumbers, describes: Describes
+    rows: Sequence[Row],
+    *,
+    suite: SuiteLike,
+    published: PublishedNumbers,
+    describes: Describes,
+    results: ResultsOf,
 ) -> list[Section]:
     done = [row for row in rows if row.records]
     measured = [m for m in METRICS.values() if any(m.name in row.summaries for row in done)]
@@ -158,7 +166,14 @@ def _results(
         accuracy_table(done, accuracies, headline=headline, published=published),
         best_module_table(done, headline),
         differences_on_the_same_examples(done, headline),
-        ledger(done, published, describes=describes, known=implemented(suite.methods)),
+        protocols_section(done, headline, results=results),
+        ledger(
+            done,
+            published,
+            describes=describes,
+            known=implemented(suite.methods),
+            under=[other for row in done for other in rows_under(row, results).values()],
+        ),
         known_deviations(suite.deviations if published else ()),
         what_each_was_given(done, declared=suite.method),
         rates_section([record for row in done for record in row.records], tuned=suite.tuned),

@@ -97,12 +97,16 @@ def ledger(
     *,
     describes: Describes,
     known: Sequence[str],
+    under: Sequence[Row] = (),
 ) -> Section:
-    """A table for each paper, and a legend. `known` are the names of all rows and methods."""
+    """A table for each paper, and a legend. `known` are the names of all rows and methods.
+
+    `under` are the rows as further protocols have them, which the tags of a number may ask for.
+    """
     blocks: list[Block] = []
     legend = list(LEGEND)
     for paper, numbers in published.items():
-        found = entries(rows, numbers, describes=describes, known=known)
+        found = entries(rows, numbers, describes=describes, known=known, under=under)
         blocks += [f"{paper}:"] if len(published) > 1 else []
         notes = [*_margins(found), *_reasons(found), *_protocols(found), *_rivals(found)]
         blocks += [_table(found), Bullets(notes)]
@@ -133,13 +137,26 @@ def implemented(methods: Sequence[str]) -> list[str]:
 
 
 def entries(
-    rows: Sequence[Row], numbers: Numbers, *, describes: Describes, known: Sequence[str]
+    rows: Sequence[Row],
+    numbers: Numbers,
+    *,
+    describes: Describes,
+    known: Sequence[str],
+    under: Sequence[Row] = (),
 ) -> list[Entry]:
-    """An entry for each number of a paper, in the paper's order."""
+    """An entry for each number of a paper, in the paper's order.
+
+    A row under another protocol stands for its method where it alone is comparable.
+    """
     by_method = {row.method: row for row in rows}
     found = []
     for (method, metric), paper in numbers.items():
         row = by_method.get(method)
+        for other in [row, *(each for each in under if each.method == method)]:
+            fits = other is not None and metric in other.summaries
+            if fits and not _why_not(other.records, paper, describes=describes):
+                row = other
+                break
         records = row.records if row else []
         ours = row.summaries.get(metric) if row else None
         why_not = _why_not(records, paper, describes=describes) if ours else ""

@@ -1,7 +1,8 @@
 """Settings of the probes: classifiers that are fitted on frozen features.
 
 `[probe]` names the linear probe by its kind. A table that lacks a kind is Adam's if it has settings
-of Adam's, as all tables had before there were kinds; else it is logistic regression's.
+of Adam's, as all tables had before there were kinds; else it is logistic regression's. Protocols
+have further kinds of probes, which are not linear.
 """
 
 from collections.abc import Mapping
@@ -68,9 +69,35 @@ class LogisticRegressionSettings(CommonProbeSettings):
     unseen_validation: bool = True
 
 
+class HiddenLayerSettings(CommonProbeSettings):
+    """A classifier with one hidden layer, batch norm, ReLU and dropout, trained by Adam."""
+
+    kind: Literal["hidden_layer"] = "hidden_layer"
+    units: PositiveInt = 200
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    learning_rates: Grid
+    steps: PositiveInt
+    batch_size: Annotated[int, Field(gt=1)]  # batch norm needs two examples
+
+
+class NearestNeighboursSettings(CommonProbeSettings):
+    """Nearest neighbours by cosine: validation chooses nothing."""
+
+    kind: Literal["nearest_neighbours"] = "nearest_neighbours"
+
+
+AnyProbeSettings = (
+    AdamProbeSettings | LogisticRegressionSettings | HiddenLayerSettings | NearestNeighboursSettings
+)
 KINDS: dict[str, type[CommonProbeSettings]] = {
     "adam": AdamProbeSettings,
     "logistic_regression": LogisticRegressionSettings,
+}
+ALL_KINDS: dict[str, type[AnyProbeSettings]] = {
+    "adam": AdamProbeSettings,
+    "logistic_regression": LogisticRegressionSettings,
+    "hidden_layer": HiddenLayerSettings,
+    "nearest_neighbours": NearestNeighboursSettings,
 }
 DEFAULT_KIND = "logistic_regression"
 
@@ -108,8 +135,8 @@ def probe_laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[
 
 def of_kind(kind: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """The table with this kind, without settings that only other kinds have."""
-    others = {name for model in KINDS.values() for name in model.model_fields}
-    others -= KINDS.get(kind, CommonProbeSettings).model_fields.keys()
+    others = {name for model in ALL_KINDS.values() for name in model.model_fields}
+    others -= ALL_KINDS.get(kind, CommonProbeSettings).model_fields.keys()
     return {n: value for n, value in table.items() if n not in others} | {"kind": kind}
 
 

@@ -205,6 +205,8 @@ class Suite(Recipe):
     capacity: CapacitySettings | None = None  # None: the largest batch is not looked for
     inside: InsideSettings | None = None  # None: nothing is measured after an epoch
     fresh_process: bool = False  # every cell in a process of its own
+    # Further protocols, by name, for `probe`; see protocols.py. They are of no cell's key.
+    protocols: dict[Name, dict[str, Any]] = {}
     method: dict[str, dict[str, Any]] = {}
 
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gim_bench.cells.bench import Bench
-from gim_bench.cells.build import Model, build
+from gim_bench.cells.build import Model
 from gim_bench.cells.cell import Cell
-from gim_bench.contract import Learner, Split, Target
+from gim_bench.cells.frozen import frozen
+from gim_bench.contract import Split, Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import ConfigError
 from gim_bench.probing.classifiers import Labelled
@@ -86,16 +87,9 @@ class Frozen:
 
     @cached_property
     def _reader(self) -> Reader:
-        learner: Learner = build(self.cell, self.bench, target=self.model.target)
-        try:
-            learner.encoder.load_state_dict(self.runs.read_encoder(self.record, name=self.encoder))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"the encoder in {self.runs.folder_of(self.record)} is not the cell's "
-                f"({str(error).splitlines()[-1].strip()}): run the cell again with --rerun"
-            ) from None
+        learner = frozen(self.cell, self.record, self.model, self.bench, runs=self.runs)
         return Reader(
-            learner.eval(),
+            learner,
             precision=self.settings.precision or self.cell.config.training.precision,
             title=self.model.name,
             progress=self.bench.progress,

@@ -1,0 +1,172 @@
+"""A finished cell under other protocols: its encoder is read again, and nothing is trained."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import Model, models_of
+from gim_bench.cells.cell import Cell
+from gim_bench.cells.frozen import SELECTION, files_of, frozen, has_selection
+from gim_bench.cells.selection import is_selected_apart
+from gim_bench.contract import Split
+from gim_bench.probing.exchange import Read, chooses, exchange
+from gim_bench.records import provenance
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.predictions import PARTS, Predictions
+from gim_bench.records.protocols import (
+    ProtocolResult,
+    predictions_of,
+    results_of,
+    save_result,
+)
+from gim_bench.records.record import Record
+from gim_bench.settings.protocols import Protocol, ProtocolSettings, resolved
+
+NO_CHOOSER = (
+    "the encoder that chooses hyperparameters on unseen labels was not kept with this older "
+    "record: run the cell again with --rerun"
+)
+
+
+def protocols_on(cell: Cell, settings: Mapping[str, ProtocolSettings]) -> list[Protocol]:
+    """The protocols with the probes that they have on this cell. Raises: ConfigError."""
+    own = cell.config.probe
+    assert own is not None
+    return [resolved(name, each, own=own) for name, each in settings.items()]
+
+
+def read_again(
+    cell: Cell,
+    record: Record,
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    protocols: Sequence[Protocol],
+    rerun: bool = False,
+) -> dict[str, ProtocolResult]:
+    """Results of the protocols on a finished cell, by name; they are on disk when this returns.
+
+    A result that is there for these settings and weights is not made again, unless by `rerun`.
+
+    Raises: ConfigError if weights are missing or damaged; DataError if too few have labels.
+    """
+    folder = runs.folder_of(record)
+    earlier = results_of(record, folder=folder)
+    done = (
+        {}
+        if rerun
+        else {p.name: earlier[p.name] for p in protocols if _holds(p, earlier, runs, record)}
+    )
+    missing = [protocol for protocol in protocols if protocol.name not in done]
+    for alike in _grouped(missing):
+        found = _exchanged(cell, record, bench, runs=runs, protocols=alike)
+        for protocol in alike:
+            read = found[protocol.name]
+            reads = earlier[protocol.name].test_reads if protocol.name in earlier else 0
+            result = ProtocolResult(
+                protocol=protocol.name,
+                suite=record.suite,
+                method=record.method,
+                seed=record.seed,
+                key=record.key,
+                settings=protocol.as_dict(),
+                files=files_of(record),
+                metrics=read.metrics,
+                chosen=read.chosen,
+                curves=read.curves,
+                reason=read.reason,
+                test_reads=reads + bool(read.metrics),
+                provenance={
+                    **provenance.describe(str(bench.device)),
+                    "data_sha256": cell.data_sha256,
+                    "finished_at": provenance.now(),
+                },
+            )
+            predictions = read.predictions if read.metrics else None
+            done[protocol.name] = save_result(folder, result, predictions)
+    return {protocol.name: done[protocol.name] for protocol in protocols}
+
+
+def _holds(
+    protocol: Protocol, earlier: Mapping[str, ProtocolResult], runs: RunsFolder, record: Record
+) -> bool:
+    """Whether a result is there, with these settings and with its predictions."""
+    result = earlier.get(protocol.name)
+    if result is None or result.settings != protocol.as_dict():
+        return False
+    return not result.metrics or predictions_of(result, folder=runs.folder_of(record)) is not None
+
+
+def _grouped(protocols: Sequence[Protocol]) -> list[list[Protocol]]:
+    """The protocols that share features and labels, group by group."""
+    groups: dict[str, list[Protocol]] = {}
+    for protocol in protocols:
+        groups.setdefault(json.dumps(protocol.group, sort_keys=True), []).append(protocol)
+    return list(groups.values())
+
+
+def _exchanged(
+    cell: Cell, record: Record, bench: Bench, *, runs: RunsFolder, protocols: Sequence[Protocol]
+) -> dict[str, Read]:
+    """Results of protocols of one group, of all models of the cell together."""
+    found: dict[str, Read] = {}
+    for model in models_of(cell, bench):
+        of_model = _of_model(cell, record, model, bench, runs=runs, protocols=protocols)
+        found = {
+            name: _joined(found[name], read) if name in found else read
+            for name, read in of_model.items()
+        }
+    return found
+
+
+def _of_model(
+    cell: Cell,
+    record: Record,
+    model: Model,
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    protocols: Sequence[Protocol],
+) -> dict[str, Read]:
+    apart = is_selected_apart(cell, bench)
+    chooser, readable = None, protocols
+    if apart and has_selection(record, model):
+        chooser = frozen(cell, record, model, bench, runs=runs, kind=SELECTION)
+    elif apart:
+        readable = [protocol for protocol in protocols if not chooses(protocol.probe)]
+    found = {protocol.name: Read(reason=NO_CHOOSER) for protocol in protocols}
+    if not readable:
+        return found
+    whole = protocols[0].probe.whole_recordings
+    train, test = (bench.batches(cell, split, whole=whole) for split in (Split.TRAIN, Split.TEST))
+    return found | exchange(
+        frozen(cell, record, model, bench, runs=runs),
+        readable,
+        chooser=chooser,
+        train=train,
+        test=test,
+        targets=model.probed,
+        precision=cell.config.training.precision,
+        title=f"{model.name}: {', '.join(protocol.name for protocol in readable)}",
+        progress=bench.progress,
+    )
+
+
+def _joined(one: Read, other: Read) -> Read:
+    """The results of two models of a cell, each of its own targets."""
+    both = (one, other)
+    predictions = Predictions(
+        **{
+            part: {n: v for read in both for n, v in getattr(read.predictions, part).items()}
+            for part in PARTS
+        }
+    )
+    return replace(
+        one,
+        metrics={**one.metrics, **other.metrics},
+        chosen={**one.chosen, **other.chosen},
+        curves={**one.curves, **other.curves},
+        predictions=predictions,
+        reason="; ".join(dict.fromkeys(read.reason for read in both if read.reason)),
+    )

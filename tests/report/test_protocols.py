@@ -1,0 +1,95 @@
+"""Methods × protocols: the table, the order, and changes of order that are no chance."""
+
+import pytest
+
+from gim_bench.records.protocols import ProtocolResult
+from gim_bench.records.statistics import summarise_metrics
+from gim_bench.report.columns import Row
+from gim_bench.report.document import Bullets, Table
+from gim_bench.report.protocols import DOES_NOT_APPLY, passes, protocols_section, rows_under
+from tests.report.cells import cell
+
+
+def row(method, accuracies):
+    records = [cell(method, seed=s, metrics={"accuracy": a}) for s, a in enumerate(accuracies)]
+    return Row(method, records, summarise_metrics(records))
+
+
+def results_with(numbers, *, reason=""):
+    """Results by method and protocol, a number for each seed; no number: does not apply."""
+
+    def results(record):
+        found = {}
+        for name, values in numbers[record.method].items():
+            metrics = {"accuracy": values[record.seed]} if values else {}
+            found[name] = (
+                ProtocolResult(
+                    protocol=name, suite=record.suite, method=record.method, seed=record.seed,
+                    key=record.key, settings={}, files={}, metrics=metrics,
+                    reason="" if values else reason,
+                ),
+                None,
+            )  # fmt: skip
+        return found
+
+    return results
+
+
+OWN = [row("gim", [60.0, 61.0, 60.5]), row("clapp", [50.0, 51.0, 50.5])]
+SWAPPED = {"gim": {"knn": [40.0, 41.0, 40.5]}, "clapp": {"knn": [49.0, 50.0, 49.5]}}
+
+
+def section(numbers, **options):
+    results = results_with(numbers, **options)
+    found = protocols_section(OWN, ["accuracy"], results=results)
+    (table,) = [block for block in found.blocks if isinstance(block, Table)]
+    lines = [line for block in found.blocks if isinstance(block, Bullets) for line in block.items]
+    return table, lines
+
+
+def test_the_table_has_a_column_for_each_protocol():
+    table, _ = section(SWAPPED)
+    assert [column.heading for column in table.columns] == ["method", "seeds", "own", "knn"]
+    assert table.rows[0][-1] == "40.5 ± 0.5"
+
+
+def test_without_results_there_is_no_section():
+    assert not protocols_section(OWN, ["accuracy"], results=lambda _: {}).blocks
+
+
+def test_a_protocol_that_does_not_apply_says_so_with_its_reason():
+    numbers = {"gim": {"head": []}, "clapp": {"head": [1.0, 2.0, 3.0]}}
+    table, lines = section(numbers, reason="the method has no head")
+    assert table.rows[0][-1] == DOES_NOT_APPLY
+    assert "`head`: the method has no head (gim)." in lines
+
+
+def test_a_reversal_beyond_chance_is_named_with_both_differences():
+    _, lines = section(SWAPPED)
+    assert (
+        "Under `knn` the order of 2 methods has Kendall's tau -1.00 with `own`: clapp passes gim "
+        "(-10.0 points become +9.0)." in lines
+    )
+
+
+def test_a_reversal_within_chance_is_no_change_of_order():
+    noisy = {"gim": {"knn": [40.0, 60.0, 50.0]}, "clapp": {"knn": [49.0, 58.0, 49.0]}}
+    _, lines = section(noisy)
+    assert "No two methods change places with intervals that exclude 0 both times." in lines
+    assert any("tau -1.00" in line for line in lines)
+
+
+@pytest.mark.parametrize("own", [[50.0, 51.0, 50.5], [60.4, 61.2, 60.6]])
+def test_methods_that_keep_their_order_or_were_alike_do_not_pass(own):
+    """Where the cell's own probe does not tell two methods apart, none passes the other."""
+    rows = [OWN[0], row("clapp", own)]
+    kept = {"gim": {"knn": [60.0, 61.0, 60.5]}, "clapp": {"knn": [40.0, 41.0, 40.5]}}
+    numbers = kept if own[0] == 50.0 else SWAPPED | {"gim": {"knn": [70.0, 71.0, 70.5]}}
+    under = {each.method: rows_under(each, results_with(numbers)) for each in rows}
+    assert passes(rows, under, ["knn"], metric="accuracy") == []
+
+
+def test_a_row_under_a_protocol_names_the_protocol_in_its_configuration():
+    """By which the tags of published numbers find the row."""
+    under = rows_under(OWN[0], results_with(SWAPPED))["knn"]
+    assert {record.config["read_under"] for record in under.records} == {"knn"}
