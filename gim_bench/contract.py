@@ -422,7 +422,7 @@ class Learner(nn.Module, ABC):
     def readings(
         self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
     ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
-        """What each of `kinds` reads, by module as `features`; empty where there is no such thing."""
+        """What each of `kinds` reads, by module; empty where the learner has no such thing."""
         features = {Reading.FEATURES: self.features(inputs)} if Reading.FEATURES in kinds else {}
         return {kind: features.get(kind, {}) for kind in kinds}
 

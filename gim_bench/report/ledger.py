@@ -151,12 +151,13 @@ def entries(
     by_method = {row.method: row for row in rows}
     found = []
     for (method, metric), paper in numbers.items():
-        row = by_method.get(method)
-        for other in [row, *(each for each in under if each.method == method)]:
-            fits = other is not None and metric in other.summaries
-            if fits and not _why_not(other.records, paper, describes=describes):
-                row = other
-                break
+        of_method = [each for each in [*rows, *under] if each.method == method]
+        comparable = (
+            each
+            for each in of_method
+            if metric in each.summaries and not _why_not(each.records, paper, describes=describes)
+        )
+        row = next(comparable, by_method.get(method))
         records = row.records if row else []
         ours = row.summaries.get(metric) if row else None
         why_not = _why_not(records, paper, describes=describes) if ours else ""
