@@ -8,8 +8,8 @@ import pytest
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.errors import ConfigError
 from gim_bench.report import published
-from gim_bench.report.published import load
 from gim_bench.report.protocols import READ_UNDER
+from gim_bench.report.published import load
 from gim_bench.report.tags import DIMENSIONS, OFF, read_tags
 from tests.report.cells import cell, config
 from tests.report.test_tables import markdown, table
