@@ -335,6 +335,8 @@ class Ingredients:
     generator: torch.Generator  # a stream of the method's own, for what its losses draw
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile
+    # Isolated units that the modules are grouped into; None: every module is one.
+    units: int | None = None
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                 ),
                 recompute=config.method.recompute,
                 compiled=config.training.compile,
+                units=config.method.units,
             )
         )
     if cell.base is not None:

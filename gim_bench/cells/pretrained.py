@@ -65,6 +65,11 @@ class Base:
                 f"--from {self.folder}: the method {config.method.like!r} trains no module apart "
                 f"from the others: use one whose modules are isolated, such as gim_iterative"
             )
+        if config.method.units is not None:
+            raise ConfigError(
+                f"--from {self.folder}: the row groups modules into {config.method.units} units, "
+                f"and modules on a base are trained one by one: leave out units"
+            )
         blocks, below = (_blocks(c["encoder"]) for c in (config.as_dict(), self.record.config))
         if blocks[: len(below)] != below:
             raise ConfigError(

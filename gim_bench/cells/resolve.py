@@ -12,6 +12,7 @@ from gim_bench.cells.pretrained import Base
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
+from gim_bench.methods.stack import StackLearner
 from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.settings.augmentations import CropSettings
 from gim_bench.settings.base import Precision, Settings
@@ -125,6 +126,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
     _check_pieces(setup, method, origin=origin)
+    _check_units(kind, setup, method, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe
     if probe is not None and probe.precision is not None:
@@ -228,6 +230,7 @@ def _method_settings(
         schedule=row.schedule or traits.schedule or recipe.training.schedule,
         recompute=row.recompute or recipe.training.recompute,
         only=row.only,
+        units=row.units,
         options=options,
     )
 
@@ -305,6 +308,23 @@ def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
             f'{origin}: recompute = "pieces" encodes a part of the batch at a time, and in the '
             f"encoder {setup.encoder_options.kind!r} examples depend on each other (as with batch "
             f'norm): use "layers" or "nothing"'
+        )
+
+
+def _check_units(kind: type[Learner], setup: Setup, method: MethodSettings, *, origin: str) -> None:
+    """Modules are grouped where flow is isolated, into no more units than modules."""
+    if method.units is None:
+        return
+    if setup.gradient_flow is not GradientFlow.ISOLATED or not issubclass(kind, StackLearner):
+        raise ConfigError(
+            f"{origin}: units = {method.units} groups the modules of a method with isolated "
+            f"gradient flow, and the flow of {method.like!r} is {setup.gradient_flow}: leave out "
+            f'units, or set gradient_flow = "isolated" where the method allows it'
+        )
+    if method.units > len(setup.rows):
+        raise ConfigError(
+            f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} has "
+            f"{len(setup.rows)} modules: use {len(setup.rows)} or less"
         )
 
 

@@ -1,13 +1,14 @@
 """The learner that most methods are: an objective times a gradient flow.
 
 A stack's modules are grouped into *units*, each trained by one loss at its top. Isolated flow makes
-every module a unit of its own; end-to-end flow makes one unit of them all. Gradients are stopped
-at the entrance of every unit, and nowhere else in this project.
+every module a unit of its own, or as many units as a row asks for; end-to-end flow makes one unit
+of them all. Gradients are stopped at the entrance of every unit, and nowhere else in this project.
 """
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -50,11 +51,17 @@ def module_name(index: int) -> str:
     return f"module_{index + 1}"
 
 
-def partition(modules: int, flow: GradientFlow) -> list[Unit]:
-    """The units of a stack of `modules` under that gradient flow."""
+def partition(modules: int, flow: GradientFlow, *, units: int | None = None) -> list[Unit]:
+    """The units of a stack of `modules` under that gradient flow.
+
+    Isolated flow has as many as `units` says: None makes every module a unit. Units are as equal as
+    they can be; where modules are left over, upper units have one more.
+    """
     match flow:
         case GradientFlow.ISOLATED:
-            return [Unit(m, m) for m in range(modules)]
+            count = units or modules
+            starts = [index * modules // count for index in range(count + 1)]
+            return [Unit(first, above - 1) for first, above in pairwise(starts)]
         case GradientFlow.END_TO_END:
             return [Unit(0, modules - 1)]
         case GradientFlow.NONE:
@@ -89,7 +96,9 @@ class StackLearner(Learner):
         self.target = ingredients.target
         self.recompute = ingredients.recompute
         self.generator = ingredients.generator
-        self.partition = partition(len(self.encoder.stages), ingredients.gradient_flow)
+        self.partition = partition(
+            len(self.encoder.stages), ingredients.gradient_flow, units=ingredients.units
+        )
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )

@@ -133,6 +133,7 @@ class _Method(BaseModel):
 
     name: str = ""
     gradient_flow: Literal["isolated", "end_to_end", "none"] = "none"
+    units: int | None = None
     options: dict[str, Any] = {}
 
 

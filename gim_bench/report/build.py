@@ -12,6 +12,7 @@ from gim_bench.report.best import best_module_table
 from gim_bench.report.columns import PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
+from gim_bench.report.depth import depth_section
 from gim_bench.report.document import Block, Bullets, Document, Section
 from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section
@@ -192,6 +193,7 @@ def _results(
             title="Curves",
             blocks=[*module_figures(done, headline), *loss_figures(done), *rate_figures(done)],
         ),
+        depth_section(done, headline),
         inside_section(done),
     ]
 

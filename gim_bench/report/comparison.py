@@ -90,8 +90,8 @@ class Count:
 
 # What a method declares that decides its modules and heads; only where modules are trained in turn
 # does it also decide how many steps are taken.
-PARTS = ("objective", "gradient_flow", "ablation", "only", "base", "options")
-TURNS = ("gradient_flow", "ablation", "only", "base")
+PARTS = ("objective", "gradient_flow", "units", "ablation", "only", "base", "options")
+TURNS = ("gradient_flow", "units", "ablation", "only", "base")
 # The settings that decide how many steps are taken, and on how many examples.
 PACE = ("training.epochs", "training.batch_size", "training.budget", "training.held_out")
 COUNTS = {

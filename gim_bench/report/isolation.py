@@ -30,7 +30,10 @@ def isolation_section(done: Sequence[Record]) -> Section:
 
 def _line(method: str, records: Sequence[Record]) -> list[str]:
     """The row of one method, all seeds together."""
-    declared = str(records[0].config["method"]["gradient_flow"]).replace("_", " ")
+    settings = records[0].config["method"]
+    declared = str(settings["gradient_flow"]).replace("_", " ")
+    if units := settings.get("units"):
+        declared += f", {units} unit{'' if units == 1 else 's'}"
     if not all(record.isolation for record in records):
         return [method, declared, NONE, NONE, "not measured"]
     reached = {_reach(record) for record in records}
@@ -51,6 +54,8 @@ def _reach(record: Record) -> str:
         return "its own module"
     if all(reached[loss] == row.keys() for loss, row in rows.items()):
         return f"all {len(next(iter(rows.values())))} modules"
+    if not leaks(record):
+        return "the modules of its own unit"
     return "see below"
 
 

@@ -65,20 +65,20 @@ def losses_by_module(rows: Sequence[Row]) -> list[Section]:
     for validation in (name for name in losses if "validation" in name):
         if any(validation in row.summaries for row in rows):
             for name in (validation.replace("validation_", ""), validation):
-                unit = unit_shared(rows, _modules(rows, name))
+                unit = unit_shared(rows, modules_of(rows, name))
                 title = f"By module: {with_unit(describe(name).meaning, unit)}, {name}"
                 sections.append(_by_module(rows, name, title=title))
     return sections
 
 
-def _modules(rows: Sequence[Row], name: str) -> list[str]:
+def modules_of(rows: Sequence[Row], name: str) -> list[str]:
     """The metric of every module that any row has, lowest module first."""
     found = {n for row in rows for n in row.summaries if n.startswith(f"{name}/module_")}
     return sorted(found, key=lambda n: int(n.rpartition("_")[2]))
 
 
 def _by_module(rows: Sequence[Row], name: str, *, title: str) -> Section:
-    modules = _modules(rows, name)
+    modules = modules_of(rows, name)
     if not modules:
         return Section(title=title, blocks=[])
     # Features that are no stack of modules would pass for the first module's.

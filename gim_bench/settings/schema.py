@@ -108,6 +108,7 @@ class Row(Settings):
     recompute: Recompute | None = None
     only: str | None = None  # the one unit that is trained, such as "module_2"
     gradient_flow: Literal["isolated", "end_to_end"] | None = None
+    units: PositiveInt | None = None  # isolated, of the encoder's modules; None: one for each
     encoder: dict[str, Any] = {}
     augmentation: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -225,6 +226,7 @@ class MethodSettings(Settings):
     schedule: Schedule
     recompute: Recompute
     only: str | None = None  # the one unit that is trained
+    units: PositiveInt | None = None  # isolated ones; None: every module is a unit of its own
     base: str | None = None  # sha256 of the frozen encoder that it adds modules to
     options: SerializeAsAny[Settings]
 

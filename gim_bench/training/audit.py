@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench.contract import Batch, Encoder, GradientFlow, Learner
-from gim_bench.methods.stack import module_name
+from gim_bench.methods.stack import module_name, partition
 from gim_bench.records.metrics import target_of
 from gim_bench.records.record import Record
 from gim_bench.settings.schema import Schedule
@@ -130,21 +130,26 @@ def seen_from(unit: str, learner: Learner) -> Mapping[str, Sequence[nn.Parameter
 
 def leaks(record: Record) -> list[str]:
     """How the gradients of a finished cell contradict what its method declares, a line for each."""
-    flow = GradientFlow(record.config["method"]["gradient_flow"])
-    return contradictions(record.isolation, flow=flow)
+    method = record.config["method"]
+    flow = GradientFlow(method["gradient_flow"])
+    return contradictions(record.isolation, flow=flow, units=method.get("units"))
 
 
-def contradictions(isolation: Isolation, *, flow: GradientFlow) -> list[str]:
+def contradictions(
+    isolation: Isolation, *, flow: GradientFlow, units: int | None = None
+) -> list[str]:
     """Where a loss reaches a module that it must not reach, or none that it must, a line for each.
 
-    With isolated flow a loss reaches its own module and no other, end to end it reaches all. A loss
-    that reaches its head alone trains no weight of the encoder.
+    With isolated flow a loss reaches the modules of its own unit and no other, end to end it
+    reaches all. A unit is a module unless `units` counts them. A loss that reaches its head alone
+    trains no weight of the encoder.
     """
     lines = []
     for loss, row in isolation.items():
         _, own = target_of(loss)
+        modules = {own} if units is None else _modules_of(own, modules=len(row), units=units)
         for module, norm in row.items():
-            declared = flow is GradientFlow.END_TO_END or module == own
+            declared = flow is GradientFlow.END_TO_END or module in modules
             reached = norm != 0
             if reached != declared:
                 found = (
@@ -154,6 +159,17 @@ def contradictions(isolation: Isolation, *, flow: GradientFlow) -> list[str]:
                 )
                 lines.append(f"the loss of {loss} {found}, but the flow declared is {flow}")
     return lines
+
+
+def _modules_of(unit: str, *, modules: int, units: int) -> set[str]:
+    """Names of the modules of an isolated unit, of which there are `units`."""
+    parts = partition(modules, GradientFlow.ISOLATED, units=units)
+    return {
+        module_name(m)
+        for part in parts
+        if part.name == unit
+        for m in range(part.first, part.last + 1)
+    }
 
 
 # -- work ------------------------------------------------------------------------------------------

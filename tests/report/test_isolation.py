@@ -1,6 +1,6 @@
 """The section on the reach of gradients."""
 
-from tests.report.cells import cell, report_on
+from tests.report.cells import cell, config, report_on
 
 STEPS = {"train/steps": 10.0}
 BLOCKS = {
@@ -35,6 +35,20 @@ def test_a_method_whose_gradients_reach_as_declared_is_one_line():
 | cpc        | end to end             |      1 | all 2 modules  | yes         |
 | supervised | end to end             |      2 | all 2 modules  | yes         |"""
     )
+
+
+def test_a_row_of_fewer_units_than_modules_says_how_many_and_that_each_reaches_its_own():
+    of_row = config("cut")
+    of_row["method"] |= {"like": "gim", "units": 2}
+    isolation = {
+        "module_1": {"module_1": 0.3, "module_2": 0.0, "module_3": 0.0},
+        "module_3": {"module_1": 0.0, "module_2": 1.0, "module_3": 2.0},
+    }
+    text = section(cell("cut", metrics=STEPS, isolation=isolation, config=of_row))
+    line = text.splitlines()[2]
+    assert [part.strip() for part in line.strip("|").split("|")] == [
+        "cut", "isolated, 2 units", "2", "the modules of its own unit", "yes",
+    ]  # fmt: skip
 
 
 def test_a_contradiction_comes_with_every_norm_of_its_cell():

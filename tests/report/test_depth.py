@@ -1,0 +1,107 @@
+"""The section of isolated units: one encoder cut to several depths."""
+
+from gim_bench.records.statistics import summarise_metrics
+from gim_bench.report.columns import Row
+from gim_bench.report.depth import depth_section, families, units_of
+from gim_bench.report.document import Figure, Table
+from tests.report.cells import cell, config
+
+SEEDS = 4
+
+
+def row(method, tops, *, units=None, flow="isolated", like="gim", middle=50.0):
+    """A row of an encoder of three modules, a seed for each accuracy of the top module."""
+    of_row = config("gim")
+    of_row["method"] |= {"name": method, "like": like, "gradient_flow": flow, "units": units}
+    records = [
+        cell(
+            method,
+            seed=seed,
+            config=of_row,
+            metrics={
+                "accuracy": top,
+                "accuracy/module_1": 40.0 + seed,
+                "accuracy/module_2": middle + seed,
+                "accuracy/module_3": top,
+                "train/seconds": 10.0 * (units or 3),
+            },
+        )
+        for seed, top in enumerate(tops)
+    ]
+    return Row(method, records, summarise_metrics(records))
+
+
+ONE = row("one", [70.0, 61.0, 74.0, 65.0], units=1)
+TWO = row("two", [69.0, 62.0, 73.5, 65.5], units=2)
+THREE = row("gim", [60.0, 52.1, 63.9, 55.5])
+
+
+def section(*rows):
+    return depth_section(rows, ["accuracy"])
+
+
+def test_a_row_has_as_many_units_as_it_says_or_as_its_flow_gives():
+    assert [units_of(each) for each in (ONE, TWO, THREE)] == [1, 2, 3]
+    assert units_of(row("twin", [70.0], flow="end_to_end")) == 1
+    assert units_of(row("random_init", [20.0], flow="none")) is None
+
+
+def test_without_a_row_that_sets_units_there_is_no_section():
+    """GIM beside its twin is what other tables compare."""
+    assert section(THREE, row("twin", [70.0], flow="end_to_end")).blocks == []
+
+
+def test_rows_of_other_settings_are_another_encoder_s_depth():
+    other = row("cut_clapp", [50.0], units=2, like="clapp")
+    assert {name: list(found) for name, found in families([THREE, TWO, ONE, other]).items()} == {
+        "gim": [1, 2, 3],
+        "clapp": [2],
+    }
+
+
+def test_the_table_goes_from_end_to_end_to_every_module_alone():
+    found = section(THREE, ONE, TWO)
+    table = found.blocks[1]
+    assert isinstance(table, Table)
+    assert [line[:2] for line in table.rows] == [["1", "one"], ["2", "two"], ["3", "gim"]]
+    assert [line[-1] for line in table.rows] == ["10.0 ± 0.0", "20.0 ± 0.0", "30.0 ± 0.0"]
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds spread by 5 points, and all of them lose 9 to 10 points."""
+    found = section(THREE, ONE, TWO)
+    table = found.blocks[2]
+    assert isinstance(table, Table)
+    assert [line[:2] for line in table.rows] == [
+        ["2 units less 1", "+0.0"],
+        ["3 units less 2", "-9.6"],
+    ]
+    assert table.rows[0][3] == "1.000"
+    assert "The first step at which more units cost accuracy: 3 units less 2." in found.blocks
+
+
+def test_seeds_that_one_row_lacks_are_left_out_of_its_comparison():
+    fewer = row("two", [69.0, 62.0], units=2)
+    table = section(ONE, fewer).blocks[2]
+    assert isinstance(table, Table)
+    assert table.rows[0][4] == "2"
+
+
+def test_the_first_module_that_no_longer_helps_is_named():
+    flat = row("flat", [50.1, 50.9, 52.2, 52.8], units=2)
+    found = section(flat)
+    assert "flat: module 3 is the first without a proven gain over the one below." in found.blocks
+
+
+def test_a_single_seed_decides_nothing():
+    found = section(row("one", [70.0], units=1), row("two", [10.0], units=2))
+    assert "One seed cannot tell at which number of units accuracy falls: use --seeds." in (
+        found.blocks
+    )
+
+
+def test_figures_draw_accuracy_and_time_over_the_units_seed_by_seed():
+    figures = [block for block in section(ONE, TWO).blocks if isinstance(block, Figure)]
+    assert [figure.x_label for figure in figures] == ["isolated units"] * 2
+    (curve,) = figures[0].panels[0].curves
+    assert curve.seeds[0] == [(1.0, 70.0), (2.0, 69.0)]
