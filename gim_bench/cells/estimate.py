@@ -1,5 +1,6 @@
 """Costs of a cell, estimated from a few timed steps."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from gim_bench.cells.build import Model, build, models_of, planned_steps, traine
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import Learner, Split
+from gim_bench.datasets.batches import Batches
+from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
 from gim_bench.hardware.devices import autocast
@@ -69,6 +72,8 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
             learner = build(cell, bench, target=model.target)
             if steps:
                 train_seconds += steps * _seconds_per_step(cell, learner, bench)
+            elif cell.config.method.trains_on != "none":
+                train_seconds += _seconds_of_fit(cell, learner, bench)
             probe_seconds += _probe_seconds(cell, model, learner, bench)
     if is_selected_apart(cell, bench):  # a training and probes before those of the record
         train_seconds, probe_seconds = 2 * train_seconds, 2 * probe_seconds
@@ -97,6 +102,14 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
     return total
 
 
+def _seconds_of_fit(cell: Cell, learner: Learner, bench: Bench) -> float:
+    """A whole fit without gradients: nothing says beforehand how many batches a learner takes."""
+    batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    with _timed(bench.device) as seconds:
+        learner.fit_without_gradients(batches.epoch(1))
+    return seconds[0]
+
+
 def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> float:
     """Feature extraction of both splits, and the training of every module's linear probes."""
     settings = cell.config.probe
@@ -112,8 +125,10 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
     ):
         batch = next(train.in_order())
         features = learner.features(batch.inputs)
-    examples = len(train.groups) + len(test.groups) + settings.augment * train.items
-    seconds = extraction[0] * examples / len(batch.inputs)
+    of_example = math.prod(cell.config.augmentation.shape)
+    values = sum(_values_in_order(batches, of_example=of_example) for batches in (train, test))
+    values += settings.augment * train.items * of_example
+    seconds = extraction[0] * values / batch.inputs.numel()
     for target in model.probed:
         rows = [readable(values, target).float() for values in features.values()]
         classes = len(target.classes)
@@ -124,6 +139,13 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
             copies = 1 if target.per_step else max(1, settings.augment)
             seconds += _regression_seconds(rows, settings, classes=classes, labels=copies * labels)
     return seconds
+
+
+def _values_in_order(batches: Batches, *, of_example: int) -> int:
+    """Pixels or samples of all inputs of a split. Whole recordings differ in length."""
+    if isinstance(batches, WindowBatches) and batches.whole:
+        return sum(batches.samples_in_order)
+    return len(batches.groups) * of_example
 
 
 def _adam_seconds(

@@ -13,8 +13,9 @@ import torch
 
 from gim_bench import seeding
 from gim_bench.cells.bench import Bench
-from gim_bench.cells.build import Model, build, models_of
+from gim_bench.cells.build import Model, models_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.frozen import frozen
 from gim_bench.contract import Encoder, Images, Split
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
@@ -63,7 +64,9 @@ def draw_patches(
     for model in models_of(cell, bench):
         file = f"{model.prefix}encoder.safetensors"
         encoders[file] = record.files[file]
-        encoder = _encoder(cell, record, model, bench, runs=runs)
+        encoder = frozen(cell, record, model, bench, runs=runs).encoder
+        if not isinstance(encoder, Encoder):
+            raise ConfigError(f"{model.name} has no encoder with a grid of places: nothing to draw")
         for picture, content in _pictures(encoder, model, cell, bench, seen=seen, sizes=sizes):
             pictures.append(picture)
             contents[picture.file] = content
@@ -86,23 +89,6 @@ def _some(bench: Bench, cell: Cell, *, images: int) -> Seen:
     numbers = torch.randperm(len(every), generator=draw)[:images].sort().values.numpy()
     chosen = replace(every, images=every.images[numbers], labels={}, sources=None)
     return Seen(chosen, numbers)
-
-
-def _encoder(
-    cell: Cell, record: Record, model: Model, bench: Bench, *, runs: RunsFolder
-) -> Encoder:
-    """The finished encoder of a model. Raises: ConfigError."""
-    encoder = build(cell, bench, target=model.target).encoder
-    if not isinstance(encoder, Encoder):
-        raise ConfigError(f"{model.name} has no encoder with a grid of places: nothing to draw")
-    try:
-        encoder.load_state_dict(runs.read_encoder(record, name=f"{model.prefix}encoder"))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"the encoder in {runs.folder_of(record)} is not the cell's "
-            f"({str(error).splitlines()[-1].strip()}): run the cell again with --rerun"
-        ) from None
-    return encoder
 
 
 def _pictures(

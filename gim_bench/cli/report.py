@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gim_bench.cli.options import RUNS_DIR, OutputOption, RunsDirOption, SetOption, SuiteOption
-from gim_bench.cli.results import deliver, records_of
+from gim_bench.cli.results import deliver, records_and_others
 from gim_bench.errors import ConfigError
 
 
@@ -26,10 +26,12 @@ def report(
     from gim_bench.records.patches import pictures_of
     from gim_bench.records.protocols import KeptResults
     from gim_bench.report import render
+    from gim_bench.report.changes import changed_settings, left_out
+    from gim_bench.report.rates import settings_of_rows
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
-    records = records_of(loaded, runs_dir)
+    records, others = records_and_others(loaded, runs_dir)
     if not records:
         raise ConfigError(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
@@ -42,6 +44,11 @@ def report(
         describes=partial(describes, loaded),
         fmt=fmt,
         metrics=metric or (),
+        notes=[
+            changed_settings(loaded, file=load_suite(suite)) if set_ else "",
+            left_out(others, kept=records),
+        ],
+        settings=settings_of_rows(loaded),
         predictions=runs.predictions,
         results=KeptResults(runs.folder_of),
         pictures=lambda record: pictures_of(record, folder=runs.folder_of(record)),

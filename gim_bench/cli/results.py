@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 def records_of(suite: "Suite", runs_dir: Path) -> list[Record]:
     """The records with the settings of the suite. Standard error says how many are left out."""
+    records, _ = records_and_others(suite, runs_dir)
+    return records
+
+
+def records_and_others(suite: "Suite", runs_dir: Path) -> tuple[list[Record], list[Record]]:
+    """The records with the settings of the suite, and those with other settings.
+
+    Standard error says how many are left out.
+    """
     from gim_bench.cells.resolve import describes
     from gim_bench.records.folder import RunsFolder
 
@@ -25,14 +34,17 @@ def records_of(suite: "Suite", runs_dir: Path) -> list[Record]:
             f"settings",
             file=sys.stderr,
         )
-    records = [record for record in every if describes(suite, record.config)]
-    if len(records) < len(every):
+    records: list[Record] = []
+    others: list[Record] = []
+    for record in every:
+        (records if describes(suite, record.config) else others).append(record)
+    if others:
         print(
-            f"left out: {len(every) - len(records)} record(s) with other settings; name the "
+            f"left out: {len(others)} record(s) with other settings; name the "
             f"settings with --set to see them",
             file=sys.stderr,
         )
-    return records
+    return records, others
 
 
 def deliver(text: str, *, output: Path | None) -> None:

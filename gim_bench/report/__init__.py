@@ -1,7 +1,8 @@
 """Records as a report for people (Markdown, HTML) and as data for programs (JSON, CSV)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
@@ -39,6 +40,8 @@ def render(
     predictions: PredictionsOf = lambda _: None,
     pictures: PicturesOf = lambda _: None,
     results: ResultsOf = lambda _: {},
+    notes: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The records of `suite` in the format `fmt`; with `metrics`, these metrics alone.
 
@@ -46,6 +49,9 @@ def render(
     records are not compared with published ones. `predictions` reads the predictions of a record;
     without them, intervals cover seeds alone. `pictures` reads its pictures of patches,
     `results` the results of further protocols.
+
+    Lines among `notes` that are not empty stand on top. `settings` has the sha256 of each row's
+    settings but the rate: a rate that was tuned for others is named.
 
     Raises: ConfigError for an unknown format, metric or published table.
     """
@@ -60,6 +66,8 @@ def render(
             predictions=predictions,
             pictures=pictures,
             results=results,
+            notes=notes,
+            settings=settings,
             metrics=metrics,
         )
 

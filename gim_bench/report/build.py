@@ -1,6 +1,7 @@
 """The report as a document: its sections, and above them the facts that all numbers share."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from gim_bench.records.intervals import marks_of
@@ -23,7 +24,7 @@ from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
 from gim_bench.report.protocols import ResultsOf, protocols_section, rows_under
 from gim_bench.report.published import load
-from gim_bench.report.rates import load_evidence, rates_section
+from gim_bench.report.rates import load_evidence, rates_section, tuned_elsewhere
 from gim_bench.report.sweeps import sweep_section
 from gim_bench.report.tables import (
     accuracy_by_module,
@@ -83,6 +84,8 @@ def build(
     predictions: PredictionsOf = lambda _: None,
     pictures: PicturesOf = lambda _: None,
     results: ResultsOf = lambda _: {},
+    notes: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
     metrics: Sequence[str] = (),
 ) -> Document:
     """The report on `records`; with `metrics`, a single table of these.
@@ -90,6 +93,9 @@ def build(
     `describes` says whether a configuration is one that the suite gives. `predictions` reads the
     predictions of a record, `pictures` its pictures of patches, `results` the results of further
     protocols.
+
+    Lines among `notes` that are not empty stand on top. `settings` has the sha256 of each row's
+    settings but the rate.
 
     Raises: ConfigError for a published table that is not there.
     """
@@ -100,7 +106,14 @@ def build(
     sections = (
         [chosen_metrics(finished, metrics, published=published)]
         if metrics
-        else _results(rows, suite=suite, published=published, describes=describes, results=results)
+        else _results(
+            rows,
+            suite=suite,
+            published=published,
+            describes=describes,
+            results=results,
+            settings=settings,
+        )
     )
     sections += [
         isolation_section(done),
@@ -110,7 +123,10 @@ def build(
     ]
     return Document(
         title=f"Suite {suite.name}",
-        summary=_summary(done, suite),
+        summary=[
+            *([Bullets(said)] if (said := [note for note in notes if note]) else []),
+            *_summary(done, suite, settings=settings),
+        ],
         sections=[section for section in sections if section.blocks],
     )
 
@@ -151,6 +167,7 @@ def _results(
     published: PublishedNumbers,
     describes: Describes,
     results: ResultsOf,
+    settings: Mapping[str, str],
 ) -> list[Section]:
     done = [row for row in rows if row.records]
     measured = [m for m in METRICS.values() if any(m.name in row.summaries for row in done)]
@@ -177,7 +194,11 @@ def _results(
         ),
         known_deviations(suite.deviations if published else ()),
         what_each_was_given(done, declared=suite.method),
-        rates_section([record for row in done for record in row.records], tuned=suite.tuned),
+        rates_section(
+            [record for row in done for record in row.records],
+            tuned=suite.tuned,
+            settings=settings,
+        ),
         *(accuracy_by_module(done, name) for name in headline),
         *losses_by_module(done),
         cost_table(done, times, title="Time", published=published),
@@ -216,7 +237,9 @@ def _unfinished(records: Sequence[Record], methods: Sequence[str]) -> Section:
     return Section(title="Not in the tables", blocks=[Bullets(lines)] if lines else [])
 
 
-def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
+def _summary(
+    done: Sequence[Record], suite: SuiteLike, *, settings: Mapping[str, str]
+) -> list[Block]:
     """Protocol, data, code and machine, with a warning where the cells do not share them."""
     protocols = dict.fromkeys(record.protocol for record in done if record.protocol)
     lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
@@ -226,6 +249,8 @@ def _summary(done: Sequence[Record], suite: SuiteLike) -> list[Block]:
     undeclared = [difference.name for difference in found if not difference.declared]
     if undeclared:
         lines.append(f"UNDECLARED differences, see below: {', '.join(undeclared)}")
+    if elsewhere := tuned_elsewhere(done, tuned=suite.tuned, settings=settings):
+        lines.append(f"Learning rates TUNED ELSEWHERE, see below: {', '.join(elsewhere)}")
     mixed = [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
     warning: list[Block] = (
         ["These cells were not all measured alike; above are the facts of one.", Bullets(mixed)]

@@ -5,7 +5,8 @@ validation accuracy over the seeds, on examples whose labels nothing was trained
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from statistics import fmean
 from typing import Any
 
@@ -16,9 +17,13 @@ from gim_bench.records.record import Record
 from gim_bench.report.columns import NONE
 from gim_bench.report.document import Block, Column, Section, Table
 from gim_bench.report.published import results_folder
+from gim_bench.seals import digest
 from gim_bench.settings.base import Settings
+from gim_bench.settings.keys import keyed
+from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.settings.suites import parse
 
+KEPT_OUT = {"learning_rate", "precision"}  # of the settings of training
 NOT_TUNED = "the suite's rate, not tuned"
 NOTE = (
     "Validation is the mean over the sweep's seeds, in percent, of the top module's linear probe "
@@ -97,12 +102,75 @@ def load_evidence(name: str) -> Evidence:
     return parse(Evidence, table, origin=files[name].name)
 
 
-def rates_section(records: Sequence[Record], *, tuned: str | None) -> Section:
-    """The learning rate of each trained row, and how it was chosen."""
+def settings_sha256(config: CellConfig) -> str:
+    """The sha256 of all settings but the rate, and but the device and precision of a machine.
+
+    A sweep may choose on unseen examples where the suite does not: that setting does not count.
+    """
+    table = keyed(config)
+    training = {name: x for name, x in table["training"].items() if name not in KEPT_OUT}
+    probe = {name: x for name, x in (table["probe"] or {}).items() if name != "unseen_validation"}
+    return digest({**table, "training": training, "probe": probe, "device": None})
+
+
+def settings_of_rows(suite: Suite) -> dict[str, str]:
+    """The sha256 of the settings but the rate of each row of a suite that names evidence.
+
+    Rows whose method is not installed are left out.
+    """
+    import torch
+
+    from gim_bench.cells.resolve import configs
+
+    found = {}
+    for method in suite.methods if suite.tuned else ():
+        with suppress(ConfigError):
+            config = configs(suite, methods=[method], device=torch.device("cpu"))[method]
+            found[method] = settings_sha256(config)
+    return found
+
+
+def tuned_elsewhere(
+    records: Sequence[Record], *, tuned: str | None, settings: Mapping[str, str]
+) -> dict[str, str]:
+    """Rows with evidence of other data or settings than theirs: what is other, by method.
+
+    `settings` has the sha256 of the settings of each row; a row without one counts as unchanged.
+    """
+    evidence = None if tuned is None else load_evidence(tuned)
+    found: dict[str, str] = {}
+    for record in records if evidence is not None else ():
+        assert evidence is not None
+        row = evidence.methods.get(record.method)
+        if row is None:
+            continue
+        other = ["data"] if _data_of(record, evidence) != evidence.data_sha256 else []
+        other += ["settings"] if settings.get(record.method, row.settings) != row.settings else []
+        if other:
+            found[record.method] = f"tuned on other {' and '.join(other)}"
+    return found
+
+
+def _data_of(record: Record, evidence: Evidence) -> str:
+    """The sha256 of the record's data; where the record does not say, the evidence's."""
+    return str(record.provenance.get("data_sha256") or evidence.data_sha256)
+
+
+def rates_section(
+    records: Sequence[Record], *, tuned: str | None, settings: Mapping[str, str]
+) -> Section:
+    """The learning rate of each trained row, and how it was chosen.
+
+    `settings` has the sha256 of each row's settings but the rate.
+    """
     evidence = None if tuned is None else load_evidence(tuned)
     trained = [record for record in records if "train/steps" in record.metrics]
     rates = {r.method: rate for r in trained if (rate := _rate(r)) is not None}
-    rows = [_row(method, rate, evidence=evidence) for method, rate in rates.items()]
+    elsewhere = tuned_elsewhere(trained, tuned=tuned, settings=settings)
+    rows = [
+        _row(method, rate, evidence=evidence, elsewhere=elsewhere.get(method, ""))
+        for method, rate in rates.items()
+    ]
     tried = () if evidence is None else ("lower", "chosen", "higher")
     headings = ("method", "rate", *tried, "remark")
     words = {"method", "remark"}
@@ -121,7 +189,7 @@ def _rate(record: Record) -> float | None:
     return None if rate is None else float(rate)
 
 
-def _row(method: str, rate: float, *, evidence: Evidence | None) -> list[str]:
+def _row(method: str, rate: float, *, evidence: Evidence | None, elsewhere: str) -> list[str]:
     tuned = None if evidence is None else evidence.methods.get(method)
     if evidence is None:
         return [method, f"{rate:g}", NOT_TUNED]
@@ -130,7 +198,7 @@ def _row(method: str, rate: float, *, evidence: Evidence | None) -> list[str]:
     chosen = next(t for t in tuned.tried if t.learning_rate == tuned.learning_rate)
     lower, higher = tuned.neighbour(-1), tuned.neighbour(1)
     shown = [_percent(lower), _percent(chosen), _percent(higher)]
-    return [method, f"{rate:g}", *shown, _remark(rate, tuned)]
+    return [method, f"{rate:g}", *shown, "; ".join(filter(None, [elsewhere, _remark(rate, tuned)]))]
 
 
 def _remark(rate: float, tuned: TunedRow) -> str:

@@ -7,9 +7,7 @@ from gim_bench import RESULTS_VERSION
 from gim_bench.cells.cell import Cell
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
-from gim_bench.report.rates import Evidence, Tried, TunedRow, best_of
-from gim_bench.seals import digest
-from gim_bench.settings.keys import keyed
+from gim_bench.report.rates import Evidence, Tried, TunedRow, best_of, settings_sha256
 from gim_bench.settings.schema import CellConfig
 from gim_bench.sweep.spaces import Axis
 
@@ -18,7 +16,6 @@ MACHINE = (
     "git_commit", "git_dirty", "versions", "cpu", "cpu_identity", "cores", "threads", "device",
     "gpu", "driver", "cuda",
 )  # fmt: skip
-KEPT_OUT = {"learning_rate", "precision"}  # of the settings of training
 
 Found = Mapping[str, Any]  # the sweep of a method and seed: docs/sweep.md
 
@@ -72,17 +69,6 @@ def evidence_of(
             for method, cell in by_method.items()
         },
     )
-
-
-def settings_sha256(config: CellConfig) -> str:
-    """The sha256 of all settings but the rate, and but the device and precision of a machine.
-
-    A sweep may choose on unseen examples where the suite does not: that setting does not count.
-    """
-    table = keyed(config)
-    training = {name: x for name, x in table["training"].items() if name not in KEPT_OUT}
-    probe = {name: x for name, x in (table["probe"] or {}).items() if name != "unseen_validation"}
-    return digest({**table, "training": training, "probe": probe, "device": None})
 
 
 def _row(swept: Sequence[Found], config: CellConfig) -> TunedRow:

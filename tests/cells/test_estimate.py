@@ -1,16 +1,24 @@
 """What a cell would cost, from a few timed steps."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import psutil
 import pytest
 
+from baselines.kmeans_patches import KMeansPatches
 from gim_bench.cells import estimate as estimates
 from gim_bench.cells.estimate import estimate
 from gim_bench.contract import Split
 from gim_bench.datasets.speech.windows import tiles
-from tests.tiny_suite import TOML, tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import SPEECH_TOML, TOML, tiny_bench, tiny_cell, tiny_suite
+
+
+@pytest.fixture
+def speech_suite_of(speech_suite, tmp_path):
+    """The suite of speech with other settings."""
+    return partial(tiny_suite, tmp_path, toml=SPEECH_TOML)
 
 
 def test_an_estimate_leaves_nothing_on_disk(suite, tmp_path, monkeypatch):
@@ -51,6 +59,35 @@ def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
     steps = speech_suite.probe.steps
     probes = 2 * steps * (0.1 + 0.2)
     assert found.probe_seconds == pytest.approx(0.5 * (train + test) / 4 + probes)
+
+
+def test_whole_recordings_are_read_at_their_lengths(speech_suite_of, monkeypatch):
+    """Made-up times: 0.5 s for the features of the first recording.
+
+    Recordings of the tiny data set have 399 to 9999 samples; none is read shorter than a window.
+    """
+    lasted = iter([0.5, 0.0, 0.0])
+    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    suite = speech_suite_of("probe.whole_recordings=true")
+    bench = tiny_bench(suite)
+    found = estimate(tiny_cell(suite, "random_init"), bench)
+    train, test = (bench.split(split).lengths for split in (Split.TRAIN, Split.TEST))
+    samples = sum(max(3200, int(n) // 160 * 160) for n in (*train, *test))
+    first = max(3200, int(train[0]) // 160 * 160)
+    assert found.probe_seconds == pytest.approx(0.5 * samples / first)
+
+
+def test_a_fit_without_gradients_is_timed_whole(suite, monkeypatch):
+    """Made-up times: 7 s for the fit, and none for features and probes."""
+    lasted = iter([7.0])
+    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted, 0.0)]))
+    fitted = []
+    monkeypatch.setattr(
+        KMeansPatches, "fit_without_gradients", lambda self, batches: fitted.append(next(batches))
+    )
+    found = estimate(tiny_cell(suite, "kmeans_patches"), tiny_bench(suite))
+    assert len(fitted) == 1
+    assert (found.steps, found.train_seconds, found.probe_seconds) == (0, 7.0, 0.0)
 
 
 def test_logistic_regressions_are_timed_for_a_few_iterations(tmp_path, monkeypatch):

@@ -78,3 +78,18 @@ def test_a_report_that_cannot_be_written_is_one_line(options, complaint, finishe
     assert (answer.code, answer.out) == (2, "")
     (line,) = answer.err.splitlines()
     assert complaint in line
+
+
+def test_a_report_says_on_top_which_settings_are_not_the_files_and_what_is_left_out(
+    finished, gim_bench
+):
+    """The records of the suite's file and those of --set are not mixed in either report."""
+    longer = ("--set", "training.epochs=2")
+    assert gim_bench(*PLAIN, *longer, "--method", "gim").code == 0
+    changed = gim_bench(*REPORT, *longer).out
+    assert "Not the suite's file: --set training.epochs = 2 (in the file 1)" in changed
+    assert "Left out: 2 record(s) of this suite with other settings" in changed
+    plain = gim_bench(*REPORT).out
+    assert "Not the suite's file" not in plain
+    assert "Left out: 1 record(s) of this suite with other settings, such as" in plain
+    assert "training.epochs = 2" in plain

@@ -47,6 +47,8 @@ def report_on(
     describes=describes,
     predictions=lambda _: None,
     pictures=lambda _: None,
+    notes=(),
+    settings=None,
 ):
     """The report, as text; on the suite above unless another is named."""
     return render(
@@ -57,6 +59,8 @@ def report_on(
         metrics=metrics,
         predictions=predictions,
         pictures=pictures,
+        notes=notes,
+        settings=settings or {},
     )
 
 

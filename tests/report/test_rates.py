@@ -1,13 +1,15 @@
 """The section on learning rates, and the evidence that it reads."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gim_bench.errors import ConfigError
 from gim_bench.report import check_sources, rates
-from gim_bench.report.rates import NOT_TUNED, load_evidence
-from tests.report.cells import Suite, cell, config, report_on
+from gim_bench.report.rates import NOT_TUNED, load_evidence, settings_of_rows
+from gim_bench.settings.suites import load_suite
+from tests.report.cells import Suite, cell, config, provenance, report_on
 
 TRIED = [(1e-3, 40.0), (3e-3, 60.0), (1e-2, 50.0)]
 
@@ -21,7 +23,7 @@ def table(best=3e-3, tried=TRIED):
         "seeds": [0, 1],
         "date": "2026-11-26T10:00:00+00:00",
         "results_version": 7,
-        "data_sha256": "0" * 64,
+        "data_sha256": provenance()["data_sha256"],
         "provenance": {"git_commit": "abcdef0123456789"},
         "methods": {
             "gim": {
@@ -57,9 +59,9 @@ def trained(method="gim", *, rate=3e-3):
     return cell(method, metrics={"accuracy": 50.0, "train/steps": 10}, config=settings)
 
 
-def rows(*records, tuned="tuned"):
+def rows(*records, tuned="tuned", settings=None):
     """The rows of the section, each as its cells."""
-    text = report_on(list(records), suite=Suite(tuned=tuned))
+    text = report_on(list(records), suite=Suite(tuned=tuned), settings=settings)
     section = text.partition("## Learning rates")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[each.strip() for each in line.strip("|").split("|")] for line in lines]
@@ -92,6 +94,45 @@ def test_a_rate_that_the_evidence_did_not_choose_is_remarked_upon(tuned):
     tuned()
     (row,) = rows(trained(rate=1e-2))
     assert row[-1] == "not the chosen rate, which is 0.003"
+
+
+def on_other_data():
+    return replace(trained(), provenance=provenance(data_sha256="f" * 64))
+
+
+def test_a_rate_that_was_tuned_on_other_data_is_remarked_upon(tuned):
+    tuned()
+    (row,) = rows(on_other_data())
+    assert row[-1] == "tuned on other data"
+
+
+def test_a_rate_that_was_tuned_with_other_settings_is_remarked_upon(tuned):
+    tuned()
+    (row,) = rows(trained(), settings={"gim": "f" * 64})
+    assert row[-1] == "tuned on other settings"
+    (row,) = rows(on_other_data(), settings={"gim": "f" * 64})
+    assert row[-1] == "tuned on other data and settings"
+
+
+def test_settings_that_are_the_evidences_are_not_remarked_upon(tuned):
+    tuned()
+    assert rows(trained(), settings={"gim": "0" * 64})[0][-1] == ""
+
+
+def test_the_top_of_the_report_names_rows_that_were_tuned_elsewhere(tuned):
+    tuned()
+    line = "Learning rates TUNED ELSEWHERE, see below: gim"
+    assert line in report_on([on_other_data()], suite=Suite(tuned="tuned")).partition("\n## ")[0]
+    assert "ELSEWHERE" not in report_on([trained()], suite=Suite(tuned="tuned"))
+
+
+def test_settings_of_rows_are_those_that_a_sweep_writes():
+    """Of a shipped suite whose evidence is of its own settings."""
+    found, evidence = settings_of_rows(load_suite("quickstart")), load_evidence("quickstart")
+    assert found.keys() >= evidence.methods.keys()
+    assert {name: found[name] for name in evidence.methods} == {
+        name: row.settings for name, row in evidence.methods.items()
+    }
 
 
 def test_a_neighbour_that_failed_with_a_seed_has_no_mean(tuned):

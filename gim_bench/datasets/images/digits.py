@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from pydantic import Field
-from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
@@ -139,7 +137,7 @@ class Digits(Dataset):
     def _by_class(self) -> Sequence[Int64[np.ndarray, "i"]]:
         """Numbers of the digits of each class, in an order that no seed of a suite changes."""
         order = np.random.default_rng(seeding.derive("digits", "instances"))
-        labels = load_digits().target
+        labels = _scanned_digits().target
         return [order.permutation(np.flatnonzero(labels == digit)) for digit in range(CLASSES)]
 
     # -- drawn once ------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ class Digits(Dataset):
     @cached_property
     def _digits(self) -> Float64[np.ndarray, "i 8 8"]:
         """All digits, strokes towards 1."""
-        return load_digits().images / 16
+        return _scanned_digits().images / 16
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -298,8 +296,17 @@ def _scaled(
     return factors[:, None, None] * values
 
 
+def _scanned_digits() -> Any:
+    """scikit-learn's images and labels. Importing takes seconds, and a report reads none."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
 def _grain(images: int, size: int, *, draw: np.random.Generator) -> Float64[np.ndarray, "n s s"]:
     """Fine noise of deviation 1."""
+    from scipy.ndimage import gaussian_filter  # type: ignore[attr-defined]
+
     white = draw.standard_normal((images, size, size))
     fine = white - gaussian_filter(white, (0, GRAIN_PIXELS, GRAIN_PIXELS), mode="wrap")
     return fine / fine.std()

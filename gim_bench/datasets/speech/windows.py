@@ -98,6 +98,11 @@ class WindowBatches(Batches):
             windows = Windows(*(values[chosen] for values in self._tiles))
             yield self._batch([windows], steps=int(self._steps_in_order[chosen].max()))
 
+    @property
+    def samples_in_order(self) -> Sequence[int]:
+        """Samples of each window of `in_order`."""
+        return (self._steps_in_order * FRAME_SAMPLES).tolist()
+
     @cached_property
     def _steps_in_order(self) -> Int[Tensor, "w"]:
         """The number of steps of each window of `in_order`."""

@@ -5,6 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from gim_bench.contract import Split
 from gim_bench.datasets.images import digits as module
@@ -57,7 +58,7 @@ def test_no_handwriting_is_in_two_sources_and_every_source_has_some(tmp_path, gr
 
 def test_the_digits_of_a_source_have_the_label_of_its_images(tmp_path):
     data = digits(tmp_path)
-    labels = module.load_digits().target
+    labels = load_digits().target
     train = data.split(Split.TRAIN)
     for source, label in zip(train.sources.tolist(), train.labels["class"], strict=True):
         assert set(labels[data._instances(source)].tolist()) == {label}
