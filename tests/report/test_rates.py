@@ -7,9 +7,9 @@ import pytest
 
 from gim_bench.errors import ConfigError
 from gim_bench.report import check_sources, rates
-from gim_bench.report.rates import NOT_TUNED, load_evidence, settings_of_rows
-from gim_bench.settings.suites import load_suite
+from gim_bench.report.rates import NOT_TUNED, load_evidence, settings_of_rows, settings_sha256
 from tests.report.cells import Suite, cell, config, provenance, report_on
+from tests.tiny_suite import tiny_cell, tiny_suite
 
 TRIED = [(1e-3, 40.0), (3e-3, 60.0), (1e-2, 50.0)]
 
@@ -126,13 +126,12 @@ def test_the_top_of_the_report_names_rows_that_were_tuned_elsewhere(tuned):
     assert "ELSEWHERE" not in report_on([trained()], suite=Suite(tuned="tuned"))
 
 
-def test_settings_of_rows_are_those_that_a_sweep_writes():
-    """Of a shipped suite whose evidence is of its own settings."""
-    found, evidence = settings_of_rows(load_suite("quickstart")), load_evidence("quickstart")
-    assert found.keys() >= evidence.methods.keys()
-    assert {name: found[name] for name in evidence.methods} == {
-        name: row.settings for name, row in evidence.methods.items()
+def test_settings_of_rows_are_those_that_a_sweep_writes(tmp_path):
+    suite = tiny_suite(tmp_path, 'tuned="tuned"')
+    assert settings_of_rows(suite) == {
+        name: settings_sha256(tiny_cell(suite, name).config) for name in ("gim", "random_init")
     }
+    assert settings_of_rows(tiny_suite(tmp_path)) == {}
 
 
 def test_a_neighbour_that_failed_with_a_seed_has_no_mean(tuned):
