@@ -47,7 +47,7 @@ class Ranking:
     def __init__(self, kept: int) -> None:
         self.kept = kept
         self.seen = 0  # images
-        self._best: tuple[Tensor, Tensor, Tensor] | None = None
+        self._best: tuple[Tensor, ...] | None = None  # values, images, places, each [d m]
         self._count = 0  # places of all images
         self._sums: Tensor | None = None  # of each neuron's encodings and of their squares
 
@@ -60,7 +60,7 @@ class Ranking:
         places = flat.argmax(dim=2)  # the first of equal maxima
         values = flat.gather(2, places.unsqueeze(2)).squeeze(2)
         images = (self.seen + torch.arange(len(grid), device=grid.device)).expand_as(places)
-        found = (values, images, places)
+        found: tuple[Tensor, ...] = (values, images, places)
         if self._best is not None:
             found = tuple(torch.cat(pair, dim=1) for pair in zip(self._best, found, strict=True))
         order = found[0].sort(dim=1, descending=True, stable=True).indices[:, : self.kept]
