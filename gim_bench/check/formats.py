@@ -12,7 +12,16 @@ from gim_bench.check.tolerance import FALSE_ALARMS, POWER, kind_of
 from gim_bench.errors import ConfigError, one_line, unknown_name
 from gim_bench.records.statistics import Summary
 from gim_bench.report.columns import BYTES, Style, show, signed, style_of, with_unit
-from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Section, Table
+from gim_bench.report.document import (
+    Block,
+    Bullets,
+    Column,
+    Document,
+    Figure,
+    Picture,
+    Section,
+    Table,
+)
 from gim_bench.report.markdown import as_markdown
 
 FORMATS = ("text", "json", "junit", "md")
@@ -172,7 +181,7 @@ def _plain(block: Block) -> str:
             return _aligned(block)
         case Bullets():
             return "\n".join(f"  {item}" for item in block.items)
-        case Figure():
+        case Figure() | Picture():
             return block.title  # only the page has drawings
         case str():
             return block
