@@ -65,6 +65,13 @@ class Bench:
             self._splits[split] = self.dataset.split(split)
         return self._splits[split]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Examples of every split and classes of every target, {"classes": {"class": 10}, …}."""
+        return {
+            "examples": {split.value: len(self.split(split)) for split in Split},
+            "classes": {target.name: len(target.classes) for target in self.targets},
+        }
+
     def images(self, split: Split, *, gray: bool) -> Images:
         """Images of one split. Gray images are made once, for all cells."""
         examples = self.split(split)

@@ -1,6 +1,7 @@
 """Run one cell: build, train, probe, measure, record."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from gim_bench.cells.bench import Bench
@@ -48,6 +49,8 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
             ]
             probed = cell.config.probe is not None
             files = runs.save_predictions(record, predictions_of(finished)) if probed else {}
+            known = {**record.provenance, "data_counts": bench.counts()}
+            record = replace(record, provenance=known)
             record = done(record, finished, largest=largest_batch(cell, bench), files=files)
         resumable = False
     except Abandoned:

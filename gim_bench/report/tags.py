@@ -14,6 +14,7 @@ from typing import Any
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.record import Record
+from gim_bench.records.statistics import flatten
 
 DIMENSIONS = ("encoder", "labels", "head", "data", "augmentation")
 UNKNOWN = "unknown"  # the word for a part of a protocol that was not read
@@ -36,7 +37,7 @@ class Tag:
         if self.means == UNKNOWN:
             return f"{self.dimension}: not known of {table}"
         if self.requires is None:
-            return f"{self.dimension}: {table} has {self.means}, which no suite here has"
+            return f"{self.dimension}: {table} has {self.means}, which is not implemented here"
         for name, needed in self.requires.items():
             value = settings.get(name, "absent")
             if (OFF if value is None else value) != needed:
@@ -78,8 +79,12 @@ def misfits(records: Sequence[Record], tags: Sequence[Tag], *, table: str) -> st
 
 
 def settings_of(record: Record) -> Mapping[str, Any]:
-    """The settings of a record by dotted name; a probe without a kind is Adam's."""
-    return {"probe.kind": "adam", **settings_by_name(record.config)}
+    """The settings of a record by dotted name, and the sizes of its data, "data.examples.train".
+
+    A probe without a kind is Adam's.
+    """
+    sizes = flatten({"data": record.provenance.get("data_counts", {})})
+    return {"probe.kind": "adam", **settings_by_name(record.config), **sizes}
 
 
 def _tag(dimension: str, word: str, *, folder: Path, where: str) -> Tag:

@@ -96,6 +96,10 @@ def test_a_record_says_where_it_comes_from(done):
     found = done["gim"].provenance
     assert found["data_sha256"] == "0" * 64
     assert found["precision"] == "fp32"
+    assert found["data_counts"] == {
+        "examples": {"unlabelled": 48, "train": 32, "test": 16},
+        "classes": {"class": 16},
+    }
     assert found["started_at"] <= found["finished_at"]
     assert set(found["memory"]) == {"training", "probe"}
     for phase in found["memory"].values():

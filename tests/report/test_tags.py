@@ -4,14 +4,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from gim_bench.cells.defaults import settings_by_name
+from gim_bench.cells.resolve import configs
 from gim_bench.errors import ConfigError
 from gim_bench.report import published
 from gim_bench.report.protocols import READ_UNDER
 from gim_bench.report.published import load
-from gim_bench.report.tags import DIMENSIONS, OFF, read_tags
-from tests.report.cells import cell, config
+from gim_bench.report.tags import DIMENSIONS, OFF, read_tags, settings_of
+from gim_bench.settings.suites import load_suite
+from tests.report.cells import cell, config, provenance
 from tests.report.test_tables import markdown, table
 
 FOLDER = Path(__file__).parents[2] / "results" / "published"
@@ -24,6 +27,8 @@ TABLES = {
     for key, entry in content.items()
     if isinstance(entry, dict)
 }
+# What a record says of its data, in Bench.counts.
+SIZES = ("data.classes.class", "data.examples.train", "data.examples.test")
 OTHERS = {"hjelm2019", "nokland2019", "siddiqui2023", "illing2021", "wang2021", "chen2025"}
 
 
@@ -98,7 +103,8 @@ def test_every_number_of_a_paper_that_was_added_has_all_tags(name):
 def test_every_required_setting_is_a_setting_of_the_package():
     """A misspelt setting would let no record fit."""
     views = {"resized": {}, "jitter": {}, "blur": {}}
-    known = {"encoder.kind", "probe.kind"}
+    known = {"encoder.kind", "probe.kind", *SIZES}
+    known |= settings_by_name({"dataset": {"name": "image_folder"}}).keys()
     for encoder in ("vgg8b", "folded_convnet", "batch_norm_resnet"):
         method = {"name": "x", "like": "blockwise_barlow_twins", "trains_on": "none"}
         settings = vgg8b(encoder={"kind": encoder}) | {"method": method}
@@ -216,6 +222,85 @@ def test_a_transform_that_is_switched_off_is_written_as_none():
     settings = dict(tag.requires) | {"augmentation.resized": None, "augmentation.jitter": None}
     assert tag.misfit(settings, table="x") == ""
     assert tag.misfit(settings | {"augmentation.cutout": 48}, table="x")
+
+
+# -- suites of rows as published -------------------------------------------------------------------
+
+IMAGENET = {"classes": {"class": 1000}, "examples": {"train": 1_281_167, "test": 50_000}}
+# The dimensions in which the rows of the shipped suites are not as published. A hidden layer is the
+# protocol of a command, an output layer is in no protocol.
+DEVIATING = {
+    "stl10-published": {
+        ("hjelm2019", "deep_infomax"): {"head"},
+        ("loewe2019", "deep_infomax"): {"head"},
+        ("loewe2019", "predsim"): {"head", "augmentation"},
+        ("nokland2019", "predsim"): {"head"},
+        ("nokland2019", "pred"): {"head"},
+        ("nokland2019", "sim"): {"head"},
+        ("nokland2019", "predsim_cutout"): {"head"},
+        ("nokland2019", "supervised"): {"encoder", "augmentation"},
+        ("illing2021", "clapp"): {"encoder"},
+        ("clapp_reproduced", "clapp"): {"encoder", "head", "augmentation"},
+        ("clapp_reproduced", "hinge_cpc"): {"encoder", "head", "augmentation"},
+        ("clapp_reproduced", "random_init"): {"encoder", "head", "augmentation"},
+    },
+    "imagenet-blockwise": {},
+}
+
+
+def rows_of(name):
+    """Settings of every row of a suite, with the sizes of ImageNet."""
+    facts = {**provenance(), "data_counts": IMAGENET}
+    resolved = configs(load_suite(name), methods=[], device=torch.device("cpu"))
+    return {
+        row: settings_of(cell(row, metrics={}, config=own.as_dict(), provenance=facts))
+        for row, own in resolved.items()
+    }
+
+
+@pytest.mark.parametrize("name", DEVIATING)
+def test_rows_as_published_have_the_protocols_of_their_numbers_but_for_what_is_declared(name):
+    rows, found = rows_of(name), {}
+    for reference in load_suite(name).published:
+        for (row, _), number in numbers(reference).items():
+            tags = number.tags if row in rows else ()
+            if off := {tag.dimension for tag in tags if tag.misfit(rows[row], table="x")}:
+                found[reference.partition("/")[0], row] = off
+    assert found == DEVIATING[name]
+
+
+@pytest.mark.parametrize("name", DEVIATING)
+def test_every_number_of_the_methods_that_a_suite_is_named_for_has_a_row(name):
+    """Rows of GIM's own table that stl10 has are left to stl10."""
+    asked = {row for each in load_suite(name).published for row, _ in numbers(each)}
+    assert asked - set(rows_of(name)) <= {"greedy_supervised", "gim_iterative"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"classes": {"class": 100}}, {"examples": {"train": 1_281_166, "test": 50_000}}, {}]
+)
+def test_a_folder_of_other_sizes_is_not_imagenet(changes):
+    (data,) = (
+        tag
+        for tag in numbers("siddiqui2023/imagenet")["barlow_twins", "accuracy"].tags
+        if tag.dimension == "data"
+    )
+    own = vgg8b(dataset={"name": "image_folder", "size": 256})
+    sizes = [IMAGENET, IMAGENET | changes if changes else {}]
+    same, other = (
+        settings_of(cell(metrics={}, config=own, provenance={**provenance(), "data_counts": each}))
+        for each in sizes
+    )
+    assert data.misfit(same, table="abstract") == ""
+    assert data.misfit(other, table="abstract").startswith("data: data.")
+
+
+def test_an_encoder_that_is_not_implemented_fits_no_record_and_says_so():
+    page = markdown(
+        [cell("clapp", metrics={"accuracy": 73.6}, config=vgg8b("gim"))],
+        published=("illing2021/stl10",),
+    )
+    assert "has a VGG of six convolutions on 16×16 patches, which is not implemented here" in page
 
 
 # -- rivals ----------------------------------------------------------------------------------------
