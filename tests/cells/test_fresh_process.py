@@ -102,7 +102,7 @@ def test_a_record_that_cannot_be_written_is_said_in_a_line(runs, tmp_path, capfd
     """Files may not grow beyond a size that this process's short record of the failure has."""
     suite = tiny_suite(tmp_path, "training.epochs=40")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 1024, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 1024, hard))
     try:
         record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
     finally:

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from gim_bench.cells import frozen
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
 from gim_bench.probing.linear import Tried
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from gim_bench.report.sweeps import sweep_tables
-from gim_bench.sweep import frozen, probe_rates
+from gim_bench.sweep import probe_rates
 from gim_bench.sweep.frozen import Frozen
 from gim_bench.sweep.probe_rates import (
     GRID,
