@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gim_bench.cells import frozen
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
 from gim_bench.probing.linear import Tried
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from gim_bench.report.sweeps import sweep_tables
-from gim_bench.sweep import probe_rates
+from gim_bench.sweep import frozen, probe_rates
 from gim_bench.sweep.frozen import Frozen
 from gim_bench.sweep.probe_rates import (
     GRID,
@@ -228,7 +227,9 @@ def test_weight_decay_is_varied_in_a_study_of_its_own(finished):
 
 def test_a_second_sweep_runs_no_encoder_and_reads_no_test_set(finished, monkeypatch):
     swept = finished.sweep()
-    monkeypatch.setattr(frozen, "build", lambda *args, **kwargs: pytest.fail("built"))
+    monkeypatch.setattr(
+        "gim_bench.cells.frozen.build", lambda *args, **kwargs: pytest.fail("built")
+    )
     assert finished.sweep() == swept
 
 
