@@ -24,3 +24,18 @@ def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
     """The table with its seal, which shows whether the table was altered later."""
     content = {name: value for name, value in table.items() if name != SEAL}
     return {**content, SEAL: digest(content)}
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The entries of a sealed table without the seal, from JSON.
+
+    Raises: ValueError if the table was altered or cut off, or was never sealed.
+    """
+    try:
+        table = json.loads(content)
+        whole = table == sealed(table)
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, or no table
+        whole = False
+    if not whole:
+        raise ValueError("the seal is broken")
+    return {name: value for name, value in table.items() if name != SEAL}

@@ -15,7 +15,7 @@ from gim_bench import seeding
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, models_of
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.frozen import frozen
+from gim_bench.cells.frozen import files_of, frozen
 from gim_bench.contract import Encoder, Images, Split
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
@@ -60,10 +60,7 @@ def draw_patches(
     seen = _some(bench, cell, images=sizes.images)
     pictures: list[Picture] = []
     contents: dict[str, bytes] = {}
-    encoders: dict[str, str] = {}
     for model in models_of(cell, bench):
-        file = f"{model.prefix}encoder.safetensors"
-        encoders[file] = record.files[file]
         encoder = frozen(cell, record, model, bench, runs=runs).encoder
         if not isinstance(encoder, Encoder):
             raise ConfigError(f"{model.name} has no encoder with a grid of places: nothing to draw")
@@ -71,7 +68,10 @@ def draw_patches(
             pictures.append(picture)
             contents[picture.file] = content
     facts = Pictures(
-        key=cell.key, encoders=encoders, images=len(seen.images), pictures=tuple(pictures)
+        key=cell.key,
+        weights=files_of(record),
+        images=len(seen.images),
+        pictures=tuple(pictures),
     )
     return save_pictures(facts, contents=contents, folder=runs.folder_of(record))
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gim_bench.cli.options import (
+    FAILED,
     RUNS_DIR,
     DataDirOption,
     DeviceOption,
@@ -57,10 +58,11 @@ def patches(
     )
     finished = work.finished()
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
-    drawn = 0
+    drawn = unfinished = 0
     for cell in work.cells:
         if cell.key not in finished:
-            print(f"left out: {cell.name} is not finished with these settings", file=sys.stderr)
+            unfinished += 1
+            print(f"left out: {cell.name}: not finished with these settings", file=sys.stderr)
             continue
         record = finished[cell.key]
         try:
@@ -78,3 +80,5 @@ def patches(
             f"nothing was drawn: name finished cells with an encoder of images; first run "
             f"python -m gim_bench run --suite {suite}"
         )
+    if unfinished:
+        raise typer.Exit(FAILED)

@@ -19,7 +19,7 @@ from pathlib import Path
 from gim_bench.contract import Dataset
 from gim_bench.errors import DataError
 from gim_bench.progress import Progress, Task
-from gim_bench.seals import sealed
+from gim_bench.seals import sealed, unsealed
 from gim_bench.system.atomic import atomically, write_atomically
 
 MEGABYTE = 10**6  # bytes: the unit of progress, and the size of one read
@@ -173,11 +173,9 @@ def stamp_of(path: Path) -> Stamp:
 def _remembered(path: Path) -> dict[str, tuple[Stamp, Checksums]]:
     """The entries of the file at `path`; none if the file is missing or damaged."""
     try:
-        table = json.loads(path.read_bytes())
-        if table != sealed(table):
-            return {}
-        return {name: _entry(*entry) for name, entry in table["files"].items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        files = unsealed(path.read_bytes())["files"]
+        return {name: _entry(*entry) for name, entry in files.items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
 
 

@@ -1,7 +1,7 @@
 """Pictures of the patches that excite neurons most, beside the record of the cell they belong to.
 
 The folder `patches` of a cell holds a PNG file for each module, and `patches.json`, written last:
-what the pictures show, their sha256, and the sha256 of the encoders that they were made from. They
+what the pictures show, their sha256, and the sha256 of the weights that they were made from. They
 are no part of the record: pictures that are lost or damaged cost no training. Pictures of another
 encoder, altered pictures and cut-off ones do not count.
 """
@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gim_bench.records.record import Record
-from gim_bench.seals import sealed
+from gim_bench.seals import sealed, unsealed
 from gim_bench.settings.base import Settings
 from gim_bench.system.atomic import write_atomically
 
@@ -41,7 +41,7 @@ class Pictures(Settings):
     """All pictures of a cell, with their origin."""
 
     key: str
-    encoders: dict[str, str]  # {file: sha256}
+    weights: dict[str, str]  # of the cell: {file: sha256}
     images: int  # that were looked at
     pictures: tuple[Picture, ...]
 
@@ -74,17 +74,14 @@ def pictures_of(record: Record, *, folder: Path) -> Drawn | None:
     """The pictures of a cell; None if they are missing, altered, or from another encoder."""
     place = folder / FOLDER
     try:
-        table = json.loads((place / FACTS).read_bytes())
-        if table != sealed(table):
-            return None
-        del table["sha256"]
+        table = unsealed((place / FACTS).read_bytes())
         facts = Pictures.model_validate_json(json.dumps(table))
         contents = {p.file: (place / p.file).read_bytes() for p in facts.pictures}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError):
         return None
     whole = all(sha256(contents[p.file]) == p.sha256 for p in facts.pictures)
-    known = {file: record.files.get(file) for file in facts.encoders}
-    if not whole or facts.key != record.key or facts.encoders != known:
+    known = {file: record.files.get(file) for file in facts.weights}
+    if not whole or facts.key != record.key or facts.weights != known:
         return None
     return Drawn(facts=facts, folder=place, contents=contents)
 

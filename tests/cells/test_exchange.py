@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gim_bench.cells import frozen as frozen_cells
+from gim_bench.cells.build import models_of
 from gim_bench.cells.exchange import NO_CHOOSER, protocols_on, read_again
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
@@ -155,7 +156,7 @@ def test_a_probe_of_the_head_reads_the_head_that_was_trained(tmp_path):
 
 def test_heads_that_are_read_have_the_weights_of_the_training(tmp_path):
     found = Finished(tmp_path, "blockwise_barlow_twins", "augmentation.further_views=[{}]")
-    (model,) = frozen_cells_models(found)
+    (model,) = models_of(found.cell, found.bench)
     learner = frozen_cells.frozen(found.cell, found.record, model, found.bench, runs=found.runs)
     kept = found.runs.read_encoder(found.record, name="heads")
     untrained = frozen_cells.build(found.cell, found.bench, target=model.target).read_heads()
@@ -165,12 +166,6 @@ def test_heads_that_are_read_have_the_weights_of_the_training(tmp_path):
         not torch.equal(kept[n], w) for n, w in untrained.state_dict().items() if "weight" in n
     ]
     assert any(changed)
-
-
-def frozen_cells_models(found):
-    from gim_bench.cells.build import models_of
-
-    return models_of(found.cell, found.bench)
 
 
 def test_a_method_without_a_head_says_that_the_protocol_does_not_apply(tmp_path):

@@ -20,5 +20,14 @@ def test_pictures_of_finished_cells_are_drawn_and_stand_in_the_report(
 def test_without_finished_cells_the_command_says_what_to_run_first(gim_bench):
     answer = gim_bench(*PATCHES)
     assert answer.code == 2
-    assert "left out: gim seed 0 is not finished with these settings" in answer.err
+    assert "left out: gim seed 0: not finished with these settings" in answer.err
     assert "first run python -m gim_bench run --suite ./tiny.toml" in answer.err
+
+
+def test_a_cell_that_is_not_finished_is_named_beside_the_pictures_of_the_others(
+    finished, gim_bench
+):
+    answer = gim_bench(*PATCHES, "--seeds", "2")
+    assert answer.code == 1
+    assert "left out: gim seed 1: not finished with these settings" in answer.err
+    assert len(answer.out.split()) == 4

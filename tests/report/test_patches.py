@@ -19,7 +19,7 @@ def drawn(module="module_1"):
         size=(16, 12),
         places=(),
     )
-    facts = Pictures(key="", encoders={}, images=2000, pictures=(picture,))
+    facts = Pictures(key="", weights={}, images=2000, pictures=(picture,))
     return Drawn(facts=facts, folder=Path("runs/x/patches"), contents={picture.file: PNG})
 
 

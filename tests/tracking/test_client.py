@@ -101,7 +101,7 @@ def test_the_record_and_the_probe_curves_are_artifacts(tracker, tmp_path):
 def test_pictures_of_patches_are_artifacts_and_new_ones_replace_the_run(tracker, tmp_path):
     record, folder = cell(), tmp_path / "cell"
     tracker.mirror(record, folder=folder)
-    facts = Pictures(key=record.key, encoders={}, images=1, pictures=(picture(b"one"),))
+    facts = Pictures(key=record.key, weights={}, images=1, pictures=(picture(b"one"),))
     save_pictures(facts, contents={"module_1.png": b"one"}, folder=folder)
     tracker.mirror(record, folder=folder)
     (run,) = runs(tracker)

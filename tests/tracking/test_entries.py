@@ -157,7 +157,7 @@ def test_pictures_of_patches_belong_to_the_entry_and_its_digest(tmp_path):
     record = cell()
 
     def entry(content):
-        facts = Pictures(key=record.key, encoders={}, images=1, pictures=(picture(content),))
+        facts = Pictures(key=record.key, weights={}, images=1, pictures=(picture(content),))
         save_pictures(facts, contents={"module_1.png": content}, folder=tmp_path)
         found = cell_entry(record, folder=tmp_path)
         assert [path.name for path in found.pictures] == ["module_1.png"]
