@@ -16,7 +16,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import files_of, frozen
-from gim_bench.contract import Encoder, Images, Split
+from gim_bench.contract import Encoder, Images, Modality, Split
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
@@ -47,6 +47,15 @@ class Seen(NamedTuple):
     numbers: np.ndarray  # [image], ascending
 
 
+def check_images(suite: str, bench: Bench) -> None:
+    """Raises: ConfigError if the suite is of speech."""
+    if bench.dataset.modality is not Modality.IMAGE:
+        raise ConfigError(
+            f"{suite} is a suite of speech: patches are drawn of images alone; name a suite of "
+            f"images"
+        )
+
+
 def draw_patches(
     cell: Cell, record: Record, bench: Bench, *, runs: RunsFolder, sizes: Sizes
 ) -> Drawn:
@@ -57,6 +66,7 @@ def draw_patches(
 
     Raises: ConfigError if the cell has no encoder of images with a grid, or a damaged one.
     """
+    check_images(cell.suite, bench)
     seen = _some(bench, cell, images=sizes.images)
     pictures: list[Picture] = []
     contents: dict[str, bytes] = {}
@@ -79,11 +89,7 @@ def draw_patches(
 def _some(bench: Bench, cell: Cell, *, images: int) -> Seen:
     """At most `images` test images, drawn at random but always alike."""
     augmentation = cell.config.augmentation
-    if not isinstance(augmentation, CropSettings):
-        raise ConfigError(
-            f"{cell.suite} is a suite of speech: patches are drawn of images alone; name a suite "
-            f"of images"
-        )
+    assert isinstance(augmentation, CropSettings)
     every = bench.images(Split.TEST, gray=augmentation.grayscale)
     draw = seeding.generator("patches", cell.config.dataset.name)
     numbers = torch.randperm(len(every), generator=draw)[:images].sort().values.numpy()

@@ -42,7 +42,7 @@ def patches(
     no_tracking: NoTrackingOption = False,
 ) -> None:
     """Draw the test patches that excite the neurons of finished encoders most."""
-    from gim_bench.cells.patches import Sizes, draw_patches
+    from gim_bench.cells.patches import Sizes, check_images, draw_patches
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
     from gim_bench.tracking import mirror_again
@@ -56,6 +56,7 @@ def patches(
         data_dir=data_dir,
         runs_dir=runs_dir,
     )
+    check_images(suite, work.bench)
     finished = work.finished()
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
     drawn = unfinished = 0

@@ -31,3 +31,10 @@ def test_a_cell_that_is_not_finished_is_named_beside_the_pictures_of_the_others(
     assert answer.code == 1
     assert "left out: gim seed 1: not finished with these settings" in answer.err
     assert len(answer.out.split()) == 4
+
+
+def test_a_suite_of_speech_is_refused_before_its_cells_are_looked_for(gim_bench):
+    answer = gim_bench("patches", "--suite", "quickstart-audio", "--no-tracking")
+    assert answer.code == 2
+    assert "quickstart-audio is a suite of speech" in answer.err
+    assert "left out" not in answer.err
