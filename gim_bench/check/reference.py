@@ -11,6 +11,7 @@ from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.record import Record
 from gim_bench.report.published import results_folder
 from gim_bench.settings.base import Settings
+from gim_bench.texts import TextError, read_text
 
 # Packages whose version moves no accuracy and no loss; the package itself is what is checked.
 NOT_COMPUTING = {"gim-bench", "mlflow"}
@@ -103,9 +104,9 @@ def read_reference(path: Path, *, suite: str) -> Reference:
     Raises: ConfigError in one line, naming file and place.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not text"
+        text = read_text(path)
+    except (OSError, TextError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"cannot read the reference {path} ({why}): name another with --against, or write "
             f"one with --update --reason"

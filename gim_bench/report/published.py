@@ -3,7 +3,6 @@
 results/README.md describes the format.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE
 from gim_bench.report.tags import Tag, read_tags
+from gim_bench.texts import read_toml
 
 CONVERSIONS = {("GB", "bytes"): 1e9}  # from the paper's unit to the metric's
 ERROR = "% error"  # 100 % less the accuracy
@@ -119,7 +119,7 @@ def _folder() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """The file's tables, with numbers as they are printed: 7.0 has a digit behind the point."""
-    return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    return read_toml(path, noun="published table", parse_float=Decimal)
 
 
 def _published(

@@ -22,6 +22,7 @@ from gim_bench.settings.base import Settings
 from gim_bench.settings.keys import keyed
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.settings.suites import parse
+from gim_bench.texts import read_text
 
 KEPT_OUT = {"learning_rate", "precision"}  # of the settings of training
 NOT_TUNED = "the suite's rate, not tuned"
@@ -94,7 +95,7 @@ def load_evidence(name: str) -> Evidence:
     if name not in files:
         raise ConfigError(unknown_name("evidence of tuning", name, known=files))
     try:
-        table = json.loads(files[name].read_text(encoding="utf-8"))
+        table = json.loads(read_text(files[name]))
     except ValueError as error:
         raise ConfigError(
             f"{files[name]} is no JSON ({error}): write it again by a sweep"

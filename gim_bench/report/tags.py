@@ -4,7 +4,6 @@ A number names a word for each dimension of its protocol. `results/published/tag
 word, in one file for each dimension.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from gim_bench.cells.defaults import settings_by_name
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten
+from gim_bench.texts import read_toml
 
 DIMENSIONS = ("encoder", "labels", "head", "data", "augmentation")
 UNKNOWN = "unknown"  # the word for a part of a protocol that was not read
@@ -99,4 +99,4 @@ def _tag(dimension: str, word: str, *, folder: Path, where: str) -> Tag:
 
 @cache
 def _vocabulary(path: Path) -> Mapping[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return read_toml(path, noun="vocabulary of tags")

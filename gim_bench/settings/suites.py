@@ -14,9 +14,10 @@ from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.settings.base import Model
 from gim_bench.settings.complaints import first_complaint
 from gim_bench.settings.keys import with_todays_names
-from gim_bench.settings.probing import of_kind, probe_laid_over
+from gim_bench.settings.probing import implied_kind, of_kind, probe_laid_over
 from gim_bench.settings.schema import Suite
 from gim_bench.settings.shipped import shipped_suites
+from gim_bench.texts import read_toml
 
 
 def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
@@ -35,6 +36,8 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
         if override.partition("=")[0].strip() == "probe.kind":
             table["probe"] = of_kind(table["probe"]["kind"], table["probe"])
     origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
+    if isinstance(rows := table.get("method"), dict):
+        table["method"] = {name: _extended_row(name, rows, origin=origin) for name in rows}
     suite = parse(Suite, table, origin=origin)
     # A suite that was changed is another experiment than the paper's. Protocols change no cell.
     harmless = ("published", "tuned", "protocols.")
@@ -46,7 +49,7 @@ def _chain(path: Path) -> dict[Path, dict[str, Any]]:
     """Tables of the file, of the suite that it `extends`, and so on down."""
     files: dict[Path, dict[str, Any]] = {}
     while (file := path.resolve()) not in files:
-        files[file] = _read(path)
+        files[file] = read_toml(path, noun="suite")
         base = files[file].pop("extends", None)
         if base is None:
             _check_own(files)
@@ -79,15 +82,6 @@ def _check_own(files: Mapping[Path, Mapping[str, Any]]) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"cannot read the suite {path} ({error}): it must be TOML, in UTF-8"
-        ) from None
-
-
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Tables are merged; all else, lists too, is `above`'s where it says anything.
 
@@ -105,12 +99,34 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     for name, table in above.items():
         under = below.get(name)
         if isinstance(table, dict) and isinstance(under, dict):
-            if name == "probe":
+            if name == "probe" and any(map(implied_kind, (under, table))):
                 merged[name] = probe_laid_over(under, table)
                 continue
             other = name == "dataset" and table.get("name", under.get("name")) != under.get("name")
             merged[name] = table if other else laid_over(under, table)
     return merged
+
+
+def _extended_row(
+    name: str, rows: Mapping[str, Any], *, origin: str, above: Sequence[str] = ()
+) -> Any:
+    """The table of a row, laid over the table of the row that it `extends`, and so on down.
+
+    `above` are the rows that extend this row. Raises: ConfigError.
+    """
+    where = f"{origin}, [method.{name}], extends"
+    if not isinstance(rows[name], dict) or "extends" not in rows[name]:
+        return rows[name]
+    own = dict(rows[name])
+    base = own.pop("extends")
+    if not isinstance(base, str) or base not in rows:
+        raise ConfigError(unknown_name("table of a row", str(base), known=rows, where=where))
+    above = [*above, name]
+    if base in above:
+        circle = " over ".join([*above, base])
+        raise ConfigError(f"{where}: a circle ({circle}): one row must stand by itself")
+    below = _extended_row(base, rows, origin=origin, above=above)
+    return laid_over({"like": base} | below, own)
 
 
 def parse(

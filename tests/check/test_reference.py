@@ -59,6 +59,13 @@ def test_an_earlier_reference_goes_to_the_history_of_the_file(file, suite):
     assert kept.reason == "third, of two lines"
 
 
+# case 7
+def test_a_reference_saved_with_a_byte_order_mark_is_read_as_without(file):
+    before = read_reference(file, suite="tiny")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_reference(file, suite="tiny") == before
+
+
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_a_new_reference_needs_a_reason(reason, file, suite):
     before = file.read_text()

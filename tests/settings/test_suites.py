@@ -361,6 +361,22 @@ def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path):
         load_suite(str(path))
 
 
+# case 7
+def test_a_suite_saved_with_a_byte_order_mark_loads_as_without(tmp_path):
+    text = 'extends = "smoke"\r\nname = "mine"\r\nsummary = "größer"\r\n'
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "plain.toml").write_bytes(text.encode())
+    marked, plain = (load_suite(str(tmp_path / f"{n}.toml")) for n in ("marked", "plain"))
+    assert marked == plain
+    assert plain.summary == "größer"
+
+
+def test_the_line_of_a_suite_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "mine.toml").write_bytes('name = "mine"\nsummary = "größer"\n'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"mine\.toml \(line 2: byte 0xf6 is not UTF-8"):
+        load_suite(str(tmp_path / "mine.toml"))
+
+
 def test_a_folder_is_no_suite_file(tmp_path):
     with pytest.raises(ConfigError, match="no suite file"):
         load_suite(f"{tmp_path}/")
