@@ -5,29 +5,23 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.metrics import describe, unit_of
 from gim_bench.records.record import Record
+from gim_bench.records.sealed import finite
 
-FIELDS = ("suite", "method", "dataset", "seed", "key", "status", "error", "fits")
 CSV_FIELDS = ("suite", "method", "dataset", "seed", "key", "status")
 
 
 def as_json(records: Sequence[Record], *, metrics: Sequence[str] = ()) -> str:
-    """A JSON list with one object for each record, finished or not.
+    """A JSON list with one object for each record, finished or not, with the fields of a record.
 
-    A metric that is not a finite number is left out, like a metric that was not measured.
+    A metric that is not a finite number is left out, like a metric that was not measured. Other
+    numbers that are not finite are null.
     """
     cells = [
-        {
-            **{name: getattr(record, name) for name in FIELDS},
-            "metrics": _chosen(record.metrics, metrics),
-            "config": _without_nan(record.config),
-            "provenance": _without_nan(record.provenance),
-            "isolation": _without_nan(record.isolation),
-        }
+        finite(record.as_dict()) | {"metrics": _chosen(record.metrics, metrics)}
         for record in records
     ]
     return json.dumps(cells, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
@@ -61,16 +55,3 @@ def _chosen(values: Mapping[str, float], names: Sequence[str]) -> dict[str, floa
         for name, value in values.items()
         if (not names or name in names) and math.isfinite(value)
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """The JSON value with null in place of NaN and infinities, which JSON has no sign for."""
-    match value:
-        case Mapping():
-            return {str(name): _without_nan(inner) for name, inner in value.items()}
-        case list() | tuple():
-            return [_without_nan(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value
