@@ -1,7 +1,7 @@
 """The cells of a suite. Several processes may share them: the first to claim a cell runs it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +24,18 @@ def run_table(
     runs: RunsFolder,
     run: RunCell,
     rerun: bool = False,
+    before: Mapping[str, Record | None] | None = None,
+    tell: bool = True,
 ) -> Iterator[Record]:
     """Yield the record of every cell as soon as it is there; cells of other processes come last.
 
     A finished cell is not run again, unless `rerun` asks for it. A cell that another process ends
-    in the meantime is not run again in any case. Raises: OSError.
+    in the meantime is not run again in any case: `before` has the records of the time when the
+    command began, by key, which is now by default. With `tell`, a line says who runs a cell that
+    is waited for. Raises: OSError.
     """
-    before = {cell.key: found(cell, runs) for cell in table}
+    if before is None:
+        before = {cell.key: found(cell, runs) for cell in table}
     waiting = list(table)
     told: set[str] = set()
     while waiting:
@@ -41,7 +46,7 @@ def run_table(
             if record is not None:
                 waiting.remove(cell)
                 yield record
-            elif cell.key not in told:
+            elif tell and cell.key not in told:
                 told.add(cell.key)
                 _tell(cell, runs, progress=bench.progress)
         if waiting:

@@ -1,0 +1,46 @@
+"""Child processes that end with their parent, and that their parent ends."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+
+FAREWELL_SECONDS = 60.0  # for a child's checkpoint
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Within the block, started processes ignore Ctrl-C: this process ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end(*processes: BaseProcess) -> None:
+    """End the processes. They have time to write checkpoints; then they are killed."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(FAREWELL_SECONDS)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def end_with_parent() -> None:
+    """From now on this process gets SIGTERM when its parent ends, however the parent ends."""
+    threading.Thread(target=_outlive, name="parent", daemon=True).start()
+
+
+def _outlive() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
