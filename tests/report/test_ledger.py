@@ -259,7 +259,6 @@ def test_the_report_on_quickstart_never_shows_a_number_of_a_paper():
 
 
 COMPARED = [name for name in sorted(shipped_suites()) if load_suite(name).published]
-LONG_NAME = 27  # characters of a row's name that the ledger has room for in 100 columns
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -285,8 +284,7 @@ def test_the_ledger_of_a_shipped_suite_fits_100_columns(name):
     alike = Suite(published=suite.published, methods=suite.methods)
     page = report_on(records, suite=alike)
     lines = page.partition(f"## {TITLE}")[2].partition("\n## ")[0].splitlines()
-    beyond = max(0, max(map(len, suite.methods)) - LONG_NAME)
-    assert max(len(line) for line in lines if line.startswith("|")) <= 100 + beyond
+    assert max(len(line) for line in lines if line.startswith("|")) <= 100
 
 
 def test_a_suite_without_published_tables_lists_no_deviations():
