@@ -137,6 +137,7 @@ def test_another_objective_may_stand_on_the_base(finished, tmp_path):
         ((THREE, "dataset.stripes=5"), "gim", r"its dataset\.stripes is 4, this suite's is 5"),
         ((THREE,), "cpc", r"the method 'cpc' trains no module apart from the others"),
         ((THREE,), "random_init", r"the method 'random_init' trains no module apart"),
+        ((THREE, "method.gim.units=2"), "gim", r"the row groups modules into 2 units, .*leave out"),
     ],
 )
 def test_what_does_not_fit_the_base_is_one_line(overrides, method, complaint, finished, tmp_path):
