@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gim_bench.records.metrics import hyperparameter_of
 from gim_bench.records.patches import pictures_of
+from gim_bench.records.protocols import ProtocolResult, results_of
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
 from gim_bench.seals import digest, sha256_of
@@ -82,6 +83,7 @@ def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Pa
     return [
         *(cell_entry(record, folder=folder_of(record)) for record in ended),
         *(sweep_entry(record) for record in ended if record.sweeps),
+        *(e for record in ended for e in protocol_entries(record, folder=folder_of(record))),
         *summary_entries(ended),
     ]
 
@@ -133,6 +135,34 @@ def sweep_entry(record: Record) -> Entry:
         finished_ms=None,
         curves=rows,
         children=[_trial_entry(record, row) for row in rows],
+    )
+
+
+def protocol_entries(record: Record, *, folder: Path) -> list[Entry]:
+    """An entry for each protocol under which the cell in `folder` has numbers."""
+    found = results_of(record, folder=folder).values()
+    return [_protocol_entry(record, result) for result in found if result.metrics]
+
+
+def _protocol_entry(record: Record, result: ProtocolResult) -> Entry:
+    """The MLflow run of an encoder under one protocol, with the metrics that its cell has too."""
+    # The machine and the code are those that read the encoder.
+    read = replace(
+        record,
+        metrics=result.metrics,
+        provenance={**record.provenance, **result.provenance},
+        protocol=f"Under the protocol {result.protocol}. {result.reason}".strip(),
+    )
+    settings = {"protocol": result.protocol, **result.settings, "chosen": result.chosen}
+    return Entry(
+        name=f"{record.method} seed {record.seed} under {result.protocol}",
+        identity={KEY: record.key, "kind": "protocol", "protocol": result.protocol},
+        tags=_tags(read) | {"seed": str(record.seed)},
+        params=_params(settings),
+        points=_results(read),
+        status="FINISHED",
+        started_ms=_milliseconds(result.provenance.get("finished_at")),
+        finished_ms=_milliseconds(result.provenance.get("finished_at")),
     )
 
 

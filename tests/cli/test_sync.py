@@ -44,6 +44,19 @@ def test_sync_mirrors_cells_that_were_run_without_tracking_and_the_second_time_n
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
+def test_sync_mirrors_results_of_protocols_and_the_second_time_none(finished, gim_bench, store):
+    gim_bench(*SYNC, *store)
+    gim_bench("probe", "--suite", "./tiny.toml", "--protocol", "top", "--protocol", "knn")
+    assert gim_bench(*SYNC, *store).out.splitlines() == [
+        "tiny: new in MLflow: gim seed 0 under knn",
+        "tiny: new in MLflow: gim seed 0 under top",
+        "tiny: new in MLflow: random_init seed 0 under knn",
+        "tiny: new in MLflow: random_init seed 0 under top",
+        "tiny: 4 new in MLflow, 4 there already",
+    ]
+    assert gim_bench(*SYNC, *store).out == "tiny: 0 new in MLflow, 8 there already\n"
+
+
 def test_after_a_run_that_was_mirrored_there_is_nothing_to_sync(gim_bench, tmp_path, store):
     gim_bench(*RUN, *store)
     before = (tmp_path / "mlflow.db").read_bytes()

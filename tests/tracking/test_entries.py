@@ -3,8 +3,15 @@
 import pytest
 
 from gim_bench.records.patches import Pictures, save_pictures
+from gim_bench.records.protocols import ProtocolResult, save_result
 from gim_bench.records.record import Status
-from gim_bench.tracking.entries import Point, cell_entry, suite_entries, summary_entries
+from gim_bench.tracking.entries import (
+    Point,
+    cell_entry,
+    protocol_entries,
+    suite_entries,
+    summary_entries,
+)
 from tests.tracking.records import END, SWEPT, cell, picture
 
 
@@ -64,6 +71,64 @@ def test_measures_of_an_encoder_are_metrics_with_the_epoch_as_their_step():
         Point("inside/cka/module_1/module_2", 0.5, 0),
         Point("inside/effective_rank/module_1", 4.0, 1),
     ]
+
+
+# -- protocols -------------------------------------------------------------------------------------
+
+
+def read_under(protocol, *, folder, **changes):
+    """Save a result of the cell under a protocol."""
+    record = cell()
+    result = ProtocolResult(
+        **{
+            "protocol": protocol,
+            "suite": record.suite,
+            "method": record.method,
+            "seed": record.seed,
+            "key": record.key,
+            "settings": {"modules": "top", "probe": {"kind": "adam", "steps": 9}},
+            "files": {},
+            "metrics": {"accuracy": 50.0},
+            "chosen": {"class": 0.001},
+            "provenance": {"git_commit": "later", "finished_at": "2026-11-01T10:01:00+00:00"},
+        }
+        | changes
+    )
+    save_result(folder, result, None)
+
+
+def test_a_result_of_a_protocol_has_the_metrics_of_a_record_and_the_protocol_as_a_parameter(
+    tmp_path,
+):
+    read_under("clapp", folder=tmp_path, metrics={"accuracy": 50.0, "unconverged": 1})
+    (entry,) = protocol_entries(cell(), folder=tmp_path)
+    assert numbers(entry) == {"accuracy": 50.0, "unconverged": 1}
+    assert entry.params == {
+        "protocol": "clapp",
+        "modules": "top",
+        "probe.kind": "adam",
+        "probe.steps": "9",
+        "chosen.class": "0.001",
+    }
+    assert entry.tags["method"] == "gim"
+    assert (entry.started_ms, entry.finished_ms) == (END, END)
+
+
+def test_a_result_of_a_protocol_names_the_code_that_read_the_encoder(tmp_path):
+    read_under("knn", folder=tmp_path)
+    (entry,) = protocol_entries(cell(), folder=tmp_path)
+    assert entry.tags["git_commit"] == "later"
+    assert entry.tags["data_sha256"] == "0123"
+
+
+def test_a_protocol_that_does_not_apply_has_no_run(tmp_path):
+    read_under("block_head", folder=tmp_path, metrics={}, reason="no head")
+    assert protocol_entries(cell(), folder=tmp_path) == []
+
+
+def test_a_result_of_other_weights_has_no_run(tmp_path):
+    read_under("knn", folder=tmp_path, files={"encoder.safetensors": "0" * 64})
+    assert protocol_entries(cell(), folder=tmp_path) == []
 
 
 # -- summaries -------------------------------------------------------------------------------------
