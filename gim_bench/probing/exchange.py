@@ -19,7 +19,7 @@ from gim_bench.probing.hidden import refit_hidden, validate_hidden
 from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
 from gim_bench.probing.probe import labelled
 from gim_bench.probing.questions import Question, question
-from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name
+from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name, unconverged
 from gim_bench.progress import Progress
 from gim_bench.records.predictions import Predictions
 from gim_bench.settings.base import Precision
@@ -38,7 +38,7 @@ NEIGHBOURS_OF_STEPS = "nearest neighbours are not looked for among labels of eve
 class Read:
     """Result of a protocol on one model of a cell; empty where the protocol does not apply."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)  # percent, "accuracy" of a class
+    metrics: Mapping[str, float] = field(default_factory=dict)  # named as a record's: "accuracy"
     chosen: Mapping[str, float] = field(default_factory=dict)  # hyperparameters, by target
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)  # by target
     predictions: Predictions = field(
@@ -118,17 +118,22 @@ def exchange(
         }
     reader = reader_of(learner, protocols)
     tried: dict[str, dict[str, Sequence[Tried]]] = {protocol.name: {} for protocol in protocols}
+    fits: dict[str, list[tuple[Target, bool]]] = {protocol.name: [] for protocol in protocols}
     probes = []
     for protocol, asked, task in _tasks(reader, train, questions, protocols):
         found = chosen.get((protocol.name, asked.target.name))
         if found is None:
             found = _tried(task, protocol.probe, stream=train.stream)
         tried[protocol.name][asked.target.name] = found
-        classifier = _fitted(task, found, protocol.probe, stream=train.stream)
+        classifier, converged = _fitted(task, found, protocol.probe, stream=train.stream)
+        fits[protocol.name].append((asked.target, converged))
         metric = f"accuracy/{protocol.name}"
         probes.append(Probe(asked.target, space_of(protocol), metric, classifier))
     predictions = reader.predictions(test, probes, targets) if probes else None
-    return {p.name: _read(p, tried[p.name], predictions, targets=targets) for p in protocols}
+    return {
+        p.name: _read(p, tried[p.name], fits[p.name], predictions, targets=targets)
+        for p in protocols
+    }
 
 
 def chooses(settings: AnyProbeSettings) -> bool:
@@ -183,19 +188,19 @@ def _fitted(
     settings: AnyProbeSettings,
     *,
     stream: tuple[str, int],
-) -> Classifier:
-    """The classifier with the best hyperparameter, fitted on all labels."""
+) -> tuple[Classifier, bool]:
+    """The classifier with the best hyperparameter, fitted on all labels; whether it converged."""
     if isinstance(settings, NearestNeighboursSettings):
-        return fit_neighbours(task, neighbours=settings.neighbours)
+        return fit_neighbours(task, neighbours=settings.neighbours), True
     if isinstance(settings, HiddenLayerSettings):
-        return refit_hidden(task, best_of(tried), settings=settings, stream=stream)
-    classifier, _ = refit_linear(task, best_of(tried), settings=settings, stream=stream)
-    return classifier
+        return refit_hidden(task, best_of(tried), settings=settings, stream=stream), True
+    return refit_linear(task, best_of(tried), settings=settings, stream=stream)
 
 
 def _read(
     protocol: Protocol,
     tried: Mapping[str, Sequence[Tried]],
+    fits: Sequence[tuple[Target, bool]],
     predictions: Predictions | None,
     *,
     targets: Sequence[Target],
@@ -215,7 +220,7 @@ def _read(
         },
     )
     return Read(
-        metrics=accuracies(own),
+        metrics=accuracies(own) | unconverged(fits),
         chosen={name: best_of(found).hyperparameter for name, found in tried.items() if found},
         curves={
             name: [[each.hyperparameter, each.accuracy] for each in found]

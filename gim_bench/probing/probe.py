@@ -7,7 +7,6 @@ set read: once, batch by batch, and every label counts.
 Letters: n = labels, d = feature dimensions.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -27,7 +26,14 @@ from gim_bench.probing.classifiers import (
 )
 from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
 from gim_bench.probing.questions import Question, question, validation_items
-from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name, readable
+from gim_bench.probing.reading import (
+    Probe,
+    Reader,
+    accuracies,
+    metric_name,
+    readable,
+    unconverged,
+)
 from gim_bench.progress import Progress
 from gim_bench.records.predictions import Predictions
 from gim_bench.settings.base import Precision
@@ -131,7 +137,7 @@ def probe(
     reader = _reader(learner, settings, precision=precision, title=title, progress=progress)
     probes: list[Probe] = []
     curves: dict[str, list[list[float]]] = {}
-    unconverged: Counter[str] = Counter()
+    fits: list[tuple[Target, bool]] = []
     for asked, module, task in _tasks(reader, train, targets, settings=settings):
         choice = (
             _choice(task, asked, settings=settings, stream=train.stream)
@@ -141,8 +147,7 @@ def probe(
         linear, converged = refit_linear(
             task, choice.linear, settings=settings, stream=train.stream
         )
-        if not converged:
-            unconverged[metric_name(asked.target, "unconverged")] += 1
+        fits.append((asked.target, converged))
         classifiers: dict[str, Classifier] = {"accuracy": linear}
         if choice.ridge_penalty is not None:
             classifiers["ridge_accuracy"] = fit_ridge(task, penalty=choice.ridge_penalty)
@@ -150,7 +155,7 @@ def probe(
         probes += [Probe(asked.target, module, metric, c) for metric, c in classifiers.items()]
         curves[curve_name(asked.target, module)] = choice.curve
     predictions = reader.predictions(test, probes, targets)
-    metrics = accuracies(predictions) | unconverged
+    metrics = accuracies(predictions) | unconverged(fits)
     return Probed(metrics=metrics, curves=curves, predictions=predictions)
 
 

@@ -3,7 +3,8 @@
 Letters: n = labels, d = feature dimensions.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -176,3 +177,11 @@ def accuracies(predictions: Predictions) -> dict[str, float]:
         labels = torch.from_numpy(predictions.labels[target or "class"])
         found[name] = percent_correct(torch.from_numpy(predicted), labels)
     return found
+
+
+def unconverged(fits: Iterable[tuple[Target, bool]]) -> dict[str, float]:
+    """Number of probes that ran out of iterations, by the name of the metric; without zeros.
+
+    `fits` are (target, whether the probe converged).
+    """
+    return dict(Counter(metric_name(target, "unconverged") for target, done in fits if not done))

@@ -34,7 +34,7 @@ class ProtocolResult:
     key: str  # of the cell
     settings: Mapping[str, Any]  # what is read, and the probe
     files: Mapping[str, str]  # the weights that were read, with their sha256
-    metrics: Mapping[str, float] = field(default_factory=dict)  # percent; empty: does not apply
+    metrics: Mapping[str, float] = field(default_factory=dict)  # empty: does not apply
     chosen: Mapping[str, float] = field(default_factory=dict)  # hyperparameter, by target
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     reason: str = ""  # why the protocol does not apply, or not to all targets

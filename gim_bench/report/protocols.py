@@ -1,12 +1,13 @@
 """Methods × protocols: accuracies of the same encoders under several protocols, and their order."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from gim_bench.records.intervals import Estimate, difference_of, holm, marks_of
 from gim_bench.records.metrics import target_of
-from gim_bench.records.protocols import Kept
+from gim_bench.records.protocols import Kept, ProtocolResult
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import (
@@ -239,4 +240,18 @@ def _notes(rows: Sequence[Row], names: Sequence[str], *, results: ResultsOf) -> 
         "Changes of order: intervals cover seeds and test examples, corrected by Holm.",
         *(f"{line} ({', '.join(dict.fromkeys(methods))})." for line, methods in reasons.items()),
         *(f"`{name}` has other settings in some cells than in others." for name in mixed),
+        *_unconverged(found),
+    ]
+
+
+def _unconverged(results: Sequence[ProtocolResult]) -> list[str]:
+    """A line for each protocol and method with probes that ran out of iterations."""
+    probes: Counter[tuple[str, str]] = Counter()
+    for result in results:
+        for name, number in result.metrics.items():
+            if target_of(name)[1] == "unconverged":
+                probes[result.protocol, result.method] += int(number)
+    return [
+        f"`{protocol}`: {number} linear probe(s) of {method} ran out of iterations."
+        for (protocol, method), number in probes.items()
     ]

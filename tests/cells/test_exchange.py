@@ -188,6 +188,15 @@ def test_a_supervised_record_without_the_encoder_that_chose_is_not_read_where_on
     assert results["clapp"].metrics
 
 
+def test_a_probe_that_runs_out_of_iterations_is_counted_as_in_its_cell(tmp_path):
+    overrides = ("probe.kind=logistic_regression", "probe.penalties=[1e-6]", "probe.iterations=2")
+    found = Finished(tmp_path, "gim", *overrides)
+    results = found.read(*LINEAR)
+    assert found.record.metrics["unconverged"] == 2  # probes of two modules
+    counts = {name: results[name].metrics.get("unconverged") for name in LINEAR}
+    assert counts == {"top": 1, "all_modules": 1, "knn": None}
+
+
 def test_weights_of_another_encoder_are_refused_in_one_line(tmp_path):
     found = Finished(tmp_path, "gim")
     (found.folder / "encoder.safetensors").write_bytes(b"none")

@@ -1,5 +1,7 @@
 """Methods × protocols: the table, the order, and changes of order that are no chance."""
 
+from dataclasses import replace
+
 import pytest
 
 from gim_bench.records.protocols import ProtocolResult
@@ -93,3 +95,18 @@ def test_a_row_under_a_protocol_names_the_protocol_in_its_configuration():
     """By which the tags of published numbers find the row."""
     under = rows_under(OWN[0], results_with(SWAPPED))["knn"]
     assert {record.config["read_under"] for record in under.records} == {"knn"}
+
+
+def test_probes_that_ran_out_of_iterations_are_counted_by_protocol_and_method():
+    plain = results_with(SWAPPED)
+
+    def results(record):
+        (result, predictions) = plain(record)["knn"]
+        metrics = result.metrics | ({"unconverged": 1} if record.method == "gim" else {})
+        return {"knn": (replace(result, metrics=metrics), predictions)}
+
+    found = protocols_section(OWN, ["accuracy"], results=results)
+    lines = [line for block in found.blocks if isinstance(block, Bullets) for line in block.items]
+    assert [line for line in lines if "iterations" in line] == [
+        "`knn`: 3 linear probe(s) of gim ran out of iterations."
+    ]
