@@ -15,6 +15,7 @@ from gim_bench.system import interrupts
 from gim_bench.system.interrupts import Interrupted
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.kept_outputs import Keeper, Source, identity_of
+from gim_bench.training.slowness import Slowness
 from gim_bench.training.trainer import Trainer
 
 # Seconds between reads of the losses: a read makes the CPU wait for the GPU.
@@ -205,6 +206,7 @@ def _fit_stage(
     history = standing.histories[number]
     if standing.done:
         title = f"{title}, from step {standing.done + 1}"
+    slowness = Slowness(trainer.device)
     with (
         progress.task(title, total=steps - standing.done, unit="step") as task,
         interrupts.noted() as stop,
@@ -218,6 +220,8 @@ def _fit_stage(
                     trainer.set_rate(rates(standing.done))
                 epoch.add(trainer.step(batch, only=unit))
                 task.advance(1, **epoch.facts())
+                if line := slowness.step():
+                    progress.say(line)
                 run.step_is_over(stop)
             validated = trainer.evaluate(batches.validation(), only=unit)
             history.append(
