@@ -25,6 +25,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.settings.base import Settings
 from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
+from gim_bench.system.streams import forgive
 
 FAREWELL_SECONDS = 60.0  # for its checkpoint
 WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
@@ -120,6 +121,7 @@ def _run(
 ) -> None:
     """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
+    forgive()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
     bench = Bench(

@@ -13,6 +13,7 @@ from gim_bench.cli.options import (
     SuiteOption,
     overrides_of,
 )
+from gim_bench.system.streams import results_alone, show
 
 if TYPE_CHECKING:
     from gim_bench.contract import Dataset
@@ -21,6 +22,7 @@ app = typer.Typer(help="Fetch or check the data of a suite.", no_args_is_help=Tr
 
 
 @app.command()
+@results_alone()
 def prepare(
     suite: SuiteOption,
     data_dir: DataDirOption = None,
@@ -30,10 +32,11 @@ def prepare(
     """Download or decode the data of a suite."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     _dataset(suite, overrides=overrides, data_dir=data_dir).prepare()
-    print(f"the data of suite {suite!r} is ready")
+    show(f"the data of suite {suite!r} is ready")
 
 
 @app.command()
+@results_alone()
 def verify(
     suite: SuiteOption,
     data_dir: DataDirOption = None,
@@ -43,7 +46,7 @@ def verify(
     """Check every file of a suite's data."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     _dataset(suite, overrides=overrides, data_dir=data_dir).verify()
-    print(f"the data of suite {suite!r} is intact")
+    show(f"the data of suite {suite!r} is intact")
 
 
 def _dataset(suite: str, *, overrides: Sequence[str], data_dir: Path | None) -> "Dataset":

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -54,8 +54,7 @@ class Lines:
     """A line every few seconds and a line at the end of each task."""
 
     def say(self, line: str) -> None:
-        with suppress(BrokenPipeError):  # a reader that is gone must not end a cell
-            print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:

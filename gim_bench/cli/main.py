@@ -3,8 +3,7 @@
 Results go to standard output, progress and errors to standard error.
 """
 
-import io
-import os
+import errno
 import sys
 from typing import NoReturn
 
@@ -13,7 +12,7 @@ import typer
 from gim_bench.cli import data
 from gim_bench.cli import list as listing
 from gim_bench.cli.check import check
-from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, WRONG_USE
+from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, LOST, WRONG_USE
 from gim_bench.cli.patches import patches
 from gim_bench.cli.probe import probe
 from gim_bench.cli.report import report
@@ -22,6 +21,7 @@ from gim_bench.cli.sweep import sweep
 from gim_bench.cli.sync import sync
 from gim_bench.errors import BenchError, one_line
 from gim_bench.system.interrupts import terminate_as_interrupt
+from gim_bench.system.streams import forgiving, results_alone
 
 app = typer.Typer(
     help="Gradient-isolated representation learning, measured beside its baselines.",
@@ -32,7 +32,7 @@ app = typer.Typer(
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
 for command in (run, sweep, probe, patches, sync, report, check):
-    app.command()(command)
+    app.command()(results_alone()(command))
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")
 
@@ -40,39 +40,57 @@ app.add_typer(data.app, name="data")
 def main() -> NoReturn:
     """Run the command line. An error that the user can mend is one line, without a traceback."""
     terminate_as_interrupt()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what it cannot encode
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with forgiving() as output:
+        code = _exit_code()
+        output.flush()
+        if output.error is not None:
+            code = code or _lost(output.error)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Run a command, and return its exit code."""
     try:
         _run_app()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
     except KeyboardInterrupt:
-        _end(INTERRUPTED, "interrupted; finished cells are kept: run the same command again")
-    except BrokenPipeError:  # as of `report | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(CLOSED_PIPE)
+        return _said(
+            INTERRUPTED, "interrupted; finished cells are kept: run the same command again"
+        )
     except BenchError as error:
-        _end(WRONG_USE, f"error: {error}")
+        return _said(WRONG_USE, f"error: {error}")
     except OSError as error:  # a disk that is full or gone; records are written whole or not at all
         line = one_line(str(error))
-        _end(FAILED, f"error: {line}; finished cells are kept: run the same command again")
+        return _said(FAILED, f"error: {line}; finished cells are kept: run the same command again")
     except MemoryError as error:
-        _end(FAILED, f"error: memory does not suffice ({error}): lower the sizes asked for")
-    sys.exit(0)
+        return _said(FAILED, f"error: memory does not suffice ({error}): lower the sizes asked for")
+    return 0
 
 
 def _run_app() -> None:
-    """Run a command, and raise the interruption or closed pipe that Typer makes an exit of."""
+    """Run a command, and raise the interruption that Typer makes an exit of."""
     try:
         app()
     except SystemExit as ending:
         context = ending.__context__
         cause = getattr(context, "__cause__", None) or context
-        if isinstance(cause, KeyboardInterrupt | BrokenPipeError):
+        if isinstance(cause, KeyboardInterrupt):
             raise cause from None
         raise
-    finally:
-        sys.stdout.flush()  # or a closed pipe would show while the interpreter ends
 
 
-def _end(code: int, message: str) -> NoReturn:
+def _lost(error: OSError) -> int:
+    """The exit code where results could not be written; a reader that left, as `head` does, knows.
+
+    A command with another exit code than 0 keeps the code: the verdict of `check` stands.
+    """
+    if error.errno == errno.EPIPE:
+        return CLOSED_PIPE
+    line = f"error: results cannot be written to standard output ({error.strerror})"
+    return _said(LOST, f"{line}: make room, or choose another place")
+
+
+def _said(code: int, message: str) -> int:
     print(message, file=sys.stderr)
-    sys.exit(code)
+    return code

@@ -19,6 +19,7 @@ from gim_bench.cli.options import (
     tracker_for,
 )
 from gim_bench.errors import ConfigError
+from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")]
@@ -73,7 +74,7 @@ def patches(
             continue
         drawn += 1
         for path in pictures.files:
-            print(path)
+            show(path)
         if tracker is not None:
             mirror_again(record, runs=work.runs, tracker=tracker, progress=work.progress)
     if not drawn:

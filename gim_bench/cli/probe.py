@@ -20,6 +20,7 @@ from gim_bench.cli.options import (
     overrides_of,
 )
 from gim_bench.errors import BenchError, ConfigError
+from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
     from gim_bench.cli.workload import Workload
@@ -79,7 +80,7 @@ def probe(
         results=KeptResults(work.runs.folder_of),
         names=list(settings),
     )
-    print(text)
+    show(text)
     if left_out:
         raise typer.Exit(FAILED)
 
@@ -92,7 +93,9 @@ def _read_all(
     Raises: ConfigError if no cell is finished, or a protocol makes no sense on a cell.
     """
     from gim_bench.cells.exchange import protocols_on, read_again
+    from gim_bench.hardware.memory import keep_freed_blocks
 
+    keep_freed_blocks()
     finished = work.finished()
     if not finished:
         raise ConfigError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record
+from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
     from gim_bench.settings.schema import Suite
@@ -50,7 +51,7 @@ def records_and_others(suite: "Suite", runs_dir: Path) -> tuple[list[Record], li
 def deliver(text: str, *, output: Path | None) -> None:
     """Print the text, or write it to a file. Raises: ConfigError if it cannot be written."""
     if output is None:
-        print(text)
+        show(text)
         return
     try:
         output.write_text(text + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ from gim_bench.cli.options import (
     tracker_for,
 )
 from gim_bench.records.record import Record, Status
+from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _print_reasons(work: "Workload") -> None:
     from gim_bench.cells.explain import why
 
     for cell in work.cells:
-        print(f"{cell.name:<28} {why(cell, work.runs)}")
+        show(f"{cell.name:<28} {why(cell, work.runs)}")
 
 
 def _print_plan(work: "Workload", finished: Mapping[str, Record]) -> None:
@@ -130,7 +131,7 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record]) -> None:
     waiting = 0
     for cell in work.cells:
         if cell.key in finished:
-            print(f"{cell.name:<28} done")
+            show(f"{cell.name:<28} done")
             continue
         name = cell.config.method.name
         if name not in estimates:
@@ -139,11 +140,11 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record]) -> None:
         seconds += cost.seconds
         waiting += 1
         peak = "unknown" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.1f} GiB"
-        print(
+        show(
             f"{cell.name:<28} {cost.steps:>8,} steps  about {duration(cost.seconds):<12} "
             f"peak {peak}"
         )
-    print(
+    show(
         f"{waiting} of {len(work.cells)} cells would run, about {duration(seconds)} on "
         f"{work.bench.device}"
     )
@@ -201,13 +202,13 @@ def _print_results(
         fmt="json" if as_json else "md",
         predictions=work.runs.predictions,
     )
-    print(text)
+    show(text)
     if as_json:
         return
-    print(f"Records: {work.runs.root / work.suite.name}")
+    show(f"Records: {work.runs.root / work.suite.name}")
     if tracker is not None:
         store = "" if tracker.uri == DEFAULT_URI else f" --backend-store-uri {tracker.uri}"
-        print(f"MLflow:  mlflow ui{store}")
+        show(f"MLflow:  mlflow ui{store}")
 
 
 def _exit_if_failed(work: "Workload", records: Sequence[Record]) -> None:

@@ -28,6 +28,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress
 from gim_bench.records.record import Record
 from gim_bench.system.atomic import write_atomically
+from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
@@ -138,12 +139,12 @@ def sweep(
         swept = _swept_training(
             work, training, cells, database=database, tracker=tracker, evidence=evidence
         )
-        print(render_spaces(swept, suite=loaded.name, as_json=json))
+        show(render_spaces(swept, suite=loaded.name, as_json=json))
         return
     every = modules is Modules.ALL
     probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, suite=suite, database=database, tracker=tracker)
-    print(render_sweeps(found, suite=loaded.name, as_json=json))
+    show(render_sweeps(found, suite=loaded.name, as_json=json))
 
 
 def _trained(cells: Sequence["Cell"]) -> Sequence["Cell"]:

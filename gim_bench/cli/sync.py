@@ -16,6 +16,7 @@ from gim_bench.cli.options import (
 )
 from gim_bench.errors import ConfigError, TrackingError
 from gim_bench.records.record import Record
+from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker")
     from gim_bench.tracking.entries import Entry
 
     def announce(entry: Entry) -> None:
-        print(f"{suite}: new in MLflow: {entry.name}")
+        show(f"{suite}: new in MLflow: {entry.name}")
 
     synced = sync(suite, runs=runs, tracker=tracker, wanted=wanted, announce=announce)
-    print(f"{suite}: {len(synced.new)} new in MLflow, {len(synced.unchanged)} there already")
+    show(f"{suite}: {len(synced.new)} new in MLflow, {len(synced.unchanged)} there already")
 
 
 def _selection(

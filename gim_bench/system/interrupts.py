@@ -1,4 +1,4 @@
-"""Interruptions of work: Ctrl-C, SIGTERM, and a time limit.
+"""Interruptions of work: Ctrl-C, SIGTERM, a terminal that hangs up, and a time limit.
 
 The first signal waits until the work can stop safely. A second Ctrl-C stops the work at once.
 """
@@ -11,7 +11,9 @@ from types import FrameType
 
 from gim_bench.errors import ConfigError, TimeLimitError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Slurm and spot machines send SIGTERM; a terminal that hangs up sends SIGHUP, where there is one.
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, *ENDINGS)
 RING_AGAIN_SECONDS = 10.0
 
 
@@ -49,12 +51,14 @@ def noted() -> Iterator[Callable[[], bool]]:
 
 
 def terminate_as_interrupt() -> None:
-    """Treat SIGTERM, which Slurm and spot machines send, like Ctrl-C from now on."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C from now on; `nohup` keeps SIGHUP ignored."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in ENDINGS:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 @contextmanager

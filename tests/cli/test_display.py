@@ -95,18 +95,6 @@ def test_plain_lines_hold_no_control_characters(clock, capsys):
     assert text.replace("\n", "").isprintable()
 
 
-def test_a_reader_that_closes_standard_error_does_not_end_a_task(monkeypatch):
-    """As `2>&1 | head` does; the cell would else fail in the middle of its training."""
-
-    class Closed(io.StringIO):
-        def write(self, _):
-            raise BrokenPipeError
-
-    monkeypatch.setattr("sys.stderr", Closed())
-    with Lines().task("training", total=1, unit="step") as task:
-        task.advance(1)
-
-
 def test_a_task_that_fails_does_not_say_that_it_ended(capsys):
     with pytest.raises(ZeroDivisionError), Lines().task("training", total=5, unit="step"):
         1 / 0  # noqa: B018

@@ -1,12 +1,17 @@
 """Exit codes, and errors as one line: wrong use, interruptions, closed pipes."""
 
+import errno
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+import typer
 
-from tests.cli.commands import PLAIN, REPORT, RUN, records
+from gim_bench.cli.main import main
+from gim_bench.system.streams import results_alone, show
+from tests.cli.commands import PLAIN, REPORT, RUN, records, statuses
 
 # -- wrong use -------------------------------------------------------------------------------------
 
@@ -131,6 +136,7 @@ def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeyp
     assert answer == (130, "", "interrupted; finished cells are kept: run the same command again\n")
 
 
+# case 9
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["list", "suites"], ["report", "--help"]], ids=" ".join)
 def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(arguments, unbuffered):
@@ -148,3 +154,91 @@ def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(arguments, unbuffe
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+class Full(io.TextIOBase):
+    """A stream that holds what is written until it is flushed, and then has no room."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Gone(Full):
+    """A stream whose reader has left."""
+
+    def flush(self):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def exit_code_with(monkeypatch, arguments, **streams):
+    """The exit code of a command with these streams in place of the standard ones."""
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, "argv", ["gim_bench", *arguments])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    return ending.value.code
+
+
+# case 9
+@pytest.mark.parametrize(
+    ("verdict", "stream", "code"),
+    [(0, Gone, 141), (0, Full, 74), (1, Gone, 1), (1, Full, 1), (3, Gone, 3), (3, Full, 3)],
+)
+def test_a_verdict_stands_and_results_that_are_lost_are_no_verdict(
+    verdict, stream, code, monkeypatch, capsys
+):
+    def check():
+        show("a table")
+        raise typer.Exit(verdict)
+
+    alone = typer.Typer()
+    alone.command()(results_alone()(check))
+    monkeypatch.setattr("gim_bench.cli.main.app", alone)
+    assert exit_code_with(monkeypatch, [], stdout=stream()) == code
+    assert ("No space left" in capsys.readouterr().err) == (code == 74)
+
+
+# case 9
+def test_a_check_whose_reader_has_left_is_not_worse(gim_bench, monkeypatch):
+    check = ("check", "--suite", "smoke", "--runs-dir", "fresh")
+    assert exit_code_with(monkeypatch, check, stdout=Gone()) == gim_bench(*check).code == 3
+
+
+# case 9
+@pytest.mark.parametrize("stream", [Gone, Full])
+def test_a_reader_of_progress_that_is_gone_costs_lines_alone(
+    stream, finished, gim_bench, monkeypatch, tmp_path
+):
+    more = (*PLAIN, "--seeds", "2")
+    assert exit_code_with(monkeypatch, more, stderr=stream()) == 0
+    assert set(statuses(tmp_path).values()) == {"done"}
+    assert len(statuses(tmp_path)) == 4
+
+
+# case 29
+def test_what_libraries_print_does_not_reach_standard_output():
+    """Neither by `print` nor by the descriptor, as libraries in C do, also from child processes."""
+    noise = (
+        "import os, subprocess, sys, typer\n"
+        "from gim_bench.cli import main\n"
+        "from gim_bench.system.streams import results_alone, show\n"
+        "def command():\n"
+        "    print('printed'); os.write(1, b'written'); sys.__stdout__.write('kept')\n"
+        "    subprocess.run(['echo', 'echoed'])\n"
+        "    show('result')\n"
+        "main.app = typer.Typer(); main.app.command()(results_alone()(command))\n"
+        "main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", noise], capture_output=True, text=True, check=True)
+    assert done.stdout == "result\n"
+    assert all(word in done.stderr for word in ("printed", "written", "kept", "echoed"))
+
+
+def test_closed_standard_streams_cost_nothing():
+    """A file that is opened later must not get the descriptor of standard error."""
+    command = f"{sys.executable} -m gim_bench list suites <&- 2>&-"
+    assert "quickstart" in subprocess.check_output(command, shell=True, text=True)  # noqa: S602
