@@ -22,6 +22,27 @@ from gim_bench.probing.classifiers import LinearProbe, Scale
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
+class Adam:
+    """Adam's moments of some tensors, which `step` changes in place.
+
+    torch.optim.Adam takes the same steps to the bit, but the first of a process imports for a
+    second, and every step costs as much as those of a small network.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = [parameter.detach() for parameter in parameters]
+        self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.taken = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def step(self, gradients: Sequence[Tensor], *, rate: float) -> None:
+        adam(
+            self.parameters, list(gradients), self.first, self.second, [], self.taken,
+            fused=True, lr=rate, beta1=BETA1, beta2=BETA2, eps=EPSILON, weight_decay=0.0,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
 def train_linear(
     features: Float[Tensor, "n d"],
     labels: Int[Tensor, "n"],
@@ -49,8 +70,7 @@ def train_linear(
     rates = inputs.new_tensor(learning_rates).view(-1, 1, 1)
     # Adam's step is proportional to its rate: at rate 1 it trains u, and the weights are rate · u.
     u = inputs.new_zeros(len(learning_rates) * classes, inputs.shape[1])
-    first, second = torch.zeros_like(u), torch.zeros_like(u)
-    taken = torch.zeros((), device=u.device)
+    optimiser = Adam([u])
     kept = None
     if weight_decays is not None and any(weight_decays):
         decays = inputs.new_tensor(weight_decays).view(-1, 1, 1)
@@ -62,12 +82,7 @@ def train_linear(
         gradient = _gradient(u, x, y, rates=rates)
         if kept is not None:
             u *= kept
-        # The function, because the first torch.optim.Adam of a process imports for a second.
-        adam(
-            [u], [gradient], [first], [second], [], [taken], fused=True,
-            lr=1.0, beta1=BETA1, beta2=BETA2, eps=EPSILON, weight_decay=0.0, amsgrad=False,
-            maximize=False,
-        )  # fmt: skip
+        optimiser.step([gradient], rate=1.0)
     weights = rates * u.view(len(rates), classes, -1)
     return LinearProbe(scale=scale, weights=weights[:, :, :-1], biases=weights[:, :, -1])
 

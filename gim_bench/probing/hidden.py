@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gim_bench import seeding
 from gim_bench.errors import DataError
-from gim_bench.probing.adam import shuffled_batches
+from gim_bench.probing.adam import Adam, shuffled_batches
 from gim_bench.probing.classifiers import Labelled, Scale, percent_correct
 from gim_bench.probing.linear import Tried
 from gim_bench.settings.probing import HiddenLayerSettings
@@ -85,12 +85,12 @@ def _fit(
     inputs = scale(features)
     with seeding.weights_from("hidden layer", *stream):
         network = _network(inputs.shape[1], classes, settings=settings).to(inputs.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        parameters = list(network.parameters())
+        optimiser = Adam(parameters)
         for chosen in _batches(len(inputs), settings, stream=stream, device=inputs.device):
-            loss = F.cross_entropy(network(inputs[chosen]), labels[chosen])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            scores = network(inputs.index_select(0, chosen))
+            loss = F.cross_entropy(scores, labels.index_select(0, chosen))
+            optimiser.step(torch.autograd.grad(loss, parameters), rate=rate)
     return HiddenLayerProbe(scale=scale, network=network.eval())
 
 

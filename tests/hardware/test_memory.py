@@ -1,6 +1,8 @@
 """Peaks of memory: what happens within the block, and nothing where nothing can be known."""
 
 import os
+import platform
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from gim_bench.hardware import memory
-from gim_bench.hardware.memory import is_exhausted, measure
+from gim_bench.hardware.memory import is_exhausted, keep_freed_blocks, measure
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MEGABYTE = 10**6
@@ -27,6 +29,40 @@ GPU_NAMES = {
 
 def resident():
     return psutil.Process().memory_info().rss
+
+
+FAULTS = """
+import ctypes, resource, sys
+import torch
+from gim_bench.hardware.memory import keep_freed_blocks
+
+ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # as at the start, where it may grow by chance
+if sys.argv[1:]:
+    keep_freed_blocks()
+def work():
+    for _ in range(20):
+        blocks = [torch.ones(2 * 10**6) for _ in range(4)]  # 8 MB each
+        del blocks
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_blocks_that_are_kept_cost_no_page_faults():
+    given, kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, *arguments]))
+        for arguments in ([], ["keep"])
+    )
+    assert kept < given / 10
+
+
+def test_a_threshold_that_the_user_has_set_stays(monkeypatch):
+    monkeypatch.setenv(memory.MMAP_THRESHOLD, "131072")
+    monkeypatch.setattr("ctypes.CDLL", lambda _: pytest.fail("the threshold was changed"))
+    keep_freed_blocks()
 
 
 # -- host ------------------------------------------------------------------------------------------
