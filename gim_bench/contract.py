@@ -27,6 +27,7 @@ from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
 from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import EncoderSettings, Recompute, Schedule
+from gim_bench.system.user import Caching
 
 Shape = tuple[int, ...]  # of one augmented example
 
@@ -113,7 +114,7 @@ def label_frames(samples: int) -> int:
     return max(0, 1 + (samples - FRAME_WINDOW_SAMPLES) // FRAME_SAMPLES)
 
 
-class Dataset(ABC):
+class Dataset(Caching, ABC):
     """A data set: its classes, its splits, and a fingerprint of every byte that they come from."""
 
     class Options(Settings):
@@ -127,13 +128,13 @@ class Dataset(ABC):
         *,
         options: Settings,
         data_dir: Path | None,
-        cache_dir: Path,
+        cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`progress` hears of long work in any of the methods below."""
         self.options = options
         self.data_dir = data_dir
-        self.cache_dir = cache_dir
+        self.given_cache_dir = cache_dir
         self.progress = progress or Silence()
 
     @abstractmethod
@@ -165,6 +166,14 @@ class Dataset(ABC):
         Hook: numbers on a part of the data are not set against a paper's. Raises: DataError.
         """
         return ""
+
+    def notes(self) -> Sequence[str]:
+        """Facts about the data that a reader of its numbers should know, a line each.
+
+        Hook: counts of what was left out or copied, each with an example. `prepare`, `verify` and
+        `run` print notes, records keep them, and the report shows them. Raises: DataError.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,8 @@ def begun(cell: Cell, bench: Bench) -> Record:
             "precision": cell.config.training.precision,
             "data_sha256": cell.data_sha256,
             **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
+            **({"data_notes": notes} if (notes := [*bench.dataset.notes()]) else {}),
+            **({"workers": bench.workers} if bench.workers > 1 else {}),
             "results_version": RESULTS_VERSION,
             **({"plugins": theirs} if (theirs := _plugins(cell.config)) else {}),
             "started_at": provenance.now(),

@@ -245,6 +245,7 @@ def _summary(
     lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
     if done:
         lines += _provenance(done[-1])
+        lines += dict.fromkeys(note for r in done for note in r.provenance.get("data_notes") or ())
     found = between_rows(done, rows=suite.method)
     undeclared = [difference.name for difference in found if not difference.declared]
     if undeclared:

@@ -3,33 +3,32 @@
 import hashlib
 import json
 import os
-import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from gim_bench.contract import Images, Split, Target
-from gim_bench.datasets.arrays import kept
-from gim_bench.datasets.files import FileDataset, files_below, fingerprint_of, folders_in, reason
+from gim_bench.datasets.arrays import Kept, kept
+from gim_bench.datasets.files import FileDataset, fingerprint_of, reason
+from gim_bench.datasets.images.decoding import DECODER, SUFFIXES, Remark, decode
+from gim_bench.datasets.walk import Reason, Walk, count, lookalike, nfc, walk
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-# Formats that files may have, whatever their suffix. Pillow's other decoders are little used, and
-# one of them runs a program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-# An image of more than Pillow's 89 million pixels is refused; by default it warns up to twice that.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+LABELLED = (Split.TRAIN, Split.TEST)
 UNLABELLED = ("unlabeled", "unlabelled")
 LAYOUT = "unlabeled/*.jpg (may be left out), train/<class>/*.jpg and test/<class>/*.jpg"
+LOOSE = Reason("image beside the class folders", "images beside the class folders")
+OUTSIDE = Reason("image outside of train/, test/ and unlabeled/",
+                 "images outside of train/, test/ and unlabeled/")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +48,9 @@ class Contents:
 class ImageFolder(FileDataset):
     """Photographs in folders named by class, as RGB squares of one size.
 
-    The photographs are decoded once, into an array below the cache folder. Rotations in EXIF data
-    are not applied and transparency is dropped, as in torchvision's ImageFolder.
+    The photographs are decoded once, into an array below the cache folder. An image is what a
+    viewer shows: turned as its EXIF data say, in sRGB, and on white where it is transparent.
+    Classes are compared by the composed form of their names.
     """
 
     class Options(Settings):
@@ -62,16 +62,19 @@ class ImageFolder(FileDataset):
 
     def prepare(self) -> None:
         """Compute checksums and decode, unless both are cached."""
-        _ = self._pixels
+        _ = self._array
 
     def verify(self) -> None:
         """Read and decode every file again, and renew the remembered checksums."""
         self._sha256s(fresh=True)
-        for _ in self._decode():
+        for _ in self._decode(Remarks(self._root)):
             pass
 
     def fingerprint(self) -> str:
-        """sha256 of the names and contents of all images; only files with new stamps are read."""
+        """sha256 of the names and contents of all images, and of the decoder's version.
+
+        Only files with new stamps are read.
+        """
         return self._fingerprint
 
     def targets(self) -> Sequence[Target]:
@@ -92,6 +95,11 @@ class ImageFolder(FileDataset):
         labels = np.array([label for _, label in labelled[split]], dtype=np.int64)
         return Images(images=pixels, labels={"class": labels})
 
+    def notes(self) -> Sequence[str]:
+        """Counts of files that were left out and of images that were changed; classes alike."""
+        lines = [self._seen.note(), *self._array.notes, _lookalikes(self._contents.classes)]
+        return [line for line in lines if line]
+
     # -- what is in the folder -------------------------------------------------------------------
 
     @property
@@ -103,20 +111,25 @@ class ImageFolder(FileDataset):
         return self.data_dir
 
     @cached_property
+    def _seen(self) -> Walk:
+        if not self._root.is_dir():
+            raise DataError(
+                f"image_folder: no folder {self._root}: give --data-dir a folder that holds "
+                f"{LAYOUT}"
+            )
+        return walk(self._root, suffixes=SUFFIXES, misplaced=_misplaced)
+
+    @cached_property
     def _contents(self) -> Contents:
         root = self._root
-        if not root.is_dir():
-            raise DataError(
-                f"image_folder: no folder {root}: give --data-dir a folder that holds {LAYOUT}"
-            )
-        by_class = {split: _files_by_class(root / split) for split in (Split.TRAIN, Split.TEST)}
+        by_class = {split: _files_by_class(self._seen, split) for split in LABELLED}
         classes = sorted(by_class[Split.TRAIN])
         _check_classes(classes, tested=sorted(by_class[Split.TEST]), root=root)
         labelled = {
             split: [(path, classes.index(name)) for name in sorted(files) for path in files[name]]
             for split, files in by_class.items()
         }
-        unlabelled = _unlabelled_files(root)
+        unlabelled = _unlabelled_files(self._seen)
         if not unlabelled:
             self.progress.say(
                 f"{root} has no {UNLABELLED[0]}/: its train images serve as unlabelled images too"
@@ -125,37 +138,43 @@ class ImageFolder(FileDataset):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint_of(self._sha256s(fresh=False))
+        return fingerprint_of([*self._sha256s(fresh=False), ("decoder", str(DECODER))])
 
     def _sha256s(self, *, fresh: bool) -> list[tuple[str, str]]:
-        """(path below the folder, sha256) of every image."""
+        """(path below the folder, composed; sha256) of every image."""
         paths = self._contents.paths
         title = f"checksums of {self._root.name}"
         found = self.known.of(paths, title=title, progress=self.progress, fresh=fresh)
         return [
-            (path.relative_to(self._root).as_posix(), checksums.sha256)
+            (nfc(path.relative_to(self._root).as_posix()), checksums.sha256)
             for path, checksums in zip(paths, found, strict=True)
         ]
 
     # -- decoded once ----------------------------------------------------------------------------
 
     @cached_property
-    def _pixels(self) -> np.ndarray:
-        """All images, uint8 [image channel row column], in the order of the folder's contents."""
+    def _array(self) -> Kept:
+        """All images, flat uint8, in the order of the folder's contents."""
+        remarks = Remarks(self._root)
         try:
-            array = kept(
+            return kept(
                 self._array_path,
                 dtype=np.uint8,
-                pieces=self._decode,
+                pieces=lambda: self._decode(remarks),
                 known=self.known,
                 progress=self.progress,
+                notes=remarks.described,
             )
         except OSError as error:
             raise DataError(
                 f"image_folder: cannot keep the decoded images ({reason(error)}): make room "
                 f"for {np.prod(self._shape) / 1e6:,.0f} MB in {self.cache_dir}"
             ) from None
-        return array.values.reshape(self._shape)
+
+    @property
+    def _pixels(self) -> np.ndarray:
+        """All images, uint8 [image channel row column], in the order of the folder's contents."""
+        return self._array.values.reshape(self._shape)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -164,43 +183,101 @@ class ImageFolder(FileDataset):
     @property
     def _array_path(self) -> Path:
         """Path of the array, named after everything that the pixels depend on."""
-        identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__]
+        identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__, DECODER]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         return self.cache_dir / "image_folder" / f"{name}.bin"
 
-    def _decode(self) -> Iterator[np.ndarray]:
-        """Each image's pixels, in the order of the folder's contents."""
+    def _decode(self, remarks: "Remarks") -> Iterator[np.ndarray]:
+        """Each image's pixels, in the order of the folder's contents; threads decode ahead."""
         paths = self._contents.paths
+
+        def pixels(path: Path) -> np.ndarray:
+            return decode(path, size=self.options.size, remark=remarks.of(path))
+
         title = f"decoding {self._root.name}"
-        with self.progress.task(title, total=len(paths), unit="image") as task:
-            for pixels in _decoded(paths, size=self.options.size):
-                yield pixels
+        with (
+            self.progress.task(title, total=len(paths), unit="image") as task,
+            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        ):
+            for decoded in pool.map(pixels, paths):
+                yield decoded
                 task.advance()
 
 
-def _files_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Image files of each class. Raises: DataError if the folder or a class is missing."""
-    if not folder.is_dir():
-        raise DataError(
-            f"image_folder: {folder.parent} has no {folder.name}/: it must hold {LAYOUT}"
+class Remarks:
+    """What was said of images as they were decoded."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._said = defaultdict[Reason, list[tuple[str, str]]](list)  # (name, detail)
+
+    def of(self, path: Path) -> Remark:
+        """The function that takes remarks on the image at `path`."""
+        name = path.relative_to(self._root).as_posix()
+        return lambda reason, detail: self._said[reason].append((name, detail))
+
+    def described(self) -> list[str]:
+        """A line for each reason, with the number of images, the details, and an example."""
+        return sorted(
+            count(
+                reason,
+                [name for name, _ in sorted(said)],
+                details=[detail for _, detail in sorted(said) if detail],
+            )
+            for reason, said in self._said.items()
         )
-    return {name: _images_below(folder / name, kind="class") for name in folders_in(folder)}
 
 
-def _unlabelled_files(root: Path) -> list[Path]:
-    folders = [root / name for name in UNLABELLED if (root / name).is_dir()]
-    return [path for folder in folders for path in _images_below(folder, kind="folder")]
+# -- which files ---------------------------------------------------------------------------------
 
 
-def _images_below(folder: Path, *, kind: str) -> list[Path]:
-    """All images at any depth, sorted by path. Raises: DataError if there is none."""
-    paths = files_below(folder, suffixes=SUFFIXES)
-    if not paths:
+def _misplaced(name: str) -> Reason | None:
+    """Why the image called `name` below the folder is not read; None if it is read."""
+    top, _, rest = name.partition("/")
+    if top in UNLABELLED:
+        return None
+    if top not in LABELLED:
+        return OUTSIDE
+    return None if "/" in rest else LOOSE
+
+
+def _files_by_class(seen: Walk, split: Split) -> dict[str, list[Path]]:
+    """Image files of each class, by the composed form of its name.
+
+    Raises: DataError if the split's folder is missing or a class is empty or is there twice.
+    """
+    if split not in seen.folders:
+        raise DataError(f"image_folder: {seen.root} has no {split}/: it must hold {LAYOUT}")
+    by_class = dict[str, str]()
+    for folder in seen.folders:
+        top, _, written = folder.partition("/")
+        if top != split or not written or "/" in written:
+            continue
+        other = by_class.setdefault(nfc(written), folder)
+        if other != folder:
+            raise DataError(
+                f"image_folder: {seen.root / split} holds the class {nfc(written)!r} twice, as "
+                f"{other.partition('/')[2]!a} and as {written!a}, which differ in their Unicode "
+                f"form only: merge the two folders"
+            )
+    return {name: _images(seen, folder, kind="class") for name, folder in by_class.items()}
+
+
+def _unlabelled_files(seen: Walk) -> list[Path]:
+    folders = [folder for folder in UNLABELLED if folder in seen.folders]
+    return [path for folder in folders for path in _images(seen, folder, kind="folder")]
+
+
+def _images(seen: Walk, folder: str, *, kind: str) -> list[Path]:
+    """All images in `folder`, in the order of their composed names. Raises: DataError if none."""
+    names = seen.below(folder)
+    if not names:
+        note = seen.note(below=folder)
         raise DataError(
-            f"image_folder: the {kind} {folder} is empty: put images into it "
-            f"({', '.join(SUFFIXES)}), or remove it"
+            f"image_folder: the {kind} {seen.root / folder} is empty{f' ({note})' if note else ''}"
+            f": put images into it ({', '.join(SUFFIXES)}), or remove it"
         )
-    return paths
+    return [seen.root / name for name in sorted(names, key=nfc)]
 
 
 def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path) -> None:
@@ -210,9 +287,11 @@ def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path)
             f"or more are needed: sort its images into train/<class>/"
         )
     if unknown := [name for name in tested if name not in classes]:
+        alike = [name for name in classes if lookalike(name) == lookalike(unknown[0])]
         raise DataError(
             f"image_folder: the class {unknown[0]!r} is in {root / Split.TEST} but not in "
-            f"{root / Split.TRAIN}: add training images of it, or remove it from test/"
+            f"{root / Split.TRAIN}{f', which has {alike[0]!r}' if alike else ''}: add training "
+            f"images of it, or remove it from test/"
         )
     if not tested:
         raise DataError(
@@ -221,35 +300,14 @@ def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path)
         )
 
 
-# -- pixels --------------------------------------------------------------------------------------
-
-
-def _decoded(paths: Sequence[Path], *, size: int) -> Iterator[np.ndarray]:
-    """Each decoded image, in order; several threads decode ahead."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        yield from pool.map(partial(decode, size=size), paths)
-
-
-def decode(path: Path, *, size: int) -> np.ndarray:
-    """A square of `size` pixels, uint8 [channel row column]; an image of that size is unchanged.
-
-    Raises: DataError naming a file that cannot be decoded.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            # Bilinear weights cover the whole source area of a pixel: no aliasing.
-            square = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise DataError(
-            f"image_folder: cannot decode {path} ({error}): replace it or remove it"
-        ) from None
-    return np.asarray(square).transpose(2, 0, 1)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Three channels of 8 bits, from grayscale of 1, 8 or 16 bits, palettes, RGBA and CMYK."""
-    if image.mode.startswith("I"):  # 16 bits; convert() would clip them instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:  # convert() warns of palettes that go straight to RGB
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+def _lookalikes(classes: Sequence[str]) -> str:
+    """A line on classes whose names look alike; empty without such classes."""
+    by_look = defaultdict[str, list[str]](list)
+    for name in classes:
+        by_look[lookalike(name)].append(name)
+    found = [names for names in by_look.values() if len(names) > 1]
+    if not found:
+        return ""
+    one, other, *_ = found[0]
+    number = sum(map(len, found))
+    return f"{number} classes have names that look alike, such as {one!r} and {other!r}"

@@ -53,9 +53,9 @@ def decodings(monkeypatch):
     """The files that were decoded."""
     decoded, decode = [], image_folder.decode
 
-    def spy(path, *, size):
+    def spy(path, **how):
         decoded.append(path.name)
-        return decode(path, size=size)
+        return decode(path, **how)
 
     monkeypatch.setattr(image_folder, "decode", spy)
     return decoded
@@ -100,14 +100,51 @@ def test_the_british_spelling_is_read_too(root, data):
     assert reds(data(), Split.UNLABELLED) == [1, 3, 2]
 
 
-def test_hidden_files_and_other_files_are_ignored(root, data):
+def test_hidden_files_are_ignored(root, data):
     before = data().fingerprint()
     (root / "train" / "cat" / "._1.png").write_bytes(b"no image")
     (root / "train" / ".thumbnails").mkdir()
     (root / "unlabeled" / ".hidden").mkdir()
     save(root / "unlabeled" / ".hidden" / "a.png")
-    (root / "train" / "cat" / "notes.txt").write_text("mine")
     assert data().fingerprint() == before
+    assert data().notes() == []
+
+
+# case 1
+def test_files_of_other_formats_are_left_out_and_counted_with_an_example(root, data):
+    before = data().fingerprint()
+    for number in range(6):
+        (root / "train" / "dog" / f"{number:03}.tif").write_bytes(b"a scan")
+    assert data().fingerprint() == before
+    (note,) = data().notes()
+    assert note == "left out: 6 files that are not read (.tif), such as train/dog/000.tif"
+
+
+# case 1
+def test_images_beside_the_class_folders_are_left_out_and_counted(root, data):
+    for name in ("train/1.png", "train/2.png", "test/3.JPG"):
+        save(root / name)
+    assert reds(data(), Split.TRAIN) == [10, 20, 30, 40]
+    (note,) = data().notes()
+    assert note == "left out: 3 images beside the class folders, such as test/3.JPG"
+
+
+@pytest.mark.parametrize("name", ["0.png", "val/dog/1.png", "Train/dog/1.png", "unlabeled.png"])
+def test_images_outside_of_the_splits_are_left_out_and_named(root, data, name):
+    save(root / name)
+    (note,) = data().notes()
+    assert note == f"left out: 1 image outside of train/, test/ and unlabeled/: {name}"
+
+
+# case 12
+def test_clutter_of_systems_is_neither_read_nor_counted(root, data):
+    before = data().fingerprint()
+    save(root / "train" / "dog" / "@eaDir" / "000.png" / "SYNOPHOTO_THUMB_M.jpg")
+    save(root / "__MACOSX" / "train" / "dog" / "1.png")
+    for name in ("Thumbs.db", "train/desktop.ini", "train/dog/.DS_Store", "unlabeled/THUMBS.DB"):
+        (root / name).write_bytes(b"of a system")
+    assert data().fingerprint() == before
+    assert data().notes() == []
 
 
 def test_without_unlabelled_images_the_train_images_serve_and_it_is_said_once(root, data):
@@ -170,8 +207,8 @@ def test_fine_stripes_turn_gray_instead_of_aliasing(tmp_path):
     [
         ("L", 77, (77, 77, 77)),
         ("1", 1, (255, 255, 255)),
-        ("LA", (77, 0), (77, 77, 77)),
-        ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
+        ("LA", (77, 255), (77, 77, 77)),
+        ("RGBA", (1, 2, 3, 255), (1, 2, 3)),
         ("I;16", 77 * 256 + 200, (77, 77, 77)),
     ],
 )
@@ -179,23 +216,6 @@ def test_every_kind_of_png_becomes_rgb(tmp_path, mode, value, expected):
     Image.new(mode, (16, 16), value).save(tmp_path / "a.png")
     found = image_folder.decode(tmp_path / "a.png", size=16)
     assert (found == np.array(expected)[:, None, None]).all()
-
-
-@pytest.mark.parametrize("transparency", [None, 0, b"\x00\x80"])
-def test_palettes_become_rgb_transparent_or_not(tmp_path, transparency):
-    image = Image.new("P", (16, 16), 1)
-    image.putpalette([0, 0, 0, 9, 8, 7])
-    options = {} if transparency is None else {"transparency": transparency}
-    image.save(tmp_path / "a.png", **options)
-    found = image_folder.decode(tmp_path / "a.png", size=16)
-    assert (found == np.array([9, 8, 7])[:, None, None]).all()
-
-
-@pytest.mark.parametrize("suffix", image_folder.SUFFIXES)
-def test_every_suffix_is_a_format_that_is_read(tmp_path, suffix):
-    save(tmp_path / f"a{suffix}", value=200)
-    red, *_ = image_folder.decode(tmp_path / f"a{suffix}", size=16)
-    assert abs(red.astype(int) - 200).max() <= 4
 
 
 # -- what is remembered --------------------------------------------------------------------------
@@ -397,10 +417,10 @@ def test_a_folder_that_may_not_be_read_is_named(root, data, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    assert f"cannot read {root / 'train'} (Permission denied)" in refusal(data())
+    assert f"cannot read {root} (Permission denied)" in refusal(data())
 
 
-def test_a_nested_folder_that_may_not_be_read_is_named(root, data, monkeypatch):
+def test_a_nested_folder_that_may_not_be_read_is_left_out_and_named(root, data, monkeypatch):
     scandir, closed = os.scandir, root / "train" / "dog" / "x"
 
     def forbidden(path):
@@ -409,12 +429,28 @@ def test_a_nested_folder_that_may_not_be_read_is_named(root, data, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    assert f"cannot read {closed} (Permission denied)" in refusal(data())
+    assert reds(data(), Split.TRAIN) == [10, 20, 30]
+    assert data().notes() == ["left out: 1 folder that cannot be read: train/dog/x"]
 
 
-def test_a_link_that_leads_nowhere_is_named(root, data):
+def test_a_class_that_may_not_be_read_is_refused_with_the_reason(root, data, monkeypatch):
+    scandir, closed = os.scandir, root / "train" / "dog"
+
+    def forbidden(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    line = refusal(data())
+    assert f"the class {closed} is empty (left out: 1 folder that cannot be read" in line
+
+
+def test_a_link_that_leads_nowhere_is_left_out_and_named(root, data):
+    before = data().fingerprint()
     (root / "train" / "dog" / "9.png").symlink_to(root / "gone.png")
-    assert "cannot read" in refusal(data())
+    assert data().fingerprint() == before
+    assert data().notes() == ["left out: 1 link that leads nowhere: train/dog/9.png"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, data):
