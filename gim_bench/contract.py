@@ -108,8 +108,7 @@ FIRST_LABEL = -1
 def label_frames(samples: int) -> int:
     """Labelled frames of a recording: as many whole 25 ms windows as fit, one every 10 ms.
 
-    CPC's labels come from Kaldi, which counts so ("snip edges"); that is why they are one or two
-    fewer than the recording has steps of 10 ms.
+    Kaldi counts CPC's labels so ("snip edges"): one or two fewer than there are steps of 10 ms.
     """
     return max(0, 1 + (samples - FRAME_WINDOW_SAMPLES) // FRAME_SAMPLES)
 

@@ -40,7 +40,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     dataset = bench.dataset
     process = multiprocessing.get_context("spawn").Process(
         target=_run,
-        args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.cache_dir),
+        args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.given_cache_dir),
         kwargs={
             "device": str(bench.device),
             "runs": runs.root,
@@ -113,7 +113,7 @@ def _run(
     kind: type[Dataset],
     options: Settings,
     data_dir: Path | None,
-    cache_dir: Path,
+    cache_dir: Path | None,
     *,
     device: str,
     runs: Path,

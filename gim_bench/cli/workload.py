@@ -3,12 +3,9 @@
 This module imports PyTorch, so commands import it when they are called.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import platformdirs
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
@@ -109,6 +106,4 @@ def dataset_of_suite(suite: Suite, *, data_dir: Path | None, progress: Progress)
             f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
             f"for your own images use --suite folder, for recordings --suite folder-audio"
         )
-    # Decoded data and checksums go to $GIM_BENCH_CACHE, or to the user's cache folder.
-    cache = os.environ.get("GIM_BENCH_CACHE") or platformdirs.user_cache_dir("gim-bench")
-    return kind(options=options, data_dir=data_dir, cache_dir=Path(cache), progress=progress)
+    return kind(options=options, data_dir=data_dir, progress=progress)

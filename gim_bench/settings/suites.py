@@ -1,6 +1,7 @@
 """Reading suites: TOML files, what they extend, and `--set`."""
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -169,7 +170,7 @@ def _named(table: Mapping[str, Any]) -> dict[str, Any]:
 def _suite_path(name_or_path: str, *, beside: Path = Path(), where: str = "--suite") -> Path:
     """The suite's file; paths are relative to the folder `beside`."""
     if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = beside / Path(name_or_path).expanduser()
+        path = beside / os.path.expanduser(name_or_path)  # noqa: PTH111 - of a user without a home
         if not _is_file(path):
             raise ConfigError(
                 f"no suite file {name_or_path!r} ({where}): write one, or name a shipped suite"
