@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ from gim_bench.testing.cases import (
     method_cases,
 )
 from tests.tiny_suite import tiny_suite
+
+# Cells run in the process of the test, where tests can replace functions.
+os.environ.setdefault("GIM_BENCH_WORKERS", "1")
 
 # Not imported yet: what these tests assert is shown as in any other test.
 pytest.register_assert_rewrite(

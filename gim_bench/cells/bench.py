@@ -43,16 +43,19 @@ class Bench:
         progress: Progress,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         cell_timeout: float | None = None,
+        workers: int = 1,
     ) -> None:
         """A training writes a checkpoint every `checkpoint_seconds`.
 
-        A cell that takes longer than `cell_timeout` seconds fails.
+        A cell that takes longer than `cell_timeout` seconds fails. `workers` processes share
+        the machine, this one among them.
         """
         self.dataset = dataset
         self.device = device
         self.progress = progress
         self.checkpoint_seconds = checkpoint_seconds
         self.cell_timeout = cell_timeout
+        self.workers = workers
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 

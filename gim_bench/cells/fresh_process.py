@@ -4,11 +4,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -24,10 +22,10 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.settings.base import Settings
+from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent
 from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.system.streams import forgive
 
-FAREWELL_SECONDS = 60.0  # for its checkpoint
 WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
 MMAP_THRESHOLD_BYTES = 128 * 1024  # glibc's own to begin with
 
@@ -51,7 +49,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     title = f"{cell.name}: in a process of its own"
     fits = True
     with bench.progress.task(title, total=1, unit="cell") as task:
-        with _deaf_to_interrupts(), _giving_back():
+        with deaf_to_interrupts(), _giving_back():
             process.start()
         try:
             with time_limit(bench.cell_timeout):
@@ -60,7 +58,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         except TimeLimitError as late:
             error = str(late)
         finally:
-            _end(process)
+            end(process)
         task.advance()
     if process.exitcode == 0:
         found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
@@ -69,26 +67,6 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     failed = replace(started, status=Status.FAILED, error=error, fits=fits)
     runs.save(failed)
     return failed
-
-
-def _end(process: BaseProcess) -> None:
-    """End the process. It has time to write its checkpoint; then it is killed."""
-    try:
-        process.terminate()
-        process.join(FAREWELL_SECONDS)
-    finally:
-        process.kill()
-        process.join()
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Within the block, started processes ignore Ctrl-C: this process ends them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -122,7 +100,7 @@ def _run(
     """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
     forgive()
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    end_with_parent()
     dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
     bench = Bench(
         dataset,
@@ -136,13 +114,6 @@ def _run(
         sys.exit(128 + signal.SIGTERM)
     except OSError:  # so it does here, or meets the same
         sys.exit(WITHOUT_RECORD)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _why(exit_code: int | None) -> str:

@@ -26,13 +26,18 @@ class Machine(Settings):
     device: str
     gpu: str | None
     precision: str
+    workers: int = 1  # processes that shared the machine
     # Kind of processor and versions of packages; None where the cells do not name them, or differ.
     exact: dict[str, str] | None = None
 
     def is_like(self, other: "Machine") -> bool:
-        """Whether memory and speed of the two compare: the same device, processor and threads."""
+        """Whether memory and speed of the two compare: the same device, processor and threads.
+
+        Workers slow each other down, and which cells a worker ran before differs from run to run.
+        """
         same = (self.device, self.gpu, self.threads) == (other.device, other.gpu, other.threads)
-        return same and (self.device != "cpu" or self.cpu == other.cpu)
+        alone = self.workers == other.workers == 1
+        return same and alone and (self.device != "cpu" or self.cpu == other.cpu)
 
     def why_not_exact(self, other: "Machine") -> str:
         """Why cells of the two need not agree bit for bit; empty if the cells have to."""
@@ -51,10 +56,11 @@ class Machine(Settings):
 
     def facts(self) -> dict[str, object]:
         """Everything that has to agree for a seed to repeat bit for bit, by name."""
-        return {**self.model_dump(exclude={"exact"}), **(self.exact or {})}
+        return {**self.model_dump(exclude={"exact", "workers"}), **(self.exact or {})}
 
     def described(self) -> str:
-        return f"{self.gpu or self.cpu}, {self.threads} thread(s)"
+        beside = f", {self.workers} workers" if self.workers > 1 else ""
+        return f"{self.gpu or self.cpu}, {self.threads} thread(s){beside}"
 
 
 class Change(Settings):
@@ -155,6 +161,7 @@ def machine_of(records: Sequence[Record]) -> Machine:
         device=str(found.get("device")),
         gpu=found.get("gpu"),
         precision=str(found.get("precision")),
+        workers=max(int(record.provenance.get("workers") or 1) for record in records),
         exact=facts if all(_exact_facts(record) == facts for record in records) else None,
     )
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -25,36 +26,49 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
-
-    @contextmanager
-    def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
-        columns = (
+        self._live = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[facts]}", markup=False),
+            console=console,
+            transient=True,
         )
-        with RichProgress(*columns, console=self._console, transient=True) as live:
-            shown = live.add_task(title, total=total, rate="", facts="")
-            clock = _Clock(title, total=total, unit=unit)
 
-            def show(facts: str) -> None:
-                live.update(shown, completed=clock.done, rate=clock.rate(), facts=facts)
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
+    @contextmanager
+    def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
+        self._live.start()
+        shown = self._live.add_task(title, total=total, rate="", facts="")
+        clock = _Clock(title, total=total, unit=unit)
+
+        def show(facts: str) -> None:
+            self._live.update(shown, completed=clock.done, rate=clock.rate(), facts=facts)
+
+        try:
             yield _Shown(clock, show)
+        finally:
+            self._live.remove_task(shown)
+            if not self._live.tasks:
+                self._live.stop()
         self.say(clock.ending())
 
 
 class Lines:
-    """A line every few seconds and a line at the end of each task."""
+    """A line every few seconds and a line at the end of each task.
+
+    Lines go to `stream`, by default to standard error.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=self._stream or sys.stderr, flush=True)
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:

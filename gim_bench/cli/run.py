@@ -30,6 +30,7 @@ from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
+    from gim_bench.cells.workers import Share
     from gim_bench.cli.workload import Workload
     from gim_bench.tracking import Tracker
 
@@ -48,6 +49,14 @@ TimeoutOption = Annotated[
         min=1,
         max=LONGEST_SECONDS,
         help="Seconds after which a cell fails; the next run resumes it.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="GIM_BENCH_WORKERS",
+        help="Processes that share the cells; by default as many as serve.",
     ),
 ]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Run finished cells again, too.")]
@@ -74,6 +83,7 @@ def run(
     from_: FromOption = None,
     checkpoint_every: CheckpointOption = 60.0,
     cell_timeout: TimeoutOption = None,
+    workers: WorkersOption = None,
     rerun: RerunOption = False,
     why: WhyOption = False,
     plan: PlanOption = False,
@@ -105,10 +115,12 @@ def run(
         return
     work.check()
     finished = {} if rerun else work.finished()
+    share = work.share(finished, workers=workers)
+    share.settle()
     if plan:
-        _print_plan(work, finished)
+        _print_plan(work, finished, share=share)
         return
-    records = _run_cells(work, finished, tracker=tracker, rerun=rerun)
+    records = _run_cells(work, finished, share=share, tracker=tracker, rerun=rerun)
     _print_results(work, records, tracker=tracker, as_json=json)
     _exit_if_failed(work, records)
 
@@ -121,7 +133,7 @@ def _print_reasons(work: "Workload") -> None:
         show(f"{cell.name:<28} {why(cell, work.runs)}")
 
 
-def _print_plan(work: "Workload", finished: Mapping[str, Record]) -> None:
+def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Share") -> None:
     """A line for each cell and the sum. Seeds of a method cost the same, so one seed is timed."""
     from gim_bench.cells.estimate import estimate
     from gim_bench.cli.display import duration
@@ -145,8 +157,8 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record]) -> None:
             f"peak {peak}"
         )
     show(
-        f"{waiting} of {len(work.cells)} cells would run, about {duration(seconds)} on "
-        f"{work.bench.device}"
+        f"{waiting} of {len(work.cells)} cells would run, about "
+        f"{duration(seconds / share.workers)} on {work.bench.device}, by {share}"
     )
 
 
@@ -154,13 +166,11 @@ def _run_cells(
     work: "Workload",
     finished: Mapping[str, Record],
     *,
+    share: "Share",
     tracker: "Tracker | None",
     rerun: bool,
 ) -> list[Record]:
     """Run the cells, and mirror each record at once. Return the records in the cells' order."""
-    from gim_bench.cells.fresh_process import run_apart
-    from gim_bench.cells.run import run_cell
-    from gim_bench.cells.table import run_table
     from gim_bench.tracking import mirror_cell, summarise
 
     work.runs.check_writable()
@@ -168,10 +178,9 @@ def _run_cells(
         work.progress.say(
             f"{len(finished)} of {len(work.cells)} cells are done already (--rerun runs them again)"
         )
-    run = run_apart if work.suite.fresh_process else run_cell
     records: dict[str, Record] = {}
     try:
-        for record in run_table(work.cells, work.bench, runs=work.runs, run=run, rerun=rerun):
+        for record in work.run(share, rerun=rerun):
             records[record.key] = record
             if record.error:
                 work.progress.say(f"{record.method} seed {record.seed} failed: {record.error}")

@@ -131,6 +131,7 @@ def sweep(
     )
     database = storage or f"sqlite:///{runs_dir / loaded.name / 'sweep.db'}"
     if axes or evidence:
+        work.share({}, workers=1).settle()  # a trial has the numbers of a cell of `run`
         apart = loaded.fresh_process
         training = Pretraining(
             suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart

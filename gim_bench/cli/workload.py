@@ -3,16 +3,20 @@
 This module imports PyTorch, so commands import it when they are called.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
-from gim_bench.cells.table import found
-from gim_bench.cli.display import progress_for
+from gim_bench.cells.run import run_cell
+from gim_bench.cells.table import found, run_table
+from gim_bench.cells.workers import Share, run_by_workers, share_out
+from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError
 from gim_bench.hardware.devices import resolve_device
@@ -38,10 +42,12 @@ class Workload:
         return self.bench.progress
 
     def check(self) -> None:
-        """Check that the data and the base can carry every cell.
+        """Check that the data and the base can carry every cell, and say the notes of the data.
 
         Raises: ConfigError or DataError.
         """
+        for note in self.bench.dataset.notes():
+            self.progress.say(note)
         for config in self.configs.values():
             if self.base is not None:
                 self.base.check(config, data_sha256=self.cells[0].data_sha256)
@@ -51,6 +57,38 @@ class Workload:
         """The records of the finished cells, by key."""
         records = [found(cell, self.runs) for cell in self.cells]
         return {r.key: r for r in records if r is not None and r.status is Status.DONE}
+
+    def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
+        """How the unfinished cells share the cores. Raises: ConfigError."""
+        if self.suite.fresh_process and workers not in (None, 1):
+            raise ConfigError(
+                f"{workers} workers (--workers) for suite {self.suite.name!r}, which measures one "
+                f"cell at a time: leave out --workers"
+            )
+        return share_out(
+            [cell for cell in self.cells if cell.key not in finished],
+            device=self.bench.device,
+            workers=workers,
+            alone=self.suite.fresh_process,
+        )
+
+    def run(self, share: Share, *, rerun: bool) -> Iterator[Record]:
+        """Yield the record of every cell as soon as it is there. Raises: OSError."""
+        if share.workers == 1:
+            run = run_apart if self.suite.fresh_process else run_cell
+            yield from run_table(self.cells, self.bench, runs=self.runs, run=run, rerun=rerun)
+            return
+        folder = self.runs.root / self.suite.name / "workers"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.progress.say(f"{share}, whose logs are in {folder}")
+        with ExitStack() as files:
+            logs = [
+                Lines(files.enter_context((folder / f"{number + 1}.log").open("a")))
+                for number in range(share.workers)
+            ]
+            yield from run_by_workers(
+                self.cells, self.bench, runs=self.runs, share=share, rerun=rerun, logs=logs
+            )
 
 
 def workload_of(

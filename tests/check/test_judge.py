@@ -407,6 +407,14 @@ def test_with_other_threads_memory_and_speed_are_not_compared(check, records):
     assert verdict.notes[0].startswith("memory and speed are not compared")
 
 
+def test_beside_other_workers_memory_and_speed_are_not_compared(check, records):
+    verdict = check(changed(moved(records, MEMORY, factor=3), workers=2))
+    assert verdict.exit_code == 0
+    assert MEMORY not in {c.metric for c in verdict.compared}
+    assert verdict.notes[0].startswith("memory and speed are not compared")
+    assert "2 workers" in verdict.notes[0]
+
+
 def test_memory_and_speed_of_another_processor_are_not_compared(check, records):
     verdict = check(changed(moved(records, MEMORY, factor=3), cpu="another"))
     assert (verdict.exit_code, len(verdict.compared)) == (0, 8)

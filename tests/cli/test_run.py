@@ -2,6 +2,9 @@
 
 import json
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.cli.commands import PLAIN, RUN, records, statuses
 
@@ -167,4 +170,39 @@ def test_seeds_cannot_be_chosen_on_top_of_a_finished_cell(finished, gim_bench, t
     assert (answer.code, answer.err) == (
         2,
         f"error: --from {folder} is of seed 0: leave out --seeds\n",
+    )
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_workers_print_the_table_and_keep_a_log_each(finished, gim_bench, tmp_path):
+    answer = gim_bench(*PLAIN, "--workers", "2", "--runs-dir", "other")
+    assert answer.code == 0, answer.err
+    assert accuracies(answer.out) == accuracies(finished.out)
+    folder = Path("other/tiny/workers")
+    assert f"2 workers of 1 thread, whose logs are in {folder}" in answer.err
+    logs = [(tmp_path / folder / f"{number}.log").read_text() for number in (1, 2)]
+    for cell in ("gim seed 0", "random_init seed 0"):
+        ending = f"{cell}: probes: 2 probes in"
+        assert sum(ending in log for log in logs) == 1
+        assert ending in answer.err
+
+
+def accuracies(table):
+    return table.partition("## Accuracy by module")[2].partition("##")[0]
+
+
+def test_a_plan_says_how_the_cores_are_shared(gim_bench):
+    answer = gim_bench(*PLAIN, "--workers", "2", "--plan")
+    assert answer.out.splitlines()[-1].endswith("on cpu, by 2 workers of 1 thread")
+
+
+def test_cells_that_are_measured_alone_take_no_workers(gim_bench):
+    answer = gim_bench("run", "--suite", "memory", "--no-tracking", "--workers", "2")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "error: 2 workers (--workers) for suite 'memory', which measures one cell at a time: leave "
+        "out --workers\n"
     )

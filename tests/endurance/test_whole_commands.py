@@ -15,6 +15,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -137,6 +138,53 @@ def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp
     assert results(killed, "quickstart") == results(whole, "quickstart")
     litter = [path for path in (killed / "runs").rglob("*") if "checkpoint" in path.name]
     assert litter == []
+
+
+WORKERS = (
+    "run",
+    "--suite",
+    "./tiny.toml",
+    "--seeds",
+    "3",
+    "--set",
+    "training.epochs=40",
+    "--no-tracking",
+)
+
+
+def workers_of(process):
+    return [
+        each
+        for each in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(each.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_command_with_workers_that_is_stopped_or_killed_resumes_and_leaves_no_process(
+    number, tmp_path
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(TOML)
+    code, err = finish(begin(whole, *WORKERS, "--workers", "1"))
+    assert code == 0, err
+    process = begin(stopped, *WORKERS, "--workers", "2")
+    while len({json.loads(p.read_text())["pid"] for p in stopped.rglob(CLAIM)}) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    crew = workers_of(process)
+    assert len(crew) == 2
+    process.send_signal(number)
+    code, err = finish(process)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130), err
+    _, alive = psutil.wait_procs(crew, timeout=60)
+    assert not alive
+    assert len(finished(stopped)) < 6
+    code, err = finish(begin(stopped, *WORKERS, "--workers", "2"))
+    assert code == 0, err
+    assert results(stopped, "tiny") == results(whole, "tiny")
 
 
 # -- beside each other -----------------------------------------------------------------------------
