@@ -16,7 +16,14 @@ from gim_bench.datasets.batches import Batches
 from gim_bench.hardware import devices
 from gim_bench.probing.classifiers import Classifier, Labelled, fit_neighbours
 from gim_bench.probing.hidden import refit_hidden, validate_hidden
-from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
+from gim_bench.probing.linear import (
+    Hyperparameters,
+    Tried,
+    best_of,
+    grid_of,
+    refit_linear,
+    validate_linear,
+)
 from gim_bench.probing.probe import labelled
 from gim_bench.probing.questions import Question, question
 from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name, unconverged
@@ -26,8 +33,8 @@ from gim_bench.settings.base import Precision
 from gim_bench.settings.probing import (
     AnyProbeSettings,
     HiddenLayerSettings,
-    LogisticRegressionSettings,
     NearestNeighboursSettings,
+    ProbeSettings,
 )
 from gim_bench.settings.protocols import Protocol, Reading
 
@@ -110,7 +117,7 @@ def exchange(
     questions = [question(train, target, settings=settings) for target in targets]
     chosen: dict[tuple[str, str], Sequence[Tried]] = {}
     if chooser is not None:
-        choosing = [protocol for protocol in protocols if not _is_neighbours(protocol)]
+        choosing = [protocol for protocol in protocols if chooses(protocol.probe)]
         reader = reader_of(chooser, choosing)
         chosen = {
             (protocol.name, asked.target.name): _tried(task, protocol.probe, stream=train.stream)
@@ -138,11 +145,7 @@ def exchange(
 
 def chooses(settings: AnyProbeSettings) -> bool:
     """Whether validation chooses anything: nearest neighbours and a single rate leave no choice."""
-    if isinstance(settings, NearestNeighboursSettings):
-        return False
-    if isinstance(settings, LogisticRegressionSettings):
-        return len(settings.penalties) > 1
-    return len(settings.learning_rates) > 1
+    return not isinstance(settings, NearestNeighboursSettings) and len(grid_of(settings)) > 1
 
 
 def _tasks(
@@ -174,12 +177,19 @@ def _is_neighbours(protocol: Protocol) -> bool:
 def _tried(
     task: Labelled, settings: AnyProbeSettings, *, stream: tuple[str, int]
 ) -> Sequence[Tried]:
-    """Validation accuracy and loss of every hyperparameter; empty if there is none."""
-    if isinstance(settings, NearestNeighboursSettings):
+    """Validation accuracy and loss of every hyperparameter; empty if there is no choice."""
+    if isinstance(settings, NearestNeighboursSettings) or not chooses(settings):
         return []
     if isinstance(settings, HiddenLayerSettings):
         return validate_hidden(task, settings=settings, stream=stream)
     return validate_linear(task, settings=settings, stream=stream)
+
+
+def _chosen(
+    tried: Sequence[Tried], settings: ProbeSettings | HiddenLayerSettings
+) -> Hyperparameters:
+    """The best trial, or without trials the grid's only value."""
+    return best_of(tried) if tried else Hyperparameters(hyperparameter=grid_of(settings)[0])
 
 
 def _fitted(
@@ -192,9 +202,10 @@ def _fitted(
     """The classifier with the best hyperparameter, fitted on all labels; whether it converged."""
     if isinstance(settings, NearestNeighboursSettings):
         return fit_neighbours(task, neighbours=settings.neighbours), True
+    chosen = _chosen(tried, settings)
     if isinstance(settings, HiddenLayerSettings):
-        return refit_hidden(task, best_of(tried), settings=settings, stream=stream), True
-    return refit_linear(task, best_of(tried), settings=settings, stream=stream)
+        return refit_hidden(task, chosen, settings=settings, stream=stream), True
+    return refit_linear(task, chosen, settings=settings, stream=stream)
 
 
 def _read(
@@ -219,9 +230,14 @@ def _read(
             for target in answered
         },
     )
+    settings = protocol.probe
     return Read(
         metrics=accuracies(own) | unconverged(fits),
-        chosen={name: best_of(found).hyperparameter for name, found in tried.items() if found},
+        chosen={
+            name: _chosen(found, settings).hyperparameter
+            for name, found in tried.items()
+            if not isinstance(settings, NearestNeighboursSettings)
+        },
         curves={
             name: [[each.hyperparameter, each.accuracy] for each in found]
             for name, found in tried.items()

@@ -16,7 +16,7 @@ from gim_bench import seeding
 from gim_bench.errors import DataError
 from gim_bench.probing.adam import Adam, shuffled_batches
 from gim_bench.probing.classifiers import Labelled, Scale, percent_correct
-from gim_bench.probing.linear import Tried
+from gim_bench.probing.linear import Hyperparameters, Tried
 from gim_bench.settings.probing import HiddenLayerSettings
 
 
@@ -56,7 +56,11 @@ def validate_hidden(
 
 
 def refit_hidden(
-    task: Labelled, chosen: Tried, *, settings: HiddenLayerSettings, stream: tuple[str, int]
+    task: Labelled,
+    chosen: Hyperparameters,
+    *,
+    settings: HiddenLayerSettings,
+    stream: tuple[str, int],
 ) -> HiddenLayerProbe:
     """The network with the chosen learning rate, fitted on all labels."""
     rate = chosen.hyperparameter

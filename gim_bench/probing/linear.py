@@ -13,15 +13,26 @@ from torch import Tensor
 from gim_bench.probing.adam import train_linear
 from gim_bench.probing.classifiers import Labelled, LinearProbe, percent_correct
 from gim_bench.probing.logistic import logistic_regression
-from gim_bench.settings.probing import AdamProbeSettings, ProbeSettings
+from gim_bench.settings.probing import (
+    AdamProbeSettings,
+    HiddenLayerSettings,
+    LogisticRegressionSettings,
+    ProbeSettings,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """Validation accuracy and loss of a linear probe with these hyperparameters."""
+class Hyperparameters:
+    """A learning rate or a penalty, by the kind of the probe."""
 
     hyperparameter: float
     weight_decay: float = 0.0  # of Adam
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried(Hyperparameters):
+    """Validation accuracy and loss of a probe with these hyperparameters."""
+
     accuracy: float  # percent
     loss: float  # mean cross-entropy in nats
 
@@ -31,11 +42,11 @@ def best_of(tried: Sequence[Tried]) -> Tried:
     return max(tried, key=lambda trial: (trial.accuracy, -trial.loss))
 
 
-def grid_of(settings: ProbeSettings) -> tuple[float, ...]:
+def grid_of(settings: ProbeSettings | HiddenLayerSettings) -> tuple[float, ...]:
     """The hyperparameters of the settings' grid: learning rates or penalties."""
-    if isinstance(settings, AdamProbeSettings):
-        return settings.learning_rates
-    return settings.penalties
+    if isinstance(settings, LogisticRegressionSettings):
+        return settings.penalties
+    return settings.learning_rates
 
 
 def validate_linear(
@@ -76,7 +87,7 @@ def validate_linear(
 
 
 def refit_linear(
-    task: Labelled, chosen: Tried, *, settings: ProbeSettings, stream: tuple[str, int]
+    task: Labelled, chosen: Hyperparameters, *, settings: ProbeSettings, stream: tuple[str, int]
 ) -> tuple[LinearProbe, bool]:
     """The probe with the chosen hyperparameters, fitted on all labels; and whether it converged.
 

@@ -13,6 +13,7 @@ from gim_bench.cells.exchange import NO_CHOOSER, protocols_on, read_again
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.errors import ConfigError
+from gim_bench.probing import linear
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.protocols import predictions_of, results_of
 from gim_bench.records.record import Status
@@ -195,6 +196,22 @@ def test_a_probe_that_runs_out_of_iterations_is_counted_as_in_its_cell(tmp_path)
     assert found.record.metrics["unconverged"] == 2  # probes of two modules
     counts = {name: results[name].metrics.get("unconverged") for name in LINEAR}
     assert counts == {"top": 1, "all_modules": 1, "knn": None}
+
+
+@pytest.mark.parametrize("method", ["gim", "supervised"])
+def test_a_grid_of_one_rate_is_fitted_once_on_all_labels(method, tmp_path, monkeypatch):
+    found = Finished(tmp_path, method, "probe.unseen_validation=true")
+    fitted = []
+    train = linear.train_linear
+
+    def counted(features, labels, **options):
+        fitted.append(len(features))
+        return train(features, labels, **options)
+
+    monkeypatch.setattr(linear, "train_linear", counted)
+    result = found.read("clapp")["clapp"]
+    assert fitted == [32]  # the labelled images of the tiny suite
+    assert (result.chosen, result.curves) == ({"class": 1e-3}, {})
 
 
 def test_weights_of_another_encoder_are_refused_in_one_line(tmp_path):
