@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gim_bench.contract import SAMPLE_RATE_HZ, Split
+from gim_bench.datasets.duplicates import Duplicates, contradictions, remembered_first, sources
 from gim_bench.datasets.files import UnusableError
 from gim_bench.datasets.speech.audio import read_audio, to_int16
 from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine
@@ -30,8 +31,9 @@ class AudioFolder(SpeechFiles):
 
     A recording is for testing if the sha256 of its path below the folder, as a fraction, is below
     `test_fraction`. Every speaker has a train recording and, with two or more recordings, a test
-    recording. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's format; an id
-    is a file's name, or its path below the folder, without the suffix.
+    recording. Recordings of the same samples go where the first of them goes; under two speakers
+    they are an error. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's
+    format; an id is a file's name, or its path below the folder, without the suffix.
     """
 
     class Options(SpeechFiles.Options):
@@ -76,8 +78,60 @@ class AudioFolder(SpeechFiles):
 
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
         return split_by_name(
-            recordings, test_fraction=self.options.test_fraction, test_every_speaker=True
+            recordings,
+            test_fraction=self.options.test_fraction,
+            test_every_speaker=True,
+            unit=lambda file: self.files[self._first_by_id[file.id]].id,
         )
+
+    # -- duplicates ------------------------------------------------------------------------------
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """int64 [file], number of the first file of the same samples."""
+        values, lengths = self._array.values, self._array.lengths
+        ends = np.cumsum(lengths)
+        return remembered_first(
+            self._array_path.with_suffix(".duplicates.json"),
+            pieces=(values[e - n : e] for e, n in zip(ends, lengths, strict=True)),
+            count=len(lengths),
+            noun="recording",
+            progress=self.progress,
+        )
+
+    @cached_property
+    def _first_by_id(self) -> Mapping[str, int]:
+        """As `_first`, by the id of each file."""
+        return dict(zip((file.id for file in self.files), self._first.tolist(), strict=True))
+
+    def sources(self, files: Sequence[AudioFile]) -> np.ndarray | None:
+        """Alike for recordings of the same samples; None without such recordings."""
+        return sources(np.array([self._first_by_id[file.id] for file in files], dtype=np.int64))
+
+    def contradicted(self) -> Mapping[str, str]:
+        """Recordings whose samples are under two speakers."""
+        _, speakers = np.unique([file.speaker for file in self.files], return_inverse=True)
+        cases, found = contradictions(self._first, labels=speakers), dict[str, str]()
+        for numbers in cases:
+            one, other = (self.files[number].path for number in numbers[:2])
+            more = f", the first of {len(cases)} such cases" if len(cases) > 1 else ""
+            fault = f"{one} and {other} (the same audio under two speakers{more})"
+            found |= {self.files[number].id: fault for number in numbers}
+        return found
+
+    def notes(self) -> Sequence[str]:
+        """The notes of speech files, and counts of recordings of the same samples."""
+        numbers = {file.id: number for number, file in enumerate(self.files)}
+        found = Duplicates(
+            first=self._first,
+            names=[file.name for file in self.files],
+            splits={
+                split: np.array([numbers[each.file.id] for each in recordings], dtype=np.int64)
+                for split, recordings in self._by_split.items()
+            },
+            noun="recording",
+        )
+        return [*super().notes(), *found.described()]
 
     # -- labels ----------------------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class SpeechFiles(FileDataset):
         """Hook: int64 [file], numbers of what the files were cut from; None: each is its own."""
         return None
 
+    def contradicted(self) -> Mapping[str, str]:
+        """Hook: places and faults of recordings whose speakers contradict others', by id."""
+        return {}
+
     # -- the contract ----------------------------------------------------------------------------
 
     def prepare(self) -> None:
@@ -302,8 +306,11 @@ class SpeechFiles(FileDataset):
             # Faults are not kept. Only the first is shown, so only the first is found again.
             why = str(empty.file.path) if faults else self._fault(empty.file.path)
             self.refuse_or(faults.append, UnusableError(why))
+        contradicted = self.contradicted()
+        for why in contradicted.values():
+            self.refuse_or(faults.append, UnusableError(why))
         self.say_skipped(faults, kind="audio file")
-        return [recording for recording in found if recording.length]
+        return [r for r in found if r.length and r.file.id not in contradicted]
 
     # -- splits ----------------------------------------------------------------------------------
 

@@ -234,8 +234,8 @@ def test_fewer_than_two_speakers_are_refused(root, data):
 
 
 def test_speakers_of_one_recording_each_leave_nothing_to_test_on(tmp_path, data):
-    for speaker in "abc":
-        write(tmp_path / "mine" / speaker / "1.wav")
+    for number, speaker in enumerate("abc"):
+        write(tmp_path / "mine" / speaker / "1.wav", ramp(first=number))
     assert "leaves no test recording" in refusal(data())
 
 
@@ -303,8 +303,8 @@ def test_labels_by_path_do_as_well(root, data):
 
 
 def test_recordings_of_one_name_are_told_apart_by_their_paths(root, data):
-    write(root / "ben" / "0.wav")
-    write(root / "ben" / "1.wav")
+    write(root / "ben" / "0.wav", ramp(first=50))
+    write(root / "ben" / "1.wav", ramp(first=51))
     data().prepare()  # without labels nothing is ambiguous
     label(root, {"0": eight(1), "1": eight(2)})
     line = refusal(data())
