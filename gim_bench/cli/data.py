@@ -31,7 +31,9 @@ def prepare(
 ) -> None:
     """Download or decode the data of a suite."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
-    _dataset(suite, overrides=overrides, data_dir=data_dir).prepare()
+    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir)
+    dataset.prepare()
+    _say_notes(dataset)
     show(f"the data of suite {suite!r} is ready")
 
 
@@ -45,8 +47,15 @@ def verify(
 ) -> None:
     """Check every file of a suite's data."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
-    _dataset(suite, overrides=overrides, data_dir=data_dir).verify()
+    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir)
+    dataset.verify()
+    _say_notes(dataset)
     show(f"the data of suite {suite!r} is intact")
+
+
+def _say_notes(dataset: "Dataset") -> None:
+    for note in dataset.notes():
+        dataset.progress.say(note)
 
 
 def _dataset(suite: str, *, overrides: Sequence[str], data_dir: Path | None) -> "Dataset":
