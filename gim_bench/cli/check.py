@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
-from gim_bench.cli.options import RUNS_DIR, OutputOption, RunsDirOption, SetOption, SuiteOption
+from gim_bench.cli.options import (
+    RUNS_DIR,
+    DataOption,
+    OutputOption,
+    RunsDirOption,
+    SetOption,
+    SuiteOption,
+)
 from gim_bench.cli.results import deliver, records_of
-from gim_bench.errors import ConfigError
+from gim_bench.errors import ConfigError, one_line
 
 
 def check(
@@ -23,10 +30,12 @@ def check(
     ] = False,
     reason: Annotated[str | None, typer.Option(help="The reason for --update.")] = None,
     set_: SetOption = None,
+    data: DataOption = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Compare a suite's records with its reference: exit code 1 worse, 3 cannot be judged."""
     from gim_bench import check as room
+    from gim_bench.check.outcome import EXIT_CODES, Outcome
     from gim_bench.settings.suites import load_suite
 
     room.check_format(fmt)
@@ -34,12 +43,17 @@ def check(
         raise ConfigError("--reason is for a new reference: add --update, or leave it out")
     loaded = load_suite(suite, overrides=set_ or ())
     path = against or room.reference_path(loaded.name)
-    records = records_of(loaded, runs_dir)
     if update:
+        records = records_of(loaded, runs_dir, data=data)
         seen = room.update(path, records, suite=loaded, reason=reason or "")
         print("\n".join([f"wrote {path}", *seen]), file=sys.stderr)
         return
     reference = room.read_reference(path, suite=loaded.name)
-    verdict = room.judge(records, reference, suite=loaded)
+    try:
+        records = records_of(loaded, runs_dir, data=data, usual=reference.data_sha256)
+        verdict = room.judge(records, reference, suite=loaded)
+    except OSError as error:
+        print(f"error: cannot judge: {one_line(str(error))}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
     deliver(room.render(verdict, fmt), output=output)
     raise typer.Exit(verdict.exit_code)

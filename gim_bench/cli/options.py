@@ -28,6 +28,15 @@ SkipOption = Annotated[
     bool,
     typer.Option("--skip-bad-files", help="Leave out and count unreadable files. For speech."),
 ]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The first digits of the sha256 of the records' data, where there are records of "
+        "several.  [default: the data that was finished last]",
+        show_default=False,
+    ),
+]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The folder of the records.")]
 MethodOption = Annotated[
     list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")

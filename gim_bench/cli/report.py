@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from gim_bench.cli.options import RUNS_DIR, OutputOption, RunsDirOption, SetOption, SuiteOption
-from gim_bench.cli.results import deliver, records_and_others
+from gim_bench.cli.options import (
+    RUNS_DIR,
+    DataOption,
+    OutputOption,
+    RunsDirOption,
+    SetOption,
+    SuiteOption,
+)
+from gim_bench.cli.results import deliver, found_records
 from gim_bench.errors import ConfigError
 
 
@@ -18,6 +25,7 @@ def report(
     ] = None,
     output: OutputOption = None,
     set_: SetOption = None,
+    data: DataOption = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Print the table of a suite from its records."""
@@ -31,22 +39,23 @@ def report(
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
-    records, others = records_and_others(loaded, runs_dir)
-    if not records:
+    found = found_records(loaded, runs_dir, data=data)
+    if not found.records:
         raise ConfigError(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
             f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
         )
     runs = RunsFolder(runs_dir)
     text = render(
-        records,
+        found.records,
         suite=loaded,
         describes=partial(describes, loaded),
         fmt=fmt,
         metrics=metric or (),
         notes=[
             changed_settings(loaded, file=load_suite(suite)) if set_ else "",
-            left_out(others, kept=records),
+            *(note[:1].upper() + note[1:] for note in found.notes()),
+            left_out(found.other_settings, kept=found.records),
         ],
         settings=settings_of_rows(loaded),
         predictions=runs.predictions,

@@ -4,11 +4,19 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from gim_bench.records.record import Record, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """All in a record's key beside its settings and seed: numbers of two origins never mix."""
+
+    data_sha256: str | None
+    results_version: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +93,29 @@ def _attempted_at(record: Record) -> str:
     return finished_at(record) or str(record.provenance.get("started_at") or "")
 
 
+def origin_of(record: Record) -> Origin:
+    """The data and the version of the results that a record is of."""
+    return Origin(
+        data_sha256=record.provenance.get("data_sha256"),
+        results_version=record.provenance.get("results_version"),
+    )
+
+
+def newest_origin(records: Sequence[Record]) -> Origin:
+    """The origin of the record that finished last; of the latest attempt, where none finished."""
+    finished = [record for record in records if record.status is Status.DONE]
+    return origin_of(max(finished or records, key=_attempted_at))
+
+
 def by_settings(records: Sequence[Record]) -> list[list[Record]]:
-    """Groups of finished records that may be averaged: one method with the same settings each.
+    """Groups of finished records that may be averaged: a method, its settings, and an origin each.
 
     A group holds the newest record of each seed.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(json.dumps(settings_of(record), sort_keys=True), []).append(record)
+        alike = settings_of(record) | asdict(origin_of(record))
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(record)
     return [newest for group in groups.values() if (newest := newest_done(group))]
 
 

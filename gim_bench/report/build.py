@@ -277,6 +277,7 @@ def _provenance(record: Record) -> list[str]:
     ]
     return [
         f"Data: {record.dataset}"
+        + (f" in {facts['data_dir']}" if facts.get("data_dir") else "")
         + (f", sha256 {str(sha256)[:12]}…" if sha256 else "")
         + (f", not all of it: {incomplete}" if incomplete else ""),
         f"Code: commit {commit}{dirty}" + (f"; {versions}" if versions else ""),

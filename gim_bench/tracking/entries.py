@@ -26,7 +26,8 @@ KEY = "gim_bench.key"
 SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
 PARENT = "mlflow.parentRunId"  # MLflow's pages show children below their parent
-ONE_EXPERIMENT = ("data_sha256", "git_commit")  # the seeds of a mean should agree in these
+ORIGIN = ("data_sha256", "results_version")  # which the seeds of a mean share
+ONE_EXPERIMENT = ("git_commit",)  # the seeds of a mean should agree in these
 
 
 class Point(NamedTuple):
@@ -107,6 +108,7 @@ def summary_entry(records: Sequence[Record]) -> Entry:
             "method": first.method,
             "kind": "summary",
             SETTINGS: digest(settings_of(first)),
+            **{name: tags[0][name] for name in ORIGIN if name in tags[0]},
         },
         tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
         params=_common(flat),
@@ -233,6 +235,7 @@ def _tags(record: Record) -> dict[str, str]:
         "gradient_flow": method.get("gradient_flow"),
         "trains_on": method.get("trains_on"),
         "data_sha256": source.get("data_sha256"),
+        "results_version": source.get("results_version"),
         "git_commit": source.get("git_commit"),
         "git_dirty": source.get("git_dirty"),
         "hardware": source.get("gpu") if on_gpu else source.get("cpu"),

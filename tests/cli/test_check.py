@@ -1,11 +1,14 @@
 """`check` compares the records of a suite with its reference."""
 
+import errno
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from gim_bench.records import provenance
+from gim_bench.records.folder import RunsFolder
 from tests.check.cells import COMMITTED
 from tests.cli import commands
 from tests.cli.commands import PLAIN
@@ -86,6 +89,31 @@ def test_other_settings_than_the_references_cannot_be_judged(referenced, gim_ben
     assert answer.code == 3
     assert "training.epochs 2, not 1" in answer.out
     assert answer.err.startswith("left out: 6 record(s) with other settings")
+
+
+# case 4
+def test_a_check_judges_the_records_of_the_data_of_its_reference(referenced, gim_bench, tmp_path):
+    runs, digits = RunsFolder(tmp_path / "runs"), "f0" * 6
+    newer = {"data_sha256": "f0" * 32, "finished_at": "2999-01-01T00:00:00+00:00"}
+    for number, record in enumerate(runs.records("tiny")):
+        runs.save(replace(record, key=f"{number:064}", provenance={**record.provenance, **newer}))
+    answer = gim_bench(*CHECK)
+    assert (answer.code, answer.out.splitlines()[0][:21]) == (0, "Check of tiny: passes")
+    assert f"of other data, sha256 {digits}…: --data {digits} shows them" in answer.err
+    other = gim_bench(*CHECK, "--data", digits)
+    assert other.code == 3
+    assert "the data is another" in other.out
+
+
+# case 9
+def test_a_check_that_cannot_read_is_not_worse(referenced, gim_bench, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error", "runs")
+
+    monkeypatch.setattr(RunsFolder, "records", fail)
+    answer = gim_bench(*CHECK)
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err == "error: cannot judge: [Errno 5] Input/output error: 'runs'\n"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import pytest
 
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import (
+    Origin,
     Summary,
     by_settings,
     flatten,
     newest_done,
+    newest_origin,
     summarise,
     summarise_metrics,
     values_by_seed,
@@ -119,3 +121,25 @@ def test_records_are_averaged_over_only_with_those_of_their_method_and_settings(
 def test_nested_settings_get_dotted_names():
     nested = {"encoder": {"width": 8, "blocks": [1, 1]}, "method": {"options": {}}, "device": "cpu"}
     assert flatten(nested) == {"encoder.width": 8, "encoder.blocks": [1, 1], "device": "cpu"}
+
+
+# case 4
+@pytest.mark.parametrize("origin", [{"data_sha256": "b"}, {"results_version": 3}])
+def test_records_of_other_data_or_another_version_of_results_are_never_averaged(origin):
+    ours = {"data_sha256": "a", "results_version": 4}
+    first, second = (
+        replace(cell(seed=seed), provenance=facts)
+        for seed, facts in enumerate((ours, ours | origin))
+    )
+    assert by_settings([first, second]) == [[first], [second]]
+
+
+def test_the_newest_origin_is_of_the_cell_that_finished_last():
+    def of(data, *, finished, status=Status.DONE):
+        record = cell(status=status)
+        return replace(record, provenance={"data_sha256": data, "finished_at": finished})
+
+    failed = of("c", finished="2026-03", status=Status.FAILED)
+    records = [of("b", finished="2026-02"), of("a", finished="2026-01"), failed]
+    assert newest_origin(records) == Origin(data_sha256="b", results_version=None)
+    assert newest_origin([failed]).data_sha256 == "c"

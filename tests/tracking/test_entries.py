@@ -179,11 +179,21 @@ def test_tags_in_which_seeds_differ_are_left_out_of_the_summary():
 
 
 def test_a_summary_says_whether_its_seeds_are_of_one_experiment():
-    moved = cell().provenance | {"git_commit": "later", "data_sha256": "4567"}
+    moved = cell().provenance | {"git_commit": "later"}
     (entry,) = summary_entries([cell(), cell(seed=1, provenance=moved)])
-    assert entry.tags["mixed"] == "data_sha256, git_commit"
+    assert entry.tags["mixed"] == "git_commit"
     (entry,) = summary_entries([cell(), cell(seed=1)])
     assert entry.tags["mixed"] == "nothing"
+
+
+# case 4
+@pytest.mark.parametrize("origin", [{"data_sha256": "4567"}, {"results_version": 3}])
+def test_cells_of_other_data_or_another_version_have_a_summary_of_their_own(origin):
+    other = cell().provenance | origin
+    first, second = summary_entries([cell(), cell(seed=1, provenance=other)])
+    assert (first.tags["seeds"], second.tags["seeds"]) == ("0", "1")
+    assert first.identity != second.identity
+    assert second.identity | {name: str(v) for name, v in origin.items()} == second.identity
 
 
 def test_cells_of_other_settings_have_a_summary_of_their_own():

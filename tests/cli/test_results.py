@@ -1,0 +1,91 @@
+"""Records of several data sets or versions of results in one folder: named, chosen, never mixed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.statistics import origin_of
+from tests.cli.commands import PLAIN, REPORT
+
+OTHER = "f0" * 32
+
+
+@pytest.fixture
+def runs(finished, tmp_path):
+    return RunsFolder(tmp_path / "runs")
+
+
+@pytest.fixture
+def ours(runs):
+    """The first digits of the sha256 of the data of the records that were run."""
+    return origin_of(runs.records("tiny")[0]).data_sha256[:12]
+
+
+def add(runs, *, accuracy=93.21, method="gim", **provenance):
+    """Records like the finished ones, but of another origin, with this accuracy."""
+    for record in runs.records("tiny"):
+        if record.method == method:
+            changed = {**record.provenance, **provenance}
+            key = "e" * 64
+            runs.save(replace(record, key=key, metrics={"accuracy": accuracy}, provenance=changed))
+
+
+NEWER = {"data_sha256": OTHER, "finished_at": "2999-01-01T00:00:00+00:00"}
+OLDER = {"data_sha256": OTHER, "finished_at": "1999-01-01T00:00:00+00:00"}
+
+
+# case 4
+def test_a_report_shows_the_data_that_finished_last_and_names_the_other(runs, ours, gim_bench):
+    add(runs, data_dir="/data/other", **NEWER)
+    answer = gim_bench(*REPORT)
+    assert f"Data: photos in /data/other, sha256 {OTHER[:12]}" in answer.out
+    line = f"eft out: 2 record(s) of other data, sha256 {ours}…: --data {ours} shows them"
+    assert f"- L{line}" in answer.out
+    assert f"l{line}" in answer.err
+    assert "93.2" in answer.out
+    assert "no record of random_init" in answer.out  # of this data
+
+
+# case 4
+def test_the_data_of_a_report_can_be_chosen(runs, ours, gim_bench):
+    add(runs, data_dir="/data/other", **NEWER)
+    answer = gim_bench(*REPORT, "--data", ours)
+    assert "93.2" not in answer.out
+    digits = OTHER[:12]
+    line = f"1 record(s) of other data in /data/other, sha256 {digits}…: --data {digits} shows them"
+    assert line in answer.out
+    assert "93.2" in gim_bench(*REPORT, "--data", digits).out
+
+
+# case 4
+def test_data_for_programs_is_of_one_origin_too(runs, ours, gim_bench):
+    add(runs, **OLDER)
+    cells = json.loads(gim_bench(*REPORT, "--format", "json").out)
+    assert {cell["provenance"]["data_sha256"][:12] for cell in cells} == {ours}
+    (cell,) = json.loads(gim_bench(*REPORT, "--format", "json", "--data", "F0F0").out)
+    assert cell["provenance"]["data_sha256"] == OTHER
+
+
+# case 4
+def test_records_of_another_version_of_results_are_named_and_not_mixed_in(runs, gim_bench):
+    add(runs, results_version=3, finished_at=OLDER["finished_at"])
+    answer = gim_bench(*REPORT)
+    assert "93.2" not in answer.out
+    assert "1 record(s) of results version 3, where these are of 4: their numbers" in answer.out
+
+
+@pytest.mark.parametrize(("named", "count"), [("abc", "no"), ("", "several")])
+def test_data_that_is_not_there_or_not_the_only_one_is_refused(named, count, runs, ours, gim_bench):
+    add(runs, **NEWER)
+    answer = gim_bench(*REPORT, "--data", named)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"error: {count} data of these records begin with '{named}' (--data)" in answer.err
+    assert all(digits in answer.err for digits in (ours, OTHER[:12]))
+
+
+# case 4
+def test_a_run_on_the_other_data_leaves_the_records_of_the_first(runs, gim_bench):
+    add(runs, **NEWER)
+    assert "2 of 2 cells are done already" in gim_bench(*PLAIN).err
