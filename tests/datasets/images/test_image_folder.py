@@ -234,7 +234,7 @@ def test_prepare_shows_how_fast_it_decodes(root, data):
     mine.progress = listener
     mine.prepare()
     assert ("decoding mine", 9, "image") in listener.tasks
-    assert listener.steps == 9
+    assert listener.steps == 2 * 9  # decoded, then compared
 
 
 def test_after_prepare_nothing_is_left_to_do(root, data, decodings):
@@ -371,6 +371,56 @@ def test_loose_train_images_are_refused_with_the_remedy(root, data):
 def test_a_test_class_without_training_images_is_named(root, data):
     save(root / "test" / "zebra" / "1.png")
     assert "the class 'zebra' is in" in refusal(data())
+
+
+def test_a_class_in_test_that_looks_like_one_in_train_is_refused_naming_both(root, data):
+    (root / "test" / "dog").rename(root / "test" / "Dog ")
+    assert "the class 'Dog ' is in" in (line := refusal(data()))
+    assert "which has 'dog'" in line
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+# case 8
+@pytest.mark.parametrize(("train", "test"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_class_is_one_in_both_unicode_forms_of_its_name(root, data, train, test):
+    before = [data().split(split).labels["class"].tolist() for split in (Split.TRAIN, Split.TEST)]
+    (root / "train" / "cat").rename(root / "train" / train)
+    (root / "test" / "cat").rename(root / "test" / test)
+    assert data().targets()[0].classes == [COMPOSED, "dog"]
+    after = [data().split(split).labels["class"].tolist() for split in (Split.TRAIN, Split.TEST)]
+    assert after == before
+    assert data().notes() == []
+
+
+# case 8
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_both_unicode_forms_of_a_class_in_one_split_are_refused(root, data, split):
+    for name in (COMPOSED, DECOMPOSED):
+        save(root / "train" / name / "1.png", value=1)
+    if split == "test":
+        shutil.rmtree(root / "train" / DECOMPOSED)
+        for name in (COMPOSED, DECOMPOSED):
+            save(root / "test" / name / "1.png", value=2)
+    line = refusal(data())
+    assert f"{root / split} holds the class 'café' twice" in line
+    assert r"'cafe\u0301' and as 'caf\xe9', which differ in their Unicode form only" in line
+
+
+def test_a_folder_has_the_same_fingerprint_and_order_in_both_unicode_forms(root, data):
+    """Raw, the composed name comes after cafz.png and the decomposed name before."""
+    save(root / "train" / "cat" / "cafz.png", value=77)
+    save(root / "train" / "cat" / f"{COMPOSED}.png", value=78)
+    before = data().fingerprint(), reds(data(), Split.TRAIN)
+    folder = root / "train" / "cat"
+    (folder / f"{COMPOSED}.png").rename(folder / f"{DECOMPOSED}.png")
+    assert (data().fingerprint(), reds(data(), Split.TRAIN)) == before
+
+
+def test_classes_that_look_alike_are_named(root, data):
+    save(root / "train" / "Cat" / "1.png", value=1)
+    assert data().notes() == ["2 classes have names that look alike, such as 'Cat' and 'cat'"]
 
 
 def test_a_test_folder_without_classes_is_refused(root, data):
