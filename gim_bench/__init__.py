@@ -1,7 +1,19 @@
 """gim_bench: does training without end-to-end backpropagation work, what does it cost and save?
 
-Start reading at `contract.py`, then `run.py`.
+In Python: `results` is the table of a folder of runs, `load` an encoder with its weights, and
+`features` what its modules tell of examples (docs/python.md). Each is imported when it is used.
+
+Start reading at `contract.py`, then `cells/run.py`.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gim_bench.api.encoders import Trained as Trained
+    from gim_bench.api.encoders import features as features
+    from gim_bench.api.encoders import load as load
+    from gim_bench.api.tables import results as results
 
 __version__ = "0.1.0"
 
@@ -9,3 +21,20 @@ __version__ = "0.1.0"
 # so that old records are not mistaken for new ones.
 # 3: gray images are rounded to whole numbers of 255, as PIL rounds them.
 RESULTS_VERSION = 4
+
+_API = {
+    "results": "gim_bench.api.tables",
+    "load": "gim_bench.api.encoders",
+    "features": "gim_bench.api.encoders",
+    "Trained": "gim_bench.api.encoders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_API[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_API])

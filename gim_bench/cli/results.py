@@ -81,8 +81,8 @@ def _with_settings(suite: "Suite", runs_dir: Path) -> tuple[list[Record], list[R
     from gim_bench.records.folder import RunsFolder
 
     runs = RunsFolder(runs_dir)
-    every = runs.records(suite.name)
-    if damaged := runs.unreadable(suite.name):
+    every, damaged = runs.read(suite.name)
+    if damaged:
         print(
             f"left out: {len(damaged)} record(s) that were altered, cut off or written by another "
             f"version, such as {damaged[0]}; run --suite {suite.name} replaces the records of its "

@@ -92,15 +92,22 @@ class RunsFolder:
 
     def records(self, suite: str) -> list[Record]:
         """Every undamaged record of the suite, sorted by path."""
-        records = (read_record(path) for path in self._paths(suite))
-        return [record for record in records if record is not None]
+        return self.read(suite)[0]
 
     def unreadable(self, suite: str) -> list[Path]:
         """The files of the suite's damaged records, sorted."""
-        return [path for path in self._paths(suite) if read_record(path) is None]
+        return self.read(suite)[1]
 
-    def _paths(self, suite: str) -> list[Path]:
-        return sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}"))
+    def read(self, suite: str) -> tuple[list[Record], list[Path]]:
+        """The undamaged records of the suite, and the files of its damaged ones, sorted by path."""
+        records, damaged = [], []
+        for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")):
+            record = read_record(path)
+            if record is None:
+                damaged.append(path)
+            else:
+                records.append(record)
+        return records, damaged
 
     def suites(self) -> list[str]:
         """Names of the suites that have records, sorted."""

@@ -1,0 +1,91 @@
+"""Records as a table of pandas."""
+
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gim_bench.errors import ConfigError
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.metrics import describe, target_of, unit_of
+from gim_bench.records.record import Record
+
+COLUMNS = (
+    "suite", "dataset", "method", "seed", "status", "target", "metric", "module", "value", "unit",
+    "better", "key", "data_sha256", "results_version", "git_commit", "folder",
+)  # fmt: skip
+
+
+def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.DataFrame:
+    """All undamaged records of a folder of runs, or those of one suite: a row for each metric.
+
+    - `target` is "class", "speaker" or "phone" for accuracies and for the losses of encoders that
+      learn a target of speech; else empty.
+    - `module` is the number of the module; none for the top module's number under its bare name,
+      and for what is of the whole cell. The top module has both rows.
+    - `value` is in `unit`; `better` is "higher" or "lower".
+    - `key`, `data_sha256` and `results_version` say which rows may be averaged: those that differ
+      in nothing but `seed`, and in `key`, into which the seed goes.
+
+    A cell without a metric, such as one that failed, has one row, whose metric is missing. Damaged
+    records are left out with a warning that counts them.
+
+    Raises: ConfigError if there is no such folder, or no such suite in it.
+    """
+    runs = RunsFolder(Path(runs_dir))
+    known = runs.suites()
+    if suite is not None and suite not in known:
+        raise ConfigError(f"no records of suite {suite!r} in {runs_dir}: {_listed(known)}")
+    if not known:
+        raise ConfigError(f"no records in {runs_dir}: name the folder of --runs-dir")
+    rows = []
+    for name in known if suite is None else [suite]:
+        records, damaged = runs.read(name)
+        if damaged:
+            warnings.warn(
+                f"left out: {len(damaged)} damaged record(s), such as {damaged[0]}", stacklevel=2
+            )
+        for record in records:
+            rows += list(_rows(record, folder=str(runs.folder_of(record))))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"module": "Int64", "value": "float64"})
+
+
+def _listed(suites: list[str]) -> str:
+    return f"there are {', '.join(suites)}" if suites else "there are none at all"
+
+
+def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
+    shared = {
+        "suite": record.suite,
+        "dataset": record.dataset,
+        "method": record.method,
+        "seed": record.seed,
+        "status": record.status.value,
+        "key": record.key,
+        "data_sha256": record.provenance.get("data_sha256"),
+        "results_version": record.provenance.get("results_version"),
+        "git_commit": record.provenance.get("git_commit"),
+        "folder": folder,
+    }
+    if not record.metrics:
+        yield shared
+    for name, value in record.metrics.items():
+        unit = unit_of(name, record.config)
+        yield shared | _about(name) | {"value": value, "unit": unit}
+
+
+@cache
+def _about(name: str) -> dict[str, Any]:
+    """Target, metric, module and better direction of a metric, from its name in a record."""
+    target, bare = target_of(name)
+    metric, _, module = bare.partition("/module_")
+    return {
+        "target": target or ("class" if "accuracy" in metric else ""),
+        "metric": metric,
+        "module": int(module) if module else None,
+        "better": describe(name).better.value,
+    }

@@ -1,0 +1,132 @@
+"""Trained encoders as modules."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gim_bench
+from gim_bench.cells.build import build, models_of
+from gim_bench.cells.frozen import frozen
+from gim_bench.cells.run import run_cell
+from gim_bench.contract import Split
+from gim_bench.errors import ConfigError, DataError
+from gim_bench.records.folder import RECORD, RunsFolder
+from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished cell of the tiny suite: (cell, record, bench, runs)."""
+    folder = tmp_path_factory.mktemp("finished")
+    suite = tiny_suite(folder)
+    bench, runs = tiny_bench(suite), RunsFolder(folder / "runs")
+    cell = tiny_cell(suite, "gim")
+    return cell, run_cell(cell, bench, runs=runs), bench, runs
+
+
+def folder_of(finished):
+    _, record, _, runs = finished
+    return runs.folder_of(record)
+
+
+def test_features_are_those_that_the_probe_read(finished):
+    cell, record, bench, runs = finished
+    learner = frozen(cell, record, models_of(cell, bench)[0], bench, runs=runs)
+    batch = next(iter(bench.batches(cell, Split.TEST).in_order()))
+    probed = {name: z.mean(dim=1) for name, z in learner.features(batch.inputs).items()}
+    images = bench.split(Split.TEST).images[: len(batch.inputs)]
+    ours = gim_bench.features(gim_bench.load(folder_of(finished)), images)
+    assert list(ours) == list(probed)
+    for name, values in probed.items():
+        torch.testing.assert_close(torch.from_numpy(ours[name]), values)
+
+
+def test_the_weights_are_the_trained_ones(finished):
+    cell, _, bench, _ = finished
+    trained = gim_bench.load(folder_of(finished)).module
+    untrained = build(cell, bench, target=bench.targets[0]).encoder
+    assert not trained.training
+    pairs = zip(trained.parameters(), untrained.parameters(), strict=True)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_batches_of_features_are_joined_in_order(finished):
+    trained = gim_bench.load(folder_of(finished))
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 26, 26), dtype=np.uint8)
+    whole, parts = (gim_bench.features(trained, images, batch_size=b) for b in (5, 2))
+    for name, values in whole.items():
+        np.testing.assert_allclose(parts[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_speech_is_normalised_and_read(tmp_path):
+    with noise_registered():
+        suite = tiny_suite(tmp_path, toml=SPEECH_TOML)
+        bench, runs = tiny_bench(suite), RunsFolder(tmp_path / "runs")
+        record = run_cell(tiny_cell(suite, "gim"), bench, runs=runs)
+        trained = gim_bench.load(runs.folder_of(record))
+    windows = np.full((2, 3200), 3277, dtype=np.int16)  # 0.1 of full scale: one deviation
+    assert trained.transform(windows).mean().item() == pytest.approx(1.0, rel=1e-3)
+    found = gim_bench.features(trained, windows)
+    assert [values.shape for values in found.values()] == [
+        (2, d) for d in trained.module.dims[: len(found)]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 3, 26, 26)), "images are uint8 .*: these are float64"),
+        (np.zeros((3, 26, 26), np.uint8), r"images are .*: these are uint8 \[3, 26, 26\]"),
+    ],
+)
+def test_images_of_another_kind_are_refused(finished, images, message):
+    with pytest.raises(ConfigError, match=message):
+        gim_bench.load(folder_of(finished)).transform(images)
+
+
+def test_images_smaller_than_the_crop_are_refused(finished):
+    with pytest.raises(DataError, match="a crop of 24 pixels does not fit"):
+        gim_bench.load(folder_of(finished)).transform(np.zeros((1, 3, 20, 20), np.uint8))
+
+
+def test_a_folder_without_a_cell_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no readable record: name the folder"):
+        gim_bench.load(tmp_path)
+
+
+def test_weights_that_were_altered_are_refused(finished, tmp_path):
+    there = folder_of(finished)
+    (tmp_path / RECORD).write_bytes((there / RECORD).read_bytes())
+    weights = bytearray((there / "encoder.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "encoder.safetensors").write_bytes(weights)
+    with pytest.raises(ConfigError, match="was altered since: run the cell again"):
+        gim_bench.load(tmp_path)
+
+
+def test_a_row_without_an_encoder_is_refused(tmp_path):
+    suite = tiny_suite(tmp_path)
+    runs = RunsFolder(tmp_path / "runs")
+    record = run_cell(tiny_cell(suite, "pixels"), tiny_bench(suite), runs=runs)
+    with pytest.raises(
+        ConfigError, match="the weights of pixels's own encoder, which is no stack of modules"
+    ):
+        gim_bench.load(runs.folder_of(record))
+
+
+def test_the_examples_of_the_page_run(finished, monkeypatch):
+    """docs/python.md, from top to bottom, in a folder with finished cells."""
+    _, _, _, runs = finished
+    monkeypatch.chdir(runs.root.parent)
+    code = "\n".join(
+        re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
+    )
+    space = {}
+    exec(compile(code, "docs/python.md", "exec"), space)  # noqa: S102 - our own page
+    assert json.loads(space["by_module"].to_json())["count"]
