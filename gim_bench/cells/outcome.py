@@ -42,7 +42,7 @@ def begun(cell: Cell, bench: Bench) -> Record:
             **provenance.describe(str(bench.device)),
             "precision": cell.config.training.precision,
             "data_sha256": cell.data_sha256,
-            **({"data_dir": one_line(f"{d.absolute()}")} if (d := bench.dataset.data_dir) else {}),
+            **({"data_dir": one_line(str(d.resolve()))} if (d := bench.dataset.data_dir) else {}),
             **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
             **({"data_notes": notes} if (notes := [*bench.dataset.notes()]) else {}),
             **({"workers": bench.workers} if bench.workers > 1 else {}),

@@ -22,7 +22,7 @@ from gim_bench.cli.sync import sync
 from gim_bench.errors import BenchError, one_line
 from gim_bench.system.interrupts import terminate_as_interrupt
 from gim_bench.system.streams import forgiving, results_alone
-from gim_bench.system.user import name_user
+from gim_bench.system.user import settle_user
 
 app = typer.Typer(
     help="Gradient-isolated representation learning, measured beside its baselines.",
@@ -41,7 +41,7 @@ app.add_typer(data.app, name="data")
 def main() -> NoReturn:
     """Run the command line. An error that the user can mend is one line, without a traceback."""
     terminate_as_interrupt()
-    name_user()
+    settle_user()
     with forgiving() as output:
         code = _exit_code()
         output.flush()

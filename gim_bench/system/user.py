@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -29,12 +30,21 @@ class Caching:
         return self.given_cache_dir or cache_folder(say=self.progress.say)
 
 
-def name_user() -> None:
-    """Give a user whose number has no name one for this process: PyTorch asks for it to train."""
+def settle_user() -> None:
+    """Give a user without a name or a home one for this process.
+
+    PyTorch asks for the name when it trains, MLflow for the home when it is imported. The home is a
+    private folder among the temporary files.
+    """
     try:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        with suppress(OSError):
+            os.environ["HOME"] = str(_private_folder())
 
 
 def cache_folder(*, say: Callable[[str], None]) -> Path:
@@ -47,16 +57,13 @@ def cache_folder(*, say: Callable[[str], None]) -> Path:
     """
     if named := os.environ.get(CACHE):
         return Path(named)
-    import platformdirs
-
+    reason = "this user has no home folder"
     try:
-        usual = Path(platformdirs.user_cache_dir("gim-bench"))
-        reason = f"{usual} cannot be written"
-    except RuntimeError:
-        usual, reason = None, "this user has no home folder"
-    if usual is not None and usual.is_absolute() and _is_writable(usual):
-        return usual
-    try:
+        usual = _usual_folder()
+        if usual is not None:
+            if _is_writable(usual):
+                return usual
+            reason = f"{usual} cannot be written"
         folder = _private_folder()
     except OSError as error:
         raise ConfigError(
@@ -67,6 +74,18 @@ def cache_folder(*, say: Callable[[str], None]) -> Path:
     return folder
 
 
+def _usual_folder() -> Path | None:
+    """The user's cache folder; None where the user has no home but that of `settle_user`."""
+    import platformdirs
+
+    try:
+        folder = Path(platformdirs.user_cache_dir("gim-bench"))
+    except RuntimeError:
+        return None
+    no_home = not folder.is_absolute() or folder.is_relative_to(_temporary_home())
+    return None if no_home else folder
+
+
 def _is_writable(folder: Path) -> bool:
     """Whether the folder can be written or made. Nothing is made to find out."""
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -74,9 +93,14 @@ def _is_writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
+def _temporary_home() -> Path:
+    """The place of the private folder. Raises: OSError where nobody can write temporary files."""
+    return Path(tempfile.gettempdir()) / f"gim-bench-{os.getuid()}"
+
+
 def _private_folder() -> Path:
     """A folder of temporary files that this user alone can write. Raises: OSError."""
-    folder = Path(tempfile.gettempdir()) / f"gim-bench-{os.getuid()}"
+    folder = _temporary_home()
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     shared = stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)

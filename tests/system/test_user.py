@@ -4,13 +4,14 @@ import getpass
 import os
 import stat
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from gim_bench.contract import Split
 from gim_bench.datasets.images.random_images import RandomImages
 from gim_bench.errors import ConfigError
-from gim_bench.system.user import cache_folder, name_user
+from gim_bench.system.user import cache_folder, settle_user
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def nobody(monkeypatch, tmp_path):
         raise KeyError(f"getpwuid(): uid not found: {number}")
 
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # or what a test sets would stay
+        monkeypatch.delenv(name)
     monkeypatch.delenv("GIM_BENCH_CACHE", raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     (tmp_path / "tmp").mkdir()
@@ -38,18 +40,39 @@ def said():
 def test_a_user_number_without_a_name_gets_one(nobody):
     with pytest.raises(KeyError):
         getpass.getuser()
-    name_user()
+    settle_user()
     assert getpass.getuser() == f"uid-{os.getuid()}"
 
 
-def test_a_user_with_a_name_keeps_it(monkeypatch):
+def test_a_user_with_a_name_and_a_home_keeps_them(monkeypatch):
     monkeypatch.setenv("LOGNAME", "ann")
-    name_user()
-    assert os.environ["LOGNAME"] == "ann"
+    monkeypatch.setenv("HOME", "/home/ann")
+    settle_user()
+    assert (os.environ["LOGNAME"], os.environ["HOME"]) == ("ann", "/home/ann")
 
 
 # case 6
-def test_a_user_without_a_home_caches_in_a_private_temporary_folder_and_is_told(nobody, said):
+def test_a_user_without_a_home_gets_a_private_one(nobody):
+    with pytest.raises(RuntimeError):
+        Path.home()
+    settle_user()
+    assert Path.home() == nobody / "tmp" / f"gim-bench-{os.getuid()}"
+    assert stat.S_IMODE(Path.home().stat().st_mode) == 0o700
+
+
+def test_without_temporary_files_there_is_no_home_and_no_error(nobody, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(nobody / "nowhere"))
+    settle_user()
+    assert "HOME" not in os.environ
+
+
+# case 6
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_user_without_a_home_caches_in_a_private_temporary_folder_and_is_told(
+    settled, nobody, said
+):
+    if settled:
+        settle_user()
     folder = cache_folder(say=said.append)
     assert folder == nobody / "tmp" / f"gim-bench-{os.getuid()}"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
