@@ -3,12 +3,15 @@
 Contents are compared by the sha256 of decoded values: of pixels at the size that the encoder gets,
 or of samples at 16 kHz. So a copy is found in any lossless format. A copy that was encoded anew by
 a lossy format, cut, scaled or turned has other values and is not found.
+
+Comparing 11,000 images takes 0.8 s at 32 pixels and 2.6 s at 96, where checksums and decoding take
+24 and 37 s (CIFAR-10 slice on one of two busy cores, 2026-11-27).
 """
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from gim_bench.contract import UNLABELLED, Split
 from gim_bench.datasets.files import reason
 from gim_bench.errors import one_line
 from gim_bench.progress import Progress, Task
+from gim_bench.records.record import SEEN_IN_TRAINING
 from gim_bench.seals import sealed, unsealed
 from gim_bench.system.atomic import write_atomically
 
@@ -30,7 +34,7 @@ class Duplicates:
     """The duplicates among the examples of a data set, each of which has a number."""
 
     first: np.ndarray  # int64 [example], number of the first example of the same content
-    names: Sequence[str]  # of the examples
+    name: Callable[[int], str]  # of an example, for messages
     splits: Mapping[Split, np.ndarray]  # int64 [example of the split], numbers of the examples
     noun: str  # singular name of an example
 
@@ -45,11 +49,11 @@ class Duplicates:
         shared = np.isin(self.first[ours], self.first[theirs])
         if not shared.any():
             return ""
-        one = ours[shared.argmax()]
-        same = theirs[(self.first[theirs] == self.first[one]).argmax()]
+        one = int(ours[shared.argmax()])
+        same = int(theirs[(self.first[theirs] == self.first[one]).argmax()])
         return (
-            f"{shared.sum():,} of {len(ours):,} {split} {self.noun}s are also {other} "
-            f"{self.noun}s, such as {self.names[one]} ({self.names[same]})"
+            f"{SEEN_IN_TRAINING}: {shared.sum():,} of {len(ours):,} {split} {self.noun}s are also "
+            f"{other} {self.noun}s, such as {self.name(one)} ({self.name(same)})"
         )
 
     def _within(self, split: Split) -> str:
@@ -59,10 +63,10 @@ class Duplicates:
         if not repeats.any():
             return ""
         at = int(repeats.argmax())
-        one, same = numbers[at], numbers[place[source[at]]]
+        one, same = int(numbers[at]), int(numbers[place[source[at]]])
         return (
             f"{repeats.sum():,} of {len(numbers):,} {split} {self.noun}s repeat others of the "
-            f"split, such as {self.names[one]} ({self.names[same]})"
+            f"split, such as {self.name(one)} ({self.name(same)})"
         )
 
 

@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+# The first words of a note of the data on test examples that training sees: the report repeats such
+# notes beside accuracies.
+SEEN_IN_TRAINING = "SEEN IN TRAINING"
+
 
 class Status(StrEnum):
     RUNNING = "running"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe, hyperparameter_of
+from gim_bench.records.record import SEEN_IN_TRAINING
 from gim_bench.report.columns import (
     PublishedNumbers,
     Row,
@@ -45,6 +46,7 @@ def accuracy_table(
         title="Accuracy: % of all test examples, features of the top module",
         blocks=[
             table_of(columns),
+            *_about_leaks(rows),
             *_about_spread(rows, headline),
             *_about_rates(rows),
             *flags([record for row in rows for record in row.records]),
@@ -123,11 +125,23 @@ def chosen_metrics(
             *interval_column(rows, name),
             *paper_columns(rows, name, published),
         ]
-    notes = [*_about_spread(rows, names), *_about_paper(rows, published, names)]
+    notes = [
+        *_about_leaks(rows),
+        *_about_spread(rows, names),
+        *_about_paper(rows, published, names),
+    ]
     return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
 
 
 # -- notes below the tables ------------------------------------------------------------------------
+
+
+def _about_leaks(rows: Sequence[Row]) -> list[Block]:
+    """Counts of test examples that training sees."""
+    facts = [record.provenance for row in rows for record in row.records]
+    notes = dict.fromkeys(note for each in facts for note in each.get("data_notes") or ())
+    lines = [note for note in notes if note.startswith(SEEN_IN_TRAINING)]
+    return [Bullets(lines)] if lines else []
 
 
 def _about_spread(rows: Sequence[Row], names: Sequence[str]) -> list[Block]:

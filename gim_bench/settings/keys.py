@@ -47,8 +47,8 @@ FIRST = {table: frozenset(names.split()) for table, names in _FIRST.items()}
 RENAMED = {"training.kept_outputs.epochs": "views"}
 # The kind that tables had before they had kinds: such a kind is in no key.
 KIND_BEFORE_KINDS = {"probe": "adam"}
-# Facts about a method, for whoever reads its record: they decide no number.
-NOT_KEYED = frozenset({"method.loss_unit"})
+# Facts about a method, for whoever reads its record, and what is refused: they decide no number.
+NOT_KEYED = frozenset({"method.loss_unit", "dataset.in_two_classes"})
 
 
 def keyed(settings: Settings, *, table: str = "", kind: str = "") -> dict[str, Any]:

@@ -26,8 +26,9 @@ def slowly(pieces):
 
 def duplicates(first, **splits):
     numbers = {Split(name): np.array(own) for name, own in splits.items()}
-    names = [f"{number}.png" for number in range(len(first))]
-    return Duplicates(first=np.array(first), names=names, splits=numbers, noun="image")
+    return Duplicates(
+        first=np.array(first), name=lambda number: f"{number}.png", splits=numbers, noun="image"
+    )
 
 
 # -- contents ------------------------------------------------------------------------------------
@@ -122,14 +123,16 @@ def test_without_duplicates_nothing_is_said():
 
 def test_test_examples_in_training_are_counted_with_an_example():
     found = duplicates([0, 1, 2, 1, 0], train=[0, 1, 2], test=[3, 4])
-    assert found.described() == ["2 of 2 test images are also train images, such as 3.png (1.png)"]
+    assert found.described() == [
+        "SEEN IN TRAINING: 2 of 2 test images are also train images, such as 3.png (1.png)"
+    ]
 
 
 def test_unlabelled_test_examples_are_counted_apart():
     found = duplicates([0, 1, 2, 0, 1], unlabelled=[0], train=[1, 2], test=[3, 4])
     assert found.described() == [
-        "1 of 2 test images are also train images, such as 4.png (1.png)",
-        "1 of 2 test images are also unlabelled images, such as 3.png (0.png)",
+        "SEEN IN TRAINING: 1 of 2 test images are also train images, such as 4.png (1.png)",
+        "SEEN IN TRAINING: 1 of 2 test images are also unlabelled images, such as 3.png (0.png)",
     ]
 
 

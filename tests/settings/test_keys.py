@@ -296,7 +296,15 @@ def test_facts_that_decide_no_number_are_in_no_key():
     config = cell()
     renamed = config.method.model_copy(update={"loss_unit": "bits"})
     assert key(config.model_copy(update={"method": renamed})) == key(config)
-    assert {"method.loss_unit"} == NOT_KEYED
+    assert {"method.loss_unit", "dataset.in_two_classes"} == NOT_KEYED
+
+
+def test_whether_contradicting_copies_are_refused_is_in_no_key():
+    """Refused, they leave no number; kept, the numbers are those of the data as they are."""
+    suites = [load_suite("folder", overrides=o) for o in ([], ["dataset.in_two_classes=keep"])]
+    refusing, keeping = (configs(each, methods=["gim"], device=CPU)["gim"] for each in suites)
+    assert refusing.dataset != keeping.dataset
+    assert key(refusing) == key(keeping)
 
 
 # -- defaults of later settings --------------------------------------------------------------------

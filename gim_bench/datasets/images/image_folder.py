@@ -8,15 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import PIL
 from pydantic import Field
 
+from gim_bench.contract import UNLABELLED as NO_LABEL
 from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.arrays import Kept, kept
+from gim_bench.datasets.duplicates import (
+    Duplicates,
+    contradictions,
+    first_of_same,
+    remembered_first,
+    sources,
+)
 from gim_bench.datasets.files import FileDataset, fingerprint_of, reason
 from gim_bench.datasets.images.decoding import DECODER, SUFFIXES, Remark, decode
 from gim_bench.datasets.walk import Reason, Walk, count, lookalike, nfc, walk
@@ -44,6 +53,20 @@ class Contents:
         labelled = (path for files in self.labelled.values() for path, _ in files)
         return [*self.unlabelled, *labelled]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [image], the number of the class, or -1."""
+        labelled = [label for files in self.labelled.values() for _, label in files]
+        return np.array([*[NO_LABEL] * len(self.unlabelled), *labelled], dtype=np.int64)
+
+    @property
+    def slices(self) -> Mapping[Split, slice]:
+        """Places of each split in the array; a split without images of its own is left out."""
+        counts = {Split.UNLABELLED: len(self.unlabelled)}
+        counts |= {split: len(files) for split, files in self.labelled.items()}
+        ends = zip(counts.items(), accumulate(counts.values()), strict=True)
+        return {split: slice(end - count, end) for (split, count), end in ends if count}
+
 
 class ImageFolder(FileDataset):
     """Photographs in folders named by class, as RGB squares of one size.
@@ -54,21 +77,28 @@ class ImageFolder(FileDataset):
     """
 
     class Options(Settings):
-        """Size in pixels: the short side is resized to `size`, then the centre is cut out."""
+        """Size in pixels, and whether copies of one image in two classes are an error.
+
+        The short side is resized to `size`, then the centre is cut out. `in_two_classes = "keep"`
+        counts such copies and keeps them: 5,836 training images of ImageNet have a copy, nearly all
+        of them in another class.
+
+        Source: Flaws of ImageNet, ICLR blog posts 2025, "Exact Duplicate Search".
+        """
 
         size: Annotated[int, Field(ge=8)] = 96
+        in_two_classes: Literal["refuse", "keep"] = "refuse"
 
     options: Options
 
     def prepare(self) -> None:
-        """Compute checksums and decode, unless both are cached."""
-        _ = self._array
+        """Compute checksums, decode and look for duplicates, unless all is cached."""
+        _ = self._duplicates
 
     def verify(self) -> None:
         """Read and decode every file again, and renew the remembered checksums."""
         self._sha256s(fresh=True)
-        for _ in self._decode(Remarks(self._root)):
-            pass
+        self._judged(first_of_same(self._decode(Remarks(self._root))))
 
     def fingerprint(self) -> str:
         """sha256 of the names and contents of all images, and of the decoder's version.
@@ -83,21 +113,21 @@ class ImageFolder(FileDataset):
 
     def split(self, split: Split) -> Images:
         """Memory-mapped images. Without unlabelled images, the train images serve as unlabelled."""
-        unlabelled, labelled = len(self._contents.unlabelled), self._contents.labelled
-        train_end = unlabelled + len(labelled[Split.TRAIN])
-        pixels = {
-            Split.UNLABELLED: self._pixels[: unlabelled or train_end],
-            Split.TRAIN: self._pixels[unlabelled:train_end],
-            Split.TEST: self._pixels[train_end:],
-        }[split]
-        if split is Split.UNLABELLED:
-            return Images(images=pixels, labels={})
-        labels = np.array([label for _, label in labelled[split]], dtype=np.int64)
-        return Images(images=pixels, labels={"class": labels})
+        slices = self._contents.slices
+        own = slices.get(split, slices[Split.TRAIN])
+        labels = {} if split is Split.UNLABELLED else {"class": self._contents.labels[own]}
+        shared = sources(self._duplicates.first[own])
+        return Images(images=self._pixels[own], labels=labels, sources=shared)
 
     def notes(self) -> Sequence[str]:
-        """Counts of files that were left out and of images that were changed; classes alike."""
-        lines = [self._seen.note(), *self._array.notes, _lookalikes(self._contents.classes)]
+        """Counts of files left out, of images changed, of duplicates; classes alike."""
+        lines = [
+            *self._duplicates.described(),
+            self._in_two_classes(self._duplicates),
+            self._seen.note(),
+            *self._array.notes,
+            _lookalikes(self._contents.classes),
+        ]
         return [line for line in lines if line]
 
     # -- what is in the folder -------------------------------------------------------------------
@@ -150,6 +180,48 @@ class ImageFolder(FileDataset):
             for path, checksums in zip(paths, found, strict=True)
         ]
 
+    # -- duplicates ------------------------------------------------------------------------------
+
+    @cached_property
+    def _duplicates(self) -> Duplicates:
+        """The duplicates among the images. Raises: DataError."""
+        first = remembered_first(
+            self._array_path.with_suffix(".duplicates.json"),
+            pieces=self._pixels,
+            count=len(self._contents.paths),
+            noun="image",
+            progress=self.progress,
+        )
+        return self._judged(first)
+
+    def _judged(self, first: np.ndarray) -> Duplicates:
+        """The duplicates. Raises: DataError if copies of an image are in two classes."""
+        paths = self._contents.paths
+        found = Duplicates(
+            first=first,
+            name=lambda number: paths[number].relative_to(self._root).as_posix(),
+            splits={
+                split: np.arange(len(paths))[own] for split, own in self._contents.slices.items()
+            },
+            noun="image",
+        )
+        line = self._in_two_classes(found)
+        if line and self.options.in_two_classes == "refuse":
+            raise DataError(
+                f"image_folder: in {self._root}, {line}: remove the wrong ones, or keep them all "
+                f"with --set dataset.in_two_classes=keep"
+            )
+        return found
+
+    def _in_two_classes(self, found: Duplicates) -> str:
+        """A line on images with a copy in another class; empty without such images."""
+        cases = contradictions(found.first, labels=self._contents.labels)
+        if not cases:
+            return ""
+        one, other = map(found.name, cases[0][:2])
+        number = sum(map(len, cases))
+        return f"{number:,} images have a copy in another class, such as {one} and {other}"
+
     # -- decoded once ----------------------------------------------------------------------------
 
     @cached_property
@@ -183,7 +255,12 @@ class ImageFolder(FileDataset):
     @property
     def _array_path(self) -> Path:
         """Path of the array, named after everything that the pixels depend on."""
-        identity = [self.fingerprint(), self.options.model_dump_json(), PIL.__version__, DECODER]
+        identity = [
+            self.fingerprint(),
+            self.options.model_dump_json(include={"size"}),
+            PIL.__version__,
+            DECODER,
+        ]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         return self.cache_dir / "image_folder" / f"{name}.bin"
 

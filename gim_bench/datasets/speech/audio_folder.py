@@ -124,7 +124,7 @@ class AudioFolder(SpeechFiles):
         numbers = {file.id: number for number, file in enumerate(self.files)}
         found = Duplicates(
             first=self._first,
-            names=[file.name for file in self.files],
+            name=lambda number: self.files[number].name,
             splits={
                 split: np.array([numbers[each.file.id] for each in recordings], dtype=np.int64)
                 for split, recordings in self._by_split.items()
