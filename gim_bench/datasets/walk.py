@@ -4,7 +4,7 @@ import heapq
 import os
 import unicodedata
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -160,6 +160,19 @@ def lookalike(name: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", name).casefold()
     return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def alike(names: Sequence[str], *, noun: str) -> str:
+    """A line on names that people take for each other; empty without such names."""
+    by_look = defaultdict[str, list[str]](list)
+    for name in names:
+        by_look[lookalike(name)].append(name)
+    found = [same for same in by_look.values() if len(same) > 1]
+    if not found:
+        return ""
+    one, other, *_ = found[0]
+    number = sum(map(len, found))
+    return f"{number:,} {noun} have names that look alike, such as {one!r} and {other!r}"
 
 
 def _visible(root: Path) -> Iterator[tuple[str, Place | Reason]]:

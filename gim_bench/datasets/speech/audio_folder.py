@@ -1,25 +1,33 @@
-"""Your own recordings: `<speaker>/**/*.wav` or `.flac` below one folder, at any sample rate."""
+"""Your own recordings: `<speaker>/**/*.wav` and other formats, at any sample rate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from gim_bench.contract import SAMPLE_RATE_HZ, Split
 from gim_bench.datasets.duplicates import Duplicates, contradictions, remembered_first, sources
 from gim_bench.datasets.files import UnusableError
-from gim_bench.datasets.speech.audio import read_audio, to_int16
+from gim_bench.datasets.speech.audio import SUFFIXES, read_audio, to_int16
+from gim_bench.datasets.speech.audio_files import AudioFile, Recording, spelled
 from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine
-from gim_bench.datasets.speech.recordings import AudioFile, Recording, SpeechFiles
+from gim_bench.datasets.speech.recordings import SpeechFiles
+from gim_bench.datasets.speech.remarks import Tell
 from gim_bench.datasets.speech.splits import split_by_name
+from gim_bench.datasets.walk import Reason, count
 from gim_bench.errors import DataError
 from gim_bench.settings import base
 
-LAYOUT = "<speaker>/**/*.wav or .flac"
+LAYOUT = "<speaker>/**/*.wav (or .flac, .mp3, .ogg, …)"
 LABEL_FILES = ("phones.txt", "converted_aligned_phones.txt")  # the first that exists counts
+TWINS = Reason(
+    "recording has the name of another in another format",
+    "recordings have the names of others in other formats",
+)
 RATES_HZ = range(1_000, 1_000_001)  # any other rate is an error of the header
 # Largest term of a resampling ratio: the filter has as many phases. The ratios of all usual rates
 # are exact; others are off by less than a millionth, which moves no 10 ms label.
@@ -31,9 +39,10 @@ class AudioFolder(SpeechFiles):
 
     A recording is for testing if the sha256 of its path below the folder, as a fraction, is below
     `test_fraction`. Every speaker has a train recording and, with two or more recordings, a test
-    recording. Recordings of the same samples go where the first of them goes; under two speakers
-    they are an error. Phone labels may lie in `phones.txt` at the top of the folder, in CPC's
-    format; an id is a file's name, or its path below the folder, without the suffix.
+    recording. Recordings of the same samples, or of the same name in several formats, go where the
+    first of them goes; the same samples under two speakers are an error. Phone labels may lie in
+    `phones.txt` at the top of the folder, in CPC's format; an id is a file's name, or its path
+    below the folder, without the suffix.
     """
 
     class Options(SpeechFiles.Options):
@@ -44,7 +53,7 @@ class AudioFolder(SpeechFiles):
     options: Options
 
     name = "audio_folder"
-    suffixes = (".flac", ".wav")
+    suffixes = SUFFIXES
     phones = MOST_PHONES
 
     @property
@@ -67,21 +76,24 @@ class AudioFolder(SpeechFiles):
             raise UnusableError(f"{path} (it lies in no folder named after its speaker)")
         return AudioFile(path=path, name=name, id=name, speaker=speaker)
 
-    def decode(self, path: Path) -> np.ndarray:
-        samples, rate_hz = read_audio(path)
+    def belongs(self, name: str) -> bool:
+        return name in LABEL_FILES
+
+    def decode(self, path: Path, *, tell: Tell = lambda _: None) -> np.ndarray:
+        samples, rate_hz = read_audio(path, tell=tell)
         if rate_hz not in RATES_HZ:
             raise UnusableError(f"{path} (it claims {rate_hz:,} samples a second)")
         return to_int16(resample(samples, rate_hz=rate_hz))
 
     def decoder_versions(self) -> Sequence[str]:
-        return [version("torchaudio")]
+        return [version("torchaudio"), soundfile.__libsndfile_version__]
 
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
         return split_by_name(
             recordings,
             test_fraction=self.options.test_fraction,
             test_every_speaker=True,
-            unit=lambda file: self.files[self._first_by_id[file.id]].id,
+            unit=lambda file: self.files[self._group_by_id[file.id]].id,
         )
 
     # -- duplicates ------------------------------------------------------------------------------
@@ -93,20 +105,32 @@ class AudioFolder(SpeechFiles):
         ends = np.cumsum(lengths)
         return remembered_first(
             self._array_path.with_suffix(".duplicates.json"),
-            pieces=(values[e - n : e] for e, n in zip(ends, lengths, strict=True)),
+            # Silence is the copy of no other silence, and tells nothing of a speaker.
+            pieces=(
+                values[e - n : e if values[e - n : e].any() else e - n]
+                for e, n in zip(ends, lengths, strict=True)
+            ),
             count=len(lengths),
             noun="recording",
             progress=self.progress,
         )
 
     @cached_property
-    def _first_by_id(self) -> Mapping[str, int]:
-        """As `_first`, by the id of each file."""
-        return dict(zip((file.id for file in self.files), self._first.tolist(), strict=True))
+    def _first_of_name(self) -> Sequence[int]:
+        """Number of the first file of the same name but for its suffix, by the number of a file."""
+        first = dict[str, int]()
+        names = (spelled(file.name.rpartition(".")[0]) for file in self.files)
+        return [first.setdefault(name, number) for number, name in enumerate(names)]
+
+    @cached_property
+    def _group_by_id(self) -> Mapping[str, int]:
+        """Number of the first file of a recording that several files may hold, by the file's id."""
+        groups = self._first[self._first_of_name].tolist()
+        return dict(zip((file.id for file in self.files), groups, strict=True))
 
     def sources(self, files: Sequence[AudioFile]) -> np.ndarray | None:
-        """Alike for recordings of the same samples; None without such recordings."""
-        return sources(np.array([self._first_by_id[file.id] for file in files], dtype=np.int64))
+        """Alike for files that hold one recording; None without such files."""
+        return sources(np.array([self._group_by_id[file.id] for file in files], dtype=np.int64))
 
     def contradicted(self) -> Mapping[str, str]:
         """Recordings whose samples are under two speakers."""
@@ -131,7 +155,9 @@ class AudioFolder(SpeechFiles):
             },
             noun="recording",
         )
-        return [*super().notes(), *found.described()]
+        twins = [f.name for n, f in enumerate(self.files) if self._first_of_name[n] != n]
+        named = [f"{count(TWINS, twins)}: they share a split"] if twins else []
+        return [*super().notes(), *found.described(), *named]
 
     # -- labels ----------------------------------------------------------------------------------
 
@@ -151,14 +177,17 @@ class AudioFolder(SpeechFiles):
             path, _, _ = file.name.rpartition(".")
             # The two ids of a file always differ, because every file lies in a folder.
             for label_id in (path, path.rpartition("/")[2]):
-                files.setdefault(label_id, []).append(file)
+                files.setdefault(spelled(label_id), []).append(file)
         return files
+
+    def label_ids(self) -> Collection[str]:
+        return self._by_label_id
 
     def labelled_by(self, label_id: str) -> AudioFile | None:
         files = self._by_label_id.get(label_id, [])
         if len(files) > 1:
-            twins = files[0].path.with_suffix("") == files[1].path.with_suffix("")
-            remedy = "remove one of the two" if twins else "label them by their paths"
+            one, other = (spelled(file.name.rpartition(".")[0]) for file in files[:2])
+            remedy = "remove or rename one" if one == other else "label them by their paths"
             raise UnusableError(
                 f"{label_id!r} is the name of {files[0].name} and of {files[1].name}: {remedy}"
             )

@@ -7,7 +7,7 @@ and the split into train and test: van den Oord et al. 2018 (CPC).
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -19,23 +19,27 @@ from gim_bench.datasets.files import (
     ArchiveError,
     UnusableError,
     download,
-    files_below,
     reason,
     unpack,
     unreadable,
 )
 from gim_bench.datasets.speech.audio import read_audio, to_int16
+from gim_bench.datasets.speech.audio_files import AudioFile, Recording, count
 from gim_bench.datasets.speech.phone_labels import LIBRISPEECH_PHONES
-from gim_bench.datasets.speech.recordings import AudioFile, Recording, SpeechFiles, count
+from gim_bench.datasets.speech.recordings import SpeechFiles
+from gim_bench.datasets.speech.remarks import Tell
 from gim_bench.datasets.speech.splits import split_by_name
+from gim_bench.datasets.walk import walk
 from gim_bench.errors import DataError
 from gim_bench.system.atomic import write_atomically
+from gim_bench.texts import TextError, read_text
 
 FOLDER = "train-clean-100"
 ARCHIVE = f"{FOLDER}.tar.gz"
 URL = f"http://www.openslr.org/resources/12/{ARCHIVE}"
 UTTERANCES = 28_539
 LABELS_FOLDER = "LibriSpeech100_labels_split"
+TRANSCRIPTS = ".trans.txt"  # words beside each chapter, which nothing here reads
 LABEL_FILE = "converted_aligned_phones.txt"
 SPLIT_FILES = {Split.TRAIN: "train_split.txt", Split.TEST: "test_split.txt"}
 TEST_FRACTION = 0.2  # CPC's own split is about 80 to 20
@@ -108,7 +112,7 @@ class LibriSpeech(SpeechFiles):
 
     @property
     def _has_audio(self) -> bool:
-        return self.root.is_dir() and bool(files_below(self.root, suffixes=self.suffixes))
+        return self.root.is_dir() and bool(walk(self.root, suffixes=self.suffixes).names)
 
     @property
     def _unfinished(self) -> Path:
@@ -142,8 +146,8 @@ class LibriSpeech(SpeechFiles):
             )
         return AudioFile(path=path, name=name, id=match["id"], speaker=match["speaker"])
 
-    def decode(self, path: Path) -> np.ndarray:
-        samples, rate_hz = read_audio(path)
+    def decode(self, path: Path, *, tell: Tell = lambda _: None) -> np.ndarray:
+        samples, rate_hz = read_audio(path, tell=tell)
         if rate_hz != SAMPLE_RATE_HZ:
             raise UnusableError(
                 f"{path} (it has {rate_hz:,} samples a second where LibriSpeech has "
@@ -151,7 +155,13 @@ class LibriSpeech(SpeechFiles):
             )
         return to_int16(samples)
 
+    def belongs(self, name: str) -> bool:
+        return name.endswith(TRANSCRIPTS)
+
     # -- labels ----------------------------------------------------------------------------------
+
+    def label_ids(self) -> Collection[str]:
+        return self._by_id
 
     def label_file(self) -> Path | None:
         return self._find(LABEL_FILE)
@@ -369,13 +379,10 @@ def official_sha256() -> str:
 def _ids(path: Path) -> list[tuple[str, str]]:
     """(place, id) of every line that is not empty. Raises: DataError if `path` cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path).split("\n")
     except OSError as error:
         raise unreadable(error) from None
-    except UnicodeDecodeError:
-        raise DataError(
-            f"librispeech: {path} is not UTF-8 text: replace it by a list of utterances, or remove "
-            f"it"
-        ) from None
+    except TextError as error:
+        raise DataError(f"librispeech: {path}, {error}, or remove it") from None
     stripped = ((f"{path}, line {n}", line.strip()) for n, line in enumerate(lines, start=1))
     return [(place, line) for place, line in stripped if line]

@@ -6,7 +6,7 @@ Source: van den Oord et al. 2018, `converted_aligned_phones.txt`: forced alignme
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ import numpy as np
 
 from gim_bench.contract import UNLABELLED
 from gim_bench.datasets.files import MEGABYTE, Megabytes, stamp_of, unreadable
+from gim_bench.datasets.speech.audio_files import spelled
 from gim_bench.progress import Progress
+from gim_bench.texts import check_text, text_lines
 
 LIBRISPEECH_PHONES = 41
 MOST_PHONES = 1000  # more than any language has; a larger number is a slip
@@ -40,12 +42,16 @@ class LabelFile:
     faults: Sequence[str]
 
 
-def read_phone_labels(path: Path, *, phones: int, progress: Progress) -> LabelFile:
+def read_phone_labels(
+    path: Path, *, phones: int, progress: Progress, known: Collection[str] = ()
+) -> LabelFile:
     """All lines of the file; labels are 0 to `phones` - 1.
+
+    A line begins with one of the `known` ids, which may hold blanks, or with another word.
 
     Raises: DataError if the file cannot be read.
     """
-    numbers, seen = _Numbers(phones), dict[str, int]()
+    numbers, seen, ids = _Numbers(phones), dict[str, int](), _Ids(known)
     lines, faults = list[LabelLine](), list[str]()
     total = math.ceil(stamp_of(path).size / MEGABYTE)
     try:
@@ -54,11 +60,11 @@ def read_phone_labels(path: Path, *, phones: int, progress: Progress) -> LabelFi
             progress.task(f"reading {path.name}", total=total, unit="MB") as task,
         ):
             done = Megabytes(task)
-            for number, content in enumerate(file, start=1):
+            for number, content in enumerate(text_lines(file), start=1):
                 done.add(len(content))
                 place = f"{path}, line {number}"
                 try:
-                    if line := _parse(content, numbers=numbers, place=place):
+                    if line := _parse(content, ids=ids, numbers=numbers, place=place):
                         _refuse_second(line.id, seen=seen, number=number)
                         lines.append(line)
                 except ValueError as error:
@@ -90,15 +96,41 @@ class _Numbers(dict[str, int]):
         return self[text]
 
 
-def _parse(content: bytes, *, numbers: _Numbers, place: str) -> LabelLine | None:
-    """The line's id and labels; None for an empty line. Raises: ValueError with the fault."""
+class _Ids:
+    """Ids of recordings, the longest of which begins a line."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._most_words = max((name.count(" ") + 1 for name in known), default=1)
+
+    def words(self, line: Sequence[str], *, numbers: _Numbers) -> int:
+        """Number of words of the line's id. Raises: ValueError if a shorter id fits as well."""
+        counts = range(1, min(self._most_words, len(line)) + 1)
+        *shorter, longest = [n for n in counts if " ".join(line[:n]) in self._known] or [1]
+        for count in shorter:
+            if _are_numbers(line[count:longest], numbers=numbers):
+                one, other = (" ".join(line[:n]) for n in (count, longest))
+                raise ValueError(
+                    f"{one!r} and {other!r} are both recordings, and the line fits both: rename one"
+                )
+        return longest
+
+
+def _are_numbers(words: Sequence[str], *, numbers: _Numbers) -> bool:
     try:
-        words = content.decode("utf-8-sig").split()
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
-    if not words:
+        return bool([numbers[word] for word in words])
+    except ValueError:
+        return False
+
+
+def _parse(content: str, *, ids: _Ids, numbers: _Numbers, place: str) -> LabelLine | None:
+    """The line's id and labels; None for an empty line. Raises: ValueError with the fault."""
+    check_text(content)
+    line = spelled(content).split()
+    if not line:
         return None
-    utterance, *labels = words
+    count = ids.words(line, numbers=numbers)
+    utterance, labels = " ".join(line[:count]), line[count:]
     if not labels:
         raise ValueError(f"no numbers follow {utterance!r}")
     phones = np.fromiter(map(numbers.__getitem__, labels), dtype=np.int16, count=len(labels))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,36 +12,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from gim_bench.contract import UNLABELLED, Modality, Recordings, Split, Target, label_frames
+from gim_bench.contract import UNLABELLED, Modality, Recordings, Split, Target
 from gim_bench.datasets.arrays import Kept, kept
-from gim_bench.datasets.files import FileDataset, UnusableError, files_below, fingerprint_of, reason
+from gim_bench.datasets.files import FileDataset, UnusableError, fingerprint_of, reason
 from gim_bench.datasets.speech.audio import in_threads
+from gim_bench.datasets.speech.audio_files import AudioFile, Recording, count, with_one_form
 from gim_bench.datasets.speech.phone_labels import LabelLine, fitted, read_phone_labels
+from gim_bench.datasets.speech.remarks import Remarks, Tell
+from gim_bench.datasets.walk import Walk, alike, walk
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AudioFile:
-    """A file of speech, its speaker, and its id in labels and splits."""
-
-    path: Path
-    name: str  # below the data set's folder, with "/"
-    id: str
-    speaker: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recording:
-    """A decoded audio file, and the place of its samples in the array."""
-
-    file: AudioFile
-    start: int
-    length: int  # samples
-
-    @property
-    def frames(self) -> int:
-        return label_frames(self.length)
+# Version of reading, in the names of the decoded arrays: 2 has remarks on the recordings.
+READING = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +69,15 @@ class SpeechFiles(FileDataset):
         """The file at `path`, called `name` below the root. Raises: UnusableError."""
 
     @abstractmethod
-    def decode(self, path: Path) -> np.ndarray:
-        """Samples of a file, int16 [sample] at 16 kHz. Raises: UnusableError."""
+    def decode(self, path: Path, *, tell: Tell = lambda _: None) -> np.ndarray:
+        """Samples of a file, int16 [sample] at 16 kHz; `tell` hears of their faults.
+
+        Raises: UnusableError.
+        """
+
+    def belongs(self, name: str) -> bool:
+        """Hook: whether the data set uses the file `name` below the root, though not as audio."""
+        return False
 
     @abstractmethod
     def label_file(self) -> Path | None:
@@ -99,6 +89,10 @@ class SpeechFiles(FileDataset):
 
     def say_unlabelled(self) -> None:
         """Hook: without phone labels, say how to get them."""
+
+    @abstractmethod
+    def label_ids(self) -> Collection[str]:
+        """The ids that label files may use for the audio files, as `spelled` writes them."""
 
     @abstractmethod
     def labelled_by(self, label_id: str) -> AudioFile | None:
@@ -127,8 +121,13 @@ class SpeechFiles(FileDataset):
         self.check_presence()
         self._sha256s(self._all_files, fresh=True)
         self.prepare()
-        for _ in self._decoded():
+        for _ in self._decoded(Remarks()):
             pass
+
+    def notes(self) -> Sequence[str]:
+        """Counts of files that were left out, of faults of recordings, and of speakers alike."""
+        lines = [self._seen.note(), *self._array.notes, alike(self._folders, noun="speakers")]
+        return [line for line in lines if line]
 
     def fingerprint(self) -> str:
         """sha256 of the names and contents of all files; only files with new stamps are read."""
@@ -176,22 +175,31 @@ class SpeechFiles(FileDataset):
     # -- which files -----------------------------------------------------------------------------
 
     @cached_property
+    def _seen(self) -> Walk:
+        self.check_presence()
+        return walk(self.root, suffixes=self.suffixes, belongs=self.belongs)
+
+    @cached_property
     def _listing(self) -> tuple[Sequence[AudioFile], Sequence[str]]:
         """Audio files in the order of their paths, and the faults of the skipped files."""
-        self.check_presence()
         files, faults = list[AudioFile](), list[str]()
-        for path in files_below(self.root, suffixes=self.suffixes):
+        for path in self._seen.paths:
             try:
                 files.append(self._listed(path))
             except UnusableError as error:
                 self.refuse_or(faults.append, error)
-        return files, faults
+        return with_one_form(files), faults
 
     def _listed(self, path: Path) -> AudioFile:
         """The audio file at `path`. Raises: UnusableError."""
         if not os.access(path, os.R_OK):
             raise UnusableError(f"{path} (it cannot be read)")
         return self.audio_file(path, name=path.relative_to(self.root).as_posix())
+
+    @property
+    def _folders(self) -> list[str]:
+        """Names of the speakers whose files are listed."""
+        return sorted({file.speaker for file in self.files})
 
     @property
     def files(self) -> Sequence[AudioFile]:
@@ -239,13 +247,15 @@ class SpeechFiles(FileDataset):
     @cached_property
     def _array(self) -> Kept:
         """The samples: a piece for every file, empty for a skipped file."""
+        remarks = Remarks()
         try:
             return kept(
                 self._array_path,
                 dtype=np.int16,
-                pieces=self._decoded,
+                pieces=lambda: self._decoded(remarks),
                 known=self.known,
                 progress=self.progress,
+                notes=remarks.lines,
             )
         except OSError as error:
             raise DataError(
@@ -257,7 +267,7 @@ class SpeechFiles(FileDataset):
     def _array_path(self) -> Path:
         """Path of the array, named after everything that the samples depend on."""
         audio = fingerprint_of(self._sha256s([(file.name, file.path) for file in self.files]))
-        identity = json.dumps([audio, *self.decoder_versions()])
+        identity = json.dumps([audio, READING, *self.decoder_versions()])
         name = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return self.cache_dir / self.name / f"{name}.bin"
 
@@ -265,12 +275,15 @@ class SpeechFiles(FileDataset):
         """Versions that samples depend on; none for lossless files at 16 kHz."""
         return ()
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _decoded(self, remarks: Remarks) -> Iterator[np.ndarray]:
         """Samples of each file; an empty array for a skipped file."""
-        title = f"decoding {self.root.name}"
-        paths = [file.path for file in self.files]
-        with self.progress.task(title, total=len(paths), unit="recording") as task:
-            for found in in_threads(self._attempt, paths):
+        title, total = f"decoding {self.root.name}", len(self.files)
+
+        def attempt(file: AudioFile) -> np.ndarray | UnusableError:
+            return self._attempt(file.path, tell=remarks.about(file.name))
+
+        with self.progress.task(title, total=total, unit="recording") as task:
+            for found in in_threads(attempt, self.files):
                 if isinstance(found, UnusableError):
                     self.refuse_or(lambda _: None, found)  # `_recordings` reports the fault
                     yield np.empty(0, dtype=np.int16)
@@ -278,9 +291,9 @@ class SpeechFiles(FileDataset):
                     yield found
                 task.advance()
 
-    def _attempt(self, path: Path) -> np.ndarray | UnusableError:
+    def _attempt(self, path: Path, *, tell: Tell = lambda _: None) -> np.ndarray | UnusableError:
         try:
-            samples = self.decode(path)
+            samples = self.decode(path, tell=tell)
         except UnusableError as error:
             return error
         return samples if len(samples) else UnusableError(f"{path} (it holds no samples)")
@@ -319,9 +332,10 @@ class SpeechFiles(FileDataset):
         """Recordings of TRAIN and TEST: of two or more speakers, all of whom are in TRAIN."""
         speakers = len({recording.file.speaker for recording in self._recordings})
         if speakers < 2:
+            left_out = f"; {note}" if (note := self._seen.note()) else ""
             raise DataError(
                 f"{self.name}: {self.root} holds usable recordings of {count(speakers, 'speaker')} "
-                f"where two or more are needed: add recordings of others"
+                f"where two or more are needed{left_out}: add recordings of others"
             )
         by_split = self.assign(self._recordings)
         for split, recordings in by_split.items():
@@ -356,7 +370,9 @@ class SpeechFiles(FileDataset):
         if path is None:
             self.say_unlabelled()
             return None
-        labels = read_phone_labels(path, phones=self.phones, progress=self.progress)
+        labels = read_phone_labels(
+            path, phones=self.phones, known=self.label_ids(), progress=self.progress
+        )
         faults = list[str]()
         for fault in labels.faults:
             self.refuse_or(faults.append, UnusableError(fault))
@@ -413,15 +429,6 @@ class SpeechFiles(FileDataset):
             self.progress.say(
                 f"{self.name}: {missing:,} of {count(len(used), 'recording')} have no phone labels"
             )
-
-
-def count(number: int, noun: str) -> str:
-    """The number and its noun.
-
-    >>> count(1, "line"), count(28_539, "utterance")
-    ('1 line', '28,539 utterances')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _label(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.ndarray) -> None:

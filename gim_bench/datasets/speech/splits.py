@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from gim_bench.contract import Split
-from gim_bench.datasets.speech.recordings import AudioFile, Recording
+from gim_bench.datasets.speech.audio_files import AudioFile, Recording
 
 
 def draw(name: str) -> float:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -347,6 +348,116 @@ def test_without_labels_there_is_the_speaker_alone(root, data, listener):
     assert [target.name for target in mine.targets()] == ["speaker"]
     assert mine.split(Split.TRAIN).frames == {}
     assert listener.lines == []
+
+
+# case 25
+def test_ids_may_hold_blanks(root, data):
+    write(root / "ben" / "session 0" / "a  long name.wav", ramp(first=5_000))
+    name = "ben/session 0/a long name"
+    label(root, {name: eight(7)} | {stem: eight(1) for stem in STEMS})
+    mine = data()
+    found = np.concatenate(
+        [mine.split(split).frames["phone"] for split in (Split.TRAIN, Split.TEST)]
+    )
+    assert sorted(found.tolist()) == sorted([7] * 8 + [1] * 8 * len(FILES))
+
+
+# case 25
+def test_a_line_that_fits_two_recordings_is_refused(root, data):
+    for number, name in enumerate(("take", "take 1")):
+        write(root / "ben" / f"{name}.wav", ramp(first=5_000 + number))
+    label(root, {"take 1": eight(1), "0": eight(1)})
+    line = refusal(data())
+    assert "phones.txt, line 1: 'take' and 'take 1' are both recordings" in line
+
+
+FORMS = pytest.mark.parametrize(("on_disk", "in_text"), [("NFD", "NFC"), ("NFC", "NFD")])
+
+
+# case 22
+@FORMS
+def test_labels_and_names_meet_in_either_unicode_form(root, data, on_disk, in_text):
+    write(root / "anna" / f"{normalize(on_disk, 'été')}.wav")
+    label(root, {normalize(in_text, "été"): eight(5)} | {stem: eight(1) for stem in STEMS})
+    mine = data()
+    assert mine.targets()[1].classes == [str(number) for number in range(6)]
+
+
+# case 22
+def test_a_speaker_in_two_unicode_forms_is_one(root, data):
+    for take, form in enumerate(("NFC", "NFD")):
+        write(root / normalize(form, "zoë") / f"{take}.wav", ramp(first=5_000 + take))
+    mine = data()
+    assert mine.targets()[0].classes == ["anna", "ben", "cleo", normalize("NFC", "zoë")]
+    assert whose(mine, Split.TEST).count(normalize("NFC", "zoë")) == 1
+
+
+def test_a_speaker_in_one_form_keeps_it(root, data):
+    (root / "anna").rename(root / normalize("NFD", "änna"))
+    assert normalize("NFD", "änna") in data().targets()[0].classes
+
+
+def test_speakers_that_look_alike_are_said_to(root, data):
+    write(root / "Anna" / "7.wav", ramp(first=5_000))
+    (note,) = data().notes()
+    assert note == "2 speakers have names that look alike, such as 'Anna' and 'anna'"
+
+
+def test_labels_saved_by_windows_are_read(root, data):
+    text = "".join(f"{stem} {eight(3)}\r\n" for stem in STEMS)
+    (root / "phones.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert data().targets()[1].classes == ["0", "1", "2", "3"]
+
+
+# -- formats -------------------------------------------------------------------------------------
+
+
+# case 26
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "aiff", "MP3"])
+def test_other_formats_are_read_like_wav(tmp_path, data, suffix):
+    noise = np.random.default_rng(0)
+    for speaker in "ab":
+        for take in range(4):
+            path = tmp_path / "mine" / speaker / f"{take}.{suffix}"
+            write(path, noise.normal(0, 0.1, size=8_000))
+    mine = data()
+    assert mine.targets()[0].classes == ["a", "b"]
+    assert len(mine.split(Split.TRAIN)) + len(mine.split(Split.TEST)) == 8
+
+
+# case 26
+def test_files_that_are_not_read_are_counted_and_named(root, data):
+    for take in range(3):
+        (root / "anna" / f"{take}.m4a").write_bytes(b"")
+    (note,) = data().notes()
+    assert note == "left out: 3 files that are not read (.m4a), such as anna/0.m4a"
+
+
+# case 26
+def test_a_folder_of_unread_files_alone_says_so(tmp_path, data):
+    for speaker in "ab":
+        (tmp_path / "mine" / speaker).mkdir(parents=True)
+        (tmp_path / "mine" / speaker / "0.m4a").write_bytes(b"")
+    line = refusal(data())
+    assert "0 speakers where two or more are needed; left out: 2 files that are not read" in line
+
+
+@pytest.mark.parametrize("test_fraction", [0.1, 0.5, 0.9])
+def test_a_recording_in_two_formats_is_in_one_split(root, data, test_fraction):
+    for take in range(6):
+        samples = ramp(8_000, first=100 * take)
+        write(root / "ben" / f"both{take}.wav", samples)
+        write(root / "ben" / f"both{take}.mp3", samples)
+    mine = data(test_fraction=test_fraction)
+    for split in (Split.TRAIN, Split.TEST):
+        lengths, sources = (getattr(mine.split(split), name) for name in ("lengths", "sources"))
+        both = [] if sources is None else sources[lengths == 8_000].tolist()
+        assert all(both.count(source) == 2 for source in both)
+        assert sources is not None or (lengths != 8_000).all()
+    assert mine.notes()[-1] == (
+        "6 recordings have the names of others in other formats, such as ben/both0.wav: "
+        "they share a split"
+    )
 
 
 # -- real recordings -----------------------------------------------------------------------------

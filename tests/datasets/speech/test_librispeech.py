@@ -91,9 +91,9 @@ def decodings(monkeypatch):
     """The files that were decoded."""
     decoded, read = [], librispeech.read_audio
 
-    def spy(path):
+    def spy(path, **how):
         decoded.append(path.name)
-        return read(path)
+        return read(path, **how)
 
     monkeypatch.setattr(librispeech, "read_audio", spy)
     return decoded
@@ -251,7 +251,7 @@ def test_a_malformed_id_in_a_split_file_is_named_or_skipped(root, data, listener
 def test_a_split_file_that_is_not_utf8_is_named(root, data):
     place = divide(root, train=sorted(UTTERANCES), test=[])
     (place / "test_split.txt").write_bytes(b"\xff\xfe\x00")
-    assert "test_split.txt is not UTF-8 text" in refusal(data())
+    assert "test_split.txt, line 1: it is UTF-16 text: save the file as UTF-8" in refusal(data())
 
 
 # -- the split by chapters -------------------------------------------------------------------------
@@ -525,9 +525,6 @@ def spoil(root, how, *, name="19-198-0003"):
             silent = path.with_suffix(".wav")
             write(silent, ramp(0))
             silent.rename(path)  # libsndfile goes by the content
-        case "dangling":
-            path.unlink()
-            path.symlink_to(root / "gone")
         case "misnamed":
             path.rename(path.with_name("20-198-0003.flac"))
     return path
@@ -539,9 +536,20 @@ FAULTS = {
     "text": "cannot be decoded",
     "8 kHz": "it has 8,000 samples a second where LibriSpeech has 16,000",
     "no samples": "it holds no samples",
-    "dangling": "it cannot be read",
     "misnamed": "its name is not <speaker>/<chapter>/",
 }
+
+
+def test_what_is_left_out_is_counted_but_transcripts_belong_there(root, data):
+    folder = next(root.rglob("*.flac")).parent
+    (folder / "103-1240.trans.txt").write_text("103-1240-0000 CHAPTER ONE\n")
+    (folder / "gone.flac").symlink_to(root / "gone")
+    (folder / "cover.jpg").write_bytes(b"")
+    note, *others = data().notes()
+    assert note.startswith("left out: ")
+    assert [line for line in others if "left out" in line] == []
+    assert "1 file that is not read (.jpg): " in note
+    assert "1 link that leads nowhere: " in note
 
 
 @pytest.mark.parametrize(("how", "why"), FAULTS.items())

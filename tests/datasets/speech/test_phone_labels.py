@@ -86,7 +86,8 @@ def test_an_utterance_that_comes_twice_is_named_with_both_lines(read):
 
 
 def test_a_line_that_is_not_utf8_is_named(read):
-    assert fault(read(b"a 1\n\xff\xfe 1\n")).endswith("line 2: it is not UTF-8 text")
+    line = fault(read(b"a 1\n\xe9 1\n"))
+    assert line.endswith("line 2: byte 0xe9 is not UTF-8 text: save the file as UTF-8")
 
 
 def test_every_fault_is_counted(read):

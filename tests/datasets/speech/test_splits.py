@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gim_bench.contract import Split
-from gim_bench.datasets.speech.recordings import AudioFile, Recording
+from gim_bench.datasets.speech.audio_files import AudioFile, Recording
 from gim_bench.datasets.speech.splits import draw, split_by_name
 
 
