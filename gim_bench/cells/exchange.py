@@ -59,6 +59,7 @@ def read_again(
         else {p.name: earlier[p.name] for p in protocols if _holds(p, earlier, runs, record)}
     )
     missing = [protocol for protocol in protocols if protocol.name not in done]
+    machine = provenance.describe(str(bench.device)) if missing else {}
     for alike in _grouped(missing):
         found = _exchanged(cell, record, bench, runs=runs, protocols=alike)
         for protocol in alike:
@@ -78,7 +79,7 @@ def read_again(
                 reason=read.reason,
                 test_reads=reads + bool(read.metrics),
                 provenance={
-                    **provenance.describe(str(bench.device)),
+                    **machine,
                     "data_sha256": cell.data_sha256,
                     "finished_at": provenance.now(),
                 },
