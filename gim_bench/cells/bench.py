@@ -139,8 +139,9 @@ class Bench:
                 images = self.images(split, gray=False)
                 where = f"the {split} images of {name}"
                 check_crop(images, crop=config.augmentation.crop, name=where)
+        share = 1.0 if config.probe is None else config.probe.labelled_fraction
         for target in self.targets:
-            self._check_labels(target, name=name, noun=noun)
+            self._check_labels(target, name=name, noun=noun, share=share)
 
     def _check_held_out(self, config: CellConfig, *, noun: str) -> None:
         share, batch_size = config.training.held_out, config.training.batch_size
@@ -155,7 +156,7 @@ class Bench:
                 f"set it to 0 for no validation loss"
             )
 
-    def _check_labels(self, target: Target, *, name: str, noun: str) -> None:
+    def _check_labels(self, target: Target, *, name: str, noun: str, share: float) -> None:
         for split, needed in ((Split.TRAIN, 2), (Split.TEST, 1)):
             found = sum(1 for _ in islice(labelled(self.split(split), target), needed))
             if found < needed:
@@ -163,11 +164,27 @@ class Bench:
                     f"{name} has {found} {split} {noun}(s) with a {target.name} label where a "
                     f"probe needs {needed} or more: label more"
                 )
+        if not target.per_step and most_sources(self.split(Split.TRAIN), target, share=share) < 2:
+            raise DataError(
+                f"{name} has a single train {noun} with a label for each {target.name}, where a "
+                f"probe needs one to fit and another to choose a learning rate: label a second "
+                f"{noun} of one {target.name} or more"
+            )
 
 
 def labelled(examples: Examples, target: Target) -> Iterator[np.ndarray]:
     """Labels of each image or recording that has a label of the target."""
     return (labels for labels in _labels_of_each(examples, target) if np.any(labels >= 0))
+
+
+def most_sources(examples: Examples, target: Target, *, share: float) -> int:
+    """Sources of the class that has most of them, where a probe knows a share of the labels."""
+    labels = examples.labels[target.name]
+    sources = np.arange(len(labels)) if examples.sources is None else examples.sources
+    known = labels >= 0
+    classes, _ = np.unique(np.stack([labels, sources])[:, known], axis=1)
+    kept = np.maximum(1, np.round(share * np.bincount(labels[known])))
+    return int(np.minimum(np.bincount(classes), kept).max())
 
 
 def _labels_of_each(examples: Examples, target: Target) -> Iterator[np.ndarray]:

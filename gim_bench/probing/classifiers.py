@@ -35,7 +35,7 @@ class Scale:
     @classmethod
     def of(cls, features: Float[Tensor, "n d"]) -> "Scale":
         """The map that standardises `features`; a constant dimension keeps its scale."""
-        std = features.std(dim=0)
+        std = features.std(dim=0) if len(features) > 1 else torch.zeros_like(features[0])
         wide = std > 1e-6 * std.max().clamp(min=1e-30)
         return cls(features.mean(dim=0), torch.where(wide, std, 1.0))
 

@@ -42,7 +42,8 @@ def question(train: Batches, target: Target, *, settings: CommonProbeSettings) -
     The draw depends on the batches' stream alone. Validation holds out whole sources, which are
     images and recordings where a data set names no other: windows of one recording never serve
     both fitting and validation. Where sources have several items and one class each, every class
-    has about the same share of its sources in validation.
+    has about the same share of its sources in validation. Where sources have one class each, a
+    source of every class stays for fitting, unless every class has a single source.
 
     Raises: DataError if the labels belong to fewer than two sources.
     """
@@ -67,12 +68,16 @@ def question(train: Batches, target: Target, *, settings: CommonProbeSettings) -
             f"label; the probe needs two or more, to fit and to choose a learning rate: label more"
         )
     draw = seeding.generator("validation", *train.stream)
-    classes = _classes_of_sources(train, labels[places], source)
+    classes = _classes_of_sources(labels[places], source)
+    is_joined = len(train.groups.unique()) < len(train.items_of_examples.unique())
     order = (
-        torch.randperm(len(present), generator=draw) if classes is None else _mixed(classes, draw)
+        _mixed(classes, draw)
+        if is_joined and classes is not None
+        else torch.randperm(len(present), generator=draw)
     )
     held_out = min(max(1, round(len(present) * settings.validation_fraction)), len(present) - 1)
-    held_sources = present[order[:held_out]]
+    spare = order if classes is None else _without_last_of_class(order, classes)
+    held_sources = present[(spare if len(spare) else order)[:held_out]]
     return Question(
         target=target,
         steps=steps,
@@ -85,11 +90,9 @@ def question(train: Batches, target: Target, *, settings: CommonProbeSettings) -
 
 
 def _classes_of_sources(
-    train: Batches, labels: Int[Tensor, "n"], source: Int[Tensor, "n"]
+    labels: Int[Tensor, "n"], source: Int[Tensor, "n"]
 ) -> Int[Tensor, "source"] | None:
-    """The class of each source; None if each item is a source, or a source has several classes."""
-    if len(train.groups.unique()) == len(train.items_of_examples.unique()):
-        return None
+    """The class of each source; None if a source has several classes."""
     ends = [
         torch.zeros(int(source.max()) + 1, dtype=labels.dtype).scatter_reduce_(
             0, source, labels, reduce=reduce, include_self=False
@@ -97,6 +100,16 @@ def _classes_of_sources(
         for reduce in ("amin", "amax")
     ]
     return ends[0] if torch.equal(*ends) else None
+
+
+def _without_last_of_class(
+    order: Int[Tensor, "source"], classes: Int[Tensor, "source"]
+) -> Int[Tensor, "spare"]:
+    """The order without the last source of each class."""
+    places = torch.arange(len(order))
+    last = torch.zeros(int(classes.max()) + 1, dtype=places.dtype)
+    last.scatter_reduce_(0, classes[order].long(), places, reduce="amax")
+    return order[places != last[classes[order].long()]]
 
 
 def _mixed(classes: Int[Tensor, "source"], draw: torch.Generator) -> Int[Tensor, "source"]:

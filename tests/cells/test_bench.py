@@ -1,5 +1,8 @@
 """A data set on a device: the batches of its cells, and the check that it can carry one."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +170,47 @@ def test_speech_that_cannot_carry_a_cell_is_refused_before_training(
         other.check(tiny_cell(speech_suite, "gim").config)
     assert str(error.value).startswith(complaint)
     assert "\n" not in str(error.value)
+
+
+class Single(Invented):
+    """Images each of which has a class of its own."""
+
+    def split(self, split):
+        found = super().split(split)
+        labels = {name: np.arange(len(found)) for name in found.labels}
+        return replace(found, labels=labels)
+
+
+class SingleSpeakers(Mumbled):
+    """Recordings each of which has a speaker of its own."""
+
+    def split(self, split):
+        found = super().split(split)
+        return replace(found, labels={"speaker": np.arange(len(found))})
+
+
+# case 10
+def test_one_image_of_each_class_is_refused_before_training(suite, bench):
+    other = Bench(Single(classes=40), device=CPU, progress=bench.progress)
+    with pytest.raises(DataError, match="a single train image with a label for each class"):
+        other.check(tiny_cell(suite, "gim").config)
+
+
+# case 10
+@pytest.mark.parametrize(("share", "fits"), [(0.05, True), (0.03, False)])
+def test_a_share_of_one_label_a_class_is_refused_before_training(share, fits, tmp_path, bench):
+    """Of 40 images of a class, 0.05 are two and 0.03 is one."""
+    suite = tiny_suite(tmp_path, f"probe.labelled_fraction={share}")
+    other = Bench(Invented(), device=CPU, progress=bench.progress)
+    with nullcontext() if fits else pytest.raises(DataError, match="a single train image"):
+        other.check(tiny_cell(suite, "gim").config)
+
+
+# case 10
+def test_one_recording_of_each_speaker_is_refused_before_training(speech_suite, speech_bench):
+    other = Bench(SingleSpeakers(), device=CPU, progress=speech_bench.progress)
+    with pytest.raises(DataError, match="label a second recording of one speaker or more"):
+        other.check(tiny_cell(speech_suite, "gim").config)
 
 
 def test_data_that_just_suffices_is_accepted(suite, bench):

@@ -177,6 +177,13 @@ def test_statistics_are_mean_0_and_deviation_1_and_leave_constant_dimensions_alo
     assert std[3] == 1.0
 
 
+# case 10
+def test_the_statistics_of_one_example_are_finite_and_raise_no_warning():
+    """Warnings are errors in tests, and std() of one value warns."""
+    scale = Scale.of(torch.tensor([[3.0, -2.0]]))
+    assert scale(torch.tensor([[3.0, -1.0]])).tolist() == [[0.0, 1.0]]
+
+
 def accuracy_of(classifier, features, labels):
     return percent_correct(classifier.predict(features), labels)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from gim_bench import seeding
 from gim_bench.contract import Images, Target
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.probing.questions import question, validation_items
@@ -82,3 +83,37 @@ def test_images_beyond_the_labelled_share_are_left_out_with_their_source():
         held.tolist()
     )
     assert len(held) % EACH == 0
+
+
+# -- few labels ------------------------------------------------------------------------------------
+
+
+def few(seed, *of_each_class):
+    """Images without sources, as many of each class as the numbers say."""
+    labels = np.repeat(np.arange(len(of_each_class)), of_each_class).astype(np.int64)
+    return ImageBatches(
+        Images(images=np.zeros((len(labels), 1, 8, 8), np.uint8), labels={"class": labels}),
+        augmentation=CropSettings(kind="crop", crop=8, mean=(0.5,), std=(0.25,)),
+        batch_size=2,
+        stream=("few", seed),
+        device=torch.device("cpu"),
+    )
+
+
+# case 10
+@pytest.mark.parametrize("counts", [(2, 1), (2,) * 8, (1, 1, 1, 1, 6), (3, 2, 1), (20, 1, 1)])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_every_class_keeps_an_image_for_fitting(counts, share):
+    for seed in SEEDS:
+        found = asked(few(seed, *counts), validation_fraction=share)
+        fitting = found.labels[~found.validating].bincount(minlength=len(counts))
+        assert int(fitting.min()) >= 1
+        assert int(found.validating.sum()) >= 1
+
+
+def test_classes_with_many_images_are_held_out_as_ever():
+    """The first places of one random order, as in results version 4."""
+    for seed in SEEDS:
+        draw = seeding.generator("validation", "few", seed)
+        held = torch.randperm(80, generator=draw)[:16].sort().values
+        assert asked(few(seed, *[20] * 4)).validation_items.tolist() == held.tolist()
