@@ -11,7 +11,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -186,47 +186,6 @@ def _entry(
         raise ValueError("digits are missing")
     stamp = Stamp(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
     return stamp, Checksums(sha256=sha256, md5=md5)
-
-
-# -- folders -------------------------------------------------------------------------------------
-
-
-def files_below(folder: Path, *, suffixes: tuple[str, ...]) -> list[Path]:
-    """All files with these suffixes at any depth, sorted. Links are followed, hidden names skipped.
-
-    Raises: DataError naming a folder that cannot be read, or a link to a folder above itself.
-    """
-    return [Path(path) for path in sorted(_walk(folder, suffixes=suffixes))]
-
-
-def folders_in(folder: Path) -> list[str]:
-    """Names of the folders in `folder` that are not hidden, sorted. Raises: DataError."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not hidden(e.name))
-    except OSError as error:
-        raise unreadable(error) from None
-
-
-def hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
-def _walk(folder: Path, *, suffixes: tuple[str, ...]) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        raise unreadable(error)
-
-    above: dict[str, frozenset[str]] = {}  # real paths of the folders around each place
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(place)
-        holders = above.get(place.rpartition(os.sep)[0], frozenset())
-        if real in holders:
-            raise DataError(f"cannot read {place} (it leads back to {real}): remove that link")
-        above[place] = holders | {real}
-        folders[:] = [name for name in folders if not hidden(name)]
-        for name in files:
-            if name.lower().endswith(suffixes) and not hidden(name):
-                yield f"{place}{os.sep}{name}"
 
 
 # -- unreadable files ----------------------------------------------------------------------------
