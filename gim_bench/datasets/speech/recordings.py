@@ -194,7 +194,10 @@ class SpeechFiles(FileDataset):
         """The audio file at `path`. Raises: UnusableError."""
         if not os.access(path, os.R_OK):
             raise UnusableError(f"{path} (it cannot be read)")
-        return self.audio_file(path, name=path.relative_to(self.root).as_posix())
+        name = path.relative_to(self.root).as_posix()
+        if os.fsencode(name).decode(errors="replace") != name:
+            raise UnusableError(f"{path} (its name is not UTF-8: rename it)")
+        return self.audio_file(path, name=name)
 
     @property
     def _folders(self) -> list[str]:

@@ -409,6 +409,12 @@ def test_labels_saved_by_windows_are_read(root, data):
     assert data().targets()[1].classes == ["0", "1", "2", "3"]
 
 
+def test_a_name_that_is_not_utf8_is_refused(root, data):
+    other = root / "anna" / os.fsdecode(b"caf\xe9.wav")
+    (root / "anna" / "0.wav").rename(other)
+    assert "(its name is not UTF-8: rename it)" in refusal(data())
+
+
 # -- formats -------------------------------------------------------------------------------------
 
 
