@@ -25,6 +25,7 @@ from gim_bench.datasets.files import (
 )
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
+from gim_bench.texts import TextError, read_text
 
 FOLDER = "stl10_binary"
 CLASS_NAMES = "class_names.txt"
@@ -85,10 +86,10 @@ class STL10(FileDataset):
         self._check_presence_and_sizes()
         path = self.folder / CLASS_NAMES
         try:
-            names = path.read_text(encoding="utf-8").split()
+            names = read_text(path).split()
         except OSError as error:
             raise unreadable(error) from None
-        except UnicodeDecodeError:
+        except TextError:
             names = []
         if len(set(names)) != CLASSES:
             raise DataError(
@@ -124,7 +125,7 @@ class STL10(FileDataset):
         """Numbers of each fold's training images. Raises: DataError if the file is no such list."""
         path = self.folder / FOLD_INDICES
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).splitlines()
             folds = [np.array(line.split(), dtype=np.int64) for line in lines if line.strip()]
         except OSError as error:
             raise unreadable(error) from None
