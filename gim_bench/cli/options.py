@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gim_bench.errors import TrackingError
+from gim_bench.tracking.addresses import DEFAULT_RUNS_DIR
+
 if TYPE_CHECKING:
     from gim_bench.tracking import Tracker
 
@@ -14,7 +17,7 @@ LOST = 74  # results that could not be written; EX_IOERR of sysexits.h
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # 128 and the number of SIGPIPE, as shells have it
 
-RUNS_DIR = Path("runs")
+RUNS_DIR = DEFAULT_RUNS_DIR
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="A shipped suite, or a TOML file.")]
 SetOption = Annotated[
@@ -55,10 +58,15 @@ def overrides_of(set_: list[str] | None, *, skip_bad_files: bool) -> list[str]:
     return [*(set_ or ()), *(["dataset.skip_bad_files=true"] if skip_bad_files else ())]
 
 
-def tracker_for(uri: str) -> "Tracker":
-    """A tracker at a store that can be used. Raises: TrackingError."""
+def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker":
+    """A tracker at a store that can be used. Raises: TrackingError with the way to do without."""
     from gim_bench.tracking import Tracker
+    from gim_bench.tracking.addresses import sync_command
 
     tracker = Tracker(uri)
-    tracker.check()
+    try:
+        tracker.check()
+    except TrackingError as error:
+        later = sync_command(uri, runs_dir=runs_dir)
+        raise TrackingError(f"{error}; run with --no-tracking, and later {later}") from None
     return tracker

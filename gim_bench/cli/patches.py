@@ -46,9 +46,9 @@ def patches(
     from gim_bench.cells.patches import Sizes, check_images, draw_patches
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
-    from gim_bench.tracking import mirror_again
+    from gim_bench.tracking import mirror_cell
 
-    tracker = None if no_tracking else tracker_for(tracking_uri)
+    tracker = None if no_tracking else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         load_suite(suite, overrides=set_ or ()),
         methods=method or (),
@@ -76,7 +76,7 @@ def patches(
         for path in pictures.files:
             show(path)
         if tracker is not None:
-            mirror_again(record, runs=work.runs, tracker=tracker, progress=work.progress)
+            mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
     if not drawn:
         raise ConfigError(
             f"nothing was drawn: name finished cells with an encoder of images; first run "

@@ -98,7 +98,7 @@ def run(
     loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
     check_sources(loaded)
     base = None if from_ is None else read_base(from_)
-    tracker = None if no_tracking or plan or why else tracker_for(tracking_uri)
+    tracker = None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         loaded,
         methods=method or (),
@@ -203,6 +203,7 @@ def _print_results(
     """Print the records, or a report of them and where everything is."""
     from gim_bench.cells.resolve import describes
     from gim_bench.report import render
+    from gim_bench.tracking.addresses import page_of
 
     text = render(
         records,
@@ -215,9 +216,8 @@ def _print_results(
     if as_json:
         return
     show(f"Records: {work.runs.root / work.suite.name}")
-    if tracker is not None:
-        store = "" if tracker.uri == DEFAULT_URI else f" --backend-store-uri {tracker.uri}"
-        show(f"MLflow:  mlflow ui{store}")
+    if tracker is not None and not tracker.given_up:
+        show(f"MLflow:  {page_of(tracker.uri)}")
 
 
 def _exit_if_failed(work: "Workload", records: Sequence[Record]) -> None:

@@ -27,6 +27,7 @@ from gim_bench.cli.options import (
 from gim_bench.errors import ConfigError
 from gim_bench.progress import Progress
 from gim_bench.records.record import Record
+from gim_bench.system.addresses import sqlite_address
 from gim_bench.system.atomic import write_atomically
 from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
@@ -120,7 +121,7 @@ def sweep(
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
     axes = parse_space(space or ())
     count = trials or (TRIALS_OF_CELLS if axes else TRIALS_OF_PROBES)
-    tracker = None if no_tracking else tracker_for(tracking_uri)
+    tracker = None if no_tracking else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         loaded,
         methods=method or (),
@@ -129,7 +130,7 @@ def sweep(
         data_dir=data_dir,
         runs_dir=runs_dir,
     )
-    database = storage or f"sqlite:///{runs_dir / loaded.name / 'sweep.db'}"
+    database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
         work.share({}, workers=1).settle()  # a trial has the numbers of a cell of `run`
         apart = loaded.fresh_process
@@ -187,7 +188,7 @@ def _swept_probes(
             )
             records.append(record)
             if tracker is not None:
-                mirror_sweeps(record, tracker=tracker, progress=work.progress)
+                mirror_sweeps(record, runs=work.runs, tracker=tracker, progress=work.progress)
     return records
 
 

@@ -12,7 +12,6 @@ from gim_bench.cli.options import (
     RunsDirOption,
     SetOption,
     TrackingOption,
-    tracker_for,
 )
 from gim_bench.errors import ConfigError, TrackingError
 from gim_bench.records.record import Record
@@ -37,11 +36,12 @@ def sync(
 ) -> None:
     """Bring MLflow up to date with the records: cells, sweeps and summaries."""
     from gim_bench.records.folder import RunsFolder
+    from gim_bench.tracking import Tracker
 
     runs = RunsFolder(runs_dir)
     suites, wanted = _selection(suite, overrides=set_ or (), runs=runs)
-    tracker = tracker_for(tracking_uri)
-    tracker.patience_seconds = None  # nothing else waits
+    tracker = Tracker(tracking_uri, patience_seconds=None)  # nothing else waits
+    tracker.check()
     try:
         for name in suites:
             _sync(name, wanted=wanted, runs=runs, tracker=tracker)
@@ -60,6 +60,12 @@ def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker")
 
     synced = sync(suite, runs=runs, tracker=tracker, wanted=wanted, announce=announce)
     show(f"{suite}: {len(synced.new)} new in MLflow, {len(synced.unchanged)} there already")
+    if synced.artifacts_away:
+        print(
+            f"{suite}: mirrored without artifacts, which are out of reach "
+            f"({synced.artifacts_away}); the same command tries again",
+            file=sys.stderr,
+        )
 
 
 def _selection(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gim_bench import seeding
 from gim_bench.errors import ConfigError, first_line
+from gim_bench.system.addresses import concealed, masked, parse, sqlite_file
 from gim_bench.system.locks import locked
 from gim_bench.system.processes import Owner
 
@@ -31,6 +31,7 @@ STARTUP_TRIALS = 10  # at random before TPE; the first points of a study are amo
 WAIT_SECONDS = 0.5  # between looks at trials that another process is at
 LOST_AFTER_SECONDS = 3600  # for a trial of another machine, whose processes cannot be seen
 RENEW_SECONDS = 600  # between the times at which a process renews its claims
+POSTGRESQL_DRIVER = "psycopg"  # of the extra `postgres`
 BOOKKEEPING = {"owner", "begun", "retry_of"}  # attributes of a trial, not of its outcome
 
 
@@ -43,14 +44,17 @@ class Studies:
         self.url = url
         # RuntimeError: tables of another version of Optuna; ValueError: a port that is no number.
         with self._in_one_line(RuntimeError, ValueError):
-            self._address = sqlalchemy.make_url(url)
-            if self._address.get_backend_name() not in {"sqlite", "postgresql"}:
+            address = parse(url)
+            if address.drivername == "postgresql":  # SQLAlchemy 2.0 would take another driver
+                address = address.set(drivername=f"postgresql+{POSTGRESQL_DRIVER}")
+            if address.get_backend_name() not in {"sqlite", "postgresql"}:
                 raise self._unusable("use sqlite:///FILE or postgresql://HOST/NAME")
-            if self._address.get_backend_name() == "sqlite" and not self._file:
+            self._file = sqlite_file(address)
+            if address.get_backend_name() == "sqlite" and not self._file:
                 raise self._unusable("it names no file; use sqlite:///FILE")
-            self._engine = sqlalchemy.create_engine(self._address, poolclass=sqlalchemy.NullPool)
+            self._engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
             with self._locked():  # or two processes would both make the tables
-                self._storage = RDBStorage(url)
+                self._storage = RDBStorage(address.render_as_string(hide_password=False))
 
     def open(
         self, name: str, attributes: Mapping[str, Any], *, pruner: BasePruner | None = None
@@ -69,18 +73,13 @@ class Studies:
             )
             for attribute, value in attributes.items():
                 if study.user_attrs.setdefault(attribute, value) != value:
-                    database = self._address.render_as_string(hide_password=True)
                     raise ConfigError(
-                        f"the study {name!r} in {database} was begun with another {attribute}: the "
-                        f"cell has been run again since; delete the study with optuna "
-                        f"delete-study, or name another database with --storage"
+                        f"the study {name!r} in {masked(self.url)} was begun with another "
+                        f"{attribute}: the cell has been run again since; delete the study with "
+                        f"optuna delete-study, or name another database with --storage"
                     )
                 study.set_user_attr(attribute, value)
         return SharedStudy(study, locked=self._locked_trials)
-
-    @property
-    def _file(self) -> str:
-        return "" if self._address.database in (None, ":memory:") else str(self._address.database)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -105,19 +104,18 @@ class Studies:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        if self._address.get_backend_name() == "postgresql":
+        if self._file is None:
             with self._engine.begin() as connection:
                 number = seeding.derive("sweep", "trials")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
                 yield
             return
-        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{self._file}.trials.lock")):
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._file.with_name(f"{self._file.name}.trials.lock")):
             yield
 
     def _unusable(self, reason: str) -> ConfigError:
-        shown = self.url.rpartition("@")[2]  # no password
-        return ConfigError(f"cannot keep trials in --storage {shown!r}: {reason}")
+        return ConfigError(f"cannot keep trials in --storage {masked(self.url)!r}: {reason}")
 
     @contextmanager
     def _in_one_line(self, *others: type[Exception]) -> Iterator[None]:
@@ -135,7 +133,7 @@ class Studies:
             driver = "pip install 'gim-bench[postgres]'"
             raise self._unusable(f"{error}; for PostgreSQL {driver}") from None
         except reported as error:
-            raise self._unusable(first_line(error)) from None
+            raise self._unusable(concealed(first_line(error), self.url)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@
 
     sync("quickstart", runs=RunsFolder(Path("runs")), tracker=Tracker("sqlite:///mlflow.db"))
 
-`Tracker` writes to a store. `mirror_cell`, `mirror_again`, `mirror_sweeps` and `summarise` are for
-a run that goes on when the store fails. No function prints.
+`Tracker` writes to a store. `mirror_cell`, `mirror_sweeps` and `summarise` are for a run
+that goes on when the store fails. No function prints.
 """
 
 from importlib import import_module
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gim_bench.tracking.client import Tracker
     from gim_bench.tracking.mirror import (
         Synced,
-        mirror_again,
         mirror_cell,
         mirror_sweeps,
         summarise,
@@ -29,7 +28,6 @@ __all__ = [
     "DEFAULT_URI",
     "Synced",
     "Tracker",
-    "mirror_again",
     "mirror_cell",
     "mirror_sweeps",
     "summarise",

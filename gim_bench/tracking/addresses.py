@@ -1,33 +1,38 @@
 """Addresses of MLflow stores: what they name, and how messages show them."""
 
+import shlex
 from pathlib import Path
 
-from gim_bench.errors import TrackingError
+from gim_bench.errors import TrackingError, first_line
+from gim_bench.system.addresses import concealed, masked, parse, sqlite_file
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # a bare `mlflow ui` in the same folder opens this file
+DEFAULT_RUNS_DIR = Path("runs")
 # The default port of each kind of server.
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of an address in lower case, without a database driver.
+    """The scheme of an address without a database driver; empty if it cannot be parsed.
 
-    >>> scheme_of("postgresql+psycopg2://host/name")
+    >>> scheme_of("postgresql+psycopg://host/name")
     'postgresql'
     """
-    scheme, separator, _ = uri.partition(":")
-    return scheme.partition("+")[0].lower() if separator else ""
+    try:
+        return parse(uri).get_backend_name().lower()
+    except ValueError:
+        return ""
 
 
-def sqlite_file(uri: str) -> Path:
+def store_file(uri: str) -> Path:
     """The absolute path of the file that a SQLite address names.
 
     Raises: TrackingError if the address names no file.
     """
-    path = uri.partition(":///")[2].partition("?")[0]
-    if path in ("", ":memory:"):
+    path = sqlite_file(parse(uri))
+    if path is None:
         raise unusable(uri, "the address names no file; use sqlite:///FILE")
-    return Path(path).absolute()
+    return path
 
 
 def lock_beside(path: Path) -> Path:
@@ -35,19 +40,44 @@ def lock_beside(path: Path) -> Path:
     return path.resolve().with_name(f"{path.resolve().name}.lock")
 
 
-def without_password(uri: str) -> str:
-    """The address without user and password.
+def for_mlflow(uri: str) -> str:
+    """The address under which MLflow finds a store.
 
-    >>> without_password("http://me:secret@host:5000")
-    'http://…@host:5000'
+    MLflow 3.17 takes the text after `sqlite:///` for a path, and makes a folder with the name as it
+    is escaped. With a driver the same address is parsed.
     """
-    credentials, at, rest = uri.rpartition("@")
-    return f"{credentials.partition('://')[0]}://…@{rest}" if at else uri
+    plain = "sqlite:///"
+    if not uri.startswith(plain) or uri.removeprefix(plain) == parse(uri).database:
+        return uri
+    return f"sqlite+pysqlite:///{uri.removeprefix(plain)}"
 
 
-def unusable(uri: str, reason: str) -> TrackingError:
-    """The error for a store that cannot be used, with what to do about it."""
-    return TrackingError(
-        f"cannot track to {without_password(uri)!r}: {reason}; the records stay on disk: run with "
-        f"--no-tracking, mirror them later with python -m gim_bench sync"
-    )
+def page_of(uri: str) -> str:
+    """What shows a store: the address of a server, or the command that serves a database."""
+    if scheme_of(uri) in {"http", "https"} or masked(uri) != uri:
+        return masked(uri)
+    if uri == DEFAULT_URI:
+        return "mlflow ui"
+    return f"mlflow ui --backend-store-uri {shlex.quote(for_mlflow(uri))}"
+
+
+def restore_command(uri: str, *, experiment_id: str) -> str:
+    """The command that restores a deleted experiment of a store."""
+    where = shlex.quote(masked(for_mlflow(uri)))
+    return f"MLFLOW_TRACKING_URI={where} mlflow experiments restore --experiment-id {experiment_id}"
+
+
+def sync_command(uri: str, *, runs_dir: Path) -> str:
+    """The command that brings a store up to date with the records of a folder."""
+    options = []
+    if runs_dir != DEFAULT_RUNS_DIR:
+        options.append(f" --runs-dir {shlex.quote(str(runs_dir))}")
+    if uri != DEFAULT_URI:
+        options.append(f" --tracking-uri {shlex.quote(masked(uri))}")
+    return f"python -m gim_bench sync{''.join(options)}"
+
+
+def unusable(uri: str, reason: str | BaseException) -> TrackingError:
+    """The error for a store that cannot be used; the reason may be an error of another program."""
+    text = reason if isinstance(reason, str) else concealed(first_line(reason), uri)
+    return TrackingError(f"cannot track to {masked(uri)!r}: {text}")

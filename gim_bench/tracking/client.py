@@ -14,36 +14,52 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from gim_bench.errors import TrackingError, first_line
+from gim_bench.errors import TrackingError, class_and_first_line, first_line
 from gim_bench.records.record import Record
+from gim_bench.system.addresses import concealed
 from gim_bench.system.locks import LOCK_SECONDS, locked
 from gim_bench.tracking.addresses import (
     DEFAULT_URI,
     PORTS,
+    for_mlflow,
     lock_beside,
+    restore_command,
     scheme_of,
-    sqlite_file,
+    store_file,
     unusable,
 )
 from gim_bench.tracking.entries import (
+    CURVES,
     DIGEST,
     PARENT,
+    PATCHES,
+    PLACE,
+    PLOT,
+    RECORDS,
     Entry,
     cell_entry,
     rate_plot,
     summary_entries,
     sweep_entry,
 )
-from gim_bench.tracking.stores import check_server, check_store
+from gim_bench.tracking.stores import (
+    Found,
+    check_server,
+    check_store,
+    move_artifacts,
+    runs_in_file,
+)
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment
 
 PATIENCE_SECONDS = 120.0
 LOOKS = 20  # at a store that other processes change at the same time
@@ -67,22 +83,31 @@ class Tracker:
         self.uri = uri
         self.patience_seconds = patience_seconds
         self.given_up = False  # set by whoever mirrors nothing more after an error
+        self.artifacts_away = ""  # the reason why artifacts are not tried any more
         self._experiments: dict[str, str] = {}
 
-    @property
-    def destination(self) -> str:
-        """The identity of the store: its address, and for SQLite the file behind the address."""
-        if scheme_of(self.uri) != "sqlite":
-            return self.uri
-        path = sqlite_file(self.uri)
-        return f"{path} {path.stat().st_ino}" if path.exists() else f"{path} missing"
-
     def check(self) -> None:
-        """Check within seconds that the store can be used, without importing MLflow.
+        """Check that the store can be used. Of a SQLite file MLflow is not imported.
 
         Raises: TrackingError in one line.
         """
         check_store(self.uri)
+        if scheme_of(self.uri) != "sqlite":
+            with self._prepared():
+                self._within_patience(self._answers)
+
+    def _answers(self) -> bool:
+        """Raises: TrackingError if it is another program that answers."""
+        try:
+            self._client.search_experiments(max_results=1)
+            found = self._client.get_experiment_by_name(experiment_name("none"))
+        except Exception as error:
+            reason = concealed(first_line(error), self.uri)
+        else:
+            if found is None or found.name == experiment_name("none"):
+                return True
+            reason = "it finds an experiment that was not asked for"
+        raise unusable(self.uri, f"it does not answer as MLflow's API does ({reason})")
 
     def mirror(self, record: Record, *, folder: Path | None = None) -> None:
         """Mirror a record as one MLflow run, unless the store holds the same content already.
@@ -95,12 +120,15 @@ class Tracker:
         """
         self.put(record.suite, cell_entry(record, folder=folder))
 
-    def summarise(self, suite: str, records: Sequence[Record]) -> None:
+    def summarise(self, suite: str, records: Sequence[Record], *, place: str = "") -> None:
         """Mirror each method of a suite as one run: mean, deviation and interval over its seeds.
 
-        Records of other settings have a summary of their own. Raises: TrackingError.
+        Records of other settings, and other runs folders (`place`), have a summary of their own.
+
+        Raises: TrackingError.
         """
-        for entry in summary_entries([record for record in records if record.suite == suite]):
+        of_suite = [record for record in records if record.suite == suite]
+        for entry in summary_entries(of_suite, place=place):
             self.put(suite, entry)
 
     def mirror_sweeps(self, record: Record) -> None:
@@ -113,8 +141,12 @@ class Tracker:
     def put(self, suite: str, entry: Entry) -> bool:
         """Leave exactly one run with the identity and the content of the entry.
 
-        Return whether the run is new. Raises: TrackingError.
+        A run that another runs folder wrote later, or about more records, is left alone.
+
+        Return whether the run, or an artifact of it, is new. Raises: TrackingError.
         """
+        if self._is_there(suite, entry):
+            return False
         with self._prepared():
             return self._within_patience(lambda: self._put(suite, entry))
 
@@ -133,14 +165,14 @@ class Tracker:
         except TrackingError:
             raise
         except Exception as error:  # a mirror that breaks in any way must not cost a cell
-            raise unusable(self.uri, first_line(error)) from error
+            raise unusable(self.uri, error) from None
 
     def _turn(self) -> AbstractContextManager[None]:
         """One process at a time at a SQLite file, also while its tables are made."""
         if scheme_of(self.uri) != "sqlite":
             return nullcontext()
         seconds = LOCK_SECONDS if self.patience_seconds is None else self.patience_seconds
-        return locked(lock_beside(sqlite_file(self.uri)), timeout_seconds=seconds)
+        return locked(lock_beside(store_file(self.uri)), timeout_seconds=seconds)
 
     def _within_patience(self, work: Callable[[], bool]) -> bool:
         """Return the result of `work`, or raise its error.
@@ -166,9 +198,32 @@ class Tracker:
     def _client(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
-        for chatty in ("alembic", "mlflow.store.db.utils"):  # a line for each migration
-            logging.getLogger(chatty).setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=self.uri)
+        for chatty in ("alembic", "mlflow.store.db.utils"):  # each migration, each try
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        return MlflowClient(tracking_uri=for_mlflow(self.uri))
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _is_there(self, suite: str, entry: Entry) -> bool:
+        """Whether a SQLite file holds the entry, or what the entry yields to.
+
+        MLflow, which takes seconds to import, is not asked.
+        """
+        if scheme_of(self.uri) != "sqlite":
+            return False
+        file, experiment = store_file(self.uri), experiment_name(suite)
+        present = runs_in_file(file, experiment=experiment, tags=entry.identity)
+        if any(entry.yields_to(run) for run in present):
+            return True
+        mine = [run for run in present if entry.replaces(run)]
+        if [run.tags.get(DIGEST) for run in mine] != [entry.digest()]:
+            return False
+        (run,) = mine
+        children = runs_in_file(file, experiment=experiment, tags={PARENT: run.run_id})
+        folder = _local_path(run.artifact_uri)
+        return len(children) == len(entry.children) and all(
+            folder is not None and (folder / name).is_file() for name in entry.artifacts
+        )
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -184,27 +239,30 @@ class Tracker:
             if look > 1:  # other processes are changing the same runs
                 time.sleep(LOOK_AGAIN_SECONDS * look)
             present = self._search(experiment, entry.identity)
-            intact = [run for run in present if self._holds(run, entry)]
+            if any(entry.yields_to(run) for run in present):
+                return False
+            mine = [run for run in present if entry.replaces(run)]
+            intact = [run for run in mine if self._holds(experiment, run, entry)]
             if not intact:
                 self._create(experiment, entry)
-            elif len(present) == 1:
-                return look > 0
+            elif len(mine) == 1:
+                return self._supply(intact[0].run_id, entry) or look > 0
             else:
                 kept = min(intact, key=_age)
-                for run in present:
+                for run in mine:
                     if run is not kept:
-                        self._delete(experiment, run.info.run_id)
+                        self._delete(experiment, run.run_id)
         raise unusable(self.uri, f"{entry.name!r} did not stay as it was written, {LOOKS} times")
 
-    def _holds(self, run: "Run", entry: Entry) -> bool:
-        """Whether the run is complete and holds exactly the entry."""
-        if run.data.tags.get(DIGEST) != entry.digest():
+    def _holds(self, experiment: str, run: Found, entry: Entry) -> bool:
+        """Whether the run is complete, but for artifacts, and holds exactly the entry."""
+        if run.tags.get(DIGEST) != entry.digest():
             return False
         # A request that was repeated because its answer was late may have made a child twice.
-        children = self._children(run.info.experiment_id, run.info.run_id) if entry.children else []
+        children = self._children(experiment, run.run_id) if entry.children else []
         return len(children) == len(entry.children)
 
-    def _search(self, experiment: str, tags: Mapping[str, str]) -> "list[Run]":
+    def _search(self, experiment: str, tags: Mapping[str, str]) -> list[Found]:
         """The active runs that have all these tags."""
         wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
         page = self._client.search_runs([experiment], filter_string=wanted)
@@ -214,19 +272,31 @@ class Tracker:
                 [experiment], filter_string=wanted, page_token=page.token
             )
             runs += page
-        return runs
+        return [
+            Found(
+                run.info.run_id,
+                run.info.start_time,
+                run.info.end_time,
+                run.info.artifact_uri,
+                run.data.tags,
+            )
+            for run in runs
+        ]
 
-    def _children(self, experiment: str, run_id: str) -> "list[Run]":
+    def _children(self, experiment: str, run_id: str) -> list[Found]:
         return self._search(experiment, {PARENT: run_id})
 
     def _delete(self, experiment: str, run_id: str) -> None:
         """Delete a run and its children."""
         for child in self._children(experiment, run_id):
-            self._client.delete_run(child.info.run_id)
+            self._client.delete_run(child.run_id)
         self._client.delete_run(run_id)
 
     def _create(self, experiment: str, entry: Entry) -> None:
-        """Create a run that holds the entry, unless another process deletes the run meanwhile."""
+        """Create a run that holds the entry, unless another process deletes the run meanwhile.
+
+        A run that is begun and fails is removed.
+        """
         from mlflow.exceptions import MlflowException
 
         run_id = self._begin(experiment, entry)
@@ -234,16 +304,50 @@ class Tracker:
             self._fill(run_id, entry)
             for child in entry.children:
                 self._fill(self._begin(experiment, child, parent=run_id), child)
-            if entry.curves:
-                columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
-                self._client.log_table(run_id, columns, "curves.json")
-                self._client.log_figure(run_id, rate_plot(entry.curves), "curves.png")
+            self._supply(run_id, entry)
             self._client.set_tag(run_id, DIGEST, entry.digest())
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE" or self._is_active(run_id):
+        except BaseException as error:
+            # A process that was ready earlier may have taken this run for a broken one.
+            is_lost = (
+                isinstance(error, MlflowException)
+                and error.error_code == "INVALID_PARAMETER_VALUE"
+                and not self._is_active(run_id)
+            )
+            with suppress(Exception):  # a store that is away has failed before
+                self._delete(experiment, run_id)
+            if not is_lost:
                 raise
-            # A process that was ready earlier took this run for the remains of an interruption.
-            self._delete(experiment, run_id)
+
+    def _supply(self, run_id: str, entry: Entry) -> bool:
+        """Write the artifacts that the run lacks; artifacts out of reach cost no number.
+
+        Return whether any was written.
+        """
+        if self.artifacts_away or not entry.artifacts:
+            return False
+        try:
+            missing = set(entry.artifacts) - self._artifacts(run_id)
+            for name in missing & set(entry.files):
+                self._client.log_text(run_id, entry.files[name], name)
+            for path in entry.pictures:
+                if f"{PATCHES}/{path.name}" in missing:
+                    self._client.log_artifact(run_id, str(path), artifact_path=PATCHES)
+            if CURVES in missing:
+                columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
+                self._client.log_table(run_id, columns, CURVES)
+            if PLOT in missing:
+                self._client.log_figure(run_id, rate_plot(entry.curves), PLOT)
+        except Exception as error:  # of the library of any kind of artifact store
+            self.artifacts_away = concealed(class_and_first_line(error), self.uri)
+            return False
+        return bool(missing)
+
+    def _artifacts(self, run_id: str) -> set[str]:
+        """The names of the artifacts that a run has, those in the folder of patches included."""
+        found = {item.path for item in self._client.list_artifacts(run_id)}
+        if PATCHES in found:
+            found |= {item.path for item in self._client.list_artifacts(run_id, PATCHES)}
+        return found
 
     def _is_active(self, run_id: str) -> bool:
         return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
@@ -251,6 +355,8 @@ class Tracker:
     def _begin(self, experiment: str, entry: Entry, *, parent: str | None = None) -> str:
         """Create a run with the tags of the entry, and return its id."""
         tags = entry.tags | entry.identity | ({} if parent is None else {PARENT: parent})
+        if entry.records:
+            tags |= {RECORDS: " ".join(entry.records), PLACE: entry.place}
         run = self._client.create_run(
             experiment,
             start_time=entry.started_ms,
@@ -260,7 +366,7 @@ class Tracker:
         return str(run.info.run_id)
 
     def _fill(self, run_id: str, entry: Entry) -> None:
-        """Log the numbers and texts of the entry, and end the run."""
+        """Log the numbers and settings of the entry, and end the run."""
         from mlflow.entities import Metric, Param
 
         now = entry.finished_ms or int(time.time() * 1000)
@@ -270,10 +376,6 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
         for start in range(0, len(params), PARAMETERS_PER_BATCH):
             self._client.log_batch(run_id, params=params[start : start + PARAMETERS_PER_BATCH])
-        for name, text in entry.files.items():
-            self._client.log_text(run_id, text, name)
-        for path in entry.pictures:
-            self._client.log_artifact(run_id, str(path), artifact_path="patches")
         if entry.status != "RUNNING":
             self._client.set_terminated(run_id, status=entry.status, end_time=now)
 
@@ -282,7 +384,7 @@ class Tracker:
     def _experiment(self, suite: str) -> str:
         """The id of the suite's experiment, which is created if missing."""
         if suite not in self._experiments:
-            self._experiments[suite] = self._find_or_create_experiment(f"gim_bench/{suite}")
+            self._experiments[suite] = self._find_or_create_experiment(experiment_name(suite))
         return self._experiments[suite]
 
     def _find_or_create_experiment(self, name: str) -> str:
@@ -302,18 +404,32 @@ class Tracker:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
-            raise unusable(
-                self.uri,
-                f"its experiment {name!r} was deleted: "
-                f"mlflow experiments restore --experiment-id {experiment.experiment_id}",
-            )
+            restore = restore_command(self.uri, experiment_id=experiment.experiment_id)
+            raise unusable(self.uri, f"its experiment {name!r} was deleted; first run {restore}")
+        self._follow_artifacts(experiment)
         return experiment.experiment_id
+
+    def _follow_artifacts(self, experiment: "Experiment") -> None:
+        """Keep the artifacts beside a SQLite file that was moved or copied with its folder.
+
+        Artifacts that stayed where they were, and places that people chose, are left alone.
+        """
+        wanted, held = self._artifact_location(experiment.name), experiment.artifact_location
+        if wanted is None or held == wanted:
+            return
+        file = store_file(self.uri)
+        old, new = _local_path(held), _local_path(wanted)
+        assert new is not None
+        if old is None or old.parts[-3:] != new.parts[-3:]:
+            return
+        if not old.exists() or (new.exists() and not new.samefile(old)):
+            move_artifacts(file, old=held, new=wanted)
 
     def _artifact_location(self, experiment: str) -> str | None:
         """For SQLite the folder that MLflow's own server uses; elsewhere MLflow's own choice."""
         if scheme_of(self.uri) != "sqlite":
             return None
-        return (sqlite_file(self.uri).parent / "mlartifacts" / experiment).as_uri()
+        return (store_file(self.uri).parent / "mlartifacts" / experiment).as_uri()
 
 
 def _settle(outcome: "Future[bool]", work: Callable[[], bool]) -> None:
@@ -325,6 +441,7 @@ def _settle(outcome: "Future[bool]", work: Callable[[], bool]) -> None:
 
 def _import_mlflow() -> None:
     """Import MLflow with limits that make a server which is away cost seconds, not minutes."""
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with a password in the address
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # would wait for a network
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -343,6 +460,16 @@ def _without_deprecations() -> Iterator[None]:
         yield
 
 
-def _age(run: "Run") -> tuple[int, str]:
+def experiment_name(suite: str) -> str:
+    return f"gim_bench/{suite}"
+
+
+def _local_path(uri: str) -> Path | None:
+    """The path that a file address names; None if artifacts lie elsewhere."""
+    split = urlsplit(uri)
+    return Path(url2pathname(split.path)) if split.scheme == "file" else None
+
+
+def _age(run: Found) -> tuple[int, str]:
     """The order of runs with the same content, oldest first, in which all processes agree."""
-    return run.info.start_time, run.info.run_id
+    return run.started_ms, run.run_id

@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -14,6 +15,7 @@ from gim_bench.records.protocols import ProtocolResult, results_of
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
 from gim_bench.seals import digest, sha256_of
+from gim_bench.tracking.stores import Found
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +28,10 @@ KEY = "gim_bench.key"
 SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
 PARENT = "mlflow.parentRunId"  # MLflow's pages show children below their parent
+RECORDS = "gim_bench.records"  # the records that a summary covers
+PLACE = "gim_bench.runs"  # the machine and the runs folder of a summary's records
+# Names of artifacts: the folder of pictures, the trials of a sweep, and their plot.
+PATCHES, CURVES, PLOT = "patches", "curves.json", "curves.png"
 ORIGIN = ("data_sha256", "results_version")  # which the seeds of a mean share
 ONE_EXPERIMENT = ("git_commit",)  # the seeds of a mean should agree in these
 
@@ -54,10 +60,39 @@ class Entry:
     pictures: Sequence[Path] = ()  # files, for the folder `patches`
     curves: Sequence[Mapping[str, Any]] = ()  # trials of a sweep, for a table and a plot
     children: Sequence["Entry"] = ()
+    records: Sequence[str] = ()  # that a summary covers
+    place: str = ""  # of these records; the same records at another place are the same summary
+
+    @property
+    def artifacts(self) -> list[str]:
+        """The names of all artifacts."""
+        pictures = [f"{PATCHES}/{path.name}" for path in self.pictures]
+        return [*self.files, *pictures, *((CURVES, PLOT) if self.curves else ())]
+
+    def replaces(self, run: Found) -> bool:
+        """Whether a run with the same identity is an earlier state of the entry.
+
+        A summary replaces the summaries of its own runs folder, and those of fewer records.
+        """
+        if not self.records:
+            return True
+        covered = set(run.tags.get(RECORDS, "").split())
+        return run.tags.get(PLACE) == self.place or covered <= set(self.records)
+
+    def yields_to(self, run: Found) -> bool:
+        """Whether a run with the same identity, of another runs folder, makes the entry needless.
+
+        Such a run is of a record of the same cell that ended later, or a summary of more records.
+        """
+        if not self.records:
+            return DIGEST in run.tags and (run.ended_ms or 0) > (self.finished_ms or math.inf)
+        covered = set(run.tags.get(RECORDS, "").split())
+        return run.tags.get(PLACE) != self.place and set(self.records) < covered
 
     def digest(self) -> str:
-        """The sha256 of the whole entry, the contents of its pictures included."""
+        """The sha256 of the whole entry but its place, the contents of its pictures included."""
         table = asdict(self)
+        del table["place"]
         pictures = {path.name: sha256_of(path) for path in table.pop("pictures")}
         return digest(table | ({"pictures": pictures} if pictures else {}))
 
@@ -78,23 +113,30 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
     )
 
 
-def suite_entries(records: Sequence[Record], *, folder_of: Callable[[Record], Path]) -> list[Entry]:
+def suite_entries(
+    records: Sequence[Record], *, folder_of: Callable[[Record], Path], place: str = ""
+) -> list[Entry]:
     """The MLflow runs that mirror the records of a suite. Cells that are running have no run."""
     ended = [record for record in records if record.status is not Status.RUNNING]
     return [
         *(cell_entry(record, folder=folder_of(record)) for record in ended),
         *(sweep_entry(record) for record in ended if record.sweeps),
         *(e for record in ended for e in protocol_entries(record, folder=folder_of(record))),
-        *summary_entries(ended),
+        *summary_entries(ended, place=place),
     ]
 
 
-def summary_entries(records: Sequence[Record]) -> list[Entry]:
+def place_of(runs_dir: Path) -> str:
+    """The machine and the runs folder, for the summaries of its records."""
+    return f"{platform.node()}:{runs_dir.resolve()}"
+
+
+def summary_entries(records: Sequence[Record], *, place: str = "") -> list[Entry]:
     """An entry for each method and each of its settings, in the order of the records."""
-    return [summary_entry(alike) for alike in by_settings(records)]
+    return [summary_entry(alike, place=place) for alike in by_settings(records)]
 
 
-def summary_entry(records: Sequence[Record]) -> Entry:
+def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
     """The MLflow run that summarises the finished records of one method, one record per seed."""
     first, n = records[0], len(records)
     seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
@@ -113,6 +155,8 @@ def summary_entry(records: Sequence[Record]) -> Entry:
         tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
         params=_common(flat),
         points=_summary_points(records),
+        records=sorted(map(_identity, records)),
+        place=place,
         status="FINISHED",
         started_ms=finished_ms,  # MLflow sorts by time: the summary stands above its cells
         finished_ms=finished_ms,
@@ -126,6 +170,7 @@ def sweep_entry(record: Record) -> Entry:
         for name, swept in record.sweeps.items()
         for number, tried in enumerate(swept.get("curve", ()))
     ]
+    finished_ms = _milliseconds(record.provenance.get("finished_at"))
     return Entry(
         name=f"{record.method} seed {record.seed} sweep",
         identity={KEY: record.key, "kind": "sweep"},
@@ -133,8 +178,8 @@ def sweep_entry(record: Record) -> Entry:
         params=_params(record.config),
         points=_sweep_points(record),
         status="FINISHED",
-        started_ms=None,
-        finished_ms=None,
+        started_ms=finished_ms,
+        finished_ms=finished_ms,
         curves=rows,
         children=[_trial_entry(record, row) for row in rows],
     )
@@ -325,6 +370,11 @@ def _common(tables: Sequence[dict[str, str]]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _identity(record: Record) -> str:
+    """A record's cell and the time at which it ended, in few characters: tags are short."""
+    return f"{record.key[:8]}.{(_milliseconds(record.provenance.get('finished_at')) or 0) // 1000}"
 
 
 def _milliseconds(moment: Any) -> int | None:

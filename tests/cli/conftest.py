@@ -80,7 +80,7 @@ class Mirror:
             self.answer()
             self.mirrored.append((record.method, record.status.value))
 
-        def summarise(_, suite, records):
+        def summarise(_, suite, records, *, place=""):
             self.answer()
             self.summaries.append([record.method for record in records])
 

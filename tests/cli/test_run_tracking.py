@@ -1,6 +1,7 @@
 """`run` mirrors its cells to MLflow, and loses no cell when MLflow is away."""
 
 import re
+import shlex
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,9 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.sealed import read_record
 from gim_bench.tracking import Tracker
 from tests.cli.commands import RUN, statuses
+from tests.servers import Server, answering_with, names
 
+SYNC = "python -m gim_bench sync"
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -43,8 +46,8 @@ def test_a_cell_that_another_process_finishes_meanwhile_is_summarised_too(
     (folder,) = tmp_path.glob("runs/tiny/gim/seed-*")
     summarise = Tracker.summarise
 
-    def slowly(tracker, suite, records):
-        summarise(tracker, suite, records)
+    def slowly(tracker, suite, records, **options):
+        summarise(tracker, suite, records, **options)
         record = read_record(folder / "record.json")
         RunsFolder(tmp_path / "runs").save(replace(record, seed=1, key="1" * 64))
 
@@ -58,6 +61,23 @@ def test_the_tracking_store_can_come_from_mlflows_own_variable(gim_bench, monkey
     assert "cannot track to 'ftp://elsewhere'" in gim_bench(*RUN).err
 
 
+# case 20
+def test_another_program_at_the_servers_port_is_an_error_before_training(gim_bench, tmp_path):
+    with answering_with(403) as (uri, _):
+        answer = gim_bench(*RUN, "--tracking-uri", uri)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert answer.err.endswith(f"run with --no-tracking, and later {SYNC} --tracking-uri {uri}\n")
+    assert statuses(tmp_path) == {}
+
+
+# case 18
+@pytest.mark.usefixtures("finished", "mirror")
+def test_the_last_line_is_a_command_for_the_store_that_a_shell_understands(gim_bench, tmp_path):
+    uri = f"sqlite:///{tmp_path}/my drive.db"
+    last = gim_bench(*RUN, "--tracking-uri", uri).out.splitlines()[-1]
+    assert shlex.split(last) == ["MLflow:", "mlflow", "ui", "--backend-store-uri", uri]
+
+
 # -- a store that is away --------------------------------------------------------------------------
 
 
@@ -68,6 +88,7 @@ def test_mlflow_that_breaks_in_the_middle_costs_no_cell(gim_bench, mirror, tmp_p
     assert statuses(tmp_path) == {("gim", 0): "done", ("random_init", 0): "done"}
     assert "not mirrored: cannot track to 'sqlite:///mlflow.db': it went away" in answer.err
     assert "Traceback" not in answer.err
+    assert "MLflow:" not in answer.out  # case 18: nothing where nothing was mirrored
     assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
 
 
@@ -118,11 +139,39 @@ def test_mlflow_has_a_run_for_each_cell_and_a_second_run_adds_none(
     ]
     assert mlflow_runs(tmp_path) == expected
 
-    def asked(*_, **__):
+    def loaded():
         pytest.fail("a finished suite does not load MLflow")
 
-    monkeypatch.setattr(Tracker, "mirror", asked)
-    monkeypatch.setattr(Tracker, "summarise", asked)
+    monkeypatch.setattr("gim_bench.tracking.client._import_mlflow", loaded)
     second = gim_bench(*command)
     assert (second.code, second.out) == (0, first.out)
     assert mlflow_runs(tmp_path) == expected
+
+
+# cases 14, 18, 27, 29
+@pytest.mark.slow
+def test_a_server_with_a_password_is_shown_masked_and_asked_again_when_it_was_emptied(
+    finished, gim_bench, tmp_path
+):
+    """The password is nowhere in what is printed, in the records, in the database, in artifacts."""
+    from mlflow import MlflowClient
+
+    with Server(tmp_path / "server") as server:
+        uri = server.uri.replace("http://", "http://ann:s3cret@")
+        first = gim_bench(*RUN, "--tracking-uri", uri)
+        assert first.code == 0
+        assert first.out.splitlines()[:-1] == finished.out.splitlines()
+        assert first.out.splitlines()[-1] == f"MLflow:  {server.uri.replace('//', '//***@')}"
+        whole = names(server.content("gim_bench/tiny"))
+        assert len(whole) == 4
+        client = MlflowClient(tracking_uri=server.uri)
+        for run in server.content("gim_bench/tiny"):
+            client.delete_run(run["info"]["run_id"])
+        second = gim_bench(*RUN, "--tracking-uri", uri)
+        assert names(server.content("gim_bench/tiny")) == whole
+        restored = gim_bench("sync", "--tracking-uri", uri)
+        assert restored.out == "tiny: 0 new in MLflow, 4 there already\n"
+    printed = "".join(answer.out + answer.err for answer in (first, second, restored))
+    assert "s3cret" not in printed
+    files = [path for path in tmp_path.glob("**/*") if path.is_file()]
+    assert not [path for path in files if b"s3cret" in path.read_bytes()]

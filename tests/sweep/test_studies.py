@@ -1,6 +1,8 @@
 """Studies: trials that several processes share, none of them lost and none double."""
 
+import importlib.util
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -24,6 +27,7 @@ from gim_bench.progress import Silence
 from gim_bench.sweep import studies as shared
 from gim_bench.sweep.probe_rates import BATCH, GRID
 from gim_bench.sweep.studies import Outcome, Studies
+from gim_bench.system.addresses import sqlite_address
 from tests.sweep.sharing import complete, tried
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,9 +327,22 @@ def test_a_database_that_cannot_hold_trials_is_refused_in_one_line(url):
         Studies(url)
 
 
-def test_an_address_whose_port_is_no_number_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"^cannot keep trials in --storage [^\n]*abc[^\n]*$"):
-        Studies("postgresql://h:abc/x")
+# case 14
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h:s3cret/x",
+        "postgresql://ann:s3cret@localhost:1/name",
+        "postgresql://localhost:1/name?user=ann&password=s3cret",
+        "postgresql://ann:s3cret/@localhost:1/name",
+        "mysql://ann:s3cret@localhost/name",
+        "postgresql+nothing://ann:s3cret@localhost/name",
+    ],
+)
+def test_the_line_about_a_database_shows_no_password(url):
+    with pytest.raises(ConfigError, match=r"^cannot keep trials in --storage [^\n]*$") as told:
+        Studies(url)
+    assert "s3cret" not in str(told.value)
 
 
 def test_tables_of_another_version_of_optuna_are_refused_in_one_line(studies, tmp_path):
@@ -337,11 +354,29 @@ def test_tables_of_another_version_of_optuna_are_refused_in_one_line(studies, tm
         Studies(studies.url)
 
 
-def test_a_server_that_does_not_answer_is_one_line_without_the_password():
-    pytest.importorskip("psycopg2")
-    with pytest.raises(ConfigError, match=r"^cannot keep[^\n]*$") as told:
-        Studies("postgresql://me:secret@localhost:1/name")
-    assert "secret" not in str(told.value)
+# case 13
+def test_the_documented_address_needs_the_driver_of_the_documented_extra():
+    page = (ROOT / "docs" / "sweep.md").read_text("utf-8")
+    (extra,) = re.findall(r"pip install 'gim-bench\[(\w+)\]'", page)
+    (address,) = re.findall(r"--storage (\S+://\S+)", page)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (requirement,) = project["optional-dependencies"][extra]
+    assert requirement.startswith(f"{shared.POSTGRESQL_DRIVER}[binary]")
+    with pytest.raises(ConfigError) as told:  # of a server that is not there
+        Studies(address)
+    if importlib.util.find_spec(shared.POSTGRESQL_DRIVER):
+        assert "No module" not in str(told.value)
+    else:
+        assert f"No module named '{shared.POSTGRESQL_DRIVER}'" in str(told.value)
+
+
+# case 19
+@pytest.mark.parametrize("name", ["lr?1", "50%", "my%20drive", "a{b}#c"])
+def test_trials_lie_in_the_folder_that_was_named(name, tmp_path):
+    Studies(sqlite_address(tmp_path / name / "sweep.db")).open("study", {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    found = sorted(path.name for path in (tmp_path / name).iterdir())
+    assert found == ["sweep.db", "sweep.db.trials.lock"]
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path):
@@ -363,7 +398,7 @@ def postgresql():
     initdb = Path(found[-1] if found else shutil.which("initdb") or "")
     if not initdb.is_file():
         pytest.skip("PostgreSQL's initdb is not installed")
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     user = {"user": "nobody", "extra_groups": []} if os.getuid() == 0 else {}  # root is refused
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     if user:
@@ -383,7 +418,7 @@ def postgresql():
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield f"postgresql+psycopg2://tester@/postgres?host={folder}"
+        yield f"postgresql://tester@/postgres?host={folder}"
     finally:
         server.send_signal(signal.SIGINT)  # stops without waiting for connections
         server.wait(timeout=300)

@@ -1,21 +1,26 @@
 """Records in a real SQLite store, also with several processes at the store."""
 
 import json
+import os
+import shutil
 import socket
-import threading
+import subprocess
+import sys
 import time
-from contextlib import contextmanager, nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import pytest
 
 from gim_bench.errors import TrackingError
 from gim_bench.records.patches import Pictures, save_pictures
 from gim_bench.records.record import Status
+from gim_bench.system.addresses import sqlite_address
 from gim_bench.system.locks import locked
 from gim_bench.tracking import Tracker, client
 from gim_bench.tracking.client import PARAMETER_CHARACTERS
 from gim_bench.tracking.entries import cell_entry, sweep_entry
+from tests.servers import answering_with
 from tests.tracking.records import (
     END,
     EXPERIMENT,
@@ -141,17 +146,124 @@ def test_a_cell_that_failed_and_then_succeeded_is_one_run(tracker):
     assert (run.info.status, run.data.metrics["accuracy"]) == ("FINISHED", 60.0)
 
 
-def test_a_run_that_an_interruption_left_is_replaced(tracker, monkeypatch):
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_a_killed_process_left_is_replaced(tracker, monkeypatch):
     """A run without its digest is not trusted, and does not stay beside the whole one."""
     client = tracker._client
     with monkeypatch.context() as patch:
-        patch.setattr(type(client), "set_tag", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(client), "set_tag", interrupted)
+        patch.setattr(type(client), "delete_run", interrupted)
+        with suppress(KeyboardInterrupt):
             tracker.mirror(cell())
     (broken,) = runs(tracker)
     tracker.mirror(cell())
     (run,) = runs(tracker)
     assert run.info.run_id != broken.info.run_id
+
+
+# case 30
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("the disk is full")])
+def test_a_run_that_is_begun_and_fails_is_removed(tracker, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    swept = cell(sweeps={"module_2": SWEPT})
+    monkeypatch.setattr(type(tracker._client), "log_batch", fail)
+    for mirror in (tracker.mirror, tracker.mirror_sweeps) * 2:
+        with suppress(KeyboardInterrupt, TrackingError):
+            mirror(swept)
+    assert runs(tracker) == []
+
+
+# case 30
+def test_artifacts_out_of_reach_cost_the_artifacts_alone(tracker, tmp_path):
+    (tmp_path / "mlartifacts").write_text("a file where the folder should be")
+    for _ in range(2):
+        tracker.mirror(cell())
+        tracker.mirror_sweeps(cell(sweeps={"module_2": SWEPT}))
+    run, sweep = runs(tracker, "tags.kind != 'probe_trial'")
+    assert {run.info.status, sweep.info.status} == {"FINISHED"}
+    assert len(runs(tracker, deleted=True)) == 2 + len(SWEPT["curve"])
+    assert str(tmp_path / "mlartifacts") in tracker.artifacts_away
+
+
+# case 30
+def test_artifacts_are_written_into_the_same_run_once_they_are_in_reach(tracker, tmp_path):
+    (tmp_path / "mlartifacts").write_text("a file where the folder should be")
+    tracker.mirror(cell())
+    (before,) = runs(tracker)
+    (tmp_path / "mlartifacts").unlink()
+    assert Tracker(tracker.uri).put("quickstart", cell_entry(cell()))
+    (after,) = runs(tracker)
+    assert after.info.run_id == before.info.run_id
+    assert [path.name for path in tmp_path.glob("mlartifacts/**/*.csv")] == ["probe_curves.csv"]
+    assert not Tracker(tracker.uri).put("quickstart", cell_entry(cell()))
+
+
+# case 15
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_artifacts_of_a_folder_that_was_moved_or_copied_stay_beside_its_database(
+    tmp_path, empty_store, copied
+):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "mlflow.db").write_bytes(empty_store)
+    Tracker(f"sqlite:///{old}/mlflow.db").mirror(cell())
+    shutil.copytree(old, new)
+    if not copied:
+        shutil.rmtree(old)
+    left = sorted(tmp_path.glob("old/**/*"))
+    moved = Tracker(f"sqlite:///{new}/mlflow.db")
+    assert moved.put("quickstart", cell_entry(cell(seed=1)))
+    assert not moved.put("quickstart", cell_entry(cell()))
+    assert sorted(tmp_path.glob("old/**/*")) == left
+    for run in runs(moved):
+        folder = Path(run.info.artifact_uri.removeprefix("file://"))
+        assert folder.is_relative_to(new)
+        assert (folder / "probe_curves.csv").is_file()
+
+
+# case 15
+def test_a_run_whose_artifacts_are_gone_is_not_complete(tracker, tmp_path):
+    tracker.mirror(cell())
+    shutil.rmtree(tmp_path / "mlartifacts")
+    assert tracker.put("quickstart", cell_entry(cell()))
+    assert len(list(tmp_path.glob("mlartifacts/**/probe_curves.csv"))) == 1
+    assert len(runs(tracker)) == 1
+
+
+# case 15
+def test_artifacts_that_stayed_in_reach_are_left_where_they_are(tmp_path, empty_store):
+    """The database alone was copied."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mlflow.db").write_bytes(empty_store)
+    Tracker(f"sqlite:///{tmp_path}/old/mlflow.db").mirror(cell())
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "old" / "mlflow.db", tmp_path / "new" / "mlflow.db")
+    moved = Tracker(f"sqlite:///{tmp_path}/new/mlflow.db")
+    assert not moved.put("quickstart", cell_entry(cell()))
+    moved.mirror(cell(seed=1))
+    assert len(list(tmp_path.glob("old/mlartifacts/**/probe_curves.csv"))) == 2
+
+
+# case 19
+@pytest.mark.parametrize("name", ["my%20drive", "lr?1", "50%", "a b#c"])
+def test_lock_database_and_artifacts_lie_in_one_folder_whatever_its_name(name, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir()
+    tracker = Tracker(sqlite_address(folder / "mlflow.db"))
+    tracker.check()
+    tracker.mirror(cell())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "mlartifacts",
+        "mlflow.db",
+        "mlflow.db.lock",
+    ]
+    assert not tracker.put("quickstart", cell_entry(cell()))
 
 
 def test_no_other_folder_of_mlflow_is_created(tmp_path, monkeypatch):
@@ -177,6 +289,60 @@ def test_each_method_has_its_summary_and_failed_cells_have_none(tracker):
     failed = cell("random_init", status=Status.FAILED)
     tracker.summarise("quickstart", [cell(), cell("cpc"), failed, cell("mfcc", suite="other")])
     assert {run.data.tags["method"] for run in runs(tracker)} == {"gim", "cpc"}
+
+
+# case 28
+def test_two_runs_folders_at_one_store_leave_the_summary_of_the_other_alone(tracker):
+    """Both settle, whether they hold other seeds or ran the same seeds."""
+    ours, theirs = [cell(), cell(seed=1)], [cell(seed=2)]
+    later = cell().provenance | {"finished_at": "2026-11-02T10:00:00+00:00"}
+    for _ in range(2):
+        tracker.summarise("quickstart", ours, place="a:/runs")
+        tracker.summarise("quickstart", theirs, place="b:/runs")
+        tracker.summarise("quickstart", [cell(provenance=later)], place="c:/runs")
+    found = runs(tracker)
+    assert sorted(run.data.tags["seeds"] for run in found) == ["0", "0, 1", "2"]
+    assert sorted(run.data.tags["gim_bench.runs"] for run in found) == [
+        "a:/runs",
+        "b:/runs",
+        "c:/runs",
+    ]
+    assert len(runs(tracker, deleted=True)) == 3
+
+
+# case 28
+def test_a_summary_of_the_same_records_and_more_replaces_that_of_fewer(tracker):
+    """A folder that was moved, or a copy that went on."""
+    for _ in range(2):
+        tracker.summarise("quickstart", [cell()], place="a:/runs")
+        tracker.summarise("quickstart", [cell(), cell(seed=1)], place="b:/runs")
+    (run,) = runs(tracker)
+    assert run.data.tags["seeds"] == "0, 1"
+    covered = run.data.tags["gim_bench.records"].split()
+    assert [name.partition(".")[0] for name in covered] == sorted(
+        key_of("gim", seed)[:8] for seed in (0, 1)
+    )
+    assert len(runs(tracker, deleted=True)) == 2
+
+
+# case 28
+def test_a_summary_of_fewer_records_replaces_that_of_its_own_folder(tracker):
+    tracker.summarise("quickstart", [cell(), cell(seed=1)], place="a:/runs")
+    tracker.summarise("quickstart", [cell()], place="a:/runs")
+    (run,) = runs(tracker)
+    assert run.data.tags["seeds"] == "0"
+
+
+# case 28
+@pytest.mark.parametrize("kind", ["cell", "sweep"])
+def test_of_two_records_of_one_cell_in_two_folders_the_later_one_stays(tracker, kind):
+    later = cell().provenance | {"finished_at": "2026-11-02T10:00:00+00:00"}
+    old = cell(accuracy=60.0, sweeps={"module_2": SWEPT})
+    new = cell(accuracy=61.0, sweeps={"module_2": SWEPT}, provenance=later)
+    entry = cell_entry if kind == "cell" else sweep_entry
+    assert [tracker.put("quickstart", entry(r)) for r in (old, new, old, new)] == [
+        *(True, True, False, False)
+    ]
 
 
 # -- sweeps ----------------------------------------------------------------------------------------
@@ -303,7 +469,7 @@ def test_a_complete_run_that_another_process_deletes_is_created_again(tracker, r
             rival._create(experiment, cell_entry(cell()))
             found = search(experiment, tags)
             for run in found:  # after this look, the other process removes both
-                rival._delete(experiment, run.info.run_id)
+                rival._delete(experiment, run.run_id)
         return found
 
     monkeypatch.setattr(tracker, "_search", beside)
@@ -350,27 +516,6 @@ def test_a_server_that_never_answers_costs_no_more_than_the_patience(monkeypatch
         assert time.monotonic() - began < 600  # what MLflow itself would have waited
 
 
-@contextmanager
-def answering_with(status):
-    """A server whose every answer is that error; its address, and the paths it is asked for."""
-    asked = []
-
-    class Failing(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(status)
-            self.send_header("Retry-After", "3600")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
-
-
 def test_a_server_that_answers_only_with_errors_is_one_line(monkeypatch):
     """It asks to be asked again in an hour, which is not done."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -384,16 +529,27 @@ def test_a_server_that_answers_only_with_errors_is_one_line(monkeypatch):
 def test_an_error_inside_mlflow_is_one_line(tmp_path):
     path = tmp_path / "mlflow.db"
     path.write_text("not a database, but long enough to be looked at" * 20)
-    with pytest.raises(TrackingError, match="--no-tracking") as caught:
+    with pytest.raises(TrackingError, match="cannot track to") as caught:
         Tracker(f"sqlite:///{path}").mirror(cell())
     assert "\n" not in str(caught.value)
 
 
-def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tracker):
+# case 17
+@pytest.mark.slow
+def test_the_command_that_restores_a_deleted_experiment_works_word_for_word(
+    tmp_path, empty_store, monkeypatch
+):
     from mlflow import MlflowClient
 
+    (tmp_path / "my drive").mkdir()
+    (tmp_path / "my drive" / "mlflow.db").write_bytes(empty_store)
+    tracker = Tracker(f"sqlite:///{tmp_path}/my drive/mlflow.db")
     tracker.mirror(cell())
     client = MlflowClient(tracking_uri=tracker.uri)
     client.delete_experiment(client.get_experiment_by_name(EXPERIMENT).experiment_id)
-    with pytest.raises(TrackingError, match="mlflow experiments restore --experiment-id"):
+    with pytest.raises(TrackingError, match="was deleted; first run ") as told:
         Tracker(tracker.uri).mirror(cell())
+    command = str(told.value).partition("first run ")[2]
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)  # noqa: S602
+    assert not Tracker(tracker.uri).put("quickstart", cell_entry(cell()))

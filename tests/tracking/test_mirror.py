@@ -20,6 +20,7 @@ class Store:
 
     def __init__(self, monkeypatch):
         self.broken, self.put, self.held = False, [], {}
+        self.monkeypatch = monkeypatch
         monkeypatch.setattr(Tracker, "put", lambda _, suite, entry: self._put(suite, entry))
 
     def _put(self, suite, entry):
@@ -47,25 +48,12 @@ def during(runs, tmp_path):
 # -- during a run ----------------------------------------------------------------------------------
 
 
-def test_a_cell_is_mirrored_once(runs, store, during):
+# case 27
+def test_the_store_is_asked_each_time(runs, store, during):
+    """A server may have been emptied, or a run deleted in its page."""
     runs.save(cell())
     mirror_cell(cell(), **during)
     mirror_cell(cell(), **during)
-    assert store.put == ["gim seed 0"]
-
-
-def test_a_cell_that_was_run_again_is_mirrored_again(runs, store, during):
-    runs.save(cell())
-    mirror_cell(cell(), **during)
-    later = cell().provenance | {"finished_at": "2026-11-02T10:00:00+00:00"}
-    mirror_cell(cell(provenance=later), **during)
-    assert store.put == ["gim seed 0"] * 2
-
-
-def test_a_cell_is_mirrored_to_each_store(runs, store, during, tmp_path):
-    runs.save(cell())
-    mirror_cell(cell(), **during)
-    mirror_cell(cell(), **during | {"tracker": Tracker(f"sqlite:///{tmp_path / 'other.db'}")})
     assert store.put == ["gim seed 0"] * 2
 
 
@@ -75,14 +63,30 @@ def test_a_store_that_fails_costs_one_line_and_is_given_up(runs, store, during):
         runs.save(record)
         mirror_cell(record, **during)
     store.broken = False
-    mirror_sweeps(
-        cell(sweeps={"module_2": SWEPT}),
-        tracker=during["tracker"],
-        progress=during["progress"],
-    )
+    mirror_sweeps(cell(sweeps={"module_2": SWEPT}), **during)
     summarise("quickstart", **during)
     assert store.put == []
-    assert during["progress"].lines == ["not mirrored: it went away; this run mirrors nothing more"]
+    later = f"sync --runs-dir {runs.root} --tracking-uri {during['tracker'].uri}"
+    (line,) = during["progress"].lines
+    assert line == (
+        f"not mirrored: it went away; this run mirrors nothing more; later run python -m gim_bench "
+        f"{later}"
+    )
+
+
+# case 30
+def test_artifacts_out_of_reach_are_one_line(runs, store, during):
+    def put(tracker, *_):
+        tracker.artifacts_away = "OSError: no such disk"
+
+    store.monkeypatch.setattr(Tracker, "put", put)
+    for record in (cell(), cell(seed=1)):
+        mirror_cell(record, **during)
+    (line,) = during["progress"].lines
+    assert line.startswith(
+        "mirrored without artifacts, which are out of reach (OSError: no such disk); later run "
+    )
+    assert sync("quickstart", runs=runs, tracker=during["tracker"]).artifacts_away
 
 
 def test_a_cell_that_a_store_missed_is_mirrored_by_the_next_tracker(runs, store, during):
@@ -94,14 +98,16 @@ def test_a_cell_that_a_store_missed_is_mirrored_by_the_next_tracker(runs, store,
     assert store.put == ["gim seed 0"]
 
 
-def test_summaries_are_mirrored_once_until_a_seed_is_added(runs, store, during):
-    runs.save(cell())
+def test_a_summary_covers_all_seeds_and_names_the_runs_folder(runs, store, during, monkeypatch):
+    entries = []
+    monkeypatch.setattr(Tracker, "put", lambda _, suite, entry: entries.append(entry))
+    for seed in (0, 1):
+        runs.save(cell(seed=seed))
     summarise("quickstart", **during)
-    summarise("quickstart", **during)
-    assert store.put == ["gim summary, n=1"]
-    runs.save(cell(seed=1))
-    summarise("quickstart", **during)
-    assert store.put == ["gim summary, n=1", "gim summary, n=2"]
+    (entry,) = entries
+    assert entry.name == "gim summary, n=2"
+    assert entry.place.endswith(f":{runs.root.resolve()}")
+    assert len(entry.records) == 2
 
 
 # -- sync ------------------------------------------------------------------------------------------
