@@ -547,3 +547,14 @@ def test_chosen_losses_of_several_units_have_one_column_for_the_unit():
         ["cpc", "1", "bits", "2.200", "–", "2.200"],
         ["mfcc", "1", "–", "–", "–", "–"],
     ]
+
+
+# case 3
+@pytest.mark.parametrize("metrics", [(), ("accuracy",)])
+def test_test_examples_that_training_sees_are_named_below_the_accuracy(metrics):
+    seen = "SEEN IN TRAINING: 40 of 40 test images are also train images, such as a (b)"
+    facts = provenance(data_notes=["left out: 6 files", seen])
+    records = [cell("gim", metrics={"accuracy": 64.0}, provenance=facts)]
+    _, _, table = report_on(records, metrics=metrics).partition("\n## ")
+    assert table.partition("\n## ")[0].count(f"- {seen}") == 1
+    assert "left out" not in table
