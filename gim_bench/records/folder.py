@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RECORD = "record.json"
-MIRRORED = "mirrored.json"
 LOG = "error.log"
 SWEEP = "sweep.json"
 LOCK = ".lock"
@@ -247,24 +246,6 @@ class RunsFolder:
         write_atomically(path, text.encode(errors="backslashreplace"))
         return path
 
-    # -- records sent to a tracking store --------------------------------------------------------
-
-    def is_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> bool:
-        """Whether exactly these records were sent to the tracking store `to` before.
-
-        `folder` is the cell's folder for one record, and the suite's folder for a summary.
-        """
-        try:
-            noted = json.loads((folder / MIRRORED).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return False
-        return noted == {"to": to, "records": _identities(records)}
-
-    def note_mirrored(self, records: Sequence[Record], *, folder: Path, to: str) -> None:
-        """Note that these records were sent to the tracking store `to`. Raises: OSError."""
-        note = {"to": to, "records": _identities(records)}
-        write_atomically(folder / MIRRORED, json.dumps(note).encode())
-
 
 def _sha256(tensor: "Tensor") -> str:
     import torch
@@ -280,10 +261,6 @@ def _file_sha256(path: Path) -> str | None:
         return sha256_of(path)
     except OSError:
         return None
-
-
-def _identities(records: Sequence[Record]) -> list[list[str]]:
-    return [[record.key, str(record.provenance.get("finished_at"))] for record in records]
 
 
 def _toml(table: Mapping[str, Any]) -> dict[str, Any]:

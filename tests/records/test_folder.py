@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from gim_bench.records.record import Record, Status
 from gim_bench.seals import sealed
 
 KEY = "0123456789abcdef" * 4
-TO = "sqlite:///mlflow.db"
 
 
 def record(**changes):
@@ -418,36 +416,3 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
     assert "\n" not in message
     assert message.startswith(f"cannot write records to {tmp_path}/file/runs (")
     assert message.endswith("choose another folder with --runs-dir")
-
-
-# -- what was mirrored -----------------------------------------------------------------------------
-
-
-def test_what_was_mirrored_is_remembered_for_that_store_alone(runs):
-    runs.save(record())
-    folder = runs.folder_of(record())
-    assert not runs.is_mirrored([record()], folder=folder, to=TO)
-    runs.note_mirrored([record()], folder=folder, to=TO)
-    assert runs.is_mirrored([record()], folder=folder, to=TO)
-    assert not runs.is_mirrored([record()], folder=folder, to="http://elsewhere")
-
-
-def test_a_record_that_was_run_again_is_not_mirrored_yet(runs):
-    folder = runs.folder_of(record())
-    runs.note_mirrored([record()], folder=folder, to=TO)
-    again = replace(record(), provenance={"finished_at": "2026-11-02T00:00:00+00:00"})
-    assert not runs.is_mirrored([again], folder=folder, to=TO)
-
-
-def test_a_summary_of_more_seeds_is_not_mirrored_yet(runs):
-    runs.note_mirrored([record()], folder=runs.root / "tiny", to=TO)
-    more = [record(), record(seed=3, key="f" * 64)]
-    assert not runs.is_mirrored(more, folder=runs.root / "tiny", to=TO)
-
-
-@pytest.mark.parametrize("content", ['{"to":', "[" * 100_000], ids=["cut off", "deep"])
-def test_a_damaged_note_means_mirroring_again(content, runs):
-    folder = runs.folder_of(record())
-    runs.note_mirrored([record()], folder=folder, to=TO)
-    (folder / "mirrored.json").write_text(content)
-    assert not runs.is_mirrored([record()], folder=folder, to=TO)
