@@ -118,7 +118,10 @@ def walk(
         root=root,
         names=sorted(names),
         folders=sorted(folders),
-        left_out={reason: sorted(found) for reason, found in left_out.items()},
+        left_out={
+            reason: sorted(left_out[reason])
+            for reason in sorted(left_out, key=lambda reason: reason.several)
+        },
     )
 
 

@@ -118,6 +118,16 @@ def test_a_record_says_where_only_a_part_of_the_data_was_there(tmp_path, monkeyp
     assert found["data_incomplete"] == "1 of 2 photographs"
 
 
+# case 1
+def test_a_record_keeps_the_notes_of_the_data(tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path)
+    bench = tiny_bench(suite)
+    assert "data_notes" not in outcome.begun(tiny_cell(suite, "gim"), bench).provenance
+    monkeypatch.setattr(bench.dataset, "notes", lambda: ("left out: 1 link",))
+    found = outcome.begun(tiny_cell(suite, "gim"), bench).provenance
+    assert found["data_notes"] == ["left out: 1 link"]
+
+
 def test_the_probes_curve_has_every_rate_of_every_module(done):
     for record in done.values():
         assert set(record.probe_curves) == {"module_1", "module_2"}
