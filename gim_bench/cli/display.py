@@ -52,6 +52,7 @@ class Bars:
         try:
             yield _Shown(clock, show)
         finally:
+            self._live.refresh()
             self._live.remove_task(shown)
             if not self._live.tasks:
                 self._live.stop()

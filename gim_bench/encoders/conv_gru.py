@@ -209,7 +209,8 @@ def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]
     lengths = ConvGRUEncoder.rows(settings, shape=(samples,))
     of_modules = []
     for (centre, advance), length in zip(receptive_fields(settings), lengths, strict=True):
-        centres = centre + advance * torch.arange(length)
+        # On the CPU also where the encoder is only sketched, on the device "meta".
+        centres = centre + advance * torch.arange(length, device="cpu")
         owner = ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long().clamp(min=0)
         of_modules.append(owner[owner < samples // FRAME_SAMPLES])
     return of_modules

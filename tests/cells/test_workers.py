@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from gim_bench.cells import workers
+from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.workers import Share, is_small, run_by_workers, share_out
 from gim_bench.hardware import threads
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
+from gim_bench.settings.suites import load_suite
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 GIB = 2**30
@@ -47,6 +49,18 @@ def shared(cells, *, workers=None, device=CPU, alone=False):
 def test_an_encoder_of_a_few_channels_is_small_and_the_papers_is_not(tmp_path):
     tiny, papers = (cells_of(tmp_path, *o, seeds=1)[0].config for o in ((), LARGE))
     assert (is_small(tiny), is_small(papers)) == (True, False)
+
+
+def test_every_encoder_of_the_shipped_suites_is_small_or_not():
+    """Encoders are sketched without memory for their weights."""
+    answers = {
+        name: {is_small(c) for c in configs(load_suite(name), methods=(), device=CPU).values()}
+        for name in ("quickstart", "quickstart-audio", "family", "stl10", "librispeech")
+    }
+    assert answers == {
+        "quickstart": {True}, "quickstart-audio": {True}, "family": {True},
+        "stl10": {False}, "librispeech": {False},
+    }  # fmt: skip
 
 
 def test_small_cells_have_a_worker_of_one_thread_for_each_core(machine, tmp_path):
