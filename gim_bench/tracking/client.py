@@ -6,12 +6,9 @@ from several processes: processes at the same SQLite file take turns. A server o
 there each process looks again after its changes, until a look finds nothing to change.
 """
 
-import importlib
 import logging
-import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -49,6 +46,7 @@ from gim_bench.tracking.entries import (
     summary_entries,
     sweep_entry,
 )
+from gim_bench.tracking.loading import import_mlflow, without_deprecations
 from gim_bench.tracking.stores import (
     Found,
     check_server,
@@ -156,10 +154,10 @@ class Tracker:
     def _prepared(self) -> Iterator[None]:
         """Import MLflow and wait for this process's turn. Any error becomes a TrackingError."""
         try:
-            with _without_deprecations():
+            with without_deprecations():
                 if scheme_of(self.uri) in PORTS:
                     check_server(self.uri)
-                _import_mlflow()  # takes seconds, so before the turn, which others wait for
+                import_mlflow()  # takes seconds, so before the turn, which others wait for
                 with self._turn():
                     yield
         except TrackingError:
@@ -415,15 +413,11 @@ class Tracker:
         Artifacts that stayed where they were, and places that people chose, are left alone.
         """
         wanted, held = self._artifact_location(experiment.name), experiment.artifact_location
-        if wanted is None or held == wanted:
-            return
-        file = store_file(self.uri)
-        old, new = _local_path(held), _local_path(wanted)
-        assert new is not None
-        if old is None or old.parts[-3:] != new.parts[-3:]:
+        old, new = _local_path(held), _local_path(wanted or "")
+        if old is None or new is None or old.parts[-3:] != new.parts[-3:]:
             return
         if not old.exists() or (new.exists() and not new.samefile(old)):
-            move_artifacts(file, old=held, new=wanted)
+            move_artifacts(store_file(self.uri), old=held, new=str(wanted))
 
     def _artifact_location(self, experiment: str) -> str | None:
         """For SQLite the folder that MLflow's own server uses; elsewhere MLflow's own choice."""
@@ -437,27 +431,6 @@ def _settle(outcome: "Future[bool]", work: Callable[[], bool]) -> None:
         outcome.set_result(work())
     except BaseException as error:
         outcome.set_exception(error)
-
-
-def _import_mlflow() -> None:
-    """Import MLflow with limits that make a server which is away cost seconds, not minutes."""
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with a password in the address
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # would wait for a network
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
-    importlib.import_module("mlflow")
-
-
-@contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """Silence warnings about MLflow's own code that its users can do nothing about."""
-    with warnings.catch_warnings():
-        # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
-        # MLflow 3.17 chooses the columns of a table in a way that pandas 3 deprecates.
-        warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes")
-        yield
 
 
 def experiment_name(suite: str) -> str:
