@@ -28,7 +28,7 @@ from gim_bench.datasets.duplicates import (
 )
 from gim_bench.datasets.files import FileDataset, fingerprint_of, reason
 from gim_bench.datasets.images.decoding import DECODER, SUFFIXES, Remark, decode
-from gim_bench.datasets.walk import Reason, Walk, count, lookalike, nfc, walk
+from gim_bench.datasets.walk import Reason, Walk, alike, count, lookalike, nfc, walk
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
@@ -126,7 +126,7 @@ class ImageFolder(FileDataset):
             self._in_two_classes(self._duplicates),
             self._seen.note(),
             *self._array.notes,
-            _lookalikes(self._contents.classes),
+            alike(self._contents.classes, noun="classes"),
         ]
         return [line for line in lines if line]
 
@@ -364,10 +364,10 @@ def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path)
             f"or more are needed: sort its images into train/<class>/"
         )
     if unknown := [name for name in tested if name not in classes]:
-        alike = [name for name in classes if lookalike(name) == lookalike(unknown[0])]
+        similar = [name for name in classes if lookalike(name) == lookalike(unknown[0])]
         raise DataError(
             f"image_folder: the class {unknown[0]!r} is in {root / Split.TEST} but not in "
-            f"{root / Split.TRAIN}{f', which has {alike[0]!r}' if alike else ''}: add training "
+            f"{root / Split.TRAIN}{f', which has {similar[0]!r}' if similar else ''}: add training "
             f"images of it, or remove it from test/"
         )
     if not tested:
@@ -375,16 +375,3 @@ def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path)
             f"image_folder: {root / Split.TEST} holds no class folder: sort its images into "
             f"test/<class>/"
         )
-
-
-def _lookalikes(classes: Sequence[str]) -> str:
-    """A line on classes whose names look alike; empty without such classes."""
-    by_look = defaultdict[str, list[str]](list)
-    for name in classes:
-        by_look[lookalike(name)].append(name)
-    found = [names for names in by_look.values() if len(names) > 1]
-    if not found:
-        return ""
-    one, other, *_ = found[0]
-    number = sum(map(len, found))
-    return f"{number} classes have names that look alike, such as {one!r} and {other!r}"

@@ -124,9 +124,19 @@ class AudioFolder(SpeechFiles):
 
     @cached_property
     def _group_by_id(self) -> Mapping[str, int]:
-        """Number of the first file of a recording that several files may hold, by the file's id."""
-        groups = self._first[self._first_of_name].tolist()
-        return dict(zip((file.id for file in self.files), groups, strict=True))
+        """Number of the first file of a recording that several files may hold, by the file's id.
+
+        Files of one name or of the same samples hold one recording, and so do all that are linked
+        by these.
+        """
+        before, groups = np.array([]), np.arange(len(self.files))
+        while not np.array_equal(before, groups):
+            before = groups
+            for first in (self._first, self._first_of_name):
+                lowest = groups.copy()
+                np.minimum.at(lowest, first, groups)  # of all files with that first
+                groups = lowest[first]
+        return dict(zip((file.id for file in self.files), groups.tolist(), strict=True))
 
     def sources(self, files: Sequence[AudioFile]) -> np.ndarray | None:
         """Alike for files that hold one recording; None without such files."""

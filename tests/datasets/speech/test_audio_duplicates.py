@@ -114,6 +114,22 @@ def test_copies_of_any_lossless_format_share_a_split_and_a_source(root, data, su
 
 
 # case 24
+def test_files_that_are_linked_by_name_and_by_samples_share_a_split_and_a_source(root, data):
+    """0.flac is called like 0.wav and holds what 1.wav holds, and so on up to 4."""
+    for take in range(4):
+        copy(root, f"anna/{take + 1}.wav", f"anna/{take}.flac")
+    mine = data()
+    chained = range(5)  # first samples
+    places = {
+        split: [place for place, samples in enumerate(recordings) if samples[0] in chained]
+        for split, recordings in zip((Split.TRAIN, Split.TEST), splits(mine), strict=True)
+    }
+    (split,) = (split for split, found in places.items() if found)
+    assert len(places[split]) == 5 + 4
+    assert len(set(mine.split(split).sources[places[split]])) == 1
+
+
+# case 24
 def test_copies_are_counted_with_an_example(root, data):
     copy(root, "anna/0.wav", "anna/again/1.flac")
     copy(root, "anna/0.wav", "anna/again/2.wav")
