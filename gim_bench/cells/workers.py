@@ -81,11 +81,17 @@ def share_out(
 
 
 def is_small(config: CellConfig) -> bool:
-    """Whether threads would wait for each other longer than they save in a step of the encoder."""
-    with torch.device("meta"):
-        encoder = encoder_class(config.encoder.kind)(
-            config.encoder, shape=config.augmentation.shape
-        )
+    """Whether threads would wait for each other longer than they save in a step of the encoder.
+
+    An encoder that cannot be sketched without memory is not small, as far as is known.
+    """
+    try:
+        with torch.device("meta"):
+            encoder = encoder_class(config.encoder.kind)(
+                config.encoder, shape=config.augmentation.shape
+            )
+    except Exception:  # of absurd sizes, or of a plug-in that computes with numbers; the cell tells
+        return False
     return sum(weights.numel() for weights in encoder.parameters()) < SMALL_PARAMETERS
 
 

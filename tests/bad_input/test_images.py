@@ -86,10 +86,10 @@ def test_an_image_that_promises_more_than_it_holds_is_refused_in_a_line(content)
 
 
 def _folder(folder) -> ImageFolder:
-    """The data set in the folder "mine", of two classes with an image in each split."""
-    for place in ("train/cat", "train/dog", "test/cat"):
+    """The data set in the folder "mine", of two classes, with three different images."""
+    for place, colour in (("train/cat", "red"), ("train/dog", "green"), ("test/cat", "blue")):
         (folder / "mine" / place).mkdir(parents=True)
-        (folder / "mine" / place / "a.png").write_bytes(GOOD[0])
+        Image.new("RGB", (16, 16), colour).save(folder / "mine" / place / "a.png")
     return ImageFolder(
         options=ImageFolder.Options(), data_dir=folder / "mine", cache_dir=folder / "cache"
     )

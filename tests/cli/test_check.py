@@ -110,7 +110,7 @@ def test_a_check_that_cannot_read_is_not_worse(referenced, gim_bench, monkeypatc
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error", "runs")
 
-    monkeypatch.setattr(RunsFolder, "records", fail)
+    monkeypatch.setattr(RunsFolder, "read", fail)
     answer = gim_bench(*CHECK)
     assert (answer.code, answer.out) == (3, "")
     assert answer.err == "error: cannot judge: [Errno 5] Input/output error: 'runs'\n"

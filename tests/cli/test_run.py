@@ -35,7 +35,8 @@ def test_json_is_the_documented_list_of_cells_and_nothing_else(gim_bench):
     for cell in cells:
         assert set(cell) == {
             "suite", "method", "dataset", "seed", "key", "status", "error", "fits", "metrics",
-            "config", "provenance", "isolation",
+            "config", "provenance", "isolation", "protocol", "losses", "inside", "probe_curves",
+            "files", "sweeps",
         }  # fmt: skip
         assert (cell["suite"], cell["dataset"], cell["seed"]) == ("tiny", "photos", 0)
         assert (cell["status"], cell["error"], cell["fits"]) == ("done", None, True)
@@ -120,7 +121,9 @@ def test_a_plan_has_a_line_for_each_cell_and_trains_nothing(gim_bench, tmp_path)
     assert re.fullmatch(r"gim seed 0 +2 steps  about \d.*s +peak \d+\.\d GiB", lines[0])
     assert re.fullmatch(r"random_init seed 0 +0 steps  about \d.*", lines[1])
     assert re.fullmatch(r"gim seed 1 +2 steps  .*", lines[2])
-    assert re.fullmatch(r"4 of 4 cells would run, about .* on cpu", lines[-1])
+    assert re.fullmatch(
+        r"4 of 4 cells would run, about .* on cpu, by 1 worker of 1 thread", lines[-1]
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.toml"}
 
 

@@ -50,7 +50,7 @@ def test_a_cell_that_does_not_fit_is_a_result_where_memory_is_measured_and_a_fai
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr("gim_bench.cells.phases.build", refuse)
-    monkeypatch.setattr("gim_bench.cells.fresh_process.run_apart", run_cell)
+    monkeypatch.setattr("gim_bench.cli.workload.run_apart", run_cell)
     answer = gim_bench(*PLAIN, "--set", f"fresh_process={measures_memory}", "--json")
     assert answer.code == code
     for cell in json.loads(answer.out):
@@ -62,7 +62,7 @@ def test_a_cell_that_does_not_fit_is_a_result_where_memory_is_measured_and_a_fai
 def test_a_cell_that_fails_for_another_reason_is_exit_code_1_where_memory_is_measured(
     gim_bench, monkeypatch
 ):
-    monkeypatch.setattr("gim_bench.cells.fresh_process.run_apart", run_cell)
+    monkeypatch.setattr("gim_bench.cli.workload.run_apart", run_cell)
     answer = gim_bench(*PLAIN, "--method", "broken", "--set", "fresh_process=true")
     assert answer.code == 1
 
