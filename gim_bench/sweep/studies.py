@@ -54,7 +54,10 @@ class Studies:
                 raise self._unusable("it names no file; use sqlite:///FILE")
             self._engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
             with self._locked():  # or two processes would both make the tables
-                self._storage = RDBStorage(address.render_as_string(hide_password=False))
+                self._storage = RDBStorage(
+                    address.render_as_string(hide_password=False),
+                    engine_kwargs={"poolclass": sqlalchemy.NullPool},  # no connection stays open
+                )
 
     def open(
         self, name: str, attributes: Mapping[str, Any], *, pruner: BasePruner | None = None

@@ -229,18 +229,10 @@ def test_a_change_below_the_floor_is_seen_by_no_number_of_seeds():
 
 # -- shipped references ----------------------------------------------------------------------------
 
-# Made before references were asked what they see. `xfail` is strict: a new reference ends it.
-BLIND = {"quickstart"}
 SHIPPED = sorted(path.stem for path in reference_path("smoke").parent.glob("*.json"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(reason="blind")] if name in BLIND else [])
-        for name in SHIPPED
-    ],
-)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_reference_tells_each_trained_method_from_an_untrained_encoder(name):
     kept = read_reference(reference_path(name), suite=name)
     kept = kept.model_copy(update={"results_version": RESULTS_VERSION})
