@@ -1,1 +1,1 @@
-"""What programs and notebooks call: results as a table, and encoders as modules."""
+"""Functions for programs and notebooks: results as a table, and encoders as modules."""

@@ -22,11 +22,12 @@ from gim_bench.datasets.images.crops import check_crop, in_gray
 from gim_bench.datasets.images.crops import normalise as normalise_images
 from gim_bench.datasets.speech.windows import normalise as normalise_samples
 from gim_bench.errors import ConfigError
-from gim_bench.methods.stack import module_name
+from gim_bench.methods.stack import StackLearner, module_name
 from gim_bench.records.folder import RECORD
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
 from gim_bench.registry import encoder as encoder_class
+from gim_bench.registry import method as method_class
 from gim_bench.seals import sha256_of
 from gim_bench.settings.augmentations import CropSettings
 from gim_bench.settings.schema import AugmentationSettings
@@ -47,15 +48,23 @@ class Trained:
         """Examples as the encoder's probe sees them: without augmentation, normalised.
 
         Images are uint8 [image channel row column]: their centre crop, in gray where the encoder
-        was trained in gray. Speech is int16 [window sample] at 16 kHz, of any length.
+        was trained in gray. Speech is int16 [window sample] at 16 kHz, of a training window's
+        samples or more.
 
         Raises: DataError if an image is smaller than the crop; ConfigError for another shape.
         """
-        values = torch.as_tensor(examples)
+        values = torch.as_tensor(np.ascontiguousarray(examples))
         if not isinstance(self.augmentation, CropSettings):
             _check(values, "speech", torch.int16, "[window sample]", dimensions=2)
+            if values.shape[1] < self.augmentation.samples:
+                raise ConfigError(
+                    f"windows of speech have {self.augmentation.samples} samples or more: these "
+                    f"have {values.shape[1]}"
+                )
             return normalise_samples(values, augmentation=self.augmentation)
         _check(values, "images", torch.uint8, "[image channel row column]", dimensions=4)
+        if values.shape[1] not in (1, 3):
+            raise ConfigError(f"images have 1 or 3 channels: these have {values.shape[1]}")
         images = Images(images=values.numpy(), labels={})
         size = self.augmentation.crop
         check_crop(images, crop=size, name="the images")
@@ -106,16 +115,18 @@ def load(cell: str | Path) -> Trained:
 def features(
     trained: Trained, examples: np.ndarray | Tensor, *, batch_size: int = BATCH
 ) -> dict[str, np.ndarray]:
-    """What a linear probe reads: the encodings of each module, averaged over places, as float32.
+    """The encodings of each module, averaged over places, as float32.
 
     Returns {"module_1": [n d], …}, lowest module first. `examples` are as in `Trained.transform`.
     """
     found: dict[str, list[Tensor]] = {}
+    weights = next(trained.module.parameters())
     with torch.no_grad():
         for some in torch.as_tensor(examples).split(batch_size):
-            for m, z in enumerate(trained.module.grids(trained.transform(some))):
+            inputs = trained.transform(some).to(weights.device, weights.dtype)
+            for m, z in enumerate(trained.module.grids(inputs)):
                 pooled = trained.module.steps(z, module=m).mean(dim=1)
-                found.setdefault(module_name(m), []).append(pooled)
+                found.setdefault(module_name(m), []).append(pooled.float().cpu())
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
 
@@ -132,7 +143,11 @@ def _built(config: dict[str, Any], *, folder: Path) -> tuple[AugmentationSetting
             f"the settings in {folder / RECORD} are not of this version ({type(error).__name__}): "
             f"run the cell again"
         ) from None
-    return augmentation, kind(options, shape=augmentation.shape)
+    encoder = kind(options, shape=augmentation.shape)
+    method = method_class(config["method"]["like"])
+    if issubclass(method, StackLearner):
+        encoder = method.adapted(encoder)  # an ablation leaves a part of the encoder out
+    return augmentation, encoder
 
 
 def _check(values: Tensor, noun: str, dtype: torch.dtype, shape: str, *, dimensions: int) -> None:

@@ -12,11 +12,15 @@ from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe, target_of, unit_of
 from gim_bench.records.record import Record
+from gim_bench.seals import digest
 
 COLUMNS = (
     "suite", "dataset", "method", "seed", "status", "target", "metric", "module", "value", "unit",
-    "better", "key", "data_sha256", "results_version", "git_commit", "folder",
+    "better", "settings", "key", "data_sha256", "results_version", "git_commit", "folder",
 )  # fmt: skip
+
+
+SETTINGS_DIGITS = 12  # of the sha256 of a cell's settings
 
 
 def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.DataFrame:
@@ -27,8 +31,8 @@ def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.Da
     - `module` is the number of the module; none for the top module's number under its bare name,
       and for what is of the whole cell. The top module has both rows.
     - `value` is in `unit`; `better` is "higher" or "lower".
-    - `key`, `data_sha256` and `results_version` say which rows may be averaged: those that differ
-      in nothing but `seed`, and in `key`, into which the seed goes.
+    - `settings` is alike for cells with the same settings. Rows may be averaged over seeds where
+      suite, method, `settings`, `data_sha256` and `results_version` are alike.
 
     A cell without a metric, such as one that failed, has one row, whose metric is missing. Damaged
     records are left out with a warning that counts them.
@@ -65,6 +69,7 @@ def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
         "method": record.method,
         "seed": record.seed,
         "status": record.status.value,
+        "settings": digest(record.config)[:SETTINGS_DIGITS],
         "key": record.key,
         "data_sha256": record.provenance.get("data_sha256"),
         "results_version": record.provenance.get("results_version"),
@@ -74,7 +79,11 @@ def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
     if not record.metrics:
         yield shared
     for name, value in record.metrics.items():
-        unit = unit_of(name, record.config)
+        try:
+            unit = unit_of(name, record.config)
+        except ConfigError as error:  # a metric of a later version
+            warnings.warn(f"left out: {error}", stacklevel=3)
+            continue
         yield shared | _about(name) | {"value": value, "unit": unit}
 
 
@@ -84,7 +93,7 @@ def _about(name: str) -> dict[str, Any]:
     target, bare = target_of(name)
     metric, _, module = bare.partition("/module_")
     return {
-        "target": target or ("class" if "accuracy" in metric else ""),
+        "target": target or ("class" if "accuracy" in metric or metric == "unconverged" else ""),
         "metric": metric,
         "module": int(module) if module else None,
         "better": describe(name).better.value,

@@ -18,6 +18,7 @@ from gim_bench.cells.run import run_cell
 from gim_bench.contract import Dataset
 from gim_bench.errors import TimeLimitError
 from gim_bench.hardware.memory import MMAP_THRESHOLD
+from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
@@ -44,12 +45,13 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             "runs": runs.root,
             "checkpoint_seconds": bench.checkpoint_seconds,
         },
+        daemon=True,  # it ends with this process even if a signal comes before the watch begins
     )
     started = begun(cell, bench)
     title = f"{cell.name}: in a process of its own"
     fits = True
     with bench.progress.task(title, total=1, unit="cell") as task:
-        with deaf_to_interrupts(), _giving_back():
+        with deaf_to_interrupts(), _giving_back(), asking_for(torch.get_num_threads()):
             process.start()
         try:
             with time_limit(bench.cell_timeout):

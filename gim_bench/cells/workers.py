@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import psutil
 import torch
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.table import found, run_table
 from gim_bench.contract import Dataset
-from gim_bench.hardware.threads import asking_for, cores, idle_cores, threads_asked_for
+from gim_bench.hardware.threads import asking_for, available_bytes, cores, threads_asked_for
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
@@ -61,8 +61,8 @@ def share_out(
 
     Small cells are computed by one thread each, however many cores there are: two such workers are
     faster than two threads, and numbers do not depend on the machine's number of cores. Larger
-    cells take all cores that are idle. OMP_NUM_THREADS overrules the threads. Without `alone`,
-    cells may run beside each other.
+    cells take all cores. OMP_NUM_THREADS overrules the threads. Without `alone`, cells may run
+    beside each other.
     """
     small = device.type == "cpu" and all(is_small(config) for config in _distinct(waiting))
     asked = threads_asked_for()
@@ -71,13 +71,12 @@ def share_out(
         if str(device) == ANY_GPU:
             workers = torch.cuda.device_count()
         elif small:
-            room = psutil.virtual_memory().available // WORKER_BYTES
+            room = available_bytes() // WORKER_BYTES
             workers = min(cores() // (asked or 1), room)
     workers = 1 if alone else max(1, min(workers, len(waiting)))
     if asked is not None:
         return Share(workers=workers, threads=asked)
-    idle = 1 if small else idle_cores()
-    return Share(workers=workers, threads=max(1, idle // workers))
+    return Share(workers=workers, threads=1 if small else max(1, cores() // workers))
 
 
 def is_small(config: CellConfig) -> bool:
@@ -139,12 +138,14 @@ def run_by_workers(
     with _crew(table, bench, runs=runs, share=share, rerun=rerun, before=before) as connections:
         displays = [Displays([bench.progress, log]) for log in logs]
         for key in listen(dict(zip(connections, displays, strict=True))):
-            if key in left and (record := found(left.pop(key), runs)):
+            if key in left and (record := found(left[key], runs)):
+                del left[key]
                 yield record
     if left:
-        bench.progress.say(f"the workers left {len(left)} cell(s), which this process runs")
+        bench.progress.say(f"the workers left {len(left)} cell(s), which run one by one")
+    # Each in a process of its own: a cell for which memory does not suffice is a failed cell.
     yield from run_table(
-        list(left.values()), bench, runs=runs, run=run_cell, rerun=rerun, before=before
+        list(left.values()), bench, runs=runs, run=run_apart, rerun=rerun, before=before
     )
 
 
@@ -178,9 +179,8 @@ def _crew(
                 workers=share.workers,
             )
             here, there = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_work, args=(order, there), name=f"worker {number + 1}"
-            )
+            # A daemon: it ends with this process even if a signal comes before it is listed.
+            process = context.Process(target=_work, args=(order, there), daemon=True)
             with deaf_to_interrupts(), asking_for(share.threads):
                 process.start()
             there.close()  # the worker's own end; the pipe closes with the worker
@@ -223,5 +223,5 @@ def _work(order: _Order, connection: Connection) -> None:
             tell=False,
         ):
             reports.ended(record.key)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, OSError):
         return  # the parent says what there is to say

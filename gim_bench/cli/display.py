@@ -4,13 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from gim_bench.progress import Progress, Task
+from gim_bench.system.streams import Stream
 
 PLAIN_EVERY_SECONDS = 15.0
 
@@ -65,11 +65,13 @@ class Lines:
     Lines go to `stream`, by default to standard error.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream
 
     def say(self, line: str) -> None:
-        print(line, file=self._stream or sys.stderr, flush=True)
+        stream = self._stream or sys.stderr
+        stream.write(f"{line}\n")
+        stream.flush()
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:

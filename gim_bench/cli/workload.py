@@ -20,10 +20,12 @@ from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError
 from gim_bench.hardware.devices import resolve_device
+from gim_bench.hardware.threads import cores, idle_cores
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.settings.schema import CellConfig, Suite
+from gim_bench.system.streams import appended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +64,19 @@ class Workload:
         """How the unfinished cells share the cores. Raises: ConfigError."""
         if self.suite.fresh_process and workers not in (None, 1):
             raise ConfigError(
-                f"{workers} workers (--workers) for suite {self.suite.name!r}, which measures one "
-                f"cell at a time: leave out --workers"
+                f"{workers} workers (--workers or GIM_BENCH_WORKERS) for suite "
+                f"{self.suite.name!r}, which measures one cell at a time: use --workers 1"
             )
-        return share_out(
-            [cell for cell in self.cells if cell.key not in finished],
-            device=self.bench.device,
-            workers=workers,
-            alone=self.suite.fresh_process,
+        waiting = [cell for cell in self.cells if cell.key not in finished]
+        share = share_out(
+            waiting, device=self.bench.device, workers=workers, alone=self.suite.fresh_process
         )
+        if waiting and share.threads > 1 and (idle := idle_cores()) < share.threads:
+            self.progress.say(
+                f"{idle} of {cores()} cores are idle, and {share.threads} threads wait for each "
+                f"other: OMP_NUM_THREADS={max(1, idle)} is faster, with other last digits"
+            )
+        return share
 
     def run(self, share: Share, *, rerun: bool) -> Iterator[Record]:
         """Yield the record of every cell as soon as it is there. Raises: OSError."""
@@ -83,7 +89,7 @@ class Workload:
         self.progress.say(f"{share}, whose logs are in {folder}")
         with ExitStack() as files:
             logs = [
-                Lines(files.enter_context((folder / f"{number + 1}.log").open("a")))
+                Lines(files.enter_context(appended(folder / f"{number + 1}.log")))
                 for number in range(share.workers)
             ]
             yield from run_by_workers(

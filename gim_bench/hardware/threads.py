@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -12,6 +12,11 @@ VARIABLE = "OMP_NUM_THREADS"
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 LOOK_SECONDS = 0.2  # at the load of the cores
+# Limit and usage of a control group, in version 2 and 1.
+MEMORY_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 
 
 def cores() -> int:
@@ -22,10 +27,22 @@ def cores() -> int:
 
 
 def idle_cores() -> int:
-    """The cores among `cores()` that nobody uses at this moment, at least one."""
-    everybody = os.cpu_count() or 1
-    busy = psutil.cpu_percent(interval=LOOK_SECONDS) / 100 * everybody
-    return max(1, min(cores(), round(everybody - busy)))
+    """The cores among `cores()` that nobody uses at this moment."""
+    of_each = psutil.cpu_percent(interval=LOOK_SECONDS, percpu=True)
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(of_each))
+    busy = sum(percent for core, percent in enumerate(of_each) if core in ours) / 100
+    return max(0, min(cores(), round(len(ours) - busy)))
+
+
+def available_bytes(*, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Memory that this process may still take, by the machine and by its control groups."""
+    room = [psutil.virtual_memory().available]
+    for folder in _groups("memory", cgroups=cgroups, membership=membership):
+        for limit, usage in MEMORY_FILES:
+            with suppress(OSError, ValueError):  # "max" where nothing is set
+                limited = int((folder / limit).read_text())
+                room.append(max(0, limited - int((folder / usage).read_text())))
+    return min(room)
 
 
 def threads_asked_for() -> int | None:
@@ -51,24 +68,33 @@ def asking_for(threads: int) -> Iterator[None]:
 def cpu_quota(*, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> float | None:
     """The tightest CPU quota over this process's control groups, in cores; None without a quota.
 
-    `membership` says in which group of each hierarchy below `cgroups` the process is. Both versions
-    of control groups are read. A group inherits the quotas of all groups above.
+    A group inherits the quotas of all groups above.
+    """
+    groups = _groups("cpu", cgroups=cgroups, membership=membership)
+    found = (read(folder) for folder in groups for read in (_quota_v2, _quota_v1))
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _groups(controller: str, *, cgroups: Path, membership: Path) -> Iterator[Path]:
+    """Folders of this process's control groups that may limit it, in both versions of groups.
+
+    `membership` says in which group of each hierarchy below `cgroups` the process is. A container
+    may see its own group as the top, under a path of the host.
     """
     try:
-        lines = membership.read_text().splitlines()
+        lines = os.fsdecode(membership.read_bytes()).splitlines()
     except OSError:  # not Linux
-        return None
-    found: list[float] = []
+        return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
             continue
-        top = cgroups / controllers
-        group = top / path.lstrip("/")
-        # A container may see its own group as the top, under a path of the host.
-        for folder in (top, *(each for each in (group, *group.parents) if top in each.parents)):
-            found += [quota for read in (_quota_v2, _quota_v1) if (quota := read(folder))]
-    return min(found, default=None)
+        names = {controllers, controller} if controllers else {""}
+        for top in (cgroups / name for name in sorted(names)):
+            group = top / path.lstrip("/")
+            yield top
+            yield from (each for each in (group, *group.parents) if top in each.parents)
 
 
 def _quota_v2(group: Path) -> float | None:

@@ -34,7 +34,8 @@ class GreedyInfoMaxWithoutBPTT(GRUAblation):
         ablation="no backpropagation through time in the GRU",
     )
 
-    def adapted(self, encoder: Encoder) -> Encoder:
+    @classmethod
+    def adapted(cls, encoder: Encoder) -> Encoder:
         assert isinstance(encoder, ConvGRUEncoder)
         return encoder.without_bptt()
 
@@ -48,6 +49,7 @@ class GreedyInfoMaxWithoutAutoregressor(GRUAblation):
         ablation="no GRU",
     )
 
-    def adapted(self, encoder: Encoder) -> Encoder:
+    @classmethod
+    def adapted(cls, encoder: Encoder) -> Encoder:
         assert isinstance(encoder, ConvGRUEncoder)
         return encoder.without_autoregressor()

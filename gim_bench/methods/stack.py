@@ -107,7 +107,8 @@ class StackLearner(Learner):
             for layer in self._layers(0, len(self.encoder.stages) - 1):
                 layer.compile()
 
-    def adapted(self, encoder: Encoder) -> Encoder:
+    @classmethod
+    def adapted(cls, encoder: Encoder) -> Encoder:
         """The suite's encoder as this method uses it; an ablation changes it, and declares that."""
         return encoder
 

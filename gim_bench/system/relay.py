@@ -3,7 +3,7 @@
 import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -21,24 +21,24 @@ class Reports:
         self._numbers = count()
 
     def say(self, line: str) -> None:
-        self._connection.send(("say", line))
+        _send(self._connection, ("say", line))
 
     def ended(self, key: str) -> None:
         """Report that the piece of work with this key has ended."""
-        self._connection.send(("ended", key))
+        _send(self._connection, ("ended", key))
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
         number = next(self._numbers)
-        self._connection.send(("task", number, {"title": title, "total": total, "unit": unit}))
+        _send(self._connection, ("task", number, {"title": title, "total": total, "unit": unit}))
         task = _ReportedTask(number, self._connection)
         yield task
         task.report()
-        self._connection.send(("over", number))
+        _send(self._connection, ("over", number))
 
 
 class _ReportedTask:
-    """A task that reports at most every REPORT_SECONDS, and never waits for the parent."""
+    """A task that reports at most every REPORT_SECONDS; its steps never wait for the parent."""
 
     def __init__(self, number: int, connection: Connection) -> None:
         self._number = number
@@ -55,7 +55,7 @@ class _ReportedTask:
 
     def report(self) -> None:
         if self._steps:
-            self._connection.send(("advance", self._number, self._steps, self._facts))
+            _send(self._connection, ("advance", self._number, self._steps, self._facts))
             self._steps = 0
             self._reported = time.monotonic()
 
@@ -64,8 +64,14 @@ class _ReportedTask:
         return bool(select.select([], [self._connection], [], 0)[1])
 
 
+def _send(connection: Connection, message: tuple[Any, ...]) -> None:
+    """Send a message. A parent that is gone is no error of the work: the child is ended anyway."""
+    with suppress(BrokenPipeError):
+        connection.send(message)
+
+
 class Displays:
-    """What one child reports, on several displays."""
+    """The reports of one child, on several displays."""
 
     def __init__(self, displays: Sequence[Progress]) -> None:
         self._displays = displays

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast, runtime_checkable
 
 OUTPUT, ERROR = 1, 2  # descriptors
@@ -51,6 +52,17 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+@contextmanager
+def appended(path: Path) -> Iterator[Forgiving]:
+    """A forgiving stream at the end of a text file. Raises: OSError if it cannot be opened."""
+    stream = path.open("a", encoding="utf-8", errors="backslashreplace")
+    try:
+        yield Forgiving(stream)
+    finally:
+        with suppress(OSError):
+            stream.close()
 
 
 @contextmanager

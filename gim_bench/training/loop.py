@@ -231,6 +231,7 @@ def _fit_stage(
             run.step_is_over(stop, epoch_ended=True)
             if on_epoch is not None and standing.done < steps:
                 run.set_aside(partial(on_epoch, epoch.number))
+            slowness.restart()
         # Kept outputs depend on the weights of the finished unit: the weights are safe first.
         run.step_is_over(stop, stage_ended=unit is not None)
 

@@ -21,6 +21,10 @@ class Slowness:
         self._fastest: float | None = None  # seconds of a step
         self._said = False
 
+    def restart(self) -> None:
+        """Begin a window: other work than steps was done."""
+        self._steps, self._began = 0, time.monotonic()
+
     def step(self) -> str | None:
         """Count a step; return the line that is to be said, if any."""
         self._steps += 1
@@ -28,7 +32,7 @@ class Slowness:
         if self._threads == 1 or self._said or seconds < WINDOW_SECONDS:
             return None
         of_a_step = seconds / self._steps
-        self._steps, self._began = 0, time.monotonic()
+        self.restart()
         if self._fastest is None or of_a_step < self._fastest:
             self._fastest = of_a_step
         if of_a_step < SLOWER * self._fastest:

@@ -90,6 +90,31 @@ def test_images_of_another_kind_are_refused(finished, images, message):
         gim_bench.load(folder_of(finished)).transform(images)
 
 
+def test_channels_that_no_image_has_are_refused(finished):
+    with pytest.raises(ConfigError, match="images have 1 or 3 channels: these have 4"):
+        gim_bench.load(folder_of(finished)).transform(np.zeros((1, 4, 26, 26), np.uint8))
+
+
+def test_an_encoder_in_another_number_format_reads_in_it(finished):
+    trained = gim_bench.load(folder_of(finished))
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 26, 26), dtype=np.uint8)
+    before = gim_bench.features(trained, images)
+    trained.module.double()
+    for name, values in gim_bench.features(trained, images).items():
+        np.testing.assert_allclose(values, before[name], rtol=1e-3, atol=1e-4)
+
+
+def test_windows_shorter_than_those_of_training_and_ablations_of_speech(tmp_path):
+    with noise_registered():
+        suite = tiny_suite(tmp_path, toml=SPEECH_TOML)
+        bench, runs = tiny_bench(suite), RunsFolder(tmp_path / "runs")
+        record = run_cell(tiny_cell(suite, "gim_no_ar"), bench, runs=runs)
+        trained = gim_bench.load(runs.folder_of(record))
+    assert len(gim_bench.features(trained, np.zeros((1, 3200), np.int16))) == 5
+    with pytest.raises(ConfigError, match="have 3200 samples or more: these have 140"):
+        trained.transform(np.zeros((1, 140), np.int16))
+
+
 def test_images_smaller_than_the_crop_are_refused(finished):
     with pytest.raises(DataError, match="a crop of 24 pixels does not fit"):
         gim_bench.load(folder_of(finished)).transform(np.zeros((1, 3, 20, 20), np.uint8))

@@ -41,8 +41,9 @@ def test_a_metric_is_a_row_with_unit_direction_and_origin(runs):
     assert row == {
         "suite": "tiny", "dataset": "photos", "method": "gim", "seed": 0, "status": "done",
         "target": "class", "metric": "accuracy", "module": 1, "value": 20.0, "unit": "%",
-        "better": "higher", "key": cell().key, "data_sha256": "d" * 64, "results_version": 4,
-        "git_commit": "abc", "folder": str(runs.folder_of(cell())),
+        "better": "higher", "settings": row["settings"], "key": cell().key,
+        "data_sha256": "d" * 64, "results_version": 4, "git_commit": "abc",
+        "folder": str(runs.folder_of(cell())),
     }  # fmt: skip
 
 
@@ -59,6 +60,14 @@ def test_targets_of_speech_are_a_column(runs):
     table = gim_bench.results(runs.root)
     assert list(table.target) == ["speaker", "phone"]
     assert list(table.metric) == ["accuracy", "accuracy/own_head"]
+
+
+def test_other_settings_are_told_apart_and_seeds_are_not(runs):
+    for seed, epochs in ((0, 1), (1, 1), (2, 9)):
+        runs.save(cell(seed=seed, config={"training": {"epochs": epochs}}))
+    table = gim_bench.results(runs.root)
+    groups = table.groupby("settings").seed.agg(set)
+    assert sorted(groups, key=len) == [{2}, {0, 1}]
 
 
 def test_a_failed_cell_is_a_row_without_a_metric(runs):

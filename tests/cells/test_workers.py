@@ -25,12 +25,10 @@ LARGE = ("encoder.width=64", "encoder.blocks=[3,4]")
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine of eight idle cores and 64 GiB, where nobody asks for threads."""
+    """A machine of eight cores and 64 GiB, where nobody asks for threads."""
     monkeypatch.delenv(threads.VARIABLE, raising=False)
     monkeypatch.setattr(workers, "cores", lambda: 8)
-    monkeypatch.setattr(workers, "idle_cores", lambda: 8)
-    free = psutil.virtual_memory()._replace(available=64 * GIB)
-    monkeypatch.setattr(workers.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(workers, "available_bytes", lambda: 64 * GIB)
     return monkeypatch
 
 
@@ -78,14 +76,12 @@ def test_a_small_cell_alone_has_one_thread_on_any_machine(machine, tmp_path):
 
 
 def test_memory_limits_the_workers(machine, tmp_path):
-    free = psutil.virtual_memory()._replace(available=5 * GIB)
-    machine.setattr(workers.psutil, "virtual_memory", lambda: free)
+    machine.setattr(workers, "available_bytes", lambda: 5 * GIB)
     assert shared(cells_of(tmp_path, seeds=20)).workers == 2
 
 
-def test_large_cells_have_all_idle_cores_one_after_another(machine, tmp_path):
-    machine.setattr(workers, "idle_cores", lambda: 5)
-    assert shared(cells_of(tmp_path, *LARGE, seeds=4)) == Share(workers=1, threads=5)
+def test_large_cells_have_all_cores_one_after_another(machine, tmp_path):
+    assert shared(cells_of(tmp_path, *LARGE, seeds=4)) == Share(workers=1, threads=8)
 
 
 def test_workers_that_are_asked_for_share_the_cores(machine, tmp_path):

@@ -206,6 +206,6 @@ def test_cells_that_are_measured_alone_take_no_workers(gim_bench):
     answer = gim_bench("run", "--suite", "memory", "--no-tracking", "--workers", "2")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
-        "error: 2 workers (--workers) for suite 'memory', which measures one cell at a time: leave "
-        "out --workers\n"
+        "error: 2 workers (--workers or GIM_BENCH_WORKERS) for suite 'memory', which measures one "
+        "cell at a time: use --workers 1\n"
     )

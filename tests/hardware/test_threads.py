@@ -7,6 +7,7 @@ import pytest
 from gim_bench.hardware import threads
 from gim_bench.hardware.threads import (
     asking_for,
+    available_bytes,
     cores,
     cpu_quota,
     idle_cores,
@@ -36,6 +37,9 @@ def groups(tmp_path):
 
         def quota(self):
             return cpu_quota(cgroups=self.top, membership=self.membership)
+
+        def memory(self):
+            return available_bytes(cgroups=self.top, membership=self.membership)
 
     return Groups()
 
@@ -99,13 +103,33 @@ def test_cores_are_those_of_affinity_and_quota_and_at_least_one(
     assert cores() == expected
 
 
-@pytest.mark.parametrize(("percent", "expected"), [(0.0, 4), (50.0, 4), (75.0, 2), (100.0, 1)])
-def test_cores_that_others_use_are_not_idle(percent, expected, monkeypatch):
-    """Of eight cores, four may be used."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(threads, "cores", lambda: 4)
-    monkeypatch.setattr(threads.psutil, "cpu_percent", lambda interval: percent)
+@pytest.mark.parametrize(
+    ("percents", "expected"),
+    [((0, 0, 0, 0), 2), ((90, 10, 0, 0), 1), ((100, 100, 0, 0), 0), ((0, 0, 100, 100), 2)],
+)
+def test_cores_that_others_use_are_not_idle(percents, expected, monkeypatch):
+    """Of four cores, the first two may be used."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(threads.psutil, "cpu_percent", lambda interval, percpu: list(percents))
     assert idle_cores() == expected
+
+
+def test_memory_is_what_the_machine_and_the_control_group_leave(groups, monkeypatch):
+    free = threads.psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(threads.psutil, "virtual_memory", lambda: free)
+    groups.belong(VERSION_2.format("/job"))
+    assert groups.memory() == 1000
+    groups.write("job", memory_max="700\n", memory_current="300\n")
+    assert groups.memory() == 400
+    groups.write("job", memory_max="max\n")
+    assert groups.memory() == 1000
+
+
+def test_lines_that_say_nothing_and_names_in_another_order_are_passed_over(groups):
+    groups.belong("nonsense\n\n4:cpuacct,cpu:/job\n")
+    groups.write("cpu/job", cpu_cfs_quota_us="50000\n", cpu_cfs_period_us="100000\n")
+    assert groups.quota() == 0.5
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,13 @@ def test_a_task_does_not_wait_for_a_parent_that_is_busy(pipe, monkeypatch):
     for _ in range(20_000):
         task.advance(loss=1.0)
     assert task._steps > 0
+
+
+def test_a_parent_that_is_gone_is_no_error_of_the_work(pipe):
+    here, there = pipe
+    here.close()
+    reports = Reports(there)
+    with reports.task("gim seed 0", total=1, unit="step") as task:
+        task.advance()
+    reports.say("done")
+    reports.ended("a")

@@ -69,3 +69,11 @@ def test_steps_of_a_gpu_are_not_timed(clock):
     watch = Slowness(torch.device("cuda"))
     window(watch, clock, seconds=0.1)
     assert window(watch, clock, seconds=5.0) == []
+
+
+def test_other_work_between_steps_is_not_counted(clock):
+    watch = Slowness(CPU)
+    window(watch, clock, seconds=0.1)
+    clock.now += 600
+    watch.restart()
+    assert window(watch, clock, seconds=0.1) == []
