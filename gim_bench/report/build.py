@@ -272,6 +272,7 @@ def _provenance(record: Record) -> list[str]:
         facts.get("gpu") and f"{facts['gpu']} (driver {facts.get('driver') or 'unknown'})",
         facts.get("cpu"),
         (n := facts.get("threads")) and f"{n} thread{'' if n == 1 else 's'}",
+        (w := facts.get("workers")) and f"{w} workers at once",
         facts.get("device") and f"device {facts['device']}",
         facts.get("precision"),
     ]

@@ -15,7 +15,7 @@ from gim_bench.settings.schema import Schedule
 ABSENT = "absent"
 # Facts that must not change within a table; the machine's name may.
 CONSTANTS = ("data_sha256", "git_commit", "git_dirty", "device", "gpu", "driver", "cpu", "threads",
-             "precision", "versions")  # fmt: skip
+             "workers", "precision", "versions")  # fmt: skip
 
 Rows = Mapping[str, Mapping[str, Any]]  # the tables `[method.<name>]` of a suite, by row
 NO_ROWS: Rows = {}

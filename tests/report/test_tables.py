@@ -1,5 +1,7 @@
 """The report on records, read as Markdown."""
 
+from dataclasses import replace
+
 import pytest
 
 from gim_bench.errors import ConfigError
@@ -558,3 +560,14 @@ def test_test_examples_that_training_sees_are_named_below_the_accuracy(metrics):
     _, _, table = report_on(records, metrics=metrics).partition("\n## ")
     assert table.partition("\n## ")[0].count(f"- {seen}") == 1
     assert "left out" not in table
+
+
+def test_cells_that_ran_beside_each_other_are_said_to_have():
+    metrics = {"accuracy": 30.0}
+    alone, beside = (
+        cell(metrics=metrics, provenance=provenance(**more)) for more in ({}, {"workers": 2})
+    )
+    assert "2 threads, device cpu" in report_on([alone])
+    assert "2 threads, 2 workers at once, device cpu" in report_on([beside])
+    mixed = report_on([alone, replace(beside, seed=1, key="b" * 64)])
+    assert "MIXED workers" in mixed
