@@ -83,6 +83,8 @@ def forgiving() -> Iterator[Forgiving]:
             if stream.error is not None:
                 _discard(stream)
         if output.stream is not before[0]:
+            with suppress(OSError, ValueError):  # what libraries wrote to it and it still holds
+                before[0].flush()
             os.dup2(output.fileno(), OUTPUT)
             output.close()
         sys.stdout, sys.stderr = before

@@ -233,7 +233,9 @@ def test_what_libraries_print_does_not_reach_standard_output():
         "main.app = typer.Typer(); main.app.command()(results_alone()(command))\n"
         "main.main()"
     )
-    done = subprocess.run([sys.executable, "-c", noise], capture_output=True, text=True, check=True)
+    buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", noise]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=buffered)
     assert done.stdout == "result\n"
     assert all(word in done.stderr for word in ("printed", "written", "kept", "echoed"))
 
