@@ -97,12 +97,14 @@ class InfoNCEHead(PredictionHead):
         targets, anchors = self._window(z, c)
         predictions = self.predicted(anchors)
         with torch.autocast(z.device.type, enabled=False):
+            # One tensor for each k: their gradients are stacked once, those of slices added up.
+            predicted = predictions.unbind(dim=3)
             scores = self._scores_of_negatives(z, targets, anchors, predictions)
             losses = []
             for k, negatives in enumerate(scores, start=1):
                 below = self.below(targets, anchors=anchors, k=k)
                 rows = below.shape[1]
-                positives = (predictions[:, :rows, :, k - 1] * below).sum(dim=-1)
+                positives = (predicted[k - 1][:, :rows] * below).sum(dim=-1)
                 losses.append(info_nce(positives, negatives[:, :rows]))
             return torch.stack(losses).mean()
 
@@ -119,8 +121,7 @@ class InfoNCEHead(PredictionHead):
         """
         if self.settings.negatives_from == "all":
             scores = predictions @ rearrange(self._negatives(z, anchors), "... n d -> ... d n")
-            for k in range(predictions.shape[3]):
-                yield scores[:, :, :, k]
+            yield from scores.unbind(dim=3)
             return
         permutations = None
         if self.settings.negatives_from == "permutations":
