@@ -44,6 +44,14 @@ RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The folder of t
 MethodOption = Annotated[
     list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        envvar="GIM_BENCH_WORKERS",
+        help="Processes that share the cells; by default as many as serve.",
+    ),
+]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0 on.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
 TrackingOption = Annotated[

@@ -17,9 +17,10 @@ from gim_bench.cli.options import (
     SetOption,
     SkipOption,
     SuiteOption,
+    WorkersOption,
     overrides_of,
 )
-from gim_bench.errors import BenchError, ConfigError
+from gim_bench.errors import ConfigError
 from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def probe(
     data_dir: DataDirOption = None,
     skip_bad_files: SkipOption = False,
     runs_dir: RunsDirOption = RUNS_DIR,
+    workers: WorkersOption = None,
     rerun: RerunOption = False,
 ) -> None:
     """Read finished encoders again under other protocols, without training."""
@@ -71,7 +73,7 @@ def probe(
         data_dir=data_dir,
         runs_dir=runs_dir,
     )
-    left_out = _read_all(work, settings, suite=suite, rerun=rerun)
+    left_out = _read_all(work, settings, suite=suite, workers=workers, rerun=rerun)
     finished = list(work.finished().values())
     text = render_protocols(
         finished,
@@ -86,16 +88,20 @@ def probe(
 
 
 def _read_all(
-    work: "Workload", settings: "Mapping[str, ProtocolSettings]", *, suite: str, rerun: bool
+    work: "Workload",
+    settings: "Mapping[str, ProtocolSettings]",
+    *,
+    suite: str,
+    workers: int | None,
+    rerun: bool,
 ) -> int:
     """Read every finished cell; returns the number of cells that are left out, each with a line.
 
     Raises: ConfigError if no cell is finished, or a protocol makes no sense on a cell.
     """
-    from gim_bench.cells.exchange import protocols_on, read_again
-    from gim_bench.hardware.memory import keep_freed_blocks
+    from gim_bench.cells.exchange import protocols_on
+    from gim_bench.cells.readers import Reading, read_all
 
-    keep_freed_blocks()
     finished = work.finished()
     if not finished:
         raise ConfigError(
@@ -104,20 +110,21 @@ def _read_all(
         )
     work.runs.check_writable()
     protocols = {cell.key: protocols_on(cell, settings) for cell in work.cells}
-    left_out = 0
+    readings = [
+        Reading(cell=cell, record=finished[cell.key], protocols=protocols[cell.key])
+        for cell in work.cells
+        if cell.key in finished
+    ]
+    share = work.share_of([reading.cell for reading in readings], workers=workers)
+    share.settle()
+    errors = read_all(readings, work.bench, runs=work.runs, share=share, rerun=rerun)
+    unfinished = {
+        cell.key: "not finished with these settings"
+        for cell in work.cells
+        if cell.key not in finished
+    }
+    left_out = unfinished | dict(errors)
     for cell in work.cells:
-        try:
-            if cell.key not in finished:
-                raise ConfigError("not finished with these settings")
-            read_again(
-                cell,
-                finished[cell.key],
-                work.bench,
-                runs=work.runs,
-                protocols=protocols[cell.key],
-                rerun=rerun,
-            )
-        except BenchError as error:
-            left_out += 1
-            print(f"left out: {cell.name}: {error}", file=sys.stderr)
-    return left_out
+        if cell.key in left_out:
+            print(f"left out: {cell.name}: {left_out[cell.key]}", file=sys.stderr)
+    return len(left_out)

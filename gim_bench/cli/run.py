@@ -22,6 +22,7 @@ from gim_bench.cli.options import (
     SkipOption,
     SuiteOption,
     TrackingOption,
+    WorkersOption,
     overrides_of,
     tracker_for,
 )
@@ -30,7 +31,7 @@ from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 
 if TYPE_CHECKING:
-    from gim_bench.cells.workers import Share
+    from gim_bench.cells.shares import Share
     from gim_bench.cli.workload import Workload
     from gim_bench.tracking import Tracker
 
@@ -49,14 +50,6 @@ TimeoutOption = Annotated[
         min=1,
         max=LONGEST_SECONDS,
         help="Seconds after which a cell fails; the next run resumes it.",
-    ),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        envvar="GIM_BENCH_WORKERS",
-        help="Processes that share the cells; by default as many as serve.",
     ),
 ]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Run finished cells again, too.")]

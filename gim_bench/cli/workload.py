@@ -14,8 +14,9 @@ from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
+from gim_bench.cells.shares import Share, share_out
 from gim_bench.cells.table import found, run_table
-from gim_bench.cells.workers import Share, run_by_workers, share_out
+from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError
@@ -68,10 +69,14 @@ class Workload:
                 f"{self.suite.name!r}, which measures one cell at a time: use --workers 1"
             )
         waiting = [cell for cell in self.cells if cell.key not in finished]
+        return self.share_of(waiting, workers=workers)
+
+    def share_of(self, cells: Sequence[Cell], *, workers: int | None) -> Share:
+        """How these cells share the cores."""
         share = share_out(
-            waiting, device=self.bench.device, workers=workers, alone=self.suite.fresh_process
+            cells, device=self.bench.device, workers=workers, alone=self.suite.fresh_process
         )
-        if waiting and share.threads > 1 and (idle := idle_cores()) < share.threads:
+        if cells and share.threads > 1 and (idle := idle_cores()) < share.threads:
             self.progress.say(
                 f"{idle} of {cores()} cores are idle, and {share.threads} threads wait for each "
                 f"other: OMP_NUM_THREADS={max(1, idle)} is faster, with other last digits"

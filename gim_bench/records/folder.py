@@ -195,14 +195,17 @@ class RunsFolder:
             ) from None
 
     def read_encoder(self, record: Record, *, name: str) -> "dict[str, Tensor]":
-        """The weights of an encoder, by name. Raises: ConfigError if the file is damaged."""
+        """The weights of an encoder, by name.
+
+        Raises: ConfigError if the file is missing or damaged.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = self.folder_of(record) / f"{name}.safetensors"
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise ConfigError(
                 f"cannot read the encoder {path} ({error}): run the cell again with --rerun"
             ) from None

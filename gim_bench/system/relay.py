@@ -23,9 +23,9 @@ class Reports:
     def say(self, line: str) -> None:
         _send(self._connection, ("say", line))
 
-    def ended(self, key: str) -> None:
-        """Report that the piece of work with this key has ended."""
-        _send(self._connection, ("ended", key))
+    def ended(self, piece: object) -> None:
+        """Report that a piece of work has ended, by what the parent must know of it."""
+        _send(self._connection, ("ended", piece))
 
     @contextmanager
     def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
@@ -101,7 +101,7 @@ class Displays:
             self._tasks.popitem()[1][0].close()
 
 
-def listen(heard: Mapping[Connection, Displays]) -> Iterator[str]:
+def listen(heard: Mapping[Connection, Displays]) -> Iterator[Any]:
     """Show what the children report until the last is gone; yield what they send as ended."""
     open_ = dict(heard)
     try:

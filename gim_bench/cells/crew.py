@@ -1,0 +1,100 @@
+"""Worker processes on one machine, each with a bench of its own, that do one job together."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.shares import ANY_GPU, Share
+from gim_bench.contract import Dataset
+from gim_bench.hardware.threads import asking_for
+from gim_bench.settings.base import Settings
+from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent
+from gim_bench.system.interrupts import terminate_as_interrupt
+from gim_bench.system.relay import Reports
+from gim_bench.system.streams import forgive
+
+SPAWN = multiprocessing.get_context("spawn")
+Job = Callable[[Bench], Iterator[Any]]  # what a worker does; yields what the parent must know
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What a worker needs to know."""
+
+    job: Job
+    dataset: type[Dataset]
+    options: Settings
+    data_dir: Path | None
+    cache_dir: Path | None
+    device: str
+    checkpoint_seconds: float
+    cell_timeout: float | None
+    workers: int
+
+
+@contextmanager
+def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection]]:
+    """`share.workers` processes that do `job`, each on a bench like `bench`, within the block.
+
+    Yields the ends of their pipes at which they are heard (`system.relay.listen`).
+    """
+    crew, connections = [], []
+    try:
+        for number in range(share.workers):
+            order = _Order(
+                job=job,
+                dataset=type(bench.dataset),
+                options=bench.dataset.options,
+                data_dir=bench.dataset.data_dir,
+                cache_dir=bench.dataset.given_cache_dir,
+                device=_device_of(number, bench.device),
+                checkpoint_seconds=bench.checkpoint_seconds,
+                cell_timeout=bench.cell_timeout,
+                workers=share.workers,
+            )
+            here, there = SPAWN.Pipe(duplex=False)
+            # A daemon: it ends with this process even if a signal comes before it is listed.
+            process = SPAWN.Process(target=_work, args=(order, there), daemon=True)
+            with deaf_to_interrupts(), asking_for(share.threads):
+                process.start()
+            there.close()  # the worker's own end; the pipe closes with the worker
+            crew.append(process)
+            connections.append(here)
+        yield connections
+    finally:
+        end(*crew)
+
+
+def _device_of(number: int, device: torch.device) -> str:
+    """The device of a worker: GPUs are shared out, unless one was named."""
+    if str(device) == ANY_GPU:
+        return f"cuda:{number % torch.cuda.device_count()}"
+    return str(device)
+
+
+def _work(order: _Order, connection: Connection) -> None:
+    """Do the job, and report what it yields."""
+    terminate_as_interrupt()
+    forgive()
+    end_with_parent()
+    reports = Reports(connection)
+    bench = Bench(
+        order.dataset(options=order.options, data_dir=order.data_dir, cache_dir=order.cache_dir),
+        device=torch.device(order.device),
+        progress=reports,
+        checkpoint_seconds=order.checkpoint_seconds,
+        cell_timeout=order.cell_timeout,
+        workers=order.workers,
+    )
+    try:
+        for piece in order.job(bench):
+            reports.ended(piece)
+    except (KeyboardInterrupt, OSError):
+        return  # the parent says what there is to say
