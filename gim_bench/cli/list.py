@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.callback(invoke_without_command=True)
 @no_type_check  # typer hands over an instance of the class that typer.Context is derived from
 def everything(context: typer.Context) -> None:
-    """List the names of suites, methods, encoders and data sets; by default all of them."""
+    """List suites, methods, encoders, data sets and metrics; by default all of them."""
     if context.invoked_subcommand is None:
         for position, (title, command) in enumerate(COMMANDS.items()):
             print(f"{'' if position == 0 else chr(10)}{title}:")
@@ -52,7 +52,21 @@ def datasets() -> None:
     _print(_summaries(registry.datasets()))
 
 
-COMMANDS = {"suites": suites, "methods": methods, "encoders": encoders, "datasets": datasets}
+@app.command()
+def metrics() -> None:
+    """List the metrics that a record may hold, with their units and better directions."""
+    from gim_bench.records.metrics import METRICS
+
+    _print({m.name: f"{m.meaning} ({m.unit}; {m.better} is better)" for m in METRICS.values()})
+
+
+COMMANDS = {
+    "suites": suites,
+    "methods": methods,
+    "encoders": encoders,
+    "datasets": datasets,
+    "metrics": metrics,
+}
 NO_HELP = {"help": False, **{name: {"help": False} for name in COMMANDS}}
 
 

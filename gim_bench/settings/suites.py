@@ -46,6 +46,20 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     return suite.model_copy(update={"published": (), "tuned": None}) if changed else suite
 
 
+def layers(name_or_path: str, *, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """(origin, table) of all that a suite is made of: each `--set`, the last first, then its files.
+
+    Raises: ConfigError as `load_suite` does.
+    """
+    found = []
+    for override in reversed(overrides):
+        table: dict[str, Any] = {}
+        _lay_over(table, override)
+        found.append(("--set", _named(table)))
+    files = _chain(_suite_path(name_or_path))
+    return found + [(path.name, _named(table)) for path, table in files.items()]
+
+
 def _chain(path: Path) -> dict[Path, dict[str, Any]]:
     """Tables of the file, of the suite that it `extends`, and so on down."""
     files: dict[Path, dict[str, Any]] = {}

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from gim_bench import registry
+from gim_bench.records.metrics import METRICS
 from gim_bench.settings.shipped import shipped_suites
 
 KNOWN = {
@@ -13,6 +14,7 @@ KNOWN = {
     "methods": registry.methods,
     "encoders": registry.encoders,
     "datasets": registry.datasets,
+    "metrics": lambda: METRICS,
 }
 
 

@@ -1,0 +1,34 @@
+"""`show` prints the settings of rows, and where each comes from."""
+
+
+def test_shared_settings_come_first_and_those_of_a_row_below_its_name(gim_bench):
+    answer = gim_bench("show", "--suite", "quickstart", "--method", "gim", "--method", "cpc")
+    assert answer.code == 0, answer.err
+    shared, gim, cpc = answer.out.split("\n\n")
+    assert shared.startswith("# all rows\n")
+    assert "training.batch_size = 16" in shared
+    assert [part.splitlines()[0] for part in (gim, cpc)] == ["# gim", "# cpc"]
+    (line,) = [each for each in cpc.splitlines() if "autoregressor_layers" in each]
+    assert line.endswith("# quickstart.toml [method.cpc]")
+
+
+def test_defaults_are_left_out_if_asked(gim_bench):
+    arguments = ("show", "--suite", "quickstart", "--method", "gim")
+    everything, stated = gim_bench(*arguments).out, gim_bench(*arguments, "--stated").out
+    assert "# default" in everything
+    assert "# default" not in stated
+    assert "training.epochs = 5" in stated
+
+
+def test_a_changed_setting_says_so(gim_bench):
+    answer = gim_bench("show", "--suite", "quickstart", "--set", "training.epochs=9")
+    (line,) = [each for each in answer.out.splitlines() if each.startswith("training.epochs")]
+    assert line.startswith("training.epochs = 9 ")
+    assert line.endswith("# --set")
+
+
+def test_an_unknown_suite_is_one_line(gim_bench):
+    answer = gim_bench("show", "--suite", "quickstrat")
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert "quickstart" in line
