@@ -1,6 +1,7 @@
 """The command `check`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from gim_bench.cli.options import (
 )
 from gim_bench.cli.results import deliver, records_of
 from gim_bench.errors import ConfigError, one_line
+from gim_bench.system.streams import show
 
 
 def check(
@@ -29,11 +31,18 @@ def check(
         bool, typer.Option("--update", help="Make these records the new reference.")
     ] = False,
     reason: Annotated[str | None, typer.Option(help="The reason for --update.")] = None,
+    bisect: Annotated[
+        str | None,
+        typer.Option(help="A commit that was fine: run and check commits from there to HEAD."),
+    ] = None,
     set_: SetOption = None,
     data: DataOption = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
-    """Compare a suite's records with its reference: exit code 1 worse, 3 cannot be judged."""
+    """Compare a suite's records with its reference: exit code 1 worse, 3 cannot be judged.
+
+    With --bisect, commits of gim_bench are run and checked to find the first that is worse.
+    """
     from gim_bench import check as room
     from gim_bench.check.outcome import EXIT_CODES, Outcome
     from gim_bench.settings.suites import load_suite
@@ -43,6 +52,11 @@ def check(
         raise ConfigError("--reason is for a new reference: add --update, or leave it out")
     loaded = load_suite(suite, overrides=set_ or ())
     path = against or room.reference_path(loaded.name)
+    if bisect is not None:
+        if update:
+            raise ConfigError("--bisect writes no reference: leave out --update")
+        _bisect(bisect, suite, path, overrides=set_ or ())
+        return
     if update:
         records = records_of(loaded, runs_dir, data=data)
         seen = room.update(path, records, suite=loaded, reason=reason or "")
@@ -57,3 +71,22 @@ def check(
         raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
     deliver(room.render(verdict, fmt), output=output)
     raise typer.Exit(verdict.exit_code)
+
+
+def _bisect(good: str, suite: str, reference: Path, *, overrides: Sequence[str]) -> None:
+    """Print the first commit that is worse; exit code 1 if there is one."""
+    from gim_bench.check.bisect import Trial, first_bad
+    from gim_bench.check.outcome import EXIT_CODES, Outcome
+
+    file = Path(suite)
+    trial = Trial(
+        suite=str(file.resolve()) if file.is_file() else suite,
+        reference=reference.resolve(),
+        overrides=overrides,
+    )
+    found = first_bad(good, trial, say=lambda line: print(line, file=sys.stderr))
+    if found is None:
+        show("nothing is worse at HEAD")
+        return
+    show(f"first worse commit: {found}")
+    raise typer.Exit(EXIT_CODES[Outcome.WORSE])
