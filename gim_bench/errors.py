@@ -25,6 +25,10 @@ class TrackingError(BenchError):
     """A tracking store that cannot be reached (exit code 2 before a cell has begun)."""
 
 
+class UnwritableError(TrackingError):
+    """A tracking store in a file or folder that this user cannot write."""
+
+
 class TrainingError(BenchError):
     """A cell that cannot go on, for example because a loss is not finite. Its record says why."""
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.errors import TrackingError
-from gim_bench.tracking.addresses import DEFAULT_RUNS_DIR
+from gim_bench.errors import TrackingError, UnwritableError
+from gim_bench.system.addresses import sqlite_address
+from gim_bench.tracking.addresses import DEFAULT_RUNS_DIR, DEFAULT_URI
 
 if TYPE_CHECKING:
     from gim_bench.tracking import Tracker
@@ -66,8 +67,14 @@ def overrides_of(set_: list[str] | None, *, skip_bad_files: bool) -> list[str]:
     return [*(set_ or ()), *(["dataset.skip_bad_files=true"] if skip_bad_files else ())]
 
 
-def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker":
-    """A tracker at a store that can be used. Raises: TrackingError with the way to do without."""
+def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker | None":
+    """A tracker at a store that can be used.
+
+    None, after a line, if nobody named a store and the default cannot be written here.
+
+    Raises: TrackingError with the way to do without.
+    """
+    from gim_bench.cli.display import progress_for
     from gim_bench.tracking import Tracker
     from gim_bench.tracking.addresses import sync_command
 
@@ -75,6 +82,11 @@ def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker":
     try:
         tracker.check()
     except TrackingError as error:
+        if uri == DEFAULT_URI and isinstance(error, UnwritableError):
+            beside = sqlite_address(runs_dir.absolute() / "mlflow.db")
+            later = sync_command(beside, runs_dir=runs_dir)
+            progress_for().say(f"not mirrored: {error}; later run {later}")
+            return None
         later = sync_command(uri, runs_dir=runs_dir)
         raise TrackingError(f"{error}; run with --no-tracking, and later {later}") from None
     return tracker

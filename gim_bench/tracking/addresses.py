@@ -77,7 +77,9 @@ def sync_command(uri: str, *, runs_dir: Path) -> str:
     return f"python -m gim_bench sync{''.join(options)}"
 
 
-def unusable(uri: str, reason: str | BaseException) -> TrackingError:
+def unusable(
+    uri: str, reason: str | BaseException, *, kind: type[TrackingError] = TrackingError
+) -> TrackingError:
     """The error for a store that cannot be used; the reason may be an error of another program."""
     text = reason if isinstance(reason, str) else concealed(first_line(reason), uri)
-    return TrackingError(f"cannot track to {masked(uri)!r}: {text}")
+    return kind(f"cannot track to {masked(uri)!r}: {text}")

@@ -1,5 +1,6 @@
 """What can be known of an MLflow store within a second, without importing MLflow."""
 
+import errno
 import importlib.util
 import socket
 import sqlite3
@@ -10,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from gim_bench.errors import first_line
+from gim_bench.errors import TrackingError, UnwritableError, first_line
 from gim_bench.system.addresses import parse
 from gim_bench.system.locks import locked
 from gim_bench.tracking.addresses import PORTS, lock_beside, scheme_of, store_file, unusable
@@ -77,7 +78,15 @@ def _check_sqlite(uri: str) -> None:
     except TimeoutError:
         pass  # another process is writing, so the file can be written
     except (OSError, sqlite3.Error) as error:
-        raise unusable(uri, f"{path}: {first_line(error)}") from None
+        kind = UnwritableError if _forbids_writing(error) else TrackingError
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise unusable(uri, f"{path}: {why}", kind=kind) from None
+
+
+def _forbids_writing(error: OSError | sqlite3.Error) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode == sqlite3.SQLITE_READONLY
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _try_to_write(path: Path) -> None:

@@ -1,10 +1,13 @@
 """`run` mirrors its cells to MLflow, and loses no cell when MLflow is away."""
 
+import errno
 import re
 import shlex
 import sqlite3
+import tempfile
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +62,43 @@ def test_a_cell_that_another_process_finishes_meanwhile_is_summarised_too(
 def test_the_tracking_store_can_come_from_mlflows_own_variable(gim_bench, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://elsewhere")
     assert "cannot track to 'ftp://elsewhere'" in gim_bench(*RUN).err
+
+
+@pytest.fixture
+def read_only(monkeypatch, tmp_path):
+    """Nothing new can be made in the working folder itself; permissions do not hold root."""
+    make = tempfile.TemporaryFile
+
+    def refuse_here(**options):
+        if Path(options["dir"]) == tmp_path:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse_here)
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_working_folder_that_cannot_be_written_costs_the_mirror_and_a_line(gim_bench, tmp_path):
+    """Nobody named a store: the records can be mirrored later, by a command that works."""
+    (tmp_path / "elsewhere").mkdir()
+    answer = gim_bench(*RUN, "--runs-dir", "elsewhere/my runs")
+    assert answer.code == 0
+    first, *_ = answer.err.splitlines()
+    store = f"sqlite:///{tmp_path}/elsewhere/my runs/mlflow.db"
+    assert first == (
+        f"not mirrored: cannot track to 'sqlite:///mlflow.db': {tmp_path}/mlflow.db: Read-only "
+        f"file system; later run {SYNC} --runs-dir 'elsewhere/my runs' --tracking-uri '{store}'"
+    )
+    assert "MLflow:" not in answer.out
+    assert not list(tmp_path.glob("mlflow*"))
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_named_store_that_cannot_be_written_is_an_error_before_training(gim_bench, tmp_path):
+    answer = gim_bench(*RUN, "--tracking-uri", f"sqlite:///{tmp_path}/mine.db")
+    assert (answer.code, answer.out) == (2, "")
+    assert "Read-only file system; run with --no-tracking" in answer.err
+    assert statuses(tmp_path) == {}
 
 
 # case 20

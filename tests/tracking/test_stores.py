@@ -9,16 +9,17 @@ import tempfile
 
 import pytest
 
-from gim_bench.errors import TrackingError
+from gim_bench.errors import TrackingError, UnwritableError
 from gim_bench.system.locks import locked
 from gim_bench.tracking import Tracker, stores
 from tests.servers import answering_with
 
 
-def complaint(uri):
+def complaint(uri, kind=TrackingError):
     """The one line that `check` answers with."""
     with pytest.raises(TrackingError) as caught:
         Tracker(uri).check()
+    assert type(caught.value) is kind
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -134,7 +135,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         "connect",
         lambda file, **options: connect(str(file).replace("mode=rw", "mode=ro"), **options),
     )
-    assert re.search("readonly|read-only", complaint(f"sqlite:///{path}"))
+    assert re.search("readonly|read-only", complaint(f"sqlite:///{path}", UnwritableError))
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -142,4 +143,5 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    assert "Permission denied" in complaint(f"sqlite:///{tmp_path / 'new.db'}")
+    line = complaint(f"sqlite:///{tmp_path / 'new.db'}", UnwritableError)
+    assert "Permission denied" in line
