@@ -28,7 +28,6 @@ from gim_bench.system.user import settle_user
 app = typer.Typer(
     help="Gradient-isolated representation learning, measured beside its baselines.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},

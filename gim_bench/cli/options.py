@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gim_bench import registry
 from gim_bench.errors import TrackingError, UnwritableError
+from gim_bench.settings.shipped import shipped_suites
 from gim_bench.system.addresses import sqlite_address
 from gim_bench.tracking.addresses import DEFAULT_RUNS_DIR, DEFAULT_URI
 
@@ -20,7 +22,19 @@ CLOSED_PIPE = 141  # 128 and the number of SIGPIPE, as shells have it
 
 RUNS_DIR = DEFAULT_RUNS_DIR
 
-SuiteOption = Annotated[str, typer.Option("--suite", help="A shipped suite, or a TOML file.")]
+
+def _suites(beginning: str) -> list[str]:
+    return [name for name in shipped_suites() if name.startswith(beginning)]
+
+
+def _methods(beginning: str) -> list[str]:
+    return [name for name in sorted(registry.methods()) if name.startswith(beginning)]
+
+
+SuiteOption = Annotated[
+    str,
+    typer.Option("--suite", help="A shipped suite, or a TOML file.", autocompletion=_suites),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Another value for a setting, as in training.epochs=10."),
@@ -43,7 +57,8 @@ DataOption = Annotated[
 ]
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The folder of the records.")]
 MethodOption = Annotated[
-    list[str] | None, typer.Option("--method", help="Only this method; may be repeated.")
+    list[str] | None,
+    typer.Option("--method", help="Only this method; may be repeated.", autocompletion=_methods),
 ]
 WorkersOption = Annotated[
     int | None,
