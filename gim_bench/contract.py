@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gim_bench.errors import ConfigError
+from gim_bench.large_images import LargeImages
 from gim_bench.progress import Progress, Silence
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import Settings
@@ -76,8 +77,7 @@ class Images:
 class Recordings:
     """One split: speech at 16 kHz, memory-mapped where it is large, and labels where it has them.
 
-    Recordings may be short, and in any order. Labels of 10 ms frames are as many as
-    `label_frames` says; label t of a recording is about its sample 160·t + 200.
+    Recordings may be short. Label t of a recording is about its sample 160·t + 200.
     """
 
     samples: np.ndarray  # int16 [sample]; the recordings lie in it, each in one piece
@@ -93,7 +93,7 @@ class Recordings:
         return len(self.starts)
 
 
-Examples = Images | Recordings
+Examples = Images | Recordings | LargeImages
 
 UNLABELLED = -1  # the label of an example or a step that has none
 SAMPLE_RATE_HZ = 16_000

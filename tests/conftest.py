@@ -84,6 +84,7 @@ SMALL: dict[str, dict[str, object]] = {
     # The conformance tests look for gradients, which blocks that start as shortcuts do not have.
     "batch_norm_resnet": {"depth": 18, "width": 4, "zero_init_residual": False},
     "folded_convnet": {"width": 4},
+    "pyramid": {"width": 4, "kernels": (4, 3, 2), "strides": (2, 2, 2)},
     "vgg8b": {"width": 4, "hidden": 6},
 }
 

@@ -23,10 +23,14 @@ from gim_bench.contract import (
 )
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.images.crops import ImageBatches, check_crop, in_gray
+from gim_bench.datasets.images.regions import PlaceBatches, RegionBatches
 from gim_bench.datasets.speech.windows import WindowBatches
+from gim_bench.encoders.tiles import composed, reaches_of
 from gim_bench.errors import DataError
+from gim_bench.large_images import LargeImages
 from gim_bench.progress import Progress
-from gim_bench.settings.augmentations import CropSettings
+from gim_bench.registry import encoder as encoder_class
+from gim_bench.settings.augmentations import CropSettings, RegionSettings
 from gim_bench.settings.schema import CellConfig
 
 CHECKPOINT_SECONDS = 60.0
@@ -44,11 +48,12 @@ class Bench:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         cell_timeout: float | None = None,
         workers: int = 1,
+        memory_limit: int | None = None,
     ) -> None:
         """A training writes a checkpoint every `checkpoint_seconds`.
 
         A cell that takes longer than `cell_timeout` seconds fails. `workers` processes share
-        the machine, this one among them.
+        the machine, this one among them. A process of one cell may hold `memory_limit` bytes.
         """
         self.dataset = dataset
         self.device = device
@@ -56,6 +61,7 @@ class Bench:
         self.checkpoint_seconds = checkpoint_seconds
         self.cell_timeout = cell_timeout
         self.workers = workers
+        self.memory_limit = memory_limit
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 
@@ -108,13 +114,27 @@ class Bench:
             images = self.images(split, gray=augmentation.grayscale)
             return ImageBatches(images, augmentation=augmentation, **shared)
         examples = self.split(split)
+        if isinstance(augmentation, RegionSettings):
+            assert isinstance(examples, LargeImages)
+            if split is not Split.UNLABELLED:
+                return PlaceBatches(examples, augmentation=augmentation, **shared)
+            options = cell.config.encoder
+            grid = composed(reaches_of(encoder_class(options.kind), options)).stride
+            return RegionBatches(examples, augmentation=augmentation, grid=grid, **shared)
         assert isinstance(examples, Recordings)
         return WindowBatches(examples, augmentation=augmentation, whole=whole, **shared)
+
+    def items(self, config: CellConfig, split: Split) -> int:
+        """Images, recordings, or windows of large images that an epoch of a split visits."""
+        if isinstance(config.augmentation, RegionSettings) and split is Split.UNLABELLED:
+            return config.augmentation.windows
+        return len(self.split(split))
 
     def check(self, config: CellConfig) -> None:
         """Check that the data can carry the cell, before training. Raises: DataError."""
         name = config.dataset.name
         noun = "image" if self.dataset.modality is Modality.IMAGE else "recording"
+        self._check_size(config)
         for target in self.targets:
             if len(target.classes) < 2:
                 raise DataError(
@@ -122,7 +142,7 @@ class Bench:
                     f"two different ones"
                 )
         for split in (Split.UNLABELLED, Split.TRAIN):
-            found, needed = len(self.split(split)), config.training.batch_size
+            found, needed = self.items(config, split), config.training.batch_size
             held_out = config.training.held_out
             if not whole_batches(found, batch_size=needed, held_out=held_out):
                 left = found - round(found * held_out)
@@ -142,6 +162,32 @@ class Bench:
         share = 1.0 if config.probe is None else config.probe.labelled_fraction
         for target in self.targets:
             self._check_labels(target, name=name, noun=noun, share=share)
+
+    def _check_size(self, config: CellConfig) -> None:
+        """Large images are read by windows, and small ones are not. Raises: DataError."""
+        name, augmentation = config.dataset.name, config.augmentation
+        large = isinstance(self.split(Split.UNLABELLED), LargeImages)
+        if large != isinstance(augmentation, RegionSettings):
+            kind = "region" if large else "crop"
+            raise DataError(
+                f"{name} has {'large' if large else 'no large'} images, and an augmentation of "
+                f"kind {augmentation.kind!r} is not for them: use kind = {kind!r}"
+            )
+        if not isinstance(augmentation, RegionSettings):
+            return
+        if config.method.views > 1 or config.training.held_out:
+            raise DataError(
+                f"{name}: windows of large images come in one view, and no window is held out: "
+                f"leave out {config.method.name}, or set training.held_out=0"
+            )
+        for image in self.split(Split.UNLABELLED).images:
+            _, height, width = image.shape
+            if min(height, width) < augmentation.side:
+                raise DataError(
+                    f"a region of {augmentation.side} pixels does not fit into an unlabelled image "
+                    f"of {name}, {height}×{width}: lower augmentation.side, or leave its rows out "
+                    f"with --method"
+                )
 
     def _check_held_out(self, config: CellConfig, *, noun: str) -> None:
         share, batch_size = config.training.held_out, config.training.batch_size

@@ -118,7 +118,7 @@ def planned_steps(cell: Cell, bench: Bench) -> int:
         return 0
     counted = trains_on if training.budget is Budget.EPOCHS else Split.UNLABELLED
     return training.epochs * whole_batches(
-        len(bench.split(Split(counted))),
+        bench.items(cell.config, Split(counted)),
         batch_size=training.batch_size,
         held_out=training.held_out,
     )

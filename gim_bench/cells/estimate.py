@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -17,6 +17,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import Learner, Split
 from gim_bench.datasets.batches import Batches
+from gim_bench.datasets.images.regions import PlaceBatches
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
@@ -25,9 +26,11 @@ from gim_bench.probing.adam import train_linear
 from gim_bench.probing.logistic import logistic_regression
 from gim_bench.probing.questions import question
 from gim_bench.probing.reading import readable
+from gim_bench.settings.augmentations import RegionSettings
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
 
 TIMED_STEPS = 3
+SMALL_SIDES = (768, 1536)  # pixels of the regions from which larger ones are extrapolated
 # Labels in a timed logistic regression, and iterations that a fit usually takes.
 TIMED_LABELS, USUAL_ITERATIONS = 4096, 30
 
@@ -40,10 +43,15 @@ class Estimate:
     train_seconds: float
     probe_seconds: float
     peak_bytes: int | None  # the GPU's where the cell runs on one, else the host's
+    over_bytes: int = 0  # the host's, over the idle process
 
     @property
     def seconds(self) -> float:
         return self.train_seconds + self.probe_seconds
+
+    def fits(self, limit_bytes: int) -> bool:
+        """Whether a process that may hold so many bytes can do the work."""
+        return (memory.held_bytes() or 0) + self.over_bytes <= limit_bytes
 
 
 def estimate(cell: Cell, bench: Bench) -> Estimate:
@@ -52,6 +60,9 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
     Raises: ConfigError where they fail, as the cell would.
     """
     try:
+        region = cell.config.augmentation
+        if isinstance(region, RegionSettings) and region.whole and region.side > SMALL_SIDES[-1]:
+            return _extrapolated(cell, bench, region=region)
         return _timed_and_multiplied(cell, bench)
     except BenchError:
         raise
@@ -63,10 +74,38 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
         ) from None
 
 
+def _extrapolated(cell: Cell, bench: Bench, *, region: RegionSettings) -> Estimate:
+    """Costs of a cell whose examples are whole regions, from two small regions.
+
+    Memory over the idle process is a + b · pixels, seconds are in proportion to the pixels.
+    """
+    small, medium = (
+        _timed_and_multiplied(_of_side(cell, side, region=region), bench) for side in SMALL_SIDES
+    )
+    low, high = (side**2 for side in SMALL_SIDES)
+    pixels = region.side**2
+    of_a_pixel = (medium.over_bytes - small.over_bytes) / (high - low)
+    over = round(medium.over_bytes + of_a_pixel * (pixels - high))
+    peak = medium.peak_bytes
+    return replace(
+        medium,
+        train_seconds=medium.train_seconds * pixels / high,
+        peak_bytes=None if peak is None else peak + over - medium.over_bytes,
+        over_bytes=over,
+    )
+
+
+def _of_side(cell: Cell, side: int, *, region: RegionSettings) -> Cell:
+    """The cell with a region of `side` pixels as its example."""
+    smaller = region.model_copy(update={"side": side, "window": side})
+    return replace(cell, config=cell.config.model_copy(update={"augmentation": smaller}))
+
+
 def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     steps = planned_steps(cell, bench)
     train_seconds = probe_seconds = 0.0
     models = models_of(cell, bench)
+    memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
         for model in models:
             learner = build(cell, bench, target=model.target)
@@ -84,6 +123,7 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
         train_seconds=train_seconds,
         probe_seconds=probe_seconds,
         peak_bytes=None if peak is None else int(peak),
+        over_bytes=int(peaks.metrics["memory/host_over_baseline_bytes"]),
     )
 
 
@@ -126,6 +166,8 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
         batch = next(train.in_order())
         features = learner.features(batch.inputs)
     of_example = math.prod(cell.config.augmentation.shape)
+    if isinstance(train, PlaceBatches):
+        of_example = batch.inputs[0].numel()
     values = sum(_values_in_order(batches, of_example=of_example) for batches in (train, test))
     values += settings.augment * train.items * of_example
     seconds = extraction[0] * values / batch.inputs.numel()

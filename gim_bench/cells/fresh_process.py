@@ -17,6 +17,7 @@ from gim_bench.cells.outcome import NOT_WRITTEN, begun
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Dataset
 from gim_bench.errors import TimeLimitError
+from gim_bench.hardware import memory
 from gim_bench.hardware.memory import MMAP_THRESHOLD
 from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Silence
@@ -44,6 +45,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             "device": str(bench.device),
             "runs": runs.root,
             "checkpoint_seconds": bench.checkpoint_seconds,
+            "memory_limit": bench.memory_limit,
         },
         daemon=True,  # it ends with this process even if a signal comes before the watch begins
     )
@@ -56,7 +58,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         try:
             with time_limit(bench.cell_timeout):
                 process.join()
-            error, fits = _why(process.exitcode), process.exitcode != -signal.SIGKILL
+            error, fits = _why(process.exitcode, memory_limit=bench.memory_limit)
         except TimeLimitError as late:
             error = str(late)
         finally:
@@ -98,6 +100,7 @@ def _run(
     device: str,
     runs: Path,
     checkpoint_seconds: float,
+    memory_limit: int | None,
 ) -> None:
     """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
@@ -109,7 +112,10 @@ def _run(
         device=torch.device(device),
         progress=Silence(),
         checkpoint_seconds=checkpoint_seconds,
+        memory_limit=memory_limit,
     )
+    if memory_limit is not None:
+        memory.limit(memory_limit)
     try:
         run_cell(cell, bench, runs=RunsFolder(runs))
     except KeyboardInterrupt:  # the other process says what there is to say
@@ -118,9 +124,17 @@ def _run(
         sys.exit(WITHOUT_RECORD)
 
 
-def _why(exit_code: int | None) -> str:
+def _why(exit_code: int | None, *, memory_limit: int | None) -> tuple[str, bool]:
+    """Why a process left no result, and whether its cell fits into memory as far as that says."""
     if exit_code == -signal.SIGKILL:
-        return "does not fit: the process was killed by the system, as it does when memory is full"
+        return (
+            "does not fit: the process was killed by the system, as it does when memory is full",
+            False,
+        )
     if exit_code == WITHOUT_RECORD:
-        return f"{NOT_WRITTEN}: its record; is there room on the disk?"
-    return f"its process ended with exit code {exit_code} and left no result"
+        return f"{NOT_WRITTEN}: its record; is there room on the disk?", True
+    ended = f"its process ended with exit code {exit_code}"
+    # A failed allocation may end the process: by a signal, or by an error that nobody handles.
+    if memory_limit is not None and (exit_code or 0) <= 1:
+        return f"does not fit: {ended} at the limit of {memory_limit / 1e9:.2f} GB", False
+    return f"{ended} and left no result", True

@@ -46,6 +46,7 @@ def begun(cell: Cell, bench: Bench) -> Record:
             **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
             **({"data_notes": notes} if (notes := [*bench.dataset.notes()]) else {}),
             **({"workers": bench.workers} if bench.workers > 1 else {}),
+            **({"memory_limit_bytes": limit} if (limit := bench.memory_limit) else {}),
             "results_version": RESULTS_VERSION,
             **({"plugins": theirs} if (theirs := _plugins(cell.config)) else {}),
             "started_at": provenance.now(),
@@ -133,6 +134,8 @@ def _costs(finished: Sequence[Finished]) -> dict[str, float]:
         "probe/seconds": sum(found.probe_seconds for found in finished),
         "train/seconds": seconds,
     }
+    kept = max(t.kept_bytes for t in trainings)
+    costs["train/kept_bytes"] = kept
     costs = {name: cost for name, cost in costs.items() if cost}
     if not steps:
         return costs

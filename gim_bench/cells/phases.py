@@ -22,6 +22,7 @@ from gim_bench.cells.build import (
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, keep
+from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
@@ -49,7 +50,6 @@ from gim_bench.training import capacity
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.inside import look_inside
-from gim_bench.training.kept_outputs import Keeper
 from gim_bench.training.loop import Observe, Trained, fit
 from gim_bench.training.optimisers import rate_at
 from gim_bench.training.trainer import Trainer
@@ -201,7 +201,7 @@ class _Course:
             )
         self.trainer = trainer_of(cell, learner, device=bench.device)
         epochs = -(-self.steps // len(self.batches))
-        self.keeper = _keeper(cell, model, bench, folder=folder, epochs=epochs)
+        self.keeper = keeper_of(cell, model, bench, folder=folder, epochs=epochs)
         self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)
         self.observe: Observe | None = None
         self.on_epoch: Callable[[int], None] | None = None
@@ -211,7 +211,7 @@ class _Course:
     @property
     def kept_batches(self) -> int:
         """Batches whose outputs of a frozen unit are kept on disk."""
-        return 0 if self.keeper is None else self.keeper.epochs * len(self.batches)
+        return 0 if self.keeper is None else self.keeper.batches(self.batches)
 
     def run(self, *, title: str) -> Trained:
         """Train to the end. Raises: as `fit`."""
@@ -287,19 +287,6 @@ def _fitted_without_gradients(cell: Cell, learner: Learner, bench: Bench) -> Tra
     return TrainingPhase(trained=replace(NOTHING, seconds=seconds), peaks=peaks)
 
 
-def _keeper(cell: Cell, model: Model, bench: Bench, *, folder: Path, epochs: int) -> Keeper | None:
-    """The keeper of frozen units' outputs that the settings ask for; training has `epochs`."""
-    kept = cell.config.training.kept_outputs
-    if kept is None:
-        return None
-    return Keeper(
-        folder=kept_outputs_folder(model, folder=folder),
-        epochs=min(kept.epochs, epochs),
-        dtype=torch.bfloat16 if kept.precision == "bf16" else torch.float32,
-        progress=bench.progress,
-    )
-
-
 def _observing(cell: Cell, course: _Course) -> Observe | None:
     """A function that looks inside the encoder, on one batch; None if the settings ask for none."""
     settings = cell.config.inside
@@ -369,10 +356,6 @@ def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
         if memory.is_exhausted(error):
             return Audit()
         raise
-
-
-def kept_outputs_folder(model: Model, *, folder: Path) -> Path:
-    return folder / f"{model.prefix}kept-outputs"
 
 
 def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:

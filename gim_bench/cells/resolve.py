@@ -10,11 +10,12 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.defaults import agrees
 from gim_bench.cells.pretrained import Base
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
+from gim_bench.encoders.tiles import TiledEncoder
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.methods.stack import StackLearner
 from gim_bench.objectives.info_nce import INFO_NCE
-from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.augmentations import RegionSettings, WindowSettings
 from gim_bench.settings.base import Precision, Settings
 from gim_bench.settings.probing import with_kind
 from gim_bench.settings.schema import (
@@ -127,6 +128,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         raise ConfigError(f"{origin}: {error}") from None
     _check_pieces(setup, method, origin=origin)
     _check_units(kind, setup, method, origin=origin)
+    _check_tiles(kind, setup, method, recipe, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe
     if probe is not None and probe.precision is not None:
@@ -284,13 +286,13 @@ def _check_modalities(
     origin: str,
 ) -> None:
     """Data, augmentation and encoder are of one modality. Raises: ConfigError."""
-    crops = isinstance(recipe.augmentation, CropSettings)
-    given = Modality.IMAGE if crops else Modality.SPEECH
+    windows = isinstance(recipe.augmentation, WindowSettings)
+    given = Modality.SPEECH if windows else Modality.IMAGE
     if encoder.modality is not given:
         raise ConfigError(
             f"{origin}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, but an "
             f"augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for images "
-            f"and window for speech"
+            f"(region for large ones) and window for speech"
         )
     if encoder.modality is not dataset.modality:
         raise ConfigError(
@@ -325,6 +327,30 @@ def _check_units(kind: type[Learner], setup: Setup, method: MethodSettings, *, o
         raise ConfigError(
             f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} has "
             f"{len(setup.rows)} modules: use {len(setup.rows)} or less"
+        )
+
+
+def _check_tiles(
+    kind: type[Learner], setup: Setup, method: MethodSettings, recipe: Recipe, *, origin: str
+) -> None:
+    """What is encoded tile by tile needs an encoder whose tiles are those of the whole."""
+    streams = recipe.training.kept_outputs is not None and isinstance(
+        recipe.augmentation, RegionSettings
+    )
+    wanted = 'recompute = "tiles"' if method.recompute is Recompute.TILES else ""
+    wanted = wanted or ("training.kept_outputs of large images" if streams else "")
+    if not wanted:
+        return
+    if not issubclass(setup.encoder, TiledEncoder):
+        raise ConfigError(
+            f"{origin}: {wanted} encodes tiles of an image, and those of the encoder "
+            f"{setup.encoder_options.kind!r} differ from the whole image's: use the encoder "
+            f"pyramid, or leave it out"
+        )
+    if not issubclass(kind, StackLearner) or kind.sees_lower_grids or method.uses_labels:
+        raise ConfigError(
+            f"{origin}: {wanted} is for methods without labels that look at one module at a time, "
+            f"and {method.like!r} is none of them: leave it out"
         )
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import models_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.keeping import kept_outputs_folder
 from gim_bench.cells.outcome import begun, done, failed, predictions_of
 from gim_bench.cells.phases import (
     Abandoned,
     Watch,
     checkpoints_of,
-    kept_outputs_folder,
     largest_batch,
     trained_and_probed,
 )

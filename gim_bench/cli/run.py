@@ -52,6 +52,14 @@ TimeoutOption = Annotated[
         help="Seconds after which a cell fails; the next run resumes it.",
     ),
 ]
+LimitOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=10**6,
+        help="GB of memory that the process of a cell may hold: the system refuses more.",
+    ),
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Run finished cells again, too.")]
 WhyOption = Annotated[
     bool, typer.Option("--why", help="Run nothing; print why each cell would run or not.")
@@ -77,6 +85,7 @@ def run(
     checkpoint_every: CheckpointOption = 60.0,
     cell_timeout: TimeoutOption = None,
     workers: WorkersOption = None,
+    memory_limit: LimitOption = None,
     rerun: RerunOption = False,
     why: WhyOption = False,
     plan: PlanOption = False,
@@ -103,6 +112,7 @@ def run(
     )
     work.bench.checkpoint_seconds = checkpoint_every
     work.bench.cell_timeout = cell_timeout
+    work.bench.memory_limit = None if memory_limit is None else round(memory_limit * 1e9)
     if why:
         _print_reasons(work)
         return
@@ -145,9 +155,10 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Sha
         seconds += cost.seconds
         waiting += 1
         peak = "unknown" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.1f} GiB"
+        over = work.bench.memory_limit is not None and not cost.fits(work.bench.memory_limit)
         show(
             f"{cell.name:<28} {cost.steps:>8,} steps  about {duration(cost.seconds):<12} "
-            f"peak {peak}"
+            f"peak {peak}{', does not fit' if over else ''}"
         )
     show(
         f"{waiting} of {len(work.cells)} cells would run, about "

@@ -20,6 +20,7 @@ from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError
+from gim_bench.hardware import memory
 from gim_bench.hardware.devices import resolve_device
 from gim_bench.hardware.threads import cores, idle_cores
 from gim_bench.progress import Progress
@@ -49,12 +50,31 @@ class Workload:
 
         Raises: ConfigError or DataError.
         """
+        self._check_limit()
         for note in self.bench.dataset.notes():
             self.progress.say(note)
         for config in self.configs.values():
             if self.base is not None:
                 self.base.check(config, data_sha256=self.cells[0].data_sha256)
             self.bench.check(config)
+
+    def _check_limit(self) -> None:
+        """The memory limit holds for a process of one cell, and leaves it some memory."""
+        limit, idle = self.bench.memory_limit, memory.held_bytes()
+        if limit is None:
+            return
+        if not self.suite.fresh_process:
+            raise ConfigError(
+                f"--memory-limit is for suites whose cells have processes of their own, and those "
+                f"of {self.suite.name!r} have none: leave it out, or --set fresh_process=true"
+            )
+        if idle is None:
+            raise ConfigError("--memory-limit needs Linux, which keeps it: leave it out")
+        if limit <= idle:
+            raise ConfigError(
+                f"a memory limit of {limit / 1e9:.2f} GB (--memory-limit) is below the "
+                f"{idle / 1e9:.2f} GB that a process holds before it works: raise it"
+            )
 
     def finished(self) -> dict[str, Record]:
         """The records of the finished cells, by key."""

@@ -9,4 +9,5 @@ ENCODERS = {
     "vgg8b": "gim_bench.encoders.vgg8b:VGG8b",
     "conv_gru": "gim_bench.encoders.conv_gru:ConvGRUEncoder",
     "folded_convnet": "gim_bench.encoders.folded_convnet:FoldedConvNet",
+    "pyramid": "gim_bench.encoders.pyramid:Pyramid",
 }

@@ -75,12 +75,31 @@ def keep_freed_blocks() -> None:
             mallopt(parameter, size)
 
 
+def held_bytes() -> int | None:
+    """Bytes of memory that this process holds for data of its own; None if nobody can tell."""
+    try:
+        return _of_status("VmData")
+    except OSError:
+        return None
+
+
+def limit(to_bytes: int) -> None:
+    """Let the system refuse this process more memory for data than `to_bytes`, from now on.
+
+    Code and mapped files do not count. Raises: OSError or ValueError if the system refuses.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (to_bytes, to_bytes))
+
+
 def is_exhausted(error: Exception) -> bool:
     """Whether the error means that the GPU or the host is out of memory.
 
-    cuBLAS, cuDNN and PyTorch's allocator for the CPU raise a RuntimeError with their own words.
+    cuBLAS, cuDNN, oneDNN, C++ and PyTorch's allocator for the CPU raise a RuntimeError with their
+    own words.
     """
-    words = ("ALLOC_FAILED", "can't allocate memory")
+    words = ("ALLOC_FAILED", "can't allocate memory", "bad_alloc", "could not create a memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
@@ -108,6 +127,13 @@ def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
             sampler.sample()
 
 
+def _of_status(name: str) -> int:
+    """Bytes of one entry of /proc/self/status. Raises: OSError where there is no such file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return int(found) * 1024
+
+
 class _HostPeak:
     """Peak resident memory: the kernel's high-water mark if it can be reset, else samples."""
 
@@ -117,7 +143,6 @@ class _HostPeak:
         self._samples = 0
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (man 5 proc)
-            self._status = Path("/proc/self/status")
             self.needs_sampling = False
         except OSError:
             self.needs_sampling = True
@@ -137,7 +162,7 @@ class _HostPeak:
             returned = f"; blocks of {threshold} bytes are given back once free"
         else:
             returned = ""
-        peak = self._sampled if self.needs_sampling else self._high_water_mark()
+        peak = self._sampled if self.needs_sampling else _of_status("VmHWM")
         return Peaks(
             metrics={
                 "host_peak_bytes": peak,
@@ -145,11 +170,6 @@ class _HostPeak:
             },
             notes={"host": f"{how}; baseline {self._baseline} bytes before it{returned}"},
         )
-
-    def _high_water_mark(self) -> int:
-        lines = self._status.read_text().splitlines()
-        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-        return int(peak) * 1024
 
 
 class _GpuPeak:

@@ -24,12 +24,16 @@ from gim_bench.contract import (
     Modality,
     eval_mode,
 )
+from gim_bench.encoders.tiles import Span, TiledEncoder, composed, spans
 from gim_bench.methods.recomputing import recomputed
 from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import Recompute
 
 # The number of pieces in which a batch goes through modules whose activations are not kept.
 PIECES = 8
+# Rows and columns of a unit's outputs that are computed together, where activations are recomputed
+# tile by tile.
+TILE = 32
 
 Grid = Float[Tensor, "example _ _ _"]  # row, column and d are each module's own
 
@@ -159,7 +163,10 @@ class StackLearner(Learner):
                 continue
             if views is None:
                 views = self._frozen(batch, modules=unit.first)
-            encode = self._in_pieces if self.recompute is Recompute.PIECES else self._through
+            encode = {
+                Recompute.PIECES: self._in_pieces,
+                Recompute.TILES: self._in_tiles,
+            }.get(self.recompute, self._through)
             # The activations at the top are for the unit above, if that is trained, too.
             keep = only is None and unit is not self.partition[-1]
             encodings = []
@@ -266,6 +273,36 @@ class StackLearner(Learner):
         ]
         z, c, *lower, top = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Encodings(z, c, module=unit.last, lower=tuple(lower)), top
+
+    def _in_tiles(
+        self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
+    ) -> tuple[Encodings, Tensor]:
+        """As `_through`, of which only the input and the top are held whole.
+
+        A tile's activations are computed again on the way back: the gradients are the whole's.
+        """
+        activations = views.pop(0).detach()
+        assert isinstance(self.encoder, TiledEncoder)
+        reach = composed(self.encoder.reaches[unit.first : unit.last + 1])
+        layers = list(self._layers(unit.first, unit.last))
+        run = nn.Sequential(*layers)
+
+        def encoded(rows: Span, columns: Span) -> Tensor:
+            (top, bottom), (left, right) = reach.inputs(rows), reach.inputs(columns)
+            return recomputed(run, activations[:, :, top:bottom, left:right], layers=layers)
+
+        height, width = (reach.outputs(side) for side in activations.shape[-2:])
+        across = list(spans(width, size=TILE))
+        top = torch.cat(
+            [
+                torch.cat([encoded(rows, columns) for columns in across], dim=3)
+                for rows in spans(height, size=TILE)
+            ],
+            dim=2,
+        )
+        top = self.handed_on(top)
+        c = self.encoder.pool(top, batch_size=examples)
+        return Encodings(c, c, module=unit.last), top
 
     @torch.no_grad()
     def _frozen(self, batch: Batch, *, modules: int) -> list[Tensor]:

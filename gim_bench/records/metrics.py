@@ -93,6 +93,12 @@ METRICS = {
         Metric(
             "train/flops", "FLOP", Better.LOWER, "operations of all steps, forward and backward"
         ),
+        Metric(
+            "train/kept_bytes",
+            "bytes",
+            Better.LOWER,
+            "outputs of frozen modules on disk, the most at a time",
+        ),
         Metric("train/samples_per_second", "1/s", Better.HIGHER, "training speed"),
         Metric(
             "train/step_per_calibration",

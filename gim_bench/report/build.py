@@ -10,7 +10,7 @@ from gim_bench.records.predictions import Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
 from gim_bench.report.best import best_module_table
-from gim_bench.report.columns import PERCENT, PublishedNumbers, Row
+from gim_bench.report.columns import BYTES, PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
 from gim_bench.report.depth import depth_section
@@ -19,6 +19,7 @@ from gim_bench.report.given import what_each_was_given
 from gim_bench.report.identical import identical_section
 from gim_bench.report.inside import inside_section
 from gim_bench.report.isolation import isolation_section
+from gim_bench.report.large import large_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
@@ -116,6 +117,7 @@ def build(
         )
     )
     sections += [
+        *([] if metrics else [large_section(records, suite.methods)]),
         isolation_section(done),
         *([] if metrics else [patches_section(finished, pictures), sweep_section(done)]),
         _unfinished(records, suite.methods),
@@ -176,7 +178,7 @@ def _results(
     times = [
         metric.name
         for metric in measured
-        if metric.unit not in (PERCENT, OF_OBJECTIVE)
+        if metric.unit not in (PERCENT, OF_OBJECTIVE, BYTES)
         and metric.name not in COUNTS
         and not metric.name.startswith("memory/")
     ]

@@ -57,6 +57,7 @@ class Figure:
     x_label: str
     y_label: str
     log_x: bool = False
+    log_y: bool = False
     levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by their meaning
 
 

@@ -69,6 +69,8 @@ def _draw_panel(axes: "Axes", panel: Panel, figure: Figure) -> None:
         axes.set_xscale("log")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if figure.log_y:
+        axes.set_yscale("log")
     for level in figure.levels.values():
         axes.axhline(level, color=INK, linestyle=":")
     for curve in panel.curves:

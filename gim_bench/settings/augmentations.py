@@ -186,6 +186,46 @@ def _completed(view: ViewSettings, *, first: Mapping[str, Any]) -> ViewSettings:
     return ViewSettings.model_construct(view.model_fields_set, **transforms)
 
 
+class RegionSettings(Settings):
+    """Large images: windows at random places of a region; whole places for the probe.
+
+    The region is the square of `side` pixels at the top left of every unlabelled image.
+    """
+
+    kind: Literal["region"]
+    side: PositiveInt  # pixels
+    window: PositiveInt  # pixels; as many as `side`: the whole region is one example
+    windows: PositiveInt = 1  # drawn in an epoch
+    grayscale: bool = True
+    mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
+    std: tuple[PositiveFloat, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of a window."""
+        return (1 if self.grayscale else 3, self.window, self.window)
+
+    @property
+    def whole(self) -> bool:
+        """Whether an example is the whole region."""
+        return self.window == self.side
+
+    @model_validator(mode="after")
+    def _a_statistic_per_channel(self) -> "RegionSettings":
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise ValueError(f"mean and std must hold {self.shape[0]} number(s), one per channel")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "RegionSettings":
+        if self.window > self.side:
+            raise ValueError(
+                f"a window of {self.window} pixels does not fit into a region of {self.side}: "
+                f"lower window, or enlarge side"
+            )
+        return self
+
+
 class WindowSettings(Settings):
     """Speech: a window at a random 10 ms place in training; the whole recording for the probe.
 

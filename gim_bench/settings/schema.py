@@ -20,7 +20,7 @@ from pydantic import (
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
-from gim_bench.settings.augmentations import CropSettings, WindowSettings
+from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
 from gim_bench.settings.base import (
     Name,
     Names,
@@ -55,6 +55,7 @@ class Recompute(StrEnum):
     NOTHING = "nothing"
     LAYERS = "layers"  # each layer's activations, from its input: activation checkpointing
     PIECES = "pieces"  # a unit's activations, for an eighth of the batch at a time
+    TILES = "tiles"  # a unit's activations, for a tile of the images at a time
 
 
 class Budget(StrEnum):
@@ -92,7 +93,9 @@ class EncoderSettings(Settings):
     kind: str
 
 
-AugmentationSettings = Annotated[CropSettings | WindowSettings, Field(discriminator="kind")]
+AugmentationSettings = Annotated[
+    CropSettings | WindowSettings | RegionSettings, Field(discriminator="kind")
+]
 
 
 class Row(Settings):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.contract import Batch, Encoder, GradientFlow
+from gim_bench.encoders.tiles import TiledEncoder
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
 from gim_bench.settings.base import Precision
@@ -241,6 +242,8 @@ def recomputing(case: Case, recompute: Recompute) -> Tiny:
     on = case.on
     if recompute is Recompute.PIECES and not on.encoder.examples_are_independent(on.options):
         pytest.skip("examples of the encoder depend on each other: pieces are refused")
+    if recompute is Recompute.TILES and not issubclass(on.encoder, TiledEncoder):
+        pytest.skip("tiles of the encoder are not those of the whole: tiles are refused")
     try:
         return case.build(recompute=recompute)
     except ConfigError as refusal:

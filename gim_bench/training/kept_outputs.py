@@ -23,6 +23,7 @@ from gim_bench.errors import RoomError
 from gim_bench.progress import Progress
 
 CHECKSUM_BYTES = 4  # CRC-32
+SUMS = ".crc32"  # suffix of the file of checksums
 
 Encode = Callable[[Batch], Batch]  # from a batch to the batch that a unit hands on
 
@@ -49,32 +50,25 @@ class Keeper:
     dtype: torch.dtype
     progress: Progress
 
-    def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> None:
-        """Say how large the outputs of each unit will be. One unit's outputs are held at a time.
+    def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> int:
+        """Say how large the outputs of each unit will be, and return the bytes of the largest.
 
-        Raises: RoomError before training where the disk has no room for them.
+        Outputs of one unit are held at a time. Raises: RoomError before training where the disk has
+        no room for them.
         """
         if not encoders:
-            return
+            return 0
         batch = next(source.epoch(1))
-        sizes = [
-            self.epochs * len(source) * _stacked(encode(batch)).numel() * self.dtype.itemsize
-            for encode in encoders.values()
-        ]
-        needed = max(sizes)
-        there = sum(file.stat().st_size for file in self.folder.glob("*"))
-        free = shutil.disk_usage(self.folder.parent).free + there
-        listed = ", ".join(
-            f"{unit} {size / 1e9:,.2f} GB" for unit, size in zip(encoders, sizes, strict=True)
+        sizes = {
+            unit: self.epochs * len(source) * _stacked(encode(batch)).numel() * self.dtype.itemsize
+            for unit, encode in encoders.items()
+        }
+        return check_room(
+            sizes,
+            folder=self.folder,
+            progress=self.progress,
+            remedy=f"lower training.kept_outputs.epochs ({self.epochs})",
         )
-        if needed > free:
-            raise RoomError(
-                f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
-                f"{self.folder} has room for {free / 1e9:,.2f} GB: lower "
-                f"training.kept_outputs.epochs ({self.epochs}), or leave out "
-                f"training.kept_outputs, and outputs are computed at every step"
-            )
-        self.progress.say(f"keeping outputs of {listed}, at most {needed / 1e9:,.2f} GB at a time")
 
     def keep(self, source: Source, encode: Encode, *, unit: str, identity: str) -> "KeptOutputs":
         """Outputs of `unit` for the first epochs of `source`; `encode` computes them.
@@ -82,16 +76,13 @@ class Keeper:
         Batches that an interrupted call wrote are used as far as their checksums agree. Files of
         other units, or of other weights, are removed first. Raises: OSError.
         """
-        path = self.folder / f"{unit}-{identity[:16]}.outputs"
-        for other in self.folder.glob("*"):
-            if other.stem != path.stem:
-                other.unlink()
+        path = outputs_file(self.folder, unit=unit, identity=identity)
         labels: dict[str, list[Tensor]] = {}
         outputs = None
         total = self.epochs * len(source)
         title = f"keeping outputs of {unit}"
         with (
-            _ledger(path) as ledger,
+            ledger_at(path) as ledger,
             self.progress.task(title, total=total, unit="step") as task,
         ):
             for epoch in range(self.epochs):
@@ -119,6 +110,10 @@ class Keeper:
             like=outputs,
             source=source,
         )
+
+    def batches(self, source: Source) -> int:
+        """Batches whose outputs of a unit are computed."""
+        return self.epochs * len(source)
 
     def clear(self) -> None:
         """Remove all kept outputs."""
@@ -180,7 +175,36 @@ def _stacked(batch: Batch) -> Float[Tensor, "example view *shape"]:
     return torch.stack(batch.views, dim=1)
 
 
-class _Ledger:
+def check_room(sizes: Mapping[str, int], *, folder: Path, progress: Progress, remedy: str) -> int:
+    """Say how many bytes the outputs of each unit take, and return the bytes of the largest.
+
+    Raises: RoomError with a `remedy` where the disk of `folder` has no room for the largest.
+    """
+    needed = max(sizes.values(), default=0)
+    there = sum(file.stat().st_size for file in folder.glob("*"))
+    free = shutil.disk_usage(folder.parent).free + there
+    listed = ", ".join(f"{unit} {size / 1e9:,.2f} GB" for unit, size in sizes.items())
+    if needed > free:
+        raise RoomError(
+            f"the outputs to keep of {listed} need {needed / 1e9:,.2f} GB at a time, but "
+            f"{folder} has room for {free / 1e9:,.2f} GB: {remedy}, or leave out "
+            f"training.kept_outputs, and outputs are computed at every step"
+        )
+    if listed:
+        progress.say(f"keeping outputs of {listed}, at most {needed / 1e9:,.2f} GB at a time")
+    return needed
+
+
+def outputs_file(folder: Path, *, unit: str, identity: str) -> Path:
+    """The file of the outputs of `unit`; files of other units or other weights are removed."""
+    path = folder / f"{unit}-{identity[:16]}.outputs"
+    for other in folder.glob("*"):
+        if other.stem != path.stem:
+            other.unlink()
+    return path
+
+
+class Ledger:
     """A file of equal batches, and beside it the checksum of each.
 
     Whether the next batch is there already is known once its size is: after the first one.
@@ -198,7 +222,7 @@ class _Ledger:
         self._batches.seek(self._next * self._size)
         self._sums.seek(self._next * CHECKSUM_BYTES)
         found = self._batches.read(self._size)
-        return len(found) == self._size and self._sums.read(CHECKSUM_BYTES) == _checksum(found)
+        return len(found) == self._size and self._sums.read(CHECKSUM_BYTES) == checksum(found)
 
     def write(self, values: Tensor) -> None:
         """In the place of the next batch."""
@@ -207,24 +231,24 @@ class _Ledger:
         self._batches.seek(self._next * self._size)
         self._batches.write(content)
         self._sums.seek(self._next * CHECKSUM_BYTES)
-        self._sums.write(_checksum(content))
+        self._sums.write(checksum(content))
 
     def advance(self) -> None:
         self._next += 1
 
 
 @contextmanager
-def _ledger(path: Path) -> Iterator[_Ledger]:
-    """The one at `path`, which need not be there yet."""
+def ledger_at(path: Path) -> Iterator[Ledger]:
+    """The ledger at `path`, which need not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sums = path.with_suffix(".crc32")
+    sums = path.with_suffix(SUMS)
     for file in (path, sums):
         file.touch()
     with path.open("r+b") as open_batches, sums.open("r+b") as open_sums:
-        yield _Ledger(open_batches, open_sums)
+        yield Ledger(open_batches, open_sums)
 
 
-def _checksum(content: "bytes | memoryview") -> bytes:
+def checksum(content: "bytes | bytearray | memoryview") -> bytes:
     return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
 
 

@@ -16,6 +16,7 @@ from gim_bench.system.interrupts import Interrupted
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.kept_outputs import Keeper, Source, identity_of
 from gim_bench.training.slowness import Slowness
+from gim_bench.training.streamed_outputs import Streamer
 from gim_bench.training.trainer import Trainer
 
 # Seconds between reads of the losses: a read makes the CPU wait for the GPU.
@@ -38,6 +39,7 @@ class Trained:
     # What `observe` saw: {"epoch": 0, …} before training, then one row for every epoch.
     inside: Sequence[dict[str, float]] = ()
     resumed_at: int | None = None  # step of the checkpoint from which training resumed
+    kept_bytes: int = 0  # on disk, outputs of frozen units; the most at a time
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def fit(
     steps: int,
     title: str,
     progress: Progress,
-    keeper: Keeper | None = None,
+    keeper: Keeper | Streamer | None = None,
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int], None] | None = None,
     rates: Callable[[int], float] | None = None,
@@ -137,9 +139,7 @@ def fit(
     run = _Run(trainer, checkpoints)
     trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
-    if keeper is not None:
-        below = filter(None, (trainer.below(unit) for _, unit in left))
-        keeper.make_room(batches, {unit: partial(trainer.outputs, unit=unit) for unit in below})
+    kept_bytes = 0 if keeper is None else _make_room(trainer, left, batches, keeper)
     for number, unit in left:
         source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
         _fit_stage(
@@ -167,10 +167,24 @@ def fit(
         parameters=trainer.parameters,
         inside=joined(run.standing.inside),
         resumed_at=run.resumed_at,
+        kept_bytes=kept_bytes,
     )
 
 
-def _kept_below(trainer: Trainer, unit: str | None, batches: Source, keeper: Keeper) -> Source:
+def _make_room(
+    trainer: Trainer,
+    left: Sequence[tuple[int, str | None]],
+    batches: Source,
+    keeper: Keeper | Streamer,
+) -> int:
+    """Bytes of the largest outputs that the stages `left` will read. Raises: RoomError."""
+    below = filter(None, (trainer.below(unit) for _, unit in left))
+    return keeper.make_room(batches, {unit: partial(trainer.outputs, unit=unit) for unit in below})
+
+
+def _kept_below(
+    trainer: Trainer, unit: str | None, batches: Source, keeper: Keeper | Streamer
+) -> Source:
     """Kept outputs of the unit below `unit`; the batches themselves for the lowest unit.
 
     Outputs are computed from the batches, not from the kept outputs of a lower unit, which may be

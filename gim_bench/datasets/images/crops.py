@@ -16,7 +16,12 @@ from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
 from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
-from gim_bench.settings.augmentations import CropSettings, ResizedSettings, ViewSettings
+from gim_bench.settings.augmentations import (
+    CropSettings,
+    RegionSettings,
+    ResizedSettings,
+    ViewSettings,
+)
 
 # Rec. 601 luma in 65,536ths, the weights of PIL's (and so of torchvision's) grayscale.
 RED, GREEN, BLUE = 19_595, 38_470, 7_471
@@ -231,7 +236,7 @@ def crop(
 
 
 def normalise(
-    pixels: Shaped[Tensor, "b channel h w"], *, augmentation: CropSettings
+    pixels: Shaped[Tensor, "b channel h w"], *, augmentation: CropSettings | RegionSettings
 ) -> Float[Tensor, "b c h w"]:
     """Intensities with the suite's mean 0 and standard deviation 1; one channel serves for three.
 

@@ -79,7 +79,7 @@ class Photos(Dataset):
     def fingerprint(self) -> str:
         """sha256 of the photographs' files and of the options of the crops."""
         digest = hashlib.sha256(keyed_options(self.options, dataset="photos"))
-        for path in self._paths:
+        for path in paths_of_photographs():
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -128,22 +128,22 @@ class Photos(Dataset):
         return Places(stripes, draw.integers(height - size + 1, size=crops), lefts)
 
     @cached_property
-    def _paths(self) -> list[Path]:
-        folder = Path(str(resources.files("skimage") / "data"))
-        paths = [folder / file for file in PHOTOGRAPHS.values()]
-        for path in paths:
-            if not path.is_file():
-                raise DataError(
-                    f"photos: {path} is missing: reinstall scikit-image, which ships it"
-                )
-        return paths
-
-    @cached_property
     def _photographs(self) -> list[np.ndarray]:
         """All photographs as RGB, uint8 [channel row column]."""
         return [
-            np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in self._paths
+            np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
+            for path in paths_of_photographs()
         ]
+
+
+def paths_of_photographs() -> list[Path]:
+    """The files of the photographs, in their order. Raises: DataError if one is missing."""
+    folder = Path(str(resources.files("skimage") / "data"))
+    paths = [folder / file for file in PHOTOGRAPHS.values()]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"photos: {path} is missing: reinstall scikit-image, which ships it")
+    return paths
 
 
 def _cut(photograph: np.ndarray, places: Places, *, size: int) -> np.ndarray:

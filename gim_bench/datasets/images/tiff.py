@@ -1,0 +1,144 @@
+"""TIFF files that are read by windows: a tile or a strip is decoded when a window needs it."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+import tifffile
+from tifffile import PHOTOMETRIC, PLANARCONFIG
+
+from gim_bench.errors import DataError, class_and_first_line
+
+CACHED = 16  # decoded segments that are kept, for the next windows
+LARGEST_SEGMENT = 64 * 2**20  # bytes, decoded; larger ones would be nearly the whole image
+COLOURS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
+
+
+class TiffImage:
+    """One resolution of a TIFF file of 8 or 16 bits, gray or in colour, in tiles or strips.
+
+    Pixels of 16 bits are divided by 256; transparency is left out.
+    """
+
+    def __init__(self, path: Path, *, level: int = 0) -> None:
+        """`level` counts the resolutions of a pyramid, from 0, the full one.
+
+        Raises: DataError if the file cannot be read by windows, or is cut off.
+        """
+        self.path = path
+        try:
+            self._file = tifffile.TiffFile(path)
+            finalize(self, self._file.close)
+            levels = self._file.series[0].levels if self._file.pages else []
+        except Exception as error:  # damaged headers raise nearly anything
+            raise self._unusable(class_and_first_line(error)) from None
+        if level >= len(levels):
+            raise self._unusable(
+                f"no page {level}: it has {len(levels)}, counted from 0"
+                if levels
+                else "it has 0 pages"
+            )
+        self._page: Any = levels[level].keyframe
+        self._check_page()
+        self._check_whole()
+        self._segment = lru_cache(maxsize=CACHED)(self._decoded)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        samples = self._page.samplesperpixel
+        return (1 if samples < 3 else 3, self._page.imagelength, self._page.imagewidth)
+
+    def window(self, top: int, left: int, *, height: int, width: int) -> np.ndarray:
+        """A rectangle within the image, uint8 [channel row column].
+
+        Raises: DataError naming a tile that cannot be decoded.
+        """
+        channels, *_ = self.shape
+        found = np.empty((channels, height, width), dtype=np.uint8)
+        tall, wide = self._segment_size
+        for row in range(top // tall, (top + height - 1) // tall + 1):
+            for column in range(left // wide, (left + width - 1) // wide + 1):
+                pixels = self._segment(row, column)
+                # Both ends, in pixels of the image, of what window and segment share.
+                up, down = max(top, row * tall), min(top + height, (row + 1) * tall)
+                west, east = max(left, column * wide), min(left + width, (column + 1) * wide)
+                found[:, up - top : down - top, west - left : east - left] = pixels[
+                    :,
+                    up - row * tall : down - row * tall,
+                    west - column * wide : east - column * wide,
+                ]
+        return found
+
+    def segments(self) -> Iterator[tuple[int, int]]:
+        """(row, column) of all tiles or strips."""
+        tall, wide = self._segment_size
+        for row in range(-(-self._page.imagelength // tall)):
+            for column in range(-(-self._page.imagewidth // wide)):
+                yield row, column
+
+    def check_decodable(self) -> None:
+        """Decode every tile once. Raises: DataError naming one that cannot be decoded."""
+        for place in self.segments():
+            self._decoded(*place)
+
+    @property
+    def _segment_size(self) -> tuple[int, int]:
+        """Rows and columns of a tile, or of a strip."""
+        page = self._page
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth
+        return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+    def _check_page(self) -> None:
+        page = self._page
+        bits, samples = page.bitspersample, page.samplesperpixel
+        if page.dtype not in (np.uint8, np.uint16) or page.photometric not in COLOURS:
+            raise self._unusable(
+                f"{bits} bits of {page.photometric.name}: use 8 or 16 bits, gray or RGB"
+            )
+        if page.imagedepth != 1 or (samples > 1 and page.planarconfig != PLANARCONFIG.CONTIG):
+            raise self._unusable("channels or depths in planes of their own: save them interleaved")
+        rows, columns = self._segment_size
+        size = rows * columns * samples * page.dtype.itemsize
+        if size > LARGEST_SEGMENT:
+            raise self._unusable(
+                f"{'tiles' if page.is_tiled else 'strips'} of {size / 1e6:,.0f} MB, which cannot "
+                f"be read by windows: save it in tiles, as with tile=(256, 256) in tifffile"
+            )
+
+    def _check_whole(self) -> None:
+        size = self.path.stat().st_size
+        for index, (offset, count) in enumerate(
+            zip(self._page.dataoffsets, self._page.databytecounts, strict=True)
+        ):
+            if offset + count > size:
+                raise self._unusable(
+                    f"it is cut off: segment {index + 1} of {len(self._page.dataoffsets)} ends at "
+                    f"byte {offset + count:,}, and the file has {size:,}"
+                )
+
+    def _decoded(self, row: int, column: int) -> np.ndarray:
+        """Pixels of a tile or strip, uint8 [channel row column]."""
+        _, wide = self._segment_size
+        index = row * -(-self._page.imagewidth // wide) + column
+        try:
+            offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
+            self._file.filehandle.seek(offset)
+            content = self._file.filehandle.read(count) or None
+            segment, _, _ = self._page.decode(content, index, jpegtables=self._page.jpegtables)
+            if segment is None:
+                raise ValueError("it is empty")  # noqa: TRY301 - as any other fault of a segment
+        except Exception as error:  # decoders of damaged segments raise nearly anything
+            raise self._unusable(
+                f"segment {index + 1} of {len(self._page.dataoffsets)} cannot be decoded "
+                f"({class_and_first_line(error)})"
+            ) from None
+        channels, *_ = self.shape
+        pixels = segment[0, :, :, :channels].transpose(2, 0, 1)
+        return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
+    def _unusable(self, why: str) -> DataError:
+        return DataError(f"cannot read {self.path} by windows: {why}; replace it or remove it")

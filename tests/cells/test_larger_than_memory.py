@@ -1,0 +1,216 @@
+"""Cells on large images: what is trained and refused, and the limit of a process's memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gim_bench.cells import estimate as estimates
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.estimate import Estimate, estimate
+from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.resolve import cells, configs, dataset_of
+from gim_bench.cells.run import run_cell
+from gim_bench.errors import ConfigError, DataError
+from gim_bench.hardware import memory
+from gim_bench.progress import Silence
+from gim_bench.records.record import Status
+from gim_bench.settings.suites import load_suite
+from tests.tiny_suite import CPU
+
+# Mosaics of 64 squares of 32 pixels; windows of 64 pixels.
+TOML = """
+name = "tiny-large"
+summary = "Mosaics in a fraction of a second"
+protocol = "for the tests alone"
+methods = ["streamed", "windows", "whole", "tiled"]
+fresh_process = true
+
+[dataset]
+name = "mosaics"
+side = 256
+labelled_side = 256
+place = 32
+
+[encoder]
+kind = "pyramid"
+width = 4
+kernels = [4, 3]
+strides = [2, 2]
+
+[augmentation]
+kind = "region"
+side = 256
+window = 64
+windows = 8
+mean = [0.45]
+std = [0.25]
+
+[info_nce]
+prediction_steps = 2
+negatives = 4
+
+[training]
+epochs = 2
+batch_size = 4
+learning_rate = 1e-3
+
+[probe]
+penalties = [1e-2, 1.0]
+neighbours = 3
+
+[method.streamed]
+like = "gim"
+schedule = "sequential"
+training = { kept_outputs = { precision = "fp32" } }
+
+[method.windows]
+like = "gim"
+schedule = "sequential"
+
+[method.whole]
+like = "gim"
+gradient_flow = "end_to_end"
+augmentation = { window = 256, windows = 1 }
+training = { batch_size = 1 }
+
+[method.tiled]
+like = "gim"
+gradient_flow = "end_to_end"
+recompute = "tiles"
+augmentation = { window = 256, windows = 1 }
+training = { batch_size = 1 }
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A function that loads the suite, with other values of some settings."""
+
+    def load(*overrides):
+        path = tmp_path / "large.toml"
+        path.write_text(TOML)
+        return load_suite(str(path), overrides=overrides)
+
+    return load
+
+
+def bench_of(suite, cache, **settings):
+    kind, options = dataset_of(suite)
+    dataset = kind(options=options, data_dir=None, cache_dir=cache)
+    return Bench(dataset, device=CPU, progress=Silence(), **settings)
+
+
+def cell_of(suite, method):
+    found = configs(suite, methods=[method], device=CPU)
+    (cell,) = cells(suite, found, seeds=[0], data_sha256="0" * 64)
+    return cell
+
+
+def finished(suite, cache, runs, method):
+    record = run_cell(cell_of(suite, method), bench_of(suite, cache), runs=runs)
+    assert record.status is Status.DONE, record.error
+    return record
+
+
+def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(large, cache, runs):
+    streamed, windows = (finished(large(), cache, runs, m) for m in ("streamed", "windows"))
+    for name in ("loss/module_1", "loss/module_2", "accuracy"):
+        assert streamed.metrics[name] == pytest.approx(windows.metrics[name], abs=1e-4)
+    # 127 rows of module 1 in chunks of 64: 2×2 chunks of 4 channels in fp32.
+    assert streamed.metrics["train/kept_bytes"] == 4 * 4 * 64**2 * 4
+    assert "train/kept_bytes" not in windows.metrics
+    assert not list(runs.folder_of(streamed).glob("*kept-outputs*"))
+
+
+def test_tiles_train_to_the_loss_of_the_whole(large, cache, runs):
+    whole, tiled = (finished(large(), cache, runs, m) for m in ("whole", "tiled"))
+    assert tiled.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
+
+
+def checked(large, cache, overrides):
+    suite = large(*overrides)
+    bench_of(suite, cache).check(cell_of(suite, "streamed").config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["augmentation.side=512"], "a region of 512 pixels does not fit .* 256×256"),
+        (["augmentation.window=300"], "a window of 300 pixels does not fit into a region of 256"),
+        (["training.held_out=0.5"], "no window is held out"),
+        (["dataset={name='photos'}"], "photos has no large images"),
+        (
+            ["encoder={kind='resnet', blocks=[1], patch_size=8, patch_overlap=4}"],
+            "use the encoder pyramid",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(large, cache, overrides, match):
+    with pytest.raises((ConfigError, DataError), match=match) as caught:
+        checked(large, cache, overrides)
+    assert "\n" not in str(caught.value)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_cell_beyond_the_limit_does_not_fit_and_nothing_is_lost(large, cache, runs):
+    """A whole region of 2,048 pixels, and a limit of 40 MB over the idle process."""
+    suite = large(
+        "dataset.side=2048",
+        "method.whole.augmentation={side=2048, window=2048, windows=1}",
+        "encoder.width=32",
+    )
+    held = memory.held_bytes()
+    assert held
+    bench = bench_of(suite, cache, memory_limit=held + 40 * 10**6)
+    record = run_apart(cell_of(suite, "whole"), bench, runs=runs)
+    assert (record.status, record.fits) == (Status.FAILED, False)
+    assert str(record.error).startswith("does not fit: ")
+    assert record.provenance["memory_limit_bytes"] == bench.memory_limit
+
+
+def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cache, monkeypatch):
+    """Memory grows by the same bytes with every pixel, and so do seconds."""
+    monkeypatch.setattr(estimates, "SMALL_SIDES", (64, 128))
+    asked = []
+
+    def timed(cell, _bench):
+        side = cell.config.augmentation.side
+        asked.append((side, cell.config.augmentation.window))
+        over = 1000 + 10 * side**2
+        return Estimate(
+            steps=2,
+            train_seconds=side**2 / 2**14,
+            probe_seconds=0.0,
+            peak_bytes=5000 + over,
+            over_bytes=over,
+        )
+
+    monkeypatch.setattr(estimates, "_timed_and_multiplied", timed)
+    suite = large()
+    found = estimate(cell_of(suite, "whole"), bench_of(suite, cache))
+    assert asked == [(64, 64), (128, 128)]
+    assert found.over_bytes == 1000 + 10 * 256**2
+    assert found.peak_bytes == 5000 + found.over_bytes
+    assert found.train_seconds == pytest.approx(4.0)
+
+
+def test_an_estimate_fits_where_idle_and_work_are_within_the_limit(monkeypatch):
+    monkeypatch.setattr(memory, "held_bytes", lambda: 1000)
+    found = Estimate(steps=1, train_seconds=0, probe_seconds=0, peak_bytes=None, over_bytes=500)
+    assert found.fits(1500)
+    assert not found.fits(1499)
+
+
+def test_memory_that_a_process_writes_to_is_held():
+    before = memory.held_bytes()
+    ballast = torch.ones(50 * 2**20, dtype=torch.uint8)
+    assert memory.held_bytes() - before >= len(ballast)

@@ -1,0 +1,84 @@
+"""Folders of large TIFF images."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from gim_bench.contract import Split
+from gim_bench.datasets.images.large_folder import LargeImageFolder
+from gim_bench.errors import DataError
+
+PLACE = 32
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes; training images of 2×3 and 1×2 places, and test images of one place."""
+    draw = np.random.default_rng(0)
+    for name, rows, columns in [
+        ("train/cat/a", 70, 100),
+        ("train/dog/b", 40, 64),
+        ("test/cat/c", 32, 32),
+        ("test/dog/d", 32, 32),
+    ]:
+        path = tmp_path / "images" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, draw.integers(0, 256, (rows, columns), np.uint8), tile=(16, 16))
+    return tmp_path / "images"
+
+
+def data(folder):
+    return LargeImageFolder(
+        options=LargeImageFolder.Options(place=PLACE),
+        data_dir=folder,
+        cache_dir=folder.parent / "cache",
+    )
+
+
+def test_every_place_has_the_class_of_its_image(folder):
+    found = data(folder).split(Split.TRAIN)
+    assert found.labels["class"].tolist() == [0] * 6 + [1] * 2
+    assert found.sources.tolist() == [0] * 6 + [1] * 2
+    assert len(found) == 8
+    assert data(folder).targets()[0].classes == ["cat", "dog"]
+
+
+def test_training_images_serve_as_unlabelled_ones_without_their_labels(folder):
+    found = data(folder).split(Split.UNLABELLED)
+    assert (len(found.images), found.labels) == (2, {})
+
+
+def test_an_altered_pixel_is_other_data(folder):
+    before = data(folder).fingerprint()
+    path = folder / "test" / "cat" / "c.tif"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert data(folder).fingerprint() != before
+
+
+def test_files_of_other_kinds_are_counted(folder):
+    (folder / "train" / "cat" / "photo.png").write_bytes(b"")
+    (folder / "train" / "loose.tif").write_bytes(b"")
+    (note,) = data(folder).notes()
+    assert "photo.png" in note
+    assert "1 image outside of its folder: train/loose.tif" in note
+
+
+@pytest.mark.parametrize("method", ["prepare", "verify"])
+def test_an_image_that_is_cut_off_is_named_before_training(folder, method):
+    path = folder / "train" / "dog" / "b.tif"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"b\.tif by windows: it is cut off"):
+        getattr(data(folder), method)()
+
+
+def test_a_class_that_is_only_tested_is_refused(folder):
+    (folder / "test" / "dog").rename(folder / "test" / "wolf")
+    with pytest.raises(DataError, match="the class 'wolf' is in test/ but not in train/"):
+        data(folder).fingerprint()
+
+
+def test_a_folder_that_is_not_there_is_one_line(folder):
+    with pytest.raises(DataError, match=r"^large_images: no folder .*/none: give --data-dir"):
+        data(folder / "none").prepare()

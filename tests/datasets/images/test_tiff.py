@@ -1,0 +1,134 @@
+"""TIFF files read by windows: every layout gives its pixels, and damage is one line."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from gim_bench.datasets.images import tiff
+from gim_bench.datasets.images.tiff import TiffImage
+from gim_bench.errors import DataError
+
+ROWS, COLUMNS = 100, 131
+TILED = {"tile": (32, 48)}
+LAYOUTS = {
+    "tiles": ((ROWS, COLUMNS), TILED),
+    "compressed tiles in colour": ((ROWS, COLUMNS, 3), TILED | {"compression": "zlib"}),
+    "strips": ((ROWS, COLUMNS), {"rowsperstrip": 7}),
+    "colour and transparency": ((ROWS, COLUMNS, 4), TILED | {"extrasamples": ["unassalpha"]}),
+}
+
+
+def noise(shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+
+
+def written(folder, pixels, **layout):
+    path = folder / "image.tif"
+    photometric = "rgb" if pixels.ndim == 3 else "minisblack"
+    tifffile.imwrite(path, pixels, photometric=photometric, **layout)
+    return path
+
+
+def channels_first(pixels):
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[:3]
+
+
+@pytest.mark.parametrize(("shape", "layout"), LAYOUTS.values(), ids=LAYOUTS)
+def test_a_window_is_that_part_of_the_image(tmp_path, shape, layout):
+    pixels = noise(shape)
+    image = TiffImage(written(tmp_path, pixels, **layout))
+    expected = channels_first(pixels)
+    assert image.shape == expected.shape
+    for top, left, height, width in [(0, 0, ROWS, COLUMNS), (31, 47, 2, 2), (99, 130, 1, 1)]:
+        found = image.window(top, left, height=height, width=width)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, expected[:, top : top + height, left : left + width])
+
+
+def test_pixels_of_16_bits_keep_their_upper_8(tmp_path):
+    pixels = noise((ROWS, COLUMNS), np.uint16)
+    image = TiffImage(written(tmp_path, pixels, **TILED))
+    found = image.window(0, 0, height=ROWS, width=COLUMNS)
+    assert np.array_equal(found[0], pixels // 256)
+
+
+def test_a_level_of_a_pyramid_is_read_by_its_number(tmp_path):
+    path = tmp_path / "pyramid.tif"
+    full, half = noise((ROWS, COLUMNS)), noise((ROWS // 2, COLUMNS // 2))
+    with tifffile.TiffWriter(path) as file:
+        file.write(full, subifds=1, photometric="minisblack", **TILED)
+        file.write(half, subfiletype=1, photometric="minisblack", **TILED)
+    for level, expected in enumerate((full, half)):
+        image = TiffImage(path, level=level)
+        rows, columns = expected.shape
+        assert np.array_equal(image.window(0, 0, height=rows, width=columns)[0], expected)
+    with pytest.raises(DataError, match=r"no page 2: it has 2, counted from 0"):
+        TiffImage(path, level=2)
+
+
+def test_a_window_decodes_the_tiles_that_it_touches_and_no_other(tmp_path, monkeypatch):
+    image = TiffImage(written(tmp_path, noise((ROWS, COLUMNS)), **TILED))
+    touched = []
+    monkeypatch.setattr(
+        image, "_segment", lambda *place: touched.append(place) or image._decoded(*place)
+    )
+    image.window(32, 47, height=32, width=2)
+    assert touched == [(1, 0), (1, 1)]
+
+
+# -- files that cannot be read by windows ----------------------------------------------------------
+
+
+def refused(path, match):
+    with pytest.raises(DataError, match=match) as caught:
+        TiffImage(path).check_decodable()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_names_the_tile_and_the_bytes(tmp_path):
+    path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    refused(path, r"it is cut off: segment 12 of 12 ends at byte [\d,]+, and the file has [\d,]+")
+
+
+def test_a_file_that_ends_within_its_header_is_refused(tmp_path):
+    path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
+    path.write_bytes(path.read_bytes()[:20])
+    refused(path, "by windows: ")
+
+
+def test_a_file_without_pages_is_refused(tmp_path):
+    path = tmp_path / "empty.tif"
+    path.write_bytes(b"II*\0" + bytes(4))
+    refused(path, "by windows: (it has 0 pages|TiffFileError)")
+
+
+def test_a_tile_that_fails_to_decode_is_named(tmp_path):
+    path = written(tmp_path, noise((ROWS, COLUMNS)), compression="zlib", **TILED)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].dataoffsets[4]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 20] = bytes(20)
+    path.write_bytes(content)
+    image = TiffImage(path)
+    image.window(0, 0, height=32, width=COLUMNS)
+    refused(path, r"segment 5 of 12 cannot be decoded \(")
+
+
+def test_a_text_is_no_image(tmp_path):
+    path = tmp_path / "text.tif"
+    path.write_text("no image")
+    refused(path, "TiffFileError")
+
+
+def test_floating_point_is_refused(tmp_path):
+    path = written(tmp_path, np.zeros((ROWS, COLUMNS), np.float32), **TILED)
+    refused(path, "32 bits of MINISBLACK: use 8 or 16 bits, gray or RGB")
+
+
+def test_one_strip_of_the_whole_image_is_refused_where_it_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "LARGEST_SEGMENT", ROWS * COLUMNS - 1)
+    path = written(tmp_path, noise((ROWS, COLUMNS)), rowsperstrip=ROWS)
+    refused(path, "strips of 0 MB, which cannot be read by windows: save it in tiles")

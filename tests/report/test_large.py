@@ -1,0 +1,81 @@
+"""The section of images larger than memory."""
+
+import pytest
+
+from gim_bench.records.record import Status
+from gim_bench.report.document import Bullets, Figure, Table
+from gim_bench.report.large import large_section
+from tests.report.cells import cell, config, provenance
+
+METHODS = ["whole_512", "whole_1024", "gim_512", "gim_1024"]
+OVER = "memory/host_over_baseline_bytes"
+
+
+def record(method, *, peak=None, limit=3 * 10**9, seconds=2.0):
+    side = int(method.rpartition("_")[2])
+    of_row = config("gim")
+    of_row["method"]["name"] = method
+    of_row["augmentation"] = {"kind": "region", "side": side, "window": 128}
+    metrics = {} if peak is None else {OVER: peak, "train/seconds": seconds}
+    if method.startswith("gim"):
+        metrics["train/kept_bytes"] = 4 * side**2
+    return cell(
+        method,
+        config=of_row,
+        metrics=metrics,
+        fits=peak is not None,
+        status=Status.FAILED if peak is None else Status.DONE,
+        provenance=provenance(memory_limit_bytes=limit),
+    )
+
+
+@pytest.fixture
+def section():
+    records = [
+        record("gim_1024", peak=1e8),
+        record("whole_1024"),
+        record("whole_512", peak=2e9),
+        record("gim_512", peak=1e8),
+    ]
+    return large_section(records, METHODS)
+
+
+def test_a_row_for_each_side_in_the_order_of_the_suite(section):
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert [row[:2] for row in table.rows] == [
+        ["whole", "512"],
+        ["whole", "1,024"],
+        ["gim", "512"],
+        ["gim", "1,024"],
+    ]
+
+
+def test_costs_are_for_each_megapixel(section):
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert table.rows[0] == ["whole", "512", "0.26", "2.000", "7.63", "–"]
+    assert table.rows[3] == ["gim", "1,024", "1.05", "0.100", "1.91", "4.00"]
+
+
+def test_a_side_that_does_not_fit_is_a_result(section):
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert table.rows[1][3:] == ["does not fit", "–", "–"]
+    (largest,) = (block for block in section.blocks if isinstance(block, Bullets))
+    assert largest.items == [
+        "whole: the largest side is 512 pixels within 3 GB; 1,024 does not fit",
+        "gim: the largest side is 1,024 pixels within 3 GB",
+    ]
+
+
+def test_memory_is_drawn_over_megapixels_on_logarithmic_axes(section):
+    (figure,) = (block for block in section.blocks if isinstance(block, Figure))
+    assert figure.log_x
+    assert figure.log_y
+    (panel,) = figure.panels
+    assert {curve.method: curve.seeds for curve in panel.curves} == {
+        "whole": [[(0.262144, 2.0)]],
+        "gim": [[(0.262144, 0.1), (1.048576, 0.1)]],
+    }
+
+
+def test_a_suite_of_small_images_has_no_such_section():
+    assert large_section([cell("gim", config=config("gim"), metrics={})], ["gim"]).blocks == []
