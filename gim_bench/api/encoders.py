@@ -29,7 +29,7 @@ from gim_bench.records.sealed import read_record
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.seals import sha256_of
-from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.augmentations import RegionSettings, WindowSettings
 from gim_bench.settings.schema import AugmentationSettings
 
 WEIGHTS = "encoder.safetensors"
@@ -48,13 +48,13 @@ class Trained:
         """Examples as the encoder's probe sees them: without augmentation, normalised.
 
         Images are uint8 [image channel row column]: their centre crop, in gray where the encoder
-        was trained in gray. Speech is int16 [window sample] at 16 kHz, of a training window's
-        samples or more.
+        was trained in gray. Parts of large images are of any size and not cropped. Speech is int16
+        [window sample] at 16 kHz, of a training window's samples or more.
 
         Raises: DataError if an image is smaller than the crop; ConfigError for another shape.
         """
         values = torch.as_tensor(np.ascontiguousarray(examples))
-        if not isinstance(self.augmentation, CropSettings):
+        if isinstance(self.augmentation, WindowSettings):
             _check(values, "speech", torch.int16, "[window sample]", dimensions=2)
             if values.shape[1] < self.augmentation.samples:
                 raise ConfigError(
@@ -66,10 +66,12 @@ class Trained:
         if values.shape[1] not in (1, 3):
             raise ConfigError(f"images have 1 or 3 channels: these have {values.shape[1]}")
         images = Images(images=values.numpy(), labels={})
-        size = self.augmentation.crop
-        check_crop(images, crop=size, name="the images")
         if self.augmentation.grayscale:
             images = in_gray(images)
+        if isinstance(self.augmentation, RegionSettings):
+            return normalise_images(torch.from_numpy(images.images), augmentation=self.augmentation)
+        size = self.augmentation.crop
+        check_crop(images, crop=size, name="the images")
         height, width = images.images.shape[-2:]
         top, left = (height - size) // 2, (width - size) // 2
         centre = torch.from_numpy(images.images)[:, :, top : top + size, left : left + size]

@@ -166,21 +166,22 @@ class Bench:
     def _check_size(self, config: CellConfig) -> None:
         """Large images are read by windows, and small ones are not. Raises: DataError."""
         name, augmentation = config.dataset.name, config.augmentation
-        large = isinstance(self.split(Split.UNLABELLED), LargeImages)
-        if large != isinstance(augmentation, RegionSettings):
-            kind = "region" if large else "crop"
+        unlabelled = self.split(Split.UNLABELLED)
+        if isinstance(unlabelled, LargeImages) != isinstance(augmentation, RegionSettings):
+            large = isinstance(unlabelled, LargeImages)
             raise DataError(
                 f"{name} has {'large' if large else 'no large'} images, and an augmentation of "
-                f"kind {augmentation.kind!r} is not for them: use kind = {kind!r}"
+                f"kind {augmentation.kind!r} is not for them: use another dataset.name, or "
+                f"augmentation.kind={'region' if large else 'crop'}"
             )
-        if not isinstance(augmentation, RegionSettings):
+        if not (isinstance(unlabelled, LargeImages) and isinstance(augmentation, RegionSettings)):
             return
         if config.method.views > 1 or config.training.held_out:
             raise DataError(
                 f"{name}: windows of large images come in one view, and no window is held out: "
                 f"leave out {config.method.name}, or set training.held_out=0"
             )
-        for image in self.split(Split.UNLABELLED).images:
+        for image in unlabelled.images:
             _, height, width = image.shape
             if min(height, width) < augmentation.side:
                 raise DataError(

@@ -79,6 +79,7 @@ def _extrapolated(cell: Cell, bench: Bench, *, region: RegionSettings) -> Estima
 
     Memory over the idle process is a + b · pixels, seconds are in proportion to the pixels.
     """
+    memory.return_freed_blocks()
     small, medium = (
         _timed_and_multiplied(_of_side(cell, side, region=region), bench) for side in SMALL_SIDES
     )

@@ -29,7 +29,6 @@ from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.system.streams import forgive
 
 WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
-MMAP_THRESHOLD_BYTES = 128 * 1024  # glibc's own to begin with
 
 
 def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
@@ -83,7 +82,7 @@ def _giving_back() -> Iterator[None]:
     if MMAP_THRESHOLD in os.environ:
         yield
         return
-    os.environ[MMAP_THRESHOLD] = str(MMAP_THRESHOLD_BYTES)
+    os.environ[MMAP_THRESHOLD] = str(memory.RETURNED_BYTES)
     try:
         yield
     finally:

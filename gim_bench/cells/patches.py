@@ -19,6 +19,7 @@ from gim_bench.cells.frozen import files_of, frozen
 from gim_bench.contract import Encoder, Images, Modality, Split
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
+from gim_bench.large_images import LargeImages
 from gim_bench.methods.stack import module_name
 from gim_bench.probing.patches import Box, most_exciting, receptive_fields, widest
 from gim_bench.records.folder import RunsFolder
@@ -48,12 +49,14 @@ class Seen(NamedTuple):
 
 
 def check_images(suite: str, bench: Bench) -> None:
-    """Raises: ConfigError if the suite is of speech."""
+    """Raises: ConfigError if the suite is of speech, or of large images."""
     if bench.dataset.modality is not Modality.IMAGE:
         raise ConfigError(
             f"{suite} is a suite of speech: patches are drawn of images alone; name a suite of "
             f"images"
         )
+    if isinstance(bench.split(Split.TEST), LargeImages):
+        raise ConfigError(f"{suite} is a suite of large images: patches are drawn of small ones")
 
 
 def draw_patches(

@@ -8,7 +8,7 @@ import gc
 import os
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 # Parameters of glibc's mallopt (malloc.h), with the size of a block that is mapped apart and the
 # size of free memory at the end of the heap that goes back to the system.
 KEPT = {-3: 32 * 2**20, -1: 256 * 2**20}
+RETURNED_BYTES = 128 * 1024  # glibc's threshold to begin with
 NOT_AVAILABLE = 2**64 - 1  # NVML's value for an unknown number of bytes
 
 
@@ -69,9 +70,22 @@ def keep_freed_blocks() -> None:
     encoder that reads small images on a CPU. Peaks of memory then say less about tensors. Without
     effect on other C libraries, and where the user has set glibc's threshold.
     """
+    _set_thresholds(KEPT)
+
+
+def return_freed_blocks() -> None:
+    """Let this process return large freed blocks at once, as the process of a single cell does.
+
+    Else glibc keeps more of them from measurement to measurement. Without effect on other C
+    libraries, and where the user has set glibc's threshold.
+    """
+    _set_thresholds({-3: RETURNED_BYTES})
+
+
+def _set_thresholds(sizes: Mapping[int, int]) -> None:
     if platform.libc_ver()[0] == "glibc" and MMAP_THRESHOLD not in os.environ:
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, size in KEPT.items():
+        for parameter, size in sizes.items():
             mallopt(parameter, size)
 
 

@@ -1,5 +1,6 @@
 """Cells on large images: what is trained and refused, and the limit of a process's memory."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from gim_bench.cells.estimate import Estimate, estimate
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
+from gim_bench.datasets.images.random_images import RandomImages
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.hardware import memory
 from gim_bench.progress import Silence
 from gim_bench.records.record import Status
 from gim_bench.settings.suites import load_suite
+from gim_bench.training.kept_outputs import Ledger
 from tests.tiny_suite import CPU
 
 # Mosaics of 64 squares of 32 pixels; windows of 64 pixels.
@@ -128,6 +131,29 @@ def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(large, c
     assert not list(runs.folder_of(streamed).glob("*kept-outputs*"))
 
 
+def test_a_disk_that_fills_up_while_streaming_is_one_line_and_the_next_run_resumes(
+    large, cache, runs, monkeypatch
+):
+    undisturbed = finished(large(), cache, runs, "streamed")
+    runs.remove(undisturbed)
+    write, written = Ledger.write, []
+
+    def full(ledger, values):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(values)
+        write(ledger, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", full)
+        failed = run_cell(cell_of(large(), "streamed"), bench_of(large(), cache), runs=runs)
+    assert failed.status is Status.FAILED
+    assert failed.error == "cannot be written: [Errno 28] No space left on device"
+    resumed = finished(large(), cache, runs, "streamed")
+    assert resumed.provenance["resumed_at_step"] == [4]
+    assert resumed.losses == undisturbed.losses
+
+
 def test_tiles_train_to_the_loss_of_the_whole(large, cache, runs):
     whole, tiled = (finished(large(), cache, runs, m) for m in ("whole", "tiled"))
     assert tiled.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
@@ -144,7 +170,6 @@ def checked(large, cache, overrides):
         (["augmentation.side=512"], "a region of 512 pixels does not fit .* 256×256"),
         (["augmentation.window=300"], "a window of 300 pixels does not fit into a region of 256"),
         (["training.held_out=0.5"], "no window is held out"),
-        (["dataset={name='photos'}"], "photos has no large images"),
         (
             ["encoder={kind='resnet', blocks=[1], patch_size=8, patch_overlap=4}"],
             "use the encoder pyramid",
@@ -155,6 +180,14 @@ def test_what_does_not_go_together_is_one_line(large, cache, overrides, match):
     with pytest.raises((ConfigError, DataError), match=match) as caught:
         checked(large, cache, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_small_images_are_not_read_by_windows(large):
+    small = RandomImages(options=RandomImages.Options(images=8), data_dir=None)
+    bench = Bench(small, device=CPU, progress=Silence())
+    config = cell_of(large(), "streamed").config
+    with pytest.raises(DataError, match=r"has no large images.*augmentation\.kind=crop$"):
+        bench.check(config)
 
 
 # -- memory ----------------------------------------------------------------------------------------
@@ -180,6 +213,7 @@ def test_a_cell_beyond_the_limit_does_not_fit_and_nothing_is_lost(large, cache, 
 def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cache, monkeypatch):
     """Memory grows by the same bytes with every pixel, and so do seconds."""
     monkeypatch.setattr(estimates, "SMALL_SIDES", (64, 128))
+    monkeypatch.setattr(memory, "return_freed_blocks", lambda: None)  # for all later tests
     asked = []
 
     def timed(cell, _bench):

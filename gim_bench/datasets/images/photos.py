@@ -79,7 +79,7 @@ class Photos(Dataset):
     def fingerprint(self) -> str:
         """sha256 of the photographs' files and of the options of the crops."""
         digest = hashlib.sha256(keyed_options(self.options, dataset="photos"))
-        for path in paths_of_photographs():
+        for path in self._paths:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -128,11 +128,14 @@ class Photos(Dataset):
         return Places(stripes, draw.integers(height - size + 1, size=crops), lefts)
 
     @cached_property
+    def _paths(self) -> list[Path]:
+        return paths_of_photographs()
+
+    @cached_property
     def _photographs(self) -> list[np.ndarray]:
         """All photographs as RGB, uint8 [channel row column]."""
         return [
-            np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
-            for path in paths_of_photographs()
+            np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1) for path in self._paths
         ]
 
 
