@@ -292,7 +292,7 @@ def _check_modalities(
         raise ConfigError(
             f"{origin}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, but an "
             f"augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for images "
-            f"(region for large ones) and window for speech"
+            f"and window for speech, or region for large images"
         )
     if encoder.modality is not dataset.modality:
         raise ConfigError(
