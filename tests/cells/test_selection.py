@@ -258,14 +258,14 @@ def test_kept_outputs_of_both_trainings_lie_apart_and_are_removed(tmp_path, runs
         method="greedy_supervised",
     )  # fmt: skip
     folders = []
-    keeper = phases._keeper
+    keeper = phases.keeper_of
 
     def spied(*given, **named):
         found = keeper(*given, **named)
         folders.append(found.folder)
         return found
 
-    monkeypatch.setattr(phases, "_keeper", spied)
+    monkeypatch.setattr(phases, "keeper_of", spied)
     record = run_cell(cell, tiny_bench(suite), runs=runs)
     assert record.status is Status.DONE, record.error
     assert len(set(folders)) == 2
