@@ -343,6 +343,7 @@ class Ingredients:
     generator: torch.Generator  # a stream of the method's own, for what its losses draw
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile
+    cuda_graphs: bool = False  # the compiled layers are replayed as CUDA graphs
     # Isolated units that the modules are grouped into; None: every module is one.
     units: int | None = None
 

@@ -2,18 +2,26 @@
 
 An entry point of the group `gim_bench.methods`, `gim_bench.encoders` or `gim_bench.datasets` names
 a table of {name: "module:Class"}. Listing them imports no class, and so no torch.
+
+A checkout that is not installed has no metadata: then the entry points of its pyproject.toml count
+beside those of installed packages, so that `python -m gim_bench` runs where the checkout lies.
 """
 
 import ast
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gim_bench.errors import ConfigError, class_and_first_line, unknown_name
+from gim_bench.texts import read_toml
+
+PACKAGE = "gim-bench"
+CHECKOUT = Path(__file__).parents[1]  # of a package that is not installed
 
 if TYPE_CHECKING:
     from gim_bench.contract import Dataset, Encoder, Learner
@@ -92,7 +100,8 @@ def _merged(group: str) -> dict[str, str]:
     """The tables of all entry points of a group, as one table. Raises: ConfigError."""
     merged: dict[str, str] = {}
     owners: dict[str, str] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.value):
+    points = itertools.chain(entry_points(group=group), _of_checkout(group))
+    for point in sorted(points, key=lambda point: point.value):
         for name, target in _table(point).items():
             if name in merged and merged[name] != target:
                 raise ConfigError(
@@ -106,6 +115,18 @@ def _merged(group: str) -> dict[str, str]:
             f"registers its methods, encoders and data sets"
         )
     return merged
+
+
+def _of_checkout(group: str) -> Iterator[EntryPoint]:
+    """The entry points of a group in the checkout's pyproject.toml, if nothing is installed."""
+    try:
+        distribution(PACKAGE)
+    except PackageNotFoundError:
+        path = CHECKOUT / "pyproject.toml"
+        project = read_toml(path, noun="project file").get("project", {}) if path.exists() else {}
+        if project.get("name") == PACKAGE:
+            for name, value in project["entry-points"].get(group, {}).items():
+                yield EntryPoint(name, value, group)
 
 
 def _table(point: Any) -> Mapping[str, str]:

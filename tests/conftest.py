@@ -142,6 +142,7 @@ def build_tiny(
     info_nce: InfoNCESettings | None = None,
     recompute: Recompute = Recompute.NOTHING,
     compiled: bool = False,
+    cuda_graphs: bool = False,
     gradient_flow: GradientFlow | None = None,
     **options,
 ) -> Tiny:
@@ -159,7 +160,13 @@ def build_tiny(
         target=target or TARGETS[modality][0],
         on=TINY[modality],
     )
-    return case.build(seed=seed, recompute=recompute, compiled=compiled, dtype=torch.float32)
+    return case.build(
+        seed=seed,
+        recompute=recompute,
+        compiled=compiled,
+        cuda_graphs=cuda_graphs,
+        dtype=torch.float32,
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
 
+from baselines import METHODS as METHODS_OF_BASELINES
 from gim_bench import registry
+from gim_bench.datasets import DATASETS
+from gim_bench.encoders import ENCODERS
 from gim_bench.errors import ConfigError
+from gim_bench.methods import METHODS as METHODS_OF_GIM_BENCH
 from gim_bench.methods.gim import GreedyInfoMax
 
 METHODS = "gim_bench.methods"
@@ -118,6 +122,38 @@ def test_the_same_row_seen_twice_is_no_clash(installed):
 def test_nothing_registered_says_to_install(installed):
     installed()
     with pytest.raises(ConfigError, match=r"nothing is registered .*pip install \."):
+        registry.methods()
+
+
+@pytest.fixture
+def not_installed(installed, monkeypatch):
+    """Pretends that no package is installed, this one included."""
+
+    def refuse(name):
+        raise PackageNotFoundError(name)
+
+    installed()
+    monkeypatch.setattr(registry, "distribution", refuse)
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_a_checkout_that_is_not_installed_has_the_entry_points_of_its_project_file():
+    found = {kind: getattr(registry, kind).__wrapped__() for kind in ("encoders", "datasets")}
+    assert {**found, "methods": registry.methods()} == {
+        "methods": {**METHODS_OF_GIM_BENCH, **METHODS_OF_BASELINES},
+        "encoders": ENCODERS,
+        "datasets": DATASETS,
+    }
+
+
+@pytest.mark.usefixtures("not_installed")
+@pytest.mark.parametrize("text", [None, '[project]\nname = "somebody-elses"\n'])
+def test_a_folder_of_another_project_declares_nothing_for_this_one(text, tmp_path, monkeypatch):
+    """As site-packages, whose parent may hold any project."""
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.setattr(registry, "CHECKOUT", tmp_path)
+    with pytest.raises(ConfigError, match="nothing is registered"):
         registry.methods()
 
 

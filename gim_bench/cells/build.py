@@ -87,6 +87,7 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                 ),
                 recompute=config.method.recompute,
                 compiled=config.training.compile,
+                cuda_graphs=config.training.cuda_graphs,
                 units=config.method.units,
             )
         )

@@ -1,6 +1,7 @@
 """The device and the number format of a cell: decided once, explicit from then on."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError
@@ -34,9 +35,16 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
-    """`precision`; for "auto" bf16 if the hardware multiplies in bf16, else fp32."""
+    """`precision`; for "auto" bf16 if the hardware multiplies in bf16, else fp32.
+
+    Raises: ConfigError for TF32 on a CPU.
+    """
     import torch
 
+    if precision is Precision.TF32 and device.type != "cuda":
+        raise ConfigError(
+            "the precision tf32 is one of GPUs, and the device is a CPU: use fp32 or bf16"
+        )
     if precision is not Precision.AUTO:
         return precision
     if device.type == "cuda":
@@ -46,12 +54,32 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Precision
     return Precision.BF16 if fast else Precision.FP32
 
 
-def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
+@contextmanager
+def arithmetic(precision: Precision) -> Iterator[None]:
+    """A context in which a GPU rounds the factors of fp32 products to TF32 only for "tf32".
+
+    PyTorch lets convolutions and recurrent layers do so by default, and matrix products not: what a
+    record calls fp32 would be neither. Without effect on a CPU.
+    """
+    import torch
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision is Precision.TF32
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
+def autocast(device: "torch.device", precision: Precision) -> Iterator[None]:
     """A context in which matrix products and convolutions compute in `precision`."""
     import torch
 
     enabled = precision is Precision.BF16
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    with arithmetic(precision), torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+        yield
 
 
 def at_least_fp32(dtype: "torch.dtype") -> "torch.dtype":

@@ -25,6 +25,7 @@ from gim_bench.contract import (
     eval_mode,
 )
 from gim_bench.encoders.tiles import Span, TiledEncoder, composed, spans
+from gim_bench.methods.compiling import begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
 from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import Recompute
@@ -99,6 +100,7 @@ class StackLearner(Learner):
         self.encoder = self.adapted(ingredients.encoder)
         self.target = ingredients.target
         self.recompute = ingredients.recompute
+        self.cuda_graphs = ingredients.cuda_graphs
         self.generator = ingredients.generator
         self.partition = partition(
             len(self.encoder.stages), ingredients.gradient_flow, units=ingredients.units
@@ -107,9 +109,8 @@ class StackLearner(Learner):
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )
         if ingredients.compiled:
-            # Layer by layer: equal ones share the work, and schedules and recomputing see layers.
-            for layer in self._layers(0, len(self.encoder.stages) - 1):
-                layer.compile()
+            layers = list(self._layers(0, len(self.encoder.stages) - 1))
+            compile_layers(layers, cuda_graphs=ingredients.cuda_graphs)
 
     @classmethod
     def adapted(cls, encoder: Encoder) -> Encoder:
@@ -156,6 +157,7 @@ class StackLearner(Learner):
     def losses(
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        self._begin_pass()
         examples = len(batch.inputs)
         views = [self.encoder.prepare(view) for view in batch.views] if only is None else None
         for unit in self.partition:
@@ -191,6 +193,7 @@ class StackLearner(Learner):
         }
 
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
+        self._begin_pass()
         views = self._frozen(batch, modules=self._modules_up_to(unit))
         first, *further = (view.unflatten(0, (len(batch.inputs), -1)) for view in views)
         return replace(batch, inputs=first, further=tuple(further), encoded_by=unit)
@@ -204,6 +207,7 @@ class StackLearner(Learner):
     def readings(
         self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
     ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
+        self._begin_pass()
         found: dict[Reading, dict[str, Tensor]] = {kind: {} for kind in kinds}
         with eval_mode(self):
             for m, z in enumerate(self.encoder.grids(inputs)):
@@ -222,6 +226,10 @@ class StackLearner(Learner):
                 return z.flatten(1)[:, None] if self.encoder.modality is Modality.IMAGE else None
             case Reading.HEAD:
                 return self.head_output(z, module=module)
+
+    def _begin_pass(self) -> None:
+        if self.cuda_graphs:
+            begin_pass()
 
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
         """Layers of the modules from `first` to `last`, in forward order."""

@@ -19,6 +19,7 @@ class Precision(StrEnum):
 
     AUTO = "auto"  # bf16 where the hardware multiplies in it, else fp32
     FP32 = "fp32"
+    TF32 = "tf32"  # a GPU's: fp32 whose factors are rounded to 10 bits of mantissa
     BF16 = "bf16"
 
 

@@ -140,6 +140,7 @@ class TrainingSettings(Settings):
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile
+    cuda_graphs: bool = False  # compiled layers as graphs of a GPU; without effect on a CPU
     # The share of images or recordings (of whole sources, where data has sources) that is held out;
     # their loss is measured every epoch.
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -149,6 +150,12 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _the_rate_schedule_fits(self) -> "TrainingSettings":
         check_rate_fits(self.rate_schedule, epochs=self.epochs)
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_of_compiled_layers(self) -> "TrainingSettings":
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs = true needs compile = true: set both, or neither")
         return self
 
 

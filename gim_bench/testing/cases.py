@@ -160,6 +160,7 @@ class Case:
         seed: int = 0,
         recompute: Recompute = Recompute.NOTHING,
         compiled: bool = False,
+        cuda_graphs: bool = False,
         dtype: torch.dtype = torch.float64,
         fitted: bool = True,
     ) -> Tiny:
@@ -175,6 +176,7 @@ class Case:
             generator=generator,
             recompute=recompute,
             compiled=compiled,
+            cuda_graphs=cuda_graphs,
         )
         with seeding.weights_from("heads", self.name, seed):
             learner = self.method(ingredients).to(dtype)

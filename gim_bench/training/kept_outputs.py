@@ -20,6 +20,7 @@ from torch import Tensor
 from gim_bench import seeding
 from gim_bench.contract import Batch
 from gim_bench.errors import RoomError
+from gim_bench.hardware.transfers import moved
 from gim_bench.progress import Progress
 
 CHECKSUM_BYTES = 4  # CRC-32
@@ -156,12 +157,13 @@ class KeptOutputs:
             draw = seeding.generator("kept outputs", *self.stream, number)
             order = torch.randperm(rows, generator=draw)
         for chosen in order.split(self.batch_size):
-            first, *further = self.values[kept, chosen].to(self.device, self.dtype).unbind(1)
+            values = moved(self.values[kept, chosen], device=self.device).to(self.dtype)
+            first, *further = values.unbind(1)
             yield Batch(
                 inputs=first,
                 labels={
-                    target: values[kept, chosen].to(self.device)
-                    for target, values in self.labels.items()
+                    target: moved(labels[kept, chosen], device=self.device)
+                    for target, labels in self.labels.items()
                 },
                 further=tuple(further),
                 encoded_by=self.unit,

@@ -109,16 +109,17 @@ class Trainer:
         measurement of memory.
         """
         losses = {}
-        for unit, loss in self.losses(batch, only=only):
-            losses[unit] = loss
-            if self.schedule is not Schedule.JOINT:
-                loss.backward()
-                self._update(unit)
-                losses[unit] = loss.detach()
-        if self.schedule is Schedule.JOINT:
-            torch.stack(list(losses.values())).sum().backward()
-            for unit in losses:
-                self._update(unit)
+        with devices.arithmetic(self.precision):  # of the way back, too
+            for unit, loss in self.losses(batch, only=only):
+                losses[unit] = loss
+                if self.schedule is not Schedule.JOINT:
+                    loss.backward()
+                    self._update(unit)
+                    losses[unit] = loss.detach()
+            if self.schedule is Schedule.JOINT:
+                torch.stack(list(losses.values())).sum().backward()
+                for unit in losses:
+                    self._update(unit)
         return {unit: loss.detach() for unit, loss in losses.items()}
 
     def evaluate(self, batches: Iterable[Batch], *, only: str | None = None) -> dict[str, float]:

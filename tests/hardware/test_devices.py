@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from gim_bench.errors import ConfigError
-from gim_bench.hardware.devices import at_least_fp32, autocast, resolve_device, resolve_precision
+from gim_bench.hardware.devices import (
+    arithmetic,
+    at_least_fp32,
+    autocast,
+    resolve_device,
+    resolve_precision,
+)
 from gim_bench.settings.schema import Precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -53,8 +59,16 @@ def test_a_gpu_that_is_not_there_gets_one_line_with_the_number_that_is(name, cou
 # -- precision -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
-@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [
+        (Precision.FP32, CPU),
+        (Precision.FP32, GPU),
+        (Precision.BF16, CPU),
+        (Precision.BF16, GPU),
+        (Precision.TF32, GPU),
+    ],
+)
 def test_a_precision_that_was_asked_for_stays(precision, device):
     assert resolve_precision(precision, device) is precision
 
@@ -93,3 +107,25 @@ def test_matrix_products_are_computed_in_the_precision(precision, dtype):
 )
 def test_losses_are_computed_in_fp32_or_wider(dtype, expected):
     assert at_least_fp32(dtype) is expected
+
+
+# -- TF32 ------------------------------------------------------------------------------------------
+
+
+def flags():
+    """Whether a GPU's matrix products, and its convolutions and recurrent layers, use TF32."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_on_a_cpu_gets_one_line():
+    with pytest.raises(ConfigError, match=r"tf32 is one of GPUs, .*: use fp32 or bf16"):
+        resolve_precision(Precision.TF32, CPU)
+
+
+@pytest.mark.parametrize("context", [arithmetic, lambda precision: autocast(CPU, precision)])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.BF16])
+def test_a_gpu_uses_tf32_where_it_is_named_and_nowhere_else(context, precision):
+    before = flags()
+    with context(precision):
+        assert flags() == ((precision is Precision.TF32),) * 2
+    assert flags() == before

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gim_bench.contract import Batch, GradientFlow, Modality
+from gim_bench.methods.compiling import compile_layers
 from gim_bench.methods.stack import Unit, module_name, partition
 from gim_bench.settings.schema import Recompute
 from tests.toys import toy_case
@@ -103,10 +104,70 @@ def test_what_a_module_computes_does_not_depend_on_the_flow(
 
 
 def test_compiling_goes_layer_by_layer_and_leaves_names_alone(tiny, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__)
-    )
+    compiled = compilations(monkeypatch)
     plain, other = (tiny("gim", compiled=wanted).learner for wanted in (False, True))
-    assert compiled == ["Conv2d", "Bottleneck", "Bottleneck", "Bottleneck"]
+    assert compiled == [(name, None) for name in LAYERS]
     assert list(plain.state_dict()) == list(other.state_dict())
+
+
+LAYERS = ["Conv2d", "Bottleneck", "Bottleneck", "Bottleneck"]
+
+
+def compilations(monkeypatch):
+    """(class, mode) of each layer that is asked to be compiled, and is not."""
+    found = []
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, *, mode: found.append((type(self).__name__, mode)),
+    )
+    return found
+
+
+def test_with_cuda_graphs_every_layer_is_compiled_to_be_replayed(tiny, monkeypatch):
+    compiled = compilations(monkeypatch)
+    tiny("gim", compiled=True, cuda_graphs=True)
+    assert compiled == [(name, "reduce-overhead") for name in LAYERS]
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_each_pass_through_the_layers_begins_graphs_anew(
+    cuda_graphs, tiny, tiny_batch, monkeypatch
+):
+    """In the middle of a pass activations go from one unit to the next: nothing may reuse them."""
+    compilations(monkeypatch)
+    begun = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(None))
+    learner = tiny("gim", compiled=True, cuda_graphs=cuda_graphs).learner
+    passes = [
+        lambda: list(learner.losses(tiny_batch)),
+        lambda: list(learner.losses(tiny_batch, only="module_2")),
+        lambda: learner.outputs(tiny_batch, unit="module_1"),
+        lambda: learner.features(tiny_batch.inputs),
+    ]
+    for number, run in enumerate(passes, start=1):
+        run()
+        assert len(begun) == (number if cuda_graphs else 0)
+
+
+def test_layers_of_many_shapes_are_all_compiled():
+    """By default PyTorch leaves code as it is written from its ninth shape on."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    class Layer(torch.nn.Linear):
+        def compile(self, *, mode):
+            super().compile(backend=backend)
+
+        def forward(self, x):  # PyTorch's own is not compiled by itself
+            return super().forward(x).relu()
+
+    layers = [Layer(width, width) for width in range(2, 14)]
+    torch.compiler.reset()
+    compile_layers(layers, cuda_graphs=False)
+    for layer in layers:
+        layer(torch.zeros(layer.in_features, layer.in_features))
+    assert len(found) == len(layers)

@@ -500,6 +500,7 @@ LATER = {
     "training.held_out": (0.0, 0.5),
     "training.budget": ("epochs", "steps"),
     "training.compile": (False, True),
+    "training.cuda_graphs": (False, True),
     "method.views": (1, 2),
     "method.ablation": (None, "no GRU"),
     "objective": (None, {"weight": 1.0}),

@@ -17,6 +17,7 @@ from torch import Tensor
 from gim_bench.datasets.batches import ViewStreams
 from gim_bench.datasets.images import transforms
 from gim_bench.datasets.images.transforms import Boxes, Pixels
+from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import (
     BlurSettings,
     JitterSettings,
@@ -93,7 +94,7 @@ def cut_out(pixels: Pixels, *, side: int, draw: torch.Generator) -> Pixels:
     rows = transforms.covered(torch.randint(height, (images,), generator=draw), height, side=side)
     columns = transforms.covered(torch.randint(width, (images,), generator=draw), width, side=side)
     square = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return pixels.masked_fill(square.to(pixels.device), 0)
+    return pixels.masked_fill(moved(square, device=pixels.device), 0)
 
 
 def _jittered(pixels: Pixels, *, settings: JitterSettings, draw: torch.Generator) -> Pixels:
@@ -149,8 +150,8 @@ def _changed(
     places = chosen.nonzero()[:, 0]
     if not len(places):
         return pixels
-    there = places.to(pixels.device)
-    theirs = [values[places].to(pixels.device) for values in amounts]
+    there = moved(places, device=pixels.device)
+    theirs = [moved(values[places], device=pixels.device) for values in amounts]
     if len(places) == len(pixels):
         return change(pixels, *theirs)
     return pixels.index_copy_(0, there, change(pixels.index_select(0, there), *theirs))

@@ -16,6 +16,7 @@ from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
 from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
+from gim_bench.hardware.transfers import constant, moved
 from gim_bench.settings.augmentations import (
     CropSettings,
     RegionSettings,
@@ -139,14 +140,15 @@ class ImageBatches(Batches):
         self, chosen: Int[Tensor, "b"], places: Places
     ) -> UInt8[Tensor, "b channel size size"]:
         to = self.images.device
-        return crop(
+        pixels = crop(
             self.images,
-            chosen.to(to),
-            top=places.top.to(to),
-            left=places.left.to(to),
-            flip=places.flip.to(to),
+            moved(chosen, device=to),
+            top=moved(places.top, device=to),
+            left=moved(places.left, device=to),
+            flip=moved(places.flip, device=to),
             size=self.augmentation.crop,
-        ).to(self.device, non_blocking=True)
+        )
+        return moved(pixels, device=self.device)
 
     def _resized_crops(
         self,
@@ -159,11 +161,11 @@ class ImageBatches(Batches):
         """Random resized crops, in 0..1."""
         height, width = self.images.shape[-2:]
         boxes = random_boxes(len(chosen), height=height, width=width, settings=settings, draw=draw)
-        whole = self.images.index_select(0, chosen.to(self.images.device))
+        whole = self.images.index_select(0, moved(chosen, device=self.images.device))
         return resized_crop(
-            whole.to(self.device, non_blocking=True),
-            Boxes(*(side.to(self.device) for side in boxes)),
-            flip=flip.to(self.device),
+            moved(whole, device=self.device),
+            Boxes(*(moved(side, device=self.device) for side in boxes)),
+            flip=moved(flip, device=self.device),
             size=self.augmentation.crop,
         )
 
@@ -171,7 +173,10 @@ class ImageBatches(Batches):
         inputs, *further = views
         return Batch(
             inputs=inputs,
-            labels={name: labels[chosen].to(self.device) for name, labels in self._labels.items()},
+            labels={
+                name: moved(labels[chosen], device=self.device)
+                for name, labels in self._labels.items()
+            },
             further=tuple(further),
         )
 
@@ -244,7 +249,7 @@ def normalise(
     """
     full_scale = 1 if pixels.is_floating_point() else 255
     mean, std = (
-        full_scale * torch.tensor(values, device=pixels.device).view(-1, 1, 1)
+        full_scale * constant(values, device=pixels.device).view(-1, 1, 1)
         for values in (augmentation.mean, augmentation.std)
     )
     return (pixels - mean).div_(std)

@@ -14,8 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from gim_bench.hardware.transfers import constant
+
 # Of red, green and blue in gray: Rec. 601, rounded as in torchvision.
 LUMA = (0.2989, 0.587, 0.114)
+# Shares of chroma in red, |angle - 3| - 1, in green, 2 - |angle - 2|, and in blue, 2 - |angle - 4|:
+# centres, signs and offsets.
+HUES = ((3.0, 2.0, 4.0), (1.0, -1.0, -1.0), (-1.0, 2.0, 2.0))
 
 Pixels = Float[Tensor, "b channel height width"]
 
@@ -113,7 +118,7 @@ def luma(pixels: Pixels) -> Float[Tensor, "b 1 height width"]:
     """The gray of each pixel; images with one channel are unchanged."""
     if pixels.shape[1] == 1:
         return pixels
-    weights = torch.tensor(LUMA, device=pixels.device).view(-1, 1, 1)
+    weights = constant(LUMA, device=pixels.device).view(-1, 1, 1)
     return (pixels * weights).sum(dim=1, keepdim=True)
 
 
@@ -151,10 +156,7 @@ def hue(pixels: Pixels, turn: Float[Tensor, "b"]) -> Pixels:
     third = torch.where(green == high, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
     angle = torch.where(red == high, (green - blue) / divisor, third)
     angle = (angle + 6 * _by_image(turn)).remainder_(6)
-    # Shares of chroma: red |angle - 3| - 1, green 2 - |angle - 2|, blue 2 - |angle - 4|.
-    centres, signs, offsets = torch.tensor(
-        [[3.0, 2.0, 4.0], [1.0, -1.0, -1.0], [-1.0, 2.0, 2.0]], device=pixels.device
-    ).view(3, 3, 1, 1)
+    centres, signs, offsets = constant(HUES, device=pixels.device).view(3, 3, 1, 1)
     shares = (angle - centres).abs_().mul_(signs).add_(offsets).clamp_(0, 1)
     return torch.addcmul(low, chroma, shares)
 

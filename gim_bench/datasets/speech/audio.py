@@ -5,10 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 
 from gim_bench.datasets.files import UnusableError
 from gim_bench.datasets.speech.containers import (
@@ -47,6 +46,8 @@ def read_audio(path: Path, *, tell: Tell = lambda _: None) -> tuple[np.ndarray, 
 
     Raises: UnusableError.
     """
+    import soundfile  # where files are read: images are trained on without libsndfile
+
     extent: Extent | None = None
     try:
         with path.open("rb") as raw:
@@ -69,8 +70,11 @@ def read_audio(path: Path, *, tell: Tell = lambda _: None) -> tuple[np.ndarray, 
     return samples.mean(axis=1), rate_hz
 
 
-def _samples(file: soundfile.SoundFile, *, path: Path, extent: Extent | None) -> np.ndarray:
-    """float32 [sample channel], all that the file holds. Raises: UnusableError if less is read."""
+def _samples(file: Any, *, path: Path, extent: Extent | None) -> np.ndarray:
+    """float32 [sample channel], all that an open SoundFile holds.
+
+    Raises: UnusableError if less is read.
+    """
     if file.format not in FORMATS:
         raise UnusableError(f"{path} (its format is {file.format}: encode it anew as WAV or FLAC)")
     frames, rate_hz = file.frames, file.samplerate
@@ -101,7 +105,7 @@ def _mp3(path: Path) -> tuple[int, bool]:
     return mp3_frames(content), not any(tag in content for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _compare(file: soundfile.SoundFile, *, path: Path, extent: Extent) -> None:
+def _compare(file: Any, *, path: Path, extent: Extent) -> None:
     """Raises: UnusableError if header and bytes differ; not if the decoder reads all the same."""
     claimed, held = extent.claimed, extent.held
     if claimed is None:

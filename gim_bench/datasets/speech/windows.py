@@ -15,6 +15,7 @@ from torch import Tensor
 from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
 from gim_bench.datasets.speech.audio import FULL_SCALE
+from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
 
@@ -137,17 +138,20 @@ class WindowBatches(Batches):
         """A batch of the windows of each view; labels of steps are those of view 1."""
         inputs, *further = (self._inputs(windows, steps=steps) for windows in views)
         found = self._labels(views[0], steps=steps)
-        labels = {name: of_windows.to(self.device) for name, of_windows in found.items()}
+        labels = {name: moved(of_windows, device=self.device) for name, of_windows in found.items()}
         return Batch(inputs=inputs, labels=labels, further=tuple(further))
 
     def _inputs(self, windows: Windows, *, steps: int) -> Float[Tensor, "b sample"]:
         to = self._samples.device
         begin = self._starts[windows.recordings] + windows.frames * FRAME_SAMPLES
         end = self._starts[windows.recordings] + self._lengths[windows.recordings]
-        samples = cut(self._samples, begin.to(to), end=end.to(to), size=steps * FRAME_SAMPLES).to(
-            self.device, non_blocking=True
+        samples = cut(
+            self._samples,
+            moved(begin, device=to),
+            end=moved(end, device=to),
+            size=steps * FRAME_SAMPLES,
         )
-        return normalise(samples, augmentation=self.augmentation)
+        return normalise(moved(samples, device=self.device), augmentation=self.augmentation)
 
     def _labels(self, windows: Windows, *, steps: int) -> dict[str, Int[Tensor, "w *step"]]:
         whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}

@@ -1,0 +1,72 @@
+"""Hardware, driver and versions."""
+
+import platform
+import subprocess
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.gpu.case import Case, Row, Setting
+from gim_bench.hardware import threads
+from gim_bench.records import provenance
+
+ASKED = (
+    "name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
+    "temperature.gpu", "pcie.link.gen.current", "pcie.link.width.current", "ecc.mode.current",
+    "mig.mode.current", "compute_mode",
+)  # fmt: skip
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Facts that may explain a number later: of the software, of PyTorch and of the driver."""
+    yield Case(labels={}, measure=lambda: _software(setting.device))
+    if setting.device.type == "cuda":
+        yield Case(labels={}, measure=lambda: _by_pytorch(setting.device))
+        yield Case(labels={}, measure=lambda: facts(nvidia_smi(*ASKED)))
+
+
+def facts(values: Row) -> list[Row]:
+    """A row for each value that is known."""
+    return [{"fact": name, "value": value} for name, value in values.items() if value is not None]
+
+
+def nvidia_smi(*asked: str) -> dict[str, str]:
+    """What the driver says of the first card. Raises: OSError, CalledProcessError."""
+    done = subprocess.run(  # noqa: S603 - constant arguments
+        ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "--id=0"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return dict(zip(asked, done.stdout.strip().split(", "), strict=True))
+
+
+def _software(device: torch.device) -> list[Row]:
+    described = provenance.describe(str(device))
+    versions = described.pop("versions")
+    return facts(
+        described
+        | versions
+        | {
+            "cores of this process": threads.cores(),
+            "memory of the host, bytes": threads.available_bytes(),
+            "cudnn": torch.backends.cudnn.version(),
+            "libc": " ".join(platform.libc_ver()),
+        }
+    )
+
+
+def _by_pytorch(device: torch.device) -> list[Row]:
+    properties = torch.cuda.get_device_properties(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return facts(
+        {
+            "compute capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "L2 cache, bytes": properties.L2_cache_size,
+            "memory, bytes": total,
+            "memory free with PyTorch's context, bytes": free,
+            "uuid": str(properties.uuid),
+        }
+    )

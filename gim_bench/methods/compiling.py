@@ -1,0 +1,30 @@
+"""Layers that torch.compile compiles, under every schedule."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+# Layers of one encoder have several shapes and share their code. By default PyTorch gives up on a
+# piece of code, and runs it as it is written, from its ninth shape on.
+SHAPES = 64
+
+
+def compile_layers(layers: Sequence[nn.Module], *, cuda_graphs: bool) -> None:
+    """Compile each layer where it stands.
+
+    Equal layers share a compilation, and schedules and recomputing still see layers.
+    """
+    config = torch._dynamo.config  # noqa: SLF001 - PyTorch documents the setting under this name
+    config.recompile_limit = max(config.recompile_limit, SHAPES)
+    for layer in layers:
+        layer.compile(mode="reduce-overhead" if cuda_graphs else None)
+
+
+def begin_pass() -> None:
+    """Let the graphs of a GPU reuse the memory of what an earlier pass computed.
+
+    Without the mark a graph would end with each backward pass, and take the activations with it
+    that one unit hands to the next.
+    """
+    torch.compiler.cudagraph_mark_step_begin()

@@ -1,0 +1,155 @@
+"""The measurement of a GPU, rehearsed on a CPU: every part runs, and nothing stops the others."""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import worker
+from benchmarks.gpu.case import Setting
+from benchmarks.gpu.plan import PARTS, REHEARSAL, SIZES
+from benchmarks.gpu.report import write_report
+from tests.benchmarks.some_parts import HERE, part
+
+CPU = torch.device("cpu")
+SIZES_OF_TEST = replace(REHEARSAL, timed_seconds=0.0, training_seconds=0.0, compile_seconds=1e9)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting(
+        device=CPU, sizes=SIZES_OF_TEST, folder=tmp_path, deadline=time.monotonic() + 3600
+    )
+
+
+def written(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tried", PARTS, ids=lambda each: each.name)
+def test_every_part_can_be_tried_on_a_cpu(tried, setting, monkeypatch):
+    """Its first case; parts that only a GPU has give no rows."""
+    cases = list(islice(tried.load()(setting), 1))
+    monkeypatch.setattr(type(tried), "load", lambda _: lambda _: cases)
+    worker.measure(replace(tried, seconds=3600), setting)
+    found = written(setting.folder, tried.name)
+    assert found["status"] == "done"
+    assert not [row["failed"] for row in found["rows"] if "failed" in row]
+    assert bool(found["rows"]) == (tried.name not in {"waits", "nvml"})
+    measured = [row for row in found["rows"] if "not_measured" not in row]
+    assert bool(measured) == (tried.name not in {"waits", "nvml", "compiled", "compiled_more"})
+
+
+def test_the_paper_s_sizes_are_those_of_the_suites():
+    paper = SIZES["paper"]
+    assert (paper.vision, paper.audio, paper.quickstart, paper.probe) == ((), (), (), ())
+
+
+# -- a measurement ---------------------------------------------------------------------------------
+
+
+def measured(folder, *, plan, minutes):
+    given = argparse.Namespace(device="cpu", output=folder, sizes=None, part=None)
+    began = time.monotonic()
+    found = command.Measurement(given, ending=began + 60 * minutes, plan=f"{HERE}:{plan}")
+    found.run()
+    found.report()
+    return found.parts(), (found.folder / "report.md").read_text()
+
+
+def test_what_hangs_dies_or_fails_is_a_line_and_the_other_parts_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "GRACE_SECONDS", 1.0)
+    parts, report = measured(tmp_path, plan="GOOD_AFTER_BAD", minutes=10)
+    statuses = {name: (found["status"], found.get("why")) for name, found in parts.items()}
+    assert statuses == {
+        "hanging": ("stopped", "ended after 1 s"),
+        "dying": ("stopped", "its process ended with exit code 9"),
+        "failing": ("failed", "RuntimeError: the part itself"),
+        "good": ("done", None),
+    }
+    for name in ("hanging", "dying"):
+        assert parts[name]["rows"] == [{"case": "before", "value": 1}]
+    assert "| Hanging | stopped |" in report
+    assert parts["failing"]["rows"] == [
+        {"case": "fails", "failed": "ValueError: no such kernel"},
+        {"case": "fails", "failed": "out of memory"},
+        {"case": "costly", "not_measured": "10000 s needed, 60 s left"},
+        {"case": "one", "value": 1},
+    ]
+
+
+def test_a_measurement_ends_in_time_with_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "LEAST_SECONDS", 0.0)
+    began = time.monotonic()
+    parts, report = measured(tmp_path, plan="HANGING", minutes=0.5)
+    assert time.monotonic() - began < 30
+    assert parts["hanging"]["why"] == "no time left"
+    assert parts["good"] == {}
+    assert "| Good | not begun |" in report
+
+
+def test_a_device_that_is_not_there_is_said_at_once(tmp_path, capsys):
+    given = ["--device", "cuda:99", "--minutes", "5", "--output", str(tmp_path)]
+    assert command.main(given) == command.FAILED
+    assert "no device 'cuda:99'" in capsys.readouterr().out
+
+
+def test_a_device_that_answers_no_more_ends_the_process(setting, monkeypatch):
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(worker, "_answers", lambda device: False)
+    monkeypatch.setattr(worker.os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        worker.measure(part("good"), setting)
+    assert ended.value.code == worker.BROKEN
+    found = written(setting.folder, "good")
+    assert (found["status"], len(found["rows"])) == ("failed", 1)
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def test_a_report_has_a_column_for_everything_known_and_units_of_bytes(tmp_path):
+    rows = [{"method": "gim", "peak_bytes": 1_500_000_000}, {"method": "c|c", "share_of_x": 0.4}]
+    found = {"status": "done", "seconds": 1.0, "rows": rows}
+    write_report(tmp_path / "report.md", [(part("good"), found)], facts={"sizes": "paper"})
+    report = (tmp_path / "report.md").read_text()
+    assert "| method | peak, GB | share of x |" in report
+    assert "| gim | 1.500 |  |" in report
+    assert "| c\\|c |  | 40.0 % |" in report
+    assert "rehearsal" not in report
+
+
+def test_the_share_of_the_peak_is_of_the_measured_product(setting):
+    from benchmarks.gpu.peaks import PRODUCTS, peak_flops
+
+    assert peak_flops(setting) is None
+    work = PRODUCTS.format(setting.sizes.matrix)
+    rows = [
+        {"work": "copy on the device", "gb_per_second": 9.0},
+        {"work": work, "precision": "fp32", "tflop_per_second": 9.0},
+        {"work": work, "precision": "bf16", "tflop_per_second": 5.0},
+        {"work": work, "precision": "bf16", "failed": "out of memory"},
+    ]
+    (setting.folder / "peaks.json").write_text(json.dumps({"rows": rows}))
+    assert peak_flops(setting) == 5e12
+
+
+def test_generated_images_are_of_one_direction_each_and_fill_the_grey_levels():
+    from benchmarks.gpu.models import patterns
+
+    images = patterns(600, side=32, device=CPU)
+    assert (images.shape, str(images.dtype)) == ((600, 3, 32, 32), "uint8")
+    spectra = torch.fft.fft2(torch.from_numpy(images[:, 0]).float() - 127.5).abs()
+    strongest = spectra.flatten(1).square().topk(30, dim=1).values.sum(dim=1)
+    assert (strongest / spectra.flatten(1).square().sum(dim=1)).median() > 0.7
+    assert 30 < images.std() < 60
