@@ -43,7 +43,7 @@ def largest(setting: Setting) -> Iterator[Case]:
         yield Case(
             labels={"method": row, "precision": "bf16"},
             measure=partial(_largest, setting, row),
-            seconds=20,
+            seconds=40,
         )
 
 

@@ -15,6 +15,7 @@ from benchmarks.gpu.models import Model, SpeechModel, images_model, without_end
 
 STEPS = 3
 KERNELS = 25
+WAITED = "called a synchronizing CUDA operation"  # what PyTorch's debug mode warns of
 WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -42,7 +43,8 @@ def _waits(make: partial[Model]) -> list[Row]:
             model.trainer.step(next(drawn))
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in seen)
+    waiting = [each for each in seen if WAITED in str(each.message)]
+    places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in waiting)
     return [{"waits": count, "place": place} for place, count in places.most_common()] or [
         {"waits": 0}
     ]
@@ -64,7 +66,7 @@ def _kernels(setting: Setting, make: partial[Model]) -> list[Row]:
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     wait_for(device)
-    with profile(activities=activities) as traced:
+    with profile(activities=activities, acc_events=True) as traced:
         for _ in range(STEPS):
             model.trainer.step(next(drawn))
         wait_for(device)
@@ -73,6 +75,8 @@ def _kernels(setting: Setting, make: partial[Model]) -> list[Row]:
     doing = DeviceType.CUDA if on_gpu else DeviceType.CPU  # not what asked for it
     busy = [e for e in events if e.device_type == doing and getattr(e, where) > 0]
     busy = [e for e in busy if not getattr(e, "is_user_annotation", False)]
+    if not busy:
+        return [{"failed": "the profiler saw no kernel: see log.txt"}]
     total = sum(getattr(event, where) for event in busy)  # microseconds
     launches = [event for event in events if "LaunchKernel" in event.key]
     summary = {

@@ -380,3 +380,10 @@ def test_the_line_of_a_suite_that_is_not_utf_8_is_named(tmp_path):
 def test_a_folder_is_no_suite_file(tmp_path):
     with pytest.raises(ConfigError, match="no suite file"):
         load_suite(f"{tmp_path}/")
+
+
+def test_cuda_graphs_without_compiled_layers_get_one_line():
+    with pytest.raises(ConfigError, match=r"training: cuda_graphs = true needs compile = true"):
+        load_suite("stl10", overrides=["training.cuda_graphs=true"])
+    both = ["training.cuda_graphs=true", "training.compile=true"]
+    assert load_suite("stl10", overrides=both).training.cuda_graphs
