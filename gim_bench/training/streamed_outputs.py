@@ -23,6 +23,7 @@ from gim_bench.contract import Batch
 from gim_bench.datasets.images.regions import RegionBatches
 from gim_bench.encoders.tiles import Reach, Span, spans
 from gim_bench.errors import DataError
+from gim_bench.hardware.transfers import moved
 from gim_bench.progress import Progress
 from gim_bench.training.kept_outputs import (
     CHECKSUM_BYTES,
@@ -159,7 +160,7 @@ class StreamedOutputs:
                     for image, top, left in places
                 ]
             )
-            inputs = found.to(self._like.device, self._like.dtype)[:, None]
+            inputs = moved(found, device=self._like.device).to(self._like.dtype)[:, None]
             yield Batch(inputs=inputs, labels={}, encoded_by=self.unit)
 
     def validation(self) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ from gim_bench import seeding
 from gim_bench.contract import Batch
 from gim_bench.datasets.batches import Batches, ViewStreams, shared
 from gim_bench.datasets.images.crops import luma, normalise
+from gim_bench.hardware.transfers import moved
 from gim_bench.large_images import LargeImages
 from gim_bench.settings.augmentations import RegionSettings
 
@@ -57,7 +58,7 @@ class _LargeBatches(Batches):
     ) -> Float[Tensor, "1 channel height width"]:
         """A normalised rectangle of an image, on the device."""
         found = self.images.images[image].window(top, left, height=height, width=width)
-        pixels = torch.from_numpy(found)[None].to(self.device)
+        pixels = moved(torch.from_numpy(found)[None], device=self.device)
         if self.augmentation.grayscale and len(found) == 3:
             pixels = luma(pixels).to(torch.uint8)
         return normalise(pixels, augmentation=self.augmentation)
@@ -144,7 +145,10 @@ class PlaceBatches(_LargeBatches):
     def _batch(self, chosen: Int[Tensor, "b"]) -> Batch:
         return Batch(
             inputs=self._squares(self._windows(chosen), size=self.images.place),
-            labels={name: labels[chosen].to(self.device) for name, labels in self.labels.items()},
+            labels={
+                name: moved(labels[chosen], device=self.device)
+                for name, labels in self.labels.items()
+            },
         )
 
     def _windows(self, chosen: Int[Tensor, "b"]) -> Windows:
