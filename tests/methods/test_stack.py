@@ -61,7 +61,11 @@ def test_a_module_s_activations_are_freed_before_the_next_one_s_exist(tiny, tiny
     next(losses)[1].backward()
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize(
+    "recompute",
+    [each for each in Recompute if each is not Recompute.TILES],  # of encoders that pad nothing
+    ids=str,
+)
 @pytest.mark.parametrize("flow", [GradientFlow.ISOLATED, GradientFlow.END_TO_END], ids=str)
 def test_activations_at_the_top_are_let_go_before_the_way_back(flow, recompute, tiny, tiny_batch):
     """No unit above reads them, and their means are all that the loss needs."""
