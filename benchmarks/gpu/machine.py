@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.gpu.case import Case, Row, Setting
 from gim_bench.hardware import threads
+from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.records import provenance
 
 ASKED = (
@@ -49,6 +50,8 @@ def _software(device: torch.device) -> list[Row]:
         described
         | versions
         | {
+            # Of a checkout without git, too.
+            "sha256 of the sources": provenance.code_sha256(GreedyInfoMax)[:16],
             "cores of this process": threads.cores(),
             "memory of the host, bytes": threads.available_bytes(),
             "cudnn": torch.backends.cudnn.version(),
