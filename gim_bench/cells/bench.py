@@ -34,6 +34,7 @@ from gim_bench.settings.augmentations import CropSettings, RegionSettings
 from gim_bench.settings.schema import CellConfig
 
 CHECKPOINT_SECONDS = 60.0
+LIVE_SECONDS = 10.0
 
 
 class Bench:
@@ -49,8 +50,10 @@ class Bench:
         cell_timeout: float | None = None,
         workers: int = 1,
         memory_limit: int | None = None,
+        live_seconds: float = LIVE_SECONDS,
     ) -> None:
-        """A training writes a checkpoint every `checkpoint_seconds`.
+        """A training writes a checkpoint every `checkpoint_seconds`, and points for those who
+        watch it every `live_seconds`.
 
         A cell that takes longer than `cell_timeout` seconds fails. `workers` processes share
         the machine, this one among them. A process of one cell may hold `memory_limit` bytes.
@@ -62,6 +65,7 @@ class Bench:
         self.cell_timeout = cell_timeout
         self.workers = workers
         self.memory_limit = memory_limit
+        self.live_seconds = live_seconds
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 

@@ -37,6 +37,7 @@ class _Order:
     checkpoint_seconds: float
     cell_timeout: float | None
     workers: int
+    live_seconds: float
 
 
 @contextmanager
@@ -58,6 +59,7 @@ def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection
                 checkpoint_seconds=bench.checkpoint_seconds,
                 cell_timeout=bench.cell_timeout,
                 workers=share.workers,
+                live_seconds=bench.live_seconds,
             )
             here, there = SPAWN.Pipe(duplex=False)
             # A daemon: it ends with this process even if a signal comes before it is listed.
@@ -92,6 +94,7 @@ def _work(order: _Order, connection: Connection) -> None:
         checkpoint_seconds=order.checkpoint_seconds,
         cell_timeout=order.cell_timeout,
         workers=order.workers,
+        live_seconds=order.live_seconds,
     )
     try:
         for piece in order.job(bench):

@@ -45,6 +45,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             "runs": runs.root,
             "checkpoint_seconds": bench.checkpoint_seconds,
             "memory_limit": bench.memory_limit,
+            "live_seconds": bench.live_seconds,
         },
         daemon=True,  # it ends with this process even if a signal comes before the watch begins
     )
@@ -100,6 +101,7 @@ def _run(
     runs: Path,
     checkpoint_seconds: float,
     memory_limit: int | None,
+    live_seconds: float,
 ) -> None:
     """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
@@ -112,6 +114,7 @@ def _run(
         progress=Silence(),
         checkpoint_seconds=checkpoint_seconds,
         memory_limit=memory_limit,
+        live_seconds=live_seconds,
     )
     if memory_limit is not None:
         memory.limit(memory_limit)

@@ -16,13 +16,13 @@ from gim_bench.cells.build import (
     Model,
     build,
     items_without_labels,
-    models_of,
     planned_steps,
     trainer_of,
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.keeping import keeper_of
+from gim_bench.cells.live import Live
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
@@ -41,12 +41,12 @@ from gim_bench.probing.probe import (
 from gim_bench.progress import Silence
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
+from gim_bench.records.live import LiveLog
 from gim_bench.records.record import Record
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.settings.optimisers import ConstantRate
 from gim_bench.settings.schema import TrainingSettings
-from gim_bench.training import capacity
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.inside import look_inside
@@ -140,6 +140,7 @@ def _train(
     if not planned_steps(cell, bench):
         return _fitted_without_gradients(cell, learner, bench)
     course = _Course(cell, model, learner, bench, folder=folder, watch=watch)
+    course.live = _live(cell, course, bench, folder=folder, label=model.prefix)
     course.observe = _observing(cell, course)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
@@ -204,6 +205,7 @@ class _Course:
         self.keeper = keeper_of(cell, model, bench, folder=folder, epochs=epochs)
         self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)
         self.observe: Observe | None = None
+        self.live: Live | None = None
         self.on_epoch: Callable[[int], None] | None = None
         if watch is not None and not self.trainer.one_by_one:
             self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
@@ -217,7 +219,7 @@ class _Course:
         """Train to the end. Raises: as `fit`."""
         # Dropout draws the same whatever ran before in this process.
         with seeding.weights_from("training", self.cell.config.method.like, self.cell.seed):
-            return fit(
+            trained = fit(
                 self.trainer,
                 self.batches,
                 steps=self.steps,
@@ -228,7 +230,11 @@ class _Course:
                 on_epoch=self.on_epoch,
                 rates=_rates(self.cell.config.training, steps=self.steps),
                 observe=self.observe,
+                tell=self.live,
             )
+        if self.live is not None:
+            self.live.close()
+        return trained
 
 
 def _selected(
@@ -255,6 +261,9 @@ def _selected(
     learner = build(cell, bench, target=model.target)
     validating = validation_items(train, model.probed, settings=settings)
     course = _Course(cell, model, learner, bench, folder=apart, watch=watch, apart=validating)
+    course.live = _live(
+        cell, course, bench, folder=runs.folder_of(record), label=f"selection/{model.prefix}"
+    )
     trained = course.run(title=f"{model.name}: training without the validation examples")
     began = time.perf_counter()
     choices = choose(
@@ -294,6 +303,19 @@ def _observing(cell: Cell, course: _Course) -> Observe | None:
         return None
     batch = course.batches.fixed(settings.examples or cell.config.training.batch_size)
     return lambda unit: look_inside(course.trainer, batch, only=unit)
+
+
+def _live(cell: Cell, course: _Course, bench: Bench, *, folder: Path, label: str) -> Live:
+    """What writes points in the cell's folder while a training goes on."""
+    return Live(
+        LiveLog(folder, made_by=course.checkpoints.made_by),
+        label=label,
+        device=bench.device,
+        steps=course.steps,
+        stages=len(course.trainer.stages()),
+        samples_per_step=cell.config.training.batch_size * cell.config.method.views,
+        every_seconds=bench.live_seconds,
+    )
 
 
 def _peaks_of_training(peaks: memory.Peaks, trained: Trained, course: _Course) -> memory.Peaks:
@@ -402,25 +424,3 @@ def _labelled(cell: Cell, bench: Bench, split: Split) -> Batches:
     """A labelled split as the cell's probes read it."""
     assert cell.config.probe is not None
     return bench.batches(cell, split, whole=cell.config.probe.whole_recordings)
-
-
-def largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:
-    """The largest batch that all models of the cell can be trained on; None if not asked for."""
-    settings = cell.config.capacity
-    if settings is None:
-        return None
-    if not planned_steps(cell, bench):
-        return capacity.Capacity(None, "not measured: nothing is trained")
-    batches = bench.batches(cell, Split(cell.config.method.trains_on))
-    batch = next(batches.epoch(1))
-
-    def attempt(size: int) -> None:
-        for model in models_of(cell, bench):
-            learner = build(cell, bench, target=model.target)
-            trainer = trainer_of(cell, learner, device=bench.device)
-            capacity.take_steps(trainer, capacity.repeated(batch, size))
-            del learner, trainer  # before the next model's
-
-    return capacity.largest_batch(
-        attempt, start=batches.batch_size, up_to=settings.up_to, device=bench.device
-    )

@@ -8,17 +8,18 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.keeping import kept_outputs_folder
+from gim_bench.cells.largest_batch import largest_batch
 from gim_bench.cells.outcome import begun, done, failed, predictions_of
 from gim_bench.cells.phases import (
     Abandoned,
     Watch,
     checkpoints_of,
-    largest_batch,
     trained_and_probed,
 )
 from gim_bench.cells.selection import selection_folder
 from gim_bench.errors import TrainingError
 from gim_bench.records.folder import RunsFolder
+from gim_bench.records.live import LIVE
 from gim_bench.records.record import Record, Status
 from gim_bench.system.interrupts import time_limit
 
@@ -37,6 +38,7 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
     if before is not None and before.status is Status.DONE:
         _clear(cell, bench, folder=runs.folder_of(record))
+        (runs.folder_of(record) / LIVE).unlink(missing_ok=True)
     else:
         runs.save(record)
     try:

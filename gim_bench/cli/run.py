@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,6 +61,12 @@ LimitOption = Annotated[
         help="GB of memory that the process of a cell may hold: the system refuses more.",
     ),
 ]
+LiveOption = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds between points of a cell that trains, on disk and in MLflow."
+    ),
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Run finished cells again, too.")]
 WhyOption = Annotated[
     bool, typer.Option("--why", help="Run nothing; print why each cell would run or not.")
@@ -84,6 +91,7 @@ def run(
     from_: FromOption = None,
     checkpoint_every: CheckpointOption = 60.0,
     cell_timeout: TimeoutOption = None,
+    live_every: LiveOption = 10.0,
     workers: WorkersOption = None,
     memory_limit: LimitOption = None,
     rerun: RerunOption = False,
@@ -113,6 +121,7 @@ def run(
     work.bench.checkpoint_seconds = checkpoint_every
     work.bench.cell_timeout = cell_timeout
     work.bench.memory_limit = None if memory_limit is None else round(memory_limit * 1e9)
+    work.bench.live_seconds = live_every
     if why:
         _print_reasons(work)
         return
@@ -175,7 +184,7 @@ def _run_cells(
     rerun: bool,
 ) -> list[Record]:
     """Run the cells, and mirror each record at once. Return the records in the cells' order."""
-    from gim_bench.tracking import mirror_cell, summarise
+    from gim_bench.tracking import followed, mirror_cell, summarise
 
     work.runs.check_writable()
     if finished:
@@ -183,13 +192,25 @@ def _run_cells(
             f"{len(finished)} of {len(work.cells)} cells are done already (--rerun runs them again)"
         )
     records: dict[str, Record] = {}
+    live = (
+        nullcontext()
+        if tracker is None
+        else followed(
+            work.suite.name,
+            uri=tracker.uri,
+            runs=work.runs,
+            every_seconds=work.bench.live_seconds,
+            progress=work.progress,
+        )
+    )
     try:
-        for record in work.run(share, rerun=rerun):
-            records[record.key] = record
-            if record.error:
-                work.progress.say(f"{record.method} seed {record.seed} failed: {record.error}")
-            if tracker is not None:
-                mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
+        with live:
+            for record in work.run(share, rerun=rerun):
+                records[record.key] = record
+                if record.error:
+                    work.progress.say(f"{record.method} seed {record.seed} failed: {record.error}")
+                if tracker is not None:
+                    mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
         if tracker is not None:
             summarise(work.suite.name, runs=work.runs, tracker=tracker, progress=work.progress)
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from gim_bench.tracking.addresses import DEFAULT_URI
 
 if TYPE_CHECKING:
     from gim_bench.tracking.client import Tracker
+    from gim_bench.tracking.following import followed
     from gim_bench.tracking.mirror import (
         Synced,
         mirror_cell,
@@ -28,6 +29,7 @@ __all__ = [
     "DEFAULT_URI",
     "Synced",
     "Tracker",
+    "followed",
     "mirror_cell",
     "mirror_sweeps",
     "summarise",
@@ -39,5 +41,5 @@ def __getattr__(name: str) -> Any:
     """Import the rest of the room on first use: options of the command line need `DEFAULT_URI`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "client" if name == "Tracker" else "mirror"
+    home = {"Tracker": "client", "followed": "following"}.get(name, "mirror")
     return getattr(import_module(f"{__name__}.{home}"), name)

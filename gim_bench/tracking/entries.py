@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gim_bench.records.claims import seems_held
+from gim_bench.records.live import Attempt, read_live
 from gim_bench.records.metrics import hyperparameter_of
 from gim_bench.records.patches import pictures_of
 from gim_bench.records.protocols import ProtocolResult, results_of
@@ -29,7 +31,9 @@ SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
 PARENT = "mlflow.parentRunId"  # MLflow's pages show children below their parent
 RECORDS = "gim_bench.records"  # the records that a summary covers
-PLACE = "gim_bench.runs"  # the machine and the runs folder of a summary's records
+PLACE = "gim_bench.runs"  # the machine, and the folder of a summary's records or of a cell
+ATTEMPT = "gim_bench.attempt"  # the attempt at a cell whose points a run has
+SENT = "gim_bench.points_sent"  # how many points of the attempt a run has
 # Names of artifacts: the folder of pictures, the trials of a sweep, and their plot.
 PATCHES, CURVES, PLOT = "patches", "curves.json", "curves.png"
 ORIGIN = ("data_sha256", "results_version")  # which the seeds of a mean share
@@ -61,7 +65,10 @@ class Entry:
     curves: Sequence[Mapping[str, Any]] = ()  # trials of a sweep, for a table and a plot
     children: Sequence["Entry"] = ()
     records: Sequence[str] = ()  # that a summary covers
-    place: str = ""  # of these records; the same records at another place are the same summary
+    # Of these records, or of the cell; the same records at another place are the same summary.
+    place: str = ""
+    # What was measured while the cell trained, and is no longer measured.
+    attempt: Attempt | None = None
 
     @property
     def artifacts(self) -> list[str]:
@@ -74,10 +81,17 @@ class Entry:
 
         A summary replaces the summaries of its own runs folder, and those of fewer records.
         """
+        if is_live(run):  # such a run of another folder is another process's
+            return run.tags.get(PLACE) == self.place
         if not self.records:
             return True
         covered = set(run.tags.get(RECORDS, "").split())
         return run.tags.get(PLACE) == self.place or covered <= set(self.records)
+
+    def completes(self, run: Found) -> bool:
+        """Whether a run holds the beginning of the entry, written while the cell trained."""
+        attempt = self.attempt
+        return attempt is not None and is_live(run) and run.tags[ATTEMPT] == attempt.name
 
     def yields_to(self, run: Found) -> bool:
         """Whether a run with the same identity, of another runs folder, makes the entry needless.
@@ -92,25 +106,43 @@ class Entry:
     def digest(self) -> str:
         """The sha256 of the whole entry but its place, the contents of its pictures included."""
         table = asdict(self)
-        del table["place"]
+        del table["place"], table["attempt"]
         pictures = {path.name: sha256_of(path) for path in table.pop("pictures")}
         return digest(table | ({"pictures": pictures} if pictures else {}))
 
 
+def is_live(run: Found) -> bool:
+    """Whether a run is of a cell that trains, or that was killed as it trained."""
+    return ATTEMPT in run.tags and DIGEST not in run.tags
+
+
 def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
     """The MLflow run that mirrors `record`."""
+    points = [*_results(record), *_epoch_losses(record), *_inside(record)]
+    ended = folder is not None and not seems_held(folder)
     return Entry(
         name=f"{record.method} seed {record.seed}",
         identity={KEY: record.key, "kind": "cell"},
         tags=_tags(record) | {"seed": str(record.seed), "status": record.status.value},
         params=_params(record.config),
-        points=[*_results(record), *_epoch_losses(record), *_inside(record)],
+        points=points,
         status=STATUS[record.status],
         started_ms=_milliseconds(record.provenance.get("started_at")),
         finished_ms=_milliseconds(record.provenance.get("finished_at")),
         files=_files(record, folder),
         pictures=_pictures(record, folder),
+        place=place_of(folder) if folder is not None and ended else "",
+        attempt=_attempt(folder, points) if folder is not None and ended else None,
     )
+
+
+def _attempt(folder: Path, points: Sequence[Point]) -> Attempt | None:
+    """The attempt at the cell in `folder`, unless one of its points contradicts the record's."""
+    attempt = read_live(folder)
+    known = {(point.name, point.step): point.value for point in points}
+    if attempt is None or any(known.get((n, step), x) != x for n, x, step, _ in attempt.points):
+        return None
+    return attempt
 
 
 def suite_entries(
@@ -126,9 +158,9 @@ def suite_entries(
     ]
 
 
-def place_of(runs_dir: Path) -> str:
-    """The machine and the runs folder, for the summaries of its records."""
-    return f"{platform.node()}:{runs_dir.resolve()}"
+def place_of(folder: Path) -> str:
+    """The machine and a folder: the runs folder of a summary's records, or that of a cell."""
+    return f"{platform.node()}:{folder.resolve()}"
 
 
 def summary_entries(records: Sequence[Record], *, place: str = "") -> list[Entry]:

@@ -13,11 +13,12 @@ from functools import partial
 from gim_bench.errors import TrackingError
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
-from gim_bench.records.record import Record
+from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings
 from gim_bench.tracking.addresses import sync_command
 from gim_bench.tracking.client import Tracker
 from gim_bench.tracking.entries import Entry, place_of, suite_entries
+from gim_bench.tracking.live import LiveRuns
 
 
 def mirror_cell(record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:
@@ -87,8 +88,14 @@ def sync(
 
     `wanted` chooses the records. `announce` is called with each new MLflow run at once.
 
+    Runs of cells that were killed as they trained become KILLED.
+
     Raises: TrackingError if the store cannot be used.
     """
+    live = LiveRuns(tracker.uri, patience_seconds=tracker.patience_seconds)
+    for record in runs.records(suite):
+        if record.status is Status.RUNNING and wanted(record):
+            live.mark_killed(runs.folder_of(record))
     entries: dict[tuple[str, ...], Entry] = {}
     new: set[tuple[str, ...]] = set()
     synced: list[Record] | None = None

@@ -25,6 +25,7 @@ class Found(NamedTuple):
     run_id: str
     started_ms: int
     ended_ms: int | None
+    status: str
     artifact_uri: str
     tags: Mapping[str, str]
 
@@ -107,7 +108,7 @@ def runs_in_file(path: Path, *, experiment: str, tags: Mapping[str, str]) -> lis
     """
     first = max(tags.items(), key=lambda item: len(item[1]))  # a hash, which few runs have
     query = (
-        "SELECT run_uuid, start_time, end_time, artifact_uri FROM runs "
+        "SELECT run_uuid, start_time, end_time, status, artifact_uri FROM runs "
         "JOIN experiments USING (experiment_id) WHERE experiments.name = ? "
         "AND experiments.lifecycle_stage = 'active' AND runs.lifecycle_stage = 'active' "
         "AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"

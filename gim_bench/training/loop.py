@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,21 @@ from gim_bench.training.trainer import Trainer
 READ_EVERY_SECONDS = 0.5
 # Called with the unit that is trained, None for all together; returns values by name.
 Observe = Callable[[str | None], Mapping[str, float]]
+
+
+class Report(NamedTuple):
+    """State of a training under way, after a step whose losses were read."""
+
+    stage: int  # counted from 0
+    step: int  # of the stage, counted from 1
+    epoch: int
+    epoch_steps: int  # taken in this epoch
+    means: Mapping[str, float]  # each unit's mean loss over these steps
+    ended: Mapping[str, float] | None = None  # the row of the epoch in the history, at its end
+
+
+# Called after each read of the losses and after each epoch.
+Tell = Callable[[Report], None]
 # Prefix of a unit's name in a history: the unit's loss on held-out examples.
 VALIDATION = "validation_"
 
@@ -122,29 +138,29 @@ def fit(
     on_epoch: Callable[[int], None] | None = None,
     rates: Callable[[int], float] | None = None,
     observe: Observe | None = None,
+    tell: Tell | None = None,
 ) -> Trained:
     """Train every unit for `steps` optimiser steps, epoch after epoch.
 
-    In sequence, each unit sees the same epochs, one unit after the other. With a `keeper`, outputs
-    of a frozen unit are computed once and read by the unit above. With `checkpoints`, training
-    resumes from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
-    `on_epoch` is called with the number of every epoch but a stage's last, and its exception ends
-    the training. `observe` is called with the unit of a stage, before the stage and after every
-    epoch, and changes nothing. Seconds of both do not count. `rates` gives the factor of the
-    learning rate at each step of a stage, counted from 0.
+    In sequence, each unit sees the same epochs, one after the other. With a `keeper`, outputs of a
+    frozen unit are computed once and read by the unit above. With `checkpoints`, training resumes
+    from the newest one; on a CPU the result equals an uninterrupted training bit for bit.
+    `on_epoch` is called with the number of every epoch but a stage's last; its exception ends the
+    training. `observe` is called with the unit of a stage, before the stage and after every epoch,
+    and changes nothing. Seconds of both do not count. `tell` is called after each read of the
+    losses and each epoch. `rates` gives the factor of the rate at each step of a stage, from 0.
 
-    Raises: TrainingError where a loss is not finite, naming unit and step; RoomError where the disk
-    has no room for outputs; Interrupted after the step in which a signal to stop arrived.
+    Raises: TrainingError where a loss is not finite; RoomError where the disk has no room for
+    outputs; Interrupted after the step in which a signal to stop arrived.
     """
     run = _Run(trainer, checkpoints)
     trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
     kept_bytes = 0 if keeper is None else _make_room(trainer, left, batches, keeper)
     for number, unit in left:
-        source = batches if keeper is None else _kept_below(trainer, unit, batches, keeper)
         _fit_stage(
             run,
-            source,
+            batches if keeper is None else _kept_below(trainer, unit, batches, keeper),
             unit,
             number,
             steps=steps,
@@ -153,9 +169,8 @@ def fit(
             on_epoch=on_epoch,
             rates=rates,
             observe=observe,
+            tell=tell,
         )
-        if unit is not None:
-            trainer.freeze(unit)
     if keeper is not None:
         keeper.clear()
     taken = steps * len(run.standing.histories)
@@ -209,6 +224,7 @@ def _fit_stage(
     on_epoch: Callable[[int], None] | None,
     rates: Callable[[int], float] | None,
     observe: Observe | None,
+    tell: Tell | None,
 ) -> None:
     """Train stage `number`, that of `unit`, from the run's progress up to `steps`."""
     standing, trainer = run.standing, run.trainer
@@ -232,15 +248,20 @@ def _fit_stage(
                     break
                 if rates is not None:
                     trainer.set_rate(rates(standing.done))
-                epoch.add(trainer.step(batch, only=unit))
+                was_read = epoch.add(trainer.step(batch, only=unit))
+                if was_read and tell is not None:
+                    tell(epoch.report(stage=number))
                 task.advance(1, **epoch.facts())
                 if line := slowness.step():
                     progress.say(line)
                 run.step_is_over(stop)
             validated = trainer.evaluate(batches.validation(), only=unit)
+            state = epoch.report(stage=number)
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}
             )
+            if tell is not None:
+                tell(state._replace(ended=history[-1]))
             run.observe(observe, unit, epoch=epoch.number)
             run.step_is_over(stop, epoch_ended=True)
             if on_epoch is not None and standing.done < steps:
@@ -248,6 +269,8 @@ def _fit_stage(
             slowness.restart()
         # Kept outputs depend on the weights of the finished unit: the weights are safe first.
         run.step_is_over(stop, stage_ended=unit is not None)
+    if unit is not None:
+        trainer.freeze(unit)
 
 
 def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
@@ -267,15 +290,22 @@ class _Epoch:
         self.shown: dict[str, float] = {}
         self.read_at = 0.0
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Count a step with its losses."""
+    def add(self, losses: dict[str, Tensor]) -> bool:
+        """Count a step with its losses. Return whether the losses were read."""
         self.standing.done += 1
         self.standing.epoch_steps += 1
         sums = self.standing.sums
         for unit, loss in losses.items():
             sums[unit] = sums[unit] + loss if unit in sums else loss.clone()
-        if time.perf_counter() - self.read_at > READ_EVERY_SECONDS:
+        is_due = time.perf_counter() - self.read_at > READ_EVERY_SECONDS
+        if is_due:
             self._read()
+        return is_due
+
+    def report(self, *, stage: int) -> Report:
+        """State of the training when the losses were last read."""
+        standing = self.standing
+        return Report(stage, standing.done, self.number, standing.epoch_steps, self.shown)
 
     def facts(self) -> dict[str, float]:
         """Facts for the progress bar: the epoch, and its mean losses as last read."""

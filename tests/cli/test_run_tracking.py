@@ -182,7 +182,7 @@ def test_mlflow_has_a_run_for_each_cell_and_a_second_run_adds_none(
     def loaded():
         pytest.fail("a finished suite does not load MLflow")
 
-    monkeypatch.setattr("gim_bench.tracking.client.import_mlflow", loaded)
+    monkeypatch.setattr("gim_bench.tracking.connection.import_mlflow", loaded)
     second = gim_bench(*command)
     assert (second.code, second.out) == (0, first.out)
     assert mlflow_runs(tmp_path) == expected
