@@ -55,7 +55,9 @@ def test_a_cell_that_trains_leaves_losses_speed_memory_and_the_time_that_is_left
 
 def test_a_cell_that_ends_before_points_are_due_leaves_none(tmp_path, runs):
     suite = tiny_suite(tmp_path)
-    record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+    bench = tiny_bench(suite)
+    bench.live_seconds = 1e4
+    record = run_cell(tiny_cell(suite, "gim"), bench, runs=runs)
     assert read_live(runs.folder_of(record)) is None
 
 

@@ -19,6 +19,8 @@ def prepare(folder, monkeypatch):
     monkeypatch.setenv("GIM_BENCH_CACHE", str(folder / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # tiny cells are for the CPU
+    # On a busy machine, cells take so long that they are mirrored as they train.
+    monkeypatch.setattr("gim_bench.tracking.following._watch", lambda *_: None)
     # It would hold for all tests of the process, of which some measure memory.
     monkeypatch.setattr("gim_bench.hardware.memory.keep_freed_blocks", lambda: None)
 
