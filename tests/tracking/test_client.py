@@ -20,6 +20,7 @@ from gim_bench.system.locks import locked
 from gim_bench.tracking import Tracker, client
 from gim_bench.tracking.client import PARAMETER_CHARACTERS
 from gim_bench.tracking.entries import cell_entry, sweep_entry
+from gim_bench.tracking.loading import import_mlflow
 from tests.servers import answering_with
 from tests.tracking.records import (
     END,
@@ -509,7 +510,7 @@ def test_a_server_that_never_answers_costs_no_more_than_the_patience(monkeypatch
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     with socket.create_server(("127.0.0.1", 0)) as server:
         tracker = Tracker(f"http://127.0.0.1:{server.getsockname()[1]}", patience_seconds=0.5)
-        client.import_mlflow()
+        import_mlflow()
         began = time.monotonic()
         with pytest.raises(TrackingError, match=r"the server took more than 0\.5 s"):
             tracker.mirror(cell())
