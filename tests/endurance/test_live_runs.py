@@ -22,7 +22,7 @@ pytestmark = [
     # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
 ]
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 1800
 EXPERIMENT = "gim_bench/tiny"
 # A method that takes half a second a step as long as there is a file `slowly`.
 METHOD = """

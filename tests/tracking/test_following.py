@@ -20,7 +20,7 @@ from tests.tracking.test_live import RUNNING, losses, measure, training
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 1200
 
 
 class Lines(Silence):
