@@ -185,6 +185,13 @@ class Bench:
                 f"{name}: windows of large images come in one view, and no window is held out: "
                 f"leave out {config.method.name}, or set training.held_out=0"
             )
+        place = (*augmentation.shape[:1], unlabelled.place, unlabelled.place)
+        options = config.encoder
+        if min(encoder_class(options.kind).rows(options, shape=place)) < 1:
+            raise DataError(
+                f"{name}: places of {unlabelled.place} pixels are too small for the encoder "
+                f"{options.kind}: enlarge dataset.place"
+            )
         for image in unlabelled.images:
             _, height, width = image.shape
             if min(height, width) < augmentation.side:

@@ -341,6 +341,12 @@ def _check_tiles(
     wanted = wanted or ("training.kept_outputs of large images" if streams else "")
     if not wanted:
         return
+    kept = recipe.training.kept_outputs
+    if streams and kept is not None and kept.epochs > 1:
+        raise ConfigError(
+            f"{origin}: training.kept_outputs.epochs = {kept.epochs}, but outputs over whole large "
+            f"images serve all epochs: leave it out"
+        )
     if not issubclass(setup.encoder, TiledEncoder):
         raise ConfigError(
             f"{origin}: {wanted} encodes tiles of an image, and those of the encoder "

@@ -170,6 +170,11 @@ def checked(large, cache, overrides):
         (["augmentation.side=512"], "a region of 512 pixels does not fit .* 256×256"),
         (["augmentation.window=300"], "a window of 300 pixels does not fit into a region of 256"),
         (["training.held_out=0.5"], "no window is held out"),
+        (["encoder.kernels=[30, 3]"], "places of 32 pixels are too small for the encoder pyramid"),
+        (
+            ["method.streamed.training={kept_outputs={epochs=2}}"],
+            "outputs over whole large images serve all epochs: leave it out",
+        ),
         (
             ["encoder={kind='resnet', blocks=[1], patch_size=8, patch_overlap=4}"],
             "use the encoder pyramid",

@@ -41,6 +41,10 @@ class TiffImage:
                 if levels
                 else "it has 0 pages"
             )
+        if len(levels[level].pages) > 1:
+            raise self._unusable(
+                f"{len(levels[level].pages)} pages of one size: save each as a file of its own"
+            )
         self._page: Any = levels[level].keyframe
         self._check_page()
         self._check_whole()

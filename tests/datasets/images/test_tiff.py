@@ -105,6 +105,12 @@ def test_a_file_without_pages_is_refused(tmp_path):
     refused(path, "by windows: (it has 0 pages|TiffFileError)")
 
 
+def test_several_pages_of_one_size_are_refused(tmp_path):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, noise((3, ROWS, COLUMNS)), photometric="minisblack", **TILED)
+    refused(path, "3 pages of one size: save each as a file of its own")
+
+
 def test_a_tile_that_fails_to_decode_is_named(tmp_path):
     path = written(tmp_path, noise((ROWS, COLUMNS)), compression="zlib", **TILED)
     with tifffile.TiffFile(path) as file:
