@@ -344,8 +344,7 @@ class Ingredients:
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile
     cuda_graphs: bool = False  # the compiled layers are replayed as CUDA graphs
-    # Isolated units that the modules are grouped into; None: every module is one.
-    units: int | None = None
+    units: int | None = None  # isolated ones that modules are grouped into; None: one for each
 
 
 @contextmanager
