@@ -27,6 +27,9 @@ def parse(address: str) -> "URL":
     try:
         url, split = make_url(address), _split(address)
         same = (url.host or "").lower() == (split.hostname or "") and url.port == split.port
+        # The end of a user or of a password that holds a slash looks like a path.
+        is_file = url.get_backend_name() == "sqlite"
+        same = same and (is_file or "@" not in split.path)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise ValueError("it is no address of the form SCHEME://USER@HOST:PORT/NAME") from None
     if not same:

@@ -15,7 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -147,6 +149,13 @@ def result_or_line(*expected: type[Exception]) -> Iterator[None]:
         yield
     except (BenchError, *expected) as error:
         check_line(str(error))
+
+
+def encoded(samples: np.ndarray, *, kind: str, subtype: str, rate_hz: int = 16_000) -> bytes:
+    """A file of sound in that container and coding."""
+    written = io.BytesIO()
+    soundfile.write(written, samples, rate_hz, format=kind, subtype=subtype)
+    return written.getvalue()
 
 
 # -- what is fed -----------------------------------------------------------------------------------

@@ -132,6 +132,25 @@ def test_mlflow_that_breaks_in_the_middle_costs_no_cell(gim_bench, mirror, tmp_p
     assert re.search(r"^\| *gim\b", answer.out, re.MULTILINE)
 
 
+# case 14
+def test_an_error_of_mlflow_that_quotes_the_address_is_shown_without_the_password(
+    gim_bench, monkeypatch, tmp_path
+):
+    uri = "http://ann:s3cret@127.0.0.1:9"
+
+    def broken():
+        raise RuntimeError(f"GET {uri}/api/2.0 failed: is s3cret the password of ann?")
+
+    monkeypatch.setattr(Tracker, "check", lambda _: None)
+    monkeypatch.setattr("gim_bench.tracking.client.check_server", lambda _: None)
+    monkeypatch.setattr("gim_bench.tracking.client.import_mlflow", broken)
+    answer = gim_bench(*RUN, "--tracking-uri", uri)
+    assert answer.code == 0
+    assert "GET http://***@127.0.0.1:9/api/2.0 failed: is *** the password of ann?" in answer.err
+    assert "s3cret" not in answer.out + answer.err
+    assert not [path for path in tmp_path.rglob("*.*") if b"s3cret" in path.read_bytes()]
+
+
 def test_a_cell_that_mlflow_missed_is_mirrored_by_the_next_run(gim_bench, mirror):
     mirror.broken = True
     gim_bench(*RUN)
@@ -214,4 +233,6 @@ def test_a_server_with_a_password_is_shown_masked_and_asked_again_when_it_was_em
     printed = "".join(answer.out + answer.err for answer in (first, second, restored))
     assert "s3cret" not in printed
     files = [path for path in tmp_path.glob("**/*") if path.is_file()]
+    places = {(path.relative_to(tmp_path).parts[0], path.name) for path in files}
+    assert places >= {("runs", "record.json"), ("server", "mlflow.db"), ("server", "record.json")}
     assert not [path for path in files if b"s3cret" in path.read_bytes()]

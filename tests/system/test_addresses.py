@@ -45,7 +45,12 @@ def test_an_address_is_shown_without_user_password_and_tokens(address, shown):
 
 @pytest.mark.parametrize(
     "address",
-    ["http://ann:s3/cret@host", "http://ann:s3@cret@host", "postgresql://host:1/d?password=p@ss"],
+    [
+        "http://ann:s3/cret@host",
+        "http://a/nn:s3cret@host",
+        "http://ann:s3@cret@host",
+        "postgresql://host:1/d?password=p@ss",
+    ],
 )
 def test_an_address_that_can_be_read_in_two_ways_is_refused_without_quoting_it(address):
     with pytest.raises(ValueError, match="write @ as %40") as refused:

@@ -1,5 +1,6 @@
 """Your own recordings: `<speaker>/**/*.wav` and other formats, at any sample rate."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -14,7 +15,7 @@ from gim_bench.datasets.duplicates import Duplicates, contradictions, remembered
 from gim_bench.datasets.files import UnusableError
 from gim_bench.datasets.speech.audio import SUFFIXES, read_audio, to_int16
 from gim_bench.datasets.speech.audio_files import AudioFile, Recording, spelled
-from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine
+from gim_bench.datasets.speech.phone_labels import MOST_PHONES, LabelLine, contradict
 from gim_bench.datasets.speech.recordings import SpeechFiles
 from gim_bench.datasets.speech.remarks import Tell
 from gim_bench.datasets.speech.splits import split_by_name
@@ -151,6 +152,20 @@ class AudioFolder(SpeechFiles):
             more = f", the first of {len(cases)} such cases" if len(cases) > 1 else ""
             fault = f"{one} and {other} (the same audio under two speakers{more})"
             found |= {self.files[number].id: fault for number in numbers}
+        return found
+
+    def contradicted_labels(self, by_id: Mapping[str, np.ndarray]) -> Mapping[str, str]:
+        """Recordings of the same samples with different phone labels."""
+        by_content, found = defaultdict[int, list[AudioFile]](list), dict[str, str]()
+        for number, file in enumerate(self.files):
+            if file.id in by_id:
+                by_content[int(self._first[number])].append(file)
+        for one, *others in by_content.values():
+            for other in others:
+                if contradict(by_id[one.id], by_id[other.id]):
+                    fault = f"{one.path} and {other.path} (the same audio with other phone labels)"
+                    found |= {file.id: fault for file in (one, *others)}
+                    break
         return found
 
     def notes(self) -> Sequence[str]:

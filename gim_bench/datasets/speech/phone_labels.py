@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from gim_bench.contract import UNLABELLED
-from gim_bench.datasets.files import MEGABYTE, Megabytes, stamp_of, unreadable
-from gim_bench.datasets.speech.audio_files import spelled
+from gim_bench.datasets.files import MEGABYTE, Megabytes, UnusableError, stamp_of, unreadable
+from gim_bench.datasets.speech.audio_files import Recording, count, spelled
 from gim_bench.progress import Progress
 from gim_bench.texts import check_text, text_lines
 
@@ -82,6 +82,25 @@ def fitted(phones: np.ndarray, *, frames: int) -> np.ndarray | None:
     return np.pad(phones[:frames], (0, missing), constant_values=UNLABELLED)
 
 
+def contradict(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a frame has two labels in two labellings of the same frames."""
+    both = (one != UNLABELLED) & (other != UNLABELLED)
+    return bool((one[both] != other[both]).any())
+
+
+def add_labels(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.ndarray) -> None:
+    """Add the labels of a recording to `by_id`. Raises: UnusableError if they do not fit."""
+    if recording.file.id in by_id:
+        raise UnusableError(f"{recording.file.name} is labelled in an earlier line too")
+    labels = fitted(phones, frames=recording.frames)
+    if labels is None:
+        raise UnusableError(
+            f"{recording.file.id} has {count(len(phones), 'label')} where its audio has "
+            f"{count(recording.frames, 'frame')} of 10 ms"
+        )
+    by_id[recording.file.id] = labels
+
+
 class _Numbers(dict[str, int]):
     """Numbers of phones by their text, each parsed once. Raises: ValueError for other texts."""
 
@@ -107,9 +126,9 @@ class _Ids:
         """Number of words of the line's id. Raises: ValueError if a shorter id fits as well."""
         counts = range(1, min(self._most_words, len(line)) + 1)
         *shorter, longest = [n for n in counts if " ".join(line[:n]) in self._known] or [1]
-        for count in shorter:
-            if _are_numbers(line[count:longest], numbers=numbers):
-                one, other = (" ".join(line[:n]) for n in (count, longest))
+        for words in shorter:
+            if _are_numbers(line[words:longest], numbers=numbers):
+                one, other = (" ".join(line[:n]) for n in (words, longest))
                 raise ValueError(
                     f"{one!r} and {other!r} are both recordings, and the line fits both: rename one"
                 )
@@ -129,8 +148,8 @@ def _parse(content: str, *, ids: _Ids, numbers: _Numbers, place: str) -> LabelLi
     line = spelled(content).split()
     if not line:
         return None
-    count = ids.words(line, numbers=numbers)
-    utterance, labels = " ".join(line[:count]), line[count:]
+    words = ids.words(line, numbers=numbers)
+    utterance, labels = " ".join(line[:words]), line[words:]
     if not labels:
         raise ValueError(f"no numbers follow {utterance!r}")
     phones = np.fromiter(map(numbers.__getitem__, labels), dtype=np.int16, count=len(labels))

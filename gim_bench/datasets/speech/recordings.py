@@ -17,7 +17,7 @@ from gim_bench.datasets.arrays import Kept, kept
 from gim_bench.datasets.files import FileDataset, UnusableError, fingerprint_of, reason
 from gim_bench.datasets.speech.audio import in_threads
 from gim_bench.datasets.speech.audio_files import AudioFile, Recording, count, with_one_form
-from gim_bench.datasets.speech.phone_labels import LabelLine, fitted, read_phone_labels
+from gim_bench.datasets.speech.phone_labels import LabelLine, add_labels, read_phone_labels
 from gim_bench.datasets.speech.remarks import Remarks, Tell
 from gim_bench.datasets.walk import Walk, alike, walk
 from gim_bench.errors import DataError
@@ -108,6 +108,10 @@ class SpeechFiles(FileDataset):
 
     def contradicted(self) -> Mapping[str, str]:
         """Hook: places and faults of recordings whose speakers contradict others', by id."""
+        return {}
+
+    def contradicted_labels(self, by_id: Mapping[str, np.ndarray]) -> Mapping[str, str]:
+        """Hook: places and faults of recordings whose phone labels contradict others', by id."""
         return {}
 
     # -- the contract ----------------------------------------------------------------------------
@@ -380,6 +384,9 @@ class SpeechFiles(FileDataset):
         for fault in labels.faults:
             self.refuse_or(faults.append, UnusableError(fault))
         by_id = self._matched(labels.lines, faults=faults)
+        for contradicted, why in self.contradicted_labels(by_id).items():
+            self.refuse_or(faults.append, UnusableError(why))
+            del by_id[contradicted]
         self.say_skipped(faults, kind="label line")
         if not by_id:
             self._refuse_foreign(path, lines=labels.lines)
@@ -407,7 +414,7 @@ class SpeechFiles(FileDataset):
                 if recording is None:
                     without_audio += 1
                 else:
-                    _label(by_id, recording, phones=line.phones)
+                    add_labels(by_id, recording, phones=line.phones)
             except UnusableError as error:
                 self.refuse_or(faults.append, UnusableError(f"{line.place}: {error}"))
         if without_audio and by_id:
@@ -432,16 +439,3 @@ class SpeechFiles(FileDataset):
             self.progress.say(
                 f"{self.name}: {missing:,} of {count(len(used), 'recording')} have no phone labels"
             )
-
-
-def _label(by_id: dict[str, np.ndarray], recording: Recording, *, phones: np.ndarray) -> None:
-    """Add the labels of a recording to `by_id`. Raises: UnusableError if they do not fit."""
-    if recording.file.id in by_id:
-        raise UnusableError(f"{recording.file.name} is labelled in an earlier line too")
-    labels = fitted(phones, frames=recording.frames)
-    if labels is None:
-        raise UnusableError(
-            f"{recording.file.id} has {count(len(phones), 'label')} where its audio has "
-            f"{count(recording.frames, 'frame')} of 10 ms"
-        )
-    by_id[recording.file.id] = labels

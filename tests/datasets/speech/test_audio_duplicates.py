@@ -197,6 +197,50 @@ def test_verify_refuses_one_audio_under_two_speakers_as_well(root, data):
         data().verify()
 
 
+# -- copies with other phone labels ---------------------------------------------------------------
+
+
+def label(root, labels):
+    """Label recordings by their names below the folder: a phone for each of their 8 frames."""
+    lines = [f"{name} {' '.join(map(str, phones))}" for name, phones in labels.items()]
+    (root / "phones.txt").write_text("\n".join(lines))
+
+
+def labels_of_all(root):
+    names = [path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.wav")]
+    return {name: [1] * 8 for name in names}
+
+
+def test_one_audio_with_two_phones_at_a_time_is_refused_with_both_files(root, data):
+    copy(root, "anna/4.wav", "anna/again.wav")
+    label(root, labels_of_all(root) | {"anna/again": [1] * 7 + [2]})
+    with pytest.raises(DataError) as caught:
+        data().prepare()
+    line = str(caught.value)
+    assert "\n" not in line
+    assert f"{root}/anna/4.wav and {root}/anna/again.wav (the same audio with other phone" in line
+
+
+def test_with_bad_files_skipped_all_copies_lose_labels_that_contradict(root, data, listener):
+    for name in ("again", "once more"):
+        copy(root, "anna/4.wav", f"anna/{name}.wav")
+    label(root, labels_of_all(root) | {"anna/again": [1] * 7 + [2]})
+    mine = data(skip_bad_files=True)
+    mine.prepare()
+    (line,) = (line for line in listener.lines if ": skipped " in line)
+    assert "skipped 3 label lines, the first of them: " in line
+    assert any(": 3 of 22 recordings have no phone labels" in line for line in listener.lines)
+
+
+def test_copies_whose_labels_agree_as_far_as_they_go_keep_them(root, data):
+    """One line may end a frame or two before the audio does."""
+    copy(root, "anna/4.wav", "anna/again.wav")
+    label(root, labels_of_all(root) | {"anna/again": [1] * 6})
+    mine = data()
+    mine.prepare()
+    assert [target.name for target in mine.targets()] == ["speaker", "phone"]
+
+
 # -- what is remembered --------------------------------------------------------------------------
 
 
