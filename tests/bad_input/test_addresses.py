@@ -54,7 +54,9 @@ def test_no_address_is_shown_with_its_secret(address):
 @fed(40, address=_addresses())
 def test_a_store_that_cannot_be_used_is_named_in_a_line_without_its_secret(address):
     with folder_of_its_own() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gim_bench.tracking.client.import_mlflow", lambda: pytest.fail("imported"))
+        patch.setattr(
+            "gim_bench.tracking.connection.import_mlflow", lambda: pytest.fail("imported")
+        )
         (folder / "tiny.toml").write_text(TOML)
         answer = gim_bench("run", "--suite", "./tiny.toml", f"--tracking-uri={address}")
         assert (answer.code, answer.out) == (2, "")
