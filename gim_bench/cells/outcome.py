@@ -14,7 +14,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.phases import Finished
 from gim_bench.errors import BenchError, class_and_first_line, first_line, one_line
-from gim_bench.hardware import memory
+from gim_bench.hardware import energy, memory
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.predictions import PARTS, Predictions
@@ -92,7 +92,8 @@ def done(
     metrics |= _costs(finished)
     training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
-    metrics |= _highest(training) | _highest(probing)
+    used = [found.training.energy for found in finished]
+    metrics |= _together(used) | _highest(training) | _highest(probing)
     notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
     if largest is not None:
         notes["largest_batch"] = largest.note
@@ -118,6 +119,7 @@ def done(
         provenance={
             **record.provenance,
             "memory": notes,
+            **({"energy": notes_of_energy} if (notes_of_energy := _notes(used)) else {}),
             **_resumed(finished),
             "finished_at": provenance.now(),
         },
@@ -161,9 +163,18 @@ def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
     }
 
 
-def _notes(peaks: Sequence[memory.Peaks]) -> dict[str, str]:
+def _together(used: Sequence[energy.Energy]) -> dict[str, float]:
+    """The sum of every energy that all models have."""
+    return {
+        name: sum(found.metrics[name] for found in used)
+        for name in used[0].metrics
+        if all(name in found.metrics for found in used)
+    }
+
+
+def _notes(measured: Sequence[memory.Peaks | energy.Energy]) -> dict[str, str]:
     """Notes of the model with the fewest measurements: its notes give the reasons."""
-    return min(peaks, key=lambda found: len(found.metrics)).notes
+    return min(measured, key=lambda found: len(found.metrics)).notes
 
 
 def _calibration(finished: Sequence[Finished]) -> float:

@@ -27,7 +27,7 @@ from gim_bench.cells.selection import Selection, is_selected_apart, selection_fo
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import DataError
-from gim_bench.hardware import memory
+from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import calibration_seconds
 from gim_bench.probing.probe import (
     Choices,
@@ -72,6 +72,7 @@ class TrainingPhase:
 
     trained: Trained = NOTHING
     peaks: memory.Peaks = field(default_factory=memory.Peaks)
+    energy: energy.Energy = field(default_factory=energy.Energy)
     audited: Audit = field(default_factory=Audit)
     # Seconds of the fixed work, mean of before and after training; 0 if nothing is trained.
     calibration_seconds: float = 0.0
@@ -144,9 +145,13 @@ def _train(
     course.observe = _observing(cell, course)
     before = calibration_seconds(bench.device)
     memory.free(bench.device)
-    with memory.measure(bench.device, learner=learner) as peaks:
+    with (
+        memory.measure(bench.device, learner=learner) as peaks,
+        energy.measure(bench.device, workers=bench.workers) as used,
+    ):
         trained = course.run(title=f"{model.name}: training")
     after = calibration_seconds(bench.device)
+    why_not = _not_alone(trained, course)
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
         course.trainer,
@@ -156,7 +161,8 @@ def _train(
     )
     return TrainingPhase(
         trained=trained,
-        peaks=_peaks_of_training(peaks, trained, course),
+        peaks=memory.Peaks(notes=why_not) if why_not else peaks,
+        energy=energy.Energy(notes=why_not) if why_not else used,
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )
@@ -318,17 +324,17 @@ def _live(cell: Cell, course: _Course, bench: Bench, *, folder: Path, label: str
     )
 
 
-def _peaks_of_training(peaks: memory.Peaks, trained: Trained, course: _Course) -> memory.Peaks:
-    """The peaks; or, where they are not training's alone, the reason why there are none."""
+def _not_alone(trained: Trained, course: _Course) -> dict[str, str]:
+    """A note on why what was measured is not training's alone; empty if it is."""
     if trained.resumed_at is not None:
-        reason = f"not measured: training was resumed after step {trained.resumed_at} of a unit"
+        reason = f"training was resumed after step {trained.resumed_at} of a unit"
     elif course.on_epoch is not None:
-        reason = "not measured: the model was validated after every epoch, which takes memory too"
+        reason = "the model was validated after every epoch, which takes memory and energy too"
     elif course.observe is not None:
-        reason = "not measured: the encoder was looked into after every epoch, see [inside]"
+        reason = "the encoder was looked into after every epoch, see [inside]"
     else:
-        return peaks
-    return memory.Peaks(notes={"training": reason})
+        return {}
+    return {"training": f"not measured: {reason}"}
 
 
 def _rates(training: TrainingSettings, *, steps: int) -> Callable[[int], float] | None:

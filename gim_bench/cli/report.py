@@ -19,7 +19,7 @@ from gim_bench.errors import ConfigError
 
 def report(
     suite: SuiteOption,
-    fmt: Annotated[str, typer.Option("--format", help="md, html, json or csv.")] = "md",
+    fmt: Annotated[str, typer.Option("--format", help="md, html, json, csv or latex.")] = "md",
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="Only this metric; may be repeated.")
     ] = None,

@@ -18,6 +18,9 @@ import psutil
 import torch
 from torch import nn
 
+from gim_bench.hardware import nvml
+from gim_bench.hardware.nvml import UnmeasurableError
+
 SAMPLING_SECONDS = 0.01
 # Environment variable: glibc returns freed blocks of at least this size to the system at once.
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
@@ -202,7 +205,7 @@ class _GpuPeak:
             self._process = _ProcessOnGpu(device)
             self._baseline = self._sampled = self._process.used_bytes()
             self._check_that_it_is_ours()
-        except _UnmeasurableError as error:
+        except UnmeasurableError as error:
             self._why_not = str(error)
         self.needs_sampling = not self._why_not
 
@@ -210,7 +213,7 @@ class _GpuPeak:
         self._samples += 1
         try:
             self._sampled = max(self._sampled, self._process.used_bytes())
-        except _UnmeasurableError as error:
+        except UnmeasurableError as error:
             self._why_not = str(error)
 
     def read(self) -> Peaks:
@@ -229,14 +232,14 @@ class _GpuPeak:
         )
         try:
             self._read_process_into(peaks)
-        except _UnmeasurableError as error:
+        except UnmeasurableError as error:
             peaks.notes["gpu_process"] = f"NVML: not measured: {error}"
         return peaks
 
     def _read_process_into(self, peaks: Peaks) -> None:
-        """Raises: _UnmeasurableError."""
+        """Raises: UnmeasurableError."""
         if self._why_not:
-            raise _UnmeasurableError(self._why_not)
+            raise UnmeasurableError(self._why_not)
         self._check_that_it_is_ours()
         peaks.metrics |= {
             "gpu_process_peak_bytes": self._sampled,
@@ -251,10 +254,10 @@ class _GpuPeak:
     def _check_that_it_is_ours(self) -> None:
         """Check that the driver knows this process by the number that the container gives it.
 
-        Raises: _UnmeasurableError.
+        Raises: UnmeasurableError.
         """
         if self._sampled < torch.cuda.memory_reserved(self._device):
-            raise _UnmeasurableError(
+            raise UnmeasurableError(
                 f"the driver's process {os.getpid()} is another process (a container): it holds "
                 f"less memory than PyTorch has reserved here"
             )
@@ -272,10 +275,6 @@ def _sampled(times: int) -> str:
 # -- NVML ------------------------------------------------------------------------------------------
 
 
-class _UnmeasurableError(Exception):
-    """The memory of this process cannot be measured; the message gives the reason."""
-
-
 class _ProcessOnGpu:
     """This process as the driver sees it, on the GPU or MIG instance that CUDA uses.
 
@@ -283,44 +282,22 @@ class _ProcessOnGpu:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Raises: _UnmeasurableError."""
-        try:
-            import pynvml
-        except ImportError:
-            raise _UnmeasurableError("nvidia-ml-py is not installed") from None
-        self._nvml = pynvml
-        try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise _UnmeasurableError(str(error)) from None
-        self.uuid, handle = self._identify(device)
+        """Raises: UnmeasurableError."""
+        self._nvml, self.uuid, handle = nvml.device(device)
         # Devices that list the process, each with its (GPU instance, compute instance); (): any.
         self._places: list[tuple[Any, tuple[int, ...]]] = [(handle, ())]
         if self.uuid.startswith("MIG-"):
             self._places += self._on_parent(handle)
 
     def used_bytes(self) -> int:
-        """Bytes that the process holds now, with its CUDA context. Raises: _UnmeasurableError."""
+        """Bytes that the process holds now, with its CUDA context. Raises: UnmeasurableError."""
         reasons = []
         for handle, instance in self._places:
             try:
                 return self._used_bytes(handle, instance)
-            except _UnmeasurableError as error:
+            except UnmeasurableError as error:
                 reasons.append(str(error))
-        raise _UnmeasurableError("; ".join(dict.fromkeys(reasons)))
-
-    def _identify(self, device: torch.device) -> tuple[str, Any]:
-        """UUID and handle of the device in NVML. Raises: _UnmeasurableError."""
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-        # PyTorch does not tell whether the device is a GPU or a MIG instance.
-        known = uuid.startswith(("GPU-", "MIG-"))
-        uuids = [uuid] if known else [f"GPU-{uuid}", f"MIG-{uuid}"]
-        for uuid in uuids:
-            try:
-                return uuid, self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            except self._nvml.NVMLError as error:
-                reason = str(error)
-        raise _UnmeasurableError(f"no device {' or '.join(uuids)}: {reason}")
+        raise UnmeasurableError("; ".join(dict.fromkeys(reasons)))
 
     def _on_parent(self, handle: Any) -> list[tuple[Any, tuple[int, ...]]]:
         """The GPU of a MIG instance, where some drivers list the instance's processes."""
@@ -337,13 +314,13 @@ class _ProcessOnGpu:
         try:
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
         except self._nvml.NVMLError as error:
-            raise _UnmeasurableError(str(error)) from None
+            raise UnmeasurableError(str(error)) from None
         for process in processes:
             if process.pid != os.getpid():
                 continue
             if instance and (process.gpuInstanceId, process.computeInstanceId) != instance:
                 continue
             if process.usedGpuMemory in (None, 0, NOT_AVAILABLE):
-                raise _UnmeasurableError("the driver does not tell the memory of a process")
+                raise UnmeasurableError("the driver does not tell the memory of a process")
             return int(process.usedGpuMemory)
-        raise _UnmeasurableError("the driver does not list this process (a container, or WSL)")
+        raise UnmeasurableError("the driver does not list this process (a container, or WSL)")

@@ -113,6 +113,15 @@ METRICS = {
             "wall time of training and probing only to choose the probes' hyperparameters",
         ),
         Metric("probe/seconds", "s", Better.LOWER, "wall time of feature extraction and probes"),
+        Metric(
+            "energy/gpu_joules", "J", Better.LOWER, "energy of the whole GPU in training, by NVML"
+        ),
+        Metric(
+            "energy/cpu_joules",
+            "J",
+            Better.LOWER,
+            "energy of the machine's processor packages in training, by RAPL",
+        ),
         *_of_every_phase(
             Metric("host_peak_bytes", "bytes", Better.LOWER, "peak resident memory"),
             Metric(

@@ -7,14 +7,23 @@ from types import MappingProxyType
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Record
-from gim_bench.report.build import PredictionsOf, SuiteLike, build, check_sources, rows_of
+from gim_bench.report.build import (
+    PredictionsOf,
+    build,
+    check_sources,
+    headline_of,
+    provenance_of,
+    rows_of,
+)
 from gim_bench.report.document import Document
+from gim_bench.report.latex import as_latex
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
 from gim_bench.report.patches import PicturesOf
 from gim_bench.report.protocols import ResultsOf, accuracies_of, protocols_section
 from gim_bench.report.spaces import render_spaces
+from gim_bench.report.suite_like import SuiteLike
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
 from gim_bench.report.webpage import as_html
 
@@ -27,7 +36,7 @@ __all__ = [
     "render_sweeps",
 ]
 
-FORMATS = ("md", "html", "json", "csv")
+FORMATS = ("md", "html", "json", "csv", "latex")
 
 
 def render(
@@ -76,10 +85,25 @@ def render(
         "html": lambda: as_html(document()),
         "json": lambda: as_json(records, metrics=metrics),
         "csv": lambda: as_csv(records, metrics=metrics),
+        "latex": lambda: _as_latex(records, suite, predictions, metrics=metrics, notes=notes),
     }
     if fmt not in writers:
         raise ConfigError(unknown_name("format", fmt, known=FORMATS, where="--format"))
     return writers[fmt]()
+
+
+def _as_latex(
+    records: Sequence[Record],
+    suite: SuiteLike,
+    predictions: PredictionsOf,
+    *,
+    metrics: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    rows = [row for row in rows_of(records, suite.methods, predictions=predictions) if row.records]
+    facts = [record for row in rows for record in row.records]
+    about = [f"Suite {suite.name}: {suite.protocol}", *notes, *provenance_of(facts)]
+    return as_latex(rows, metrics or headline_of(rows), notes=[note for note in about if note])
 
 
 def render_sweeps(records: Sequence[Record], *, suite: str, as_json: bool) -> str:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
 
 from gim_bench.records.intervals import marks_of
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
 from gim_bench.records.predictions import Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
+from gim_bench.report.answers import answers
 from gim_bench.report.best import best_module_table
 from gim_bench.report.columns import BYTES, PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
+from gim_bench.report.costs import ENERGY
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
 from gim_bench.report.depth import depth_section
 from gim_bench.report.document import Block, Bullets, Document, Section
@@ -23,9 +24,11 @@ from gim_bench.report.large import large_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
+from gim_bench.report.points import accuracy_over_cost
 from gim_bench.report.protocols import ResultsOf, protocols_section, rows_under
 from gim_bench.report.published import load
 from gim_bench.report.rates import load_evidence, rates_section, tuned_elsewhere
+from gim_bench.report.suite_like import SuiteLike
 from gim_bench.report.sweeps import sweep_section
 from gim_bench.report.tables import (
     accuracy_by_module,
@@ -34,7 +37,6 @@ from gim_bench.report.tables import (
     cost_table,
     losses_by_module,
 )
-from gim_bench.settings.schema import Deviation
 
 PredictionsOf = Callable[[Record], Predictions | None]  # None: the record has no predictions
 # Accuracies beside the linear probe's: without an interval, and without a table by module.
@@ -51,30 +53,7 @@ MEMORY = (
     "memory/largest_batch",
 )
 
-
-@runtime_checkable
-class SuiteLike(Protocol):
-    """A suite, as far as the report needs to know it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def published(self) -> Sequence[str]: ...
-    @property
-    def methods(self) -> Sequence[str]: ...
-    @property
-    def fresh_process(self) -> bool: ...
-    @property
-    def tuned(self) -> str | None:
-        """The evidence for the rows' learning rates, in results/tuned."""
-
-    @property
-    def deviations(self) -> Sequence[Deviation]: ...
-    @property
-    def method(self) -> Mapping[str, Mapping[str, Any]]:
-        """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""
+ONE_OF_MANY = "These cells were not all measured alike; above are the facts of one."
 
 
 def build(
@@ -119,7 +98,7 @@ def build(
     sections += [
         *([] if metrics else [large_section(records, suite.methods)]),
         isolation_section(done),
-        *([] if metrics else [patches_section(finished, pictures), sweep_section(done)]),
+        *([] if metrics else [patches_section(finished, pictures)]),
         _unfinished(records, suite.methods),
         identical_section(done, rows=suite.method),
     ]
@@ -127,6 +106,7 @@ def build(
         title=f"Suite {suite.name}",
         summary=[
             *([Bullets(said)] if (said := [note for note in notes if note]) else []),
+            *([] if metrics else _answered(rows, suite=suite)),
             *_summary(done, suite, settings=settings),
         ],
         sections=[section for section in sections if section.blocks],
@@ -162,6 +142,14 @@ def rows_of(
     return rows
 
 
+def _answered(rows: Sequence[Row], *, suite: SuiteLike) -> list[Block]:
+    """The answers to the reader's questions, and accuracy over costs."""
+    done = [row for row in rows if row.records]
+    headline = headline_of(done)
+    costs = accuracy_over_cost(done, headline, fresh_process=suite.fresh_process)
+    return [*answers(rows, headline, suite=suite), *costs]
+
+
 def _results(
     rows: Sequence[Row],
     *,
@@ -174,7 +162,7 @@ def _results(
     done = [row for row in rows if row.records]
     measured = [m for m in METRICS.values() if any(m.name in row.summaries for row in done)]
     accuracies = [metric.name for metric in measured if metric.unit == PERCENT]
-    headline = [name for name in accuracies if target_of(name)[1] not in SECONDARY]
+    headline = headline_of(done)
     times = [
         metric.name
         for metric in measured
@@ -182,11 +170,13 @@ def _results(
         and metric.name not in COUNTS
         and not metric.name.startswith("memory/")
     ]
+    records = [record for row in done for record in row.records]
     return [
-        accuracy_table(done, accuracies, headline=headline, published=published),
-        best_module_table(done, headline),
-        differences_on_the_same_examples(done, headline),
-        protocols_section(done, headline, results=results),
+        Section(title="Test error by module (Figure 4)", blocks=module_figures(done, headline)),
+        Section(title="Loss over epochs (Figure 3)", blocks=loss_figures(done)),
+        rates_section(records, tuned=suite.tuned, settings=settings),
+        sweep_section(records),
+        Section(title="The probe's hyperparameters", blocks=rate_figures(done)),
         ledger(
             done,
             published,
@@ -195,15 +185,19 @@ def _results(
             under=[other for row in done for other in rows_under(row, results).values()],
         ),
         known_deviations(suite.deviations if published else ()),
+        accuracy_table(done, accuracies, headline=headline, published=published),
+        best_module_table(done, headline),
+        differences_on_the_same_examples(done, headline),
+        protocols_section(done, headline, results=results),
         what_each_was_given(done, declared=suite.method),
-        rates_section(
-            [record for row in done for record in row.records],
-            tuned=suite.tuned,
-            settings=settings,
-        ),
         *(accuracy_by_module(done, name) for name in headline),
         *losses_by_module(done),
-        cost_table(done, times, title="Time", published=published),
+        cost_table(
+            done,
+            times,
+            title="Time and energy" if set(times) & set(ENERGY) else "Time",
+            published=published,
+        ),
         cost_table(
             rows,
             [name for name in MEMORY if name in {metric.name for metric in measured}],
@@ -212,12 +206,19 @@ def _results(
             # In a process that other cells have used, memory is not the method's alone.
             ratios=suite.fresh_process,
         ),
-        Section(
-            title="Curves",
-            blocks=[*module_figures(done, headline), *loss_figures(done), *rate_figures(done)],
-        ),
         depth_section(done, headline),
         inside_section(done),
+    ]
+
+
+def headline_of(done: Sequence[Row]) -> list[str]:
+    """The accuracies of the linear probe that any row has, one for each target."""
+    return [
+        metric.name
+        for metric in METRICS.values()
+        if metric.unit == PERCENT
+        and target_of(metric.name)[1] not in SECONDARY
+        and any(metric.name in row.summaries for row in done)
     ]
 
 
@@ -254,13 +255,19 @@ def _summary(
         lines.append(f"UNDECLARED differences, see below: {', '.join(undeclared)}")
     if elsewhere := tuned_elsewhere(done, tuned=suite.tuned, settings=settings):
         lines.append(f"Learning rates TUNED ELSEWHERE, see below: {', '.join(elsewhere)}")
-    mixed = [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
-    warning: list[Block] = (
-        ["These cells were not all measured alike; above are the facts of one.", Bullets(mixed)]
-        if mixed
-        else []
-    )
+    mixed = _mixed(done)
+    warning: list[Block] = [ONE_OF_MANY, Bullets(mixed)] if mixed else []
     return [Bullets(lines), *warning]
+
+
+def provenance_of(done: Sequence[Record]) -> list[str]:
+    """Data, code and machine of the last cell, and the facts in which cells differ, a line each."""
+    mixed = _mixed(done)
+    return [*(_provenance(done[-1]) if done else []), *([ONE_OF_MANY] if mixed else []), *mixed]
+
+
+def _mixed(done: Sequence[Record]) -> list[str]:
+    return [f"MIXED {d.name}: {d.described()}" for d in mixtures(done)]
 
 
 def _provenance(record: Record) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gim_bench.records.intervals import Estimate, Marks, Sample, mean_of, sample
 from gim_bench.records.metrics import OF_OBJECTIVE, describe, target_of, unit_of
@@ -33,6 +33,8 @@ HEADINGS = {
     "train/step_per_calibration": "step / calibration",
     "selection/seconds": "selection s",
     "probe/seconds": "probe s",
+    "energy/gpu_joules": "GPU kJ",
+    "energy/cpu_joules": "CPU kJ",
     "memory/host_peak_bytes": "host",
     "memory/host_over_baseline_bytes": "host, over its baseline",
     "memory/gpu_allocated_peak_bytes": "GPU allocated",
@@ -51,7 +53,8 @@ RATIOS = {
 }
 # What an interval covers, as tables say it.
 COVERS = {"seeds and items": "", "seeds": "seeds", "items": "examples"}
-TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", "none": "nothing"}
+UNTRAINED = "none"  # the split that an untrained encoder is trained on
+TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", UNTRAINED: "nothing"}
 
 
 class Style(NamedTuple):
@@ -75,6 +78,7 @@ STYLES = {
     "parameters": Style("parameters", 1, 0, spread=False),
     "images or windows per batch": Style("images or windows per batch", 1, 0, spread=False),
     "FLOP": Style("TFLOP", 1e-12, 2, spread=False),
+    "J": Style("kJ", 1e-3, 2),
 }
 
 
@@ -86,6 +90,11 @@ class Row(NamedTuple):
     summaries: Mapping[str, Summary]
     fits: bool = True  # False: no cell finished, because memory did not suffice
     marks: Mapping[int, Marks] = MappingProxyType({})  # of the seeds with predictions
+
+
+def trait_of(row: Row, name: str) -> Any:
+    """A trait that the method of a row declares, such as its gradient flow; None if unknown."""
+    return row.records[0].config.get("method", {}).get(name) if row.records else None
 
 
 PublishedNumbers = Mapping[str, Numbers]  # by paper
@@ -107,7 +116,7 @@ def method_column(rows: Sequence[Row]) -> Filled:
 
 def data_column(rows: Sequence[Row]) -> Filled:
     """The split that each method was trained on: supervised methods see no unlabelled images."""
-    declared = [row.records[0].config.get("method", {}).get("trains_on") for row in rows]
+    declared = [trait_of(row, "trains_on") for row in rows]
     cells = [TRAINED_ON.get(str(split), str(split or NONE)) for split in declared]
     return Filled(Column(heading="trained on", numeric=False), cells)
 

@@ -13,11 +13,11 @@ OBJECTIVES = {"info_nce": "InfoNCE", "cross_entropy": "Cross-entropy"}
 
 
 def module_figures(rows: Sequence[Row], names: Sequence[str]) -> list[Figure]:
-    """Test accuracy of every module, a panel for each of the metrics `names`.
+    """Test error of every module, a panel for each of the accuracies `names`.
 
     Methods whose features are no stack of modules have no curve.
 
-    Source: Löwe et al. 2019, Figure 4, which draws the error.
+    Source: Löwe et al. 2019, Figure 4, with a logarithmic error.
     """
     panels = []
     for name in names:
@@ -31,11 +31,12 @@ def module_figures(rows: Sequence[Row], names: Sequence[str]) -> list[Figure]:
         return []
     return [
         Figure(
-            title="Test accuracy of every module",
+            title="Test error of every module",
             panels=panels,
             methods=[row.method for row in rows],
             x_label="module",
-            y_label="test accuracy, %",
+            y_label="test error, %",
+            log_y=True,
         )
     ]
 
@@ -47,7 +48,8 @@ def _over_modules(record: Record, name: str) -> Points:
         for metric, value in record.metrics.items()
         if metric.startswith(prefix)
     }
-    return [(float(module), found[module]) for module in sorted(found)]
+    # A logarithmic axis has no place for an error of 0.
+    return [(float(m), 100 - found[m]) for m in sorted(found) if found[m] < 100]
 
 
 def loss_figures(rows: Sequence[Row]) -> list[Figure]:

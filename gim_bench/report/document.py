@@ -42,9 +42,21 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """The point of one method in a panel, with the half widths of its intervals where known."""
+
+    method: str
+    x: float
+    y: float
+    x_half: float | None = None
+    y_half: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
     title: str
-    curves: Sequence[Curve]
+    curves: Sequence[Curve] = ()
+    dots: Sequence[Dot] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +83,20 @@ class Picture:
     file: str
 
 
-Block = str | Bullets | Table | Figure | Picture  # a plain string is a paragraph
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A question of the reader, its answer in a few words, and the sentences that prove it."""
+
+    question: str
+    verdict: str
+    sentences: Sequence[str]
+
+    def paragraph(self) -> str:
+        """The verdict and all sentences, with a full stop each; commands are in backticks."""
+        return " ".join(f"{text}." for text in (self.verdict, *self.sentences))
+
+
+Block = str | Answer | Bullets | Table | Figure | Picture  # a plain string is a paragraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,16 @@ def flags(records: Sequence[Record]) -> list[Block]:
     return [Bullets(lines), RULE] if lines else []
 
 
+def still_learning(records: Sequence[Record]) -> list[int]:
+    """The seeds of the runs whose last epoch brought more than the rule allows."""
+    return [record.seed for record in records if _learning(record)]
+
+
+def diverged(records: Sequence[Record]) -> list[int]:
+    """The seeds of the runs with a module whose loss ends above the uninformed one."""
+    return [record.seed for record in records if any(_above_chance(record))]
+
+
 def _above_chance(record: Record) -> Iterator[str]:
     """A phrase for each module whose loss ends above the uninformed one."""
     last = record.losses[-1] if record.losses else {}

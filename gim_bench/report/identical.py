@@ -31,7 +31,7 @@ def identical_section(done: Sequence[Record], *, rows: Rows) -> Section:
         return Section(title=title, blocks=[])
     differing = {d.kind for d in found if d.kind is not Kind.METHOD or not d.declared}
     named = [kind for kind in kinds if kind in differing]
-    said = [f"the rows differ in {_listed(named)}"] if named else []
+    said = [f"the rows differ in {listed(named)}"] if named else []
     said += unequal_budgets(done)
     if said:
         verdict = f"Not in everything: {'. '.join(said)}."
@@ -82,7 +82,7 @@ def unequal_budgets(done: Sequence[Record]) -> list[str]:
             for factor, methods in by_factor.items()
         ]
         if more:
-            sentences.append(f"{_listed(more)} as many {noun} as {', '.join(base)}")
+            sentences.append(f"{listed(more)} as many {noun} as {', '.join(base)}")
     return sentences
 
 
@@ -102,6 +102,7 @@ def _without_steps(done: Sequence[Record]) -> list[str]:
     return [method for method in methods if method not in steps] if steps else []
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """The parts as one phrase: "a, b and c"."""
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last

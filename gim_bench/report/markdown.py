@@ -2,7 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from gim_bench.report.document import Block, Bullets, Column, Document, Figure, Picture, Table
+from gim_bench.report.document import (
+    Answer,
+    Block,
+    Bullets,
+    Column,
+    Document,
+    Figure,
+    Picture,
+    Table,
+)
 
 
 def as_markdown(document: Document) -> str:
@@ -15,6 +24,8 @@ def as_markdown(document: Document) -> str:
 
 def _block(block: Block) -> str:
     match block:
+        case Answer():
+            return f"**{_plain(block.question)}** {_plain(block.paragraph())}"
         case Table():
             return _table(block)
         case Figure():

@@ -1,18 +1,29 @@
 """Differences on the same test examples: every method against a reference method."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
+from gim_bench.contract import GradientFlow
 from gim_bench.records.intervals import LEVEL, Corrected, Estimate, difference_of, holm
 from gim_bench.report.best import at_best_module
-from gim_bench.report.columns import NONE, Row, heading_of, sample_of, show, signed, style_of
+from gim_bench.report.columns import (
+    NONE,
+    UNTRAINED,
+    Row,
+    heading_of,
+    sample_of,
+    show,
+    signed,
+    style_of,
+    trait_of,
+)
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 REFERENCE = "gim"
 HEADINGS = ("method", "metric", "difference", "95% CI", "p", "detects", "seeds")
 WORDS = {"method", "metric"}
 UNTESTED = ("one seed", NONE, NONE)  # in place of interval, p value and detectable difference
-UNTRAINED = "none"  # the split that an untrained encoder is trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +34,8 @@ class Pair:
     metric: str
     difference: Estimate
     seeds: tuple[int, int]  # of the method and of the reference
+    at_best: bool = False  # at the best module of the method, not at the top module
+    corrected: Corrected | None = None  # for all comparisons of the table
 
     @property
     def is_tested(self) -> bool:
@@ -33,26 +46,34 @@ class Pair:
 def differences_on_the_same_examples(rows: Sequence[Row], names: Sequence[str]) -> Section:
     """Difference, interval and p value of each metric: every method less the reference."""
     title = "Differences on the same test examples"
-    if not rows or not names:
+    found = compared(rows, names)
+    if not found:
         return Section(title=title, blocks=[])
-    reference = next((row for row in rows if row.method == REFERENCE), rows[0])
-    found = [pair for name in names for pair in pairs(rows, name, reference=reference)]
     tested = [pair for pair in found if pair.is_tested]
     strictest = LEVEL / max(1, len(tested))
-    corrected = iter(holm([pair.difference.p_value() or 0.0 for pair in tested]))
-    cells = [
-        [
-            *_named(pair),
-            *(_tested(pair, next(corrected), strictest) if pair.is_tested else UNTESTED),
-            _seeds(pair),
-        ]
-        for pair in found
-    ]
+    cells = [[*_named(pair), *_tested(pair, strictest), _seeds(pair)] for pair in found]
     columns = [Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS]
     return Section(
-        title=f"{title}: each method less {reference.method}, in points of %",
-        blocks=[Table(columns=columns, rows=cells), *_notes(tested, strictest)] if found else [],
+        title=f"{title}: each method less {reference_of(rows).method}, in points of %",
+        blocks=[Table(columns=columns, rows=cells), *_notes(tested, strictest)],
     )
+
+
+def reference_of(rows: Sequence[Row]) -> Row:
+    """The row that all are compared with: `gim`, or the first of isolated modules, or the first."""
+    isolated = (row for row in rows if trait_of(row, "gradient_flow") == GradientFlow.ISOLATED)
+    gim = (row for row in rows if row.method == REFERENCE)
+    return next(chain(gim, isolated), rows[0])
+
+
+def compared(rows: Sequence[Row], names: Sequence[str]) -> list[Pair]:
+    """Every method less the reference in the metrics `names`, corrected by Holm for all of them."""
+    if not rows:
+        return []
+    found = [pair for name in names for pair in pairs(rows, name, reference=reference_of(rows))]
+    tested = [pair for pair in found if pair.is_tested]
+    corrected = iter(holm([pair.difference.p_value() or 0.0 for pair in tested]))
+    return [replace(p, corrected=next(corrected)) if p.is_tested else p for p in found]
 
 
 def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
@@ -60,34 +81,37 @@ def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
     theirs = sample_of(reference, name)
     for row in (row for row in rows if row is not reference):
         at_best = at_best_module(row, name) if _is_untrained(row) else None
-        of_row = {row.method: row, f"{row.method}, best module": at_best}
-        for method, shown in of_row.items():
+        for shown in (row, at_best):
             ours = sample_of(shown, name) if shown else None
             if ours and theirs:
                 yield Pair(
-                    method=method,
+                    method=row.method,
                     metric=name,
                     difference=difference_of(ours, theirs),
                     seeds=(len(ours.values), len(theirs.values)),
+                    at_best=shown is at_best,
                 )
 
 
 def _is_untrained(row: Row) -> bool:
-    return row.records[0].config.get("method", {}).get("trains_on") == UNTRAINED
+    return bool(row.records) and trait_of(row, "trains_on") == UNTRAINED
 
 
 def _named(pair: Pair) -> list[str]:
     difference = signed(pair.difference.value, style_of(pair.metric))
-    return [pair.method, heading_of(pair.metric), difference]
+    called = f"{pair.method}, best module" if pair.at_best else pair.method
+    return [called, heading_of(pair.metric), difference]
 
 
-def _tested(pair: Pair, corrected: Corrected, strictest: float) -> list[str]:
+def _tested(pair: Pair, strictest: float) -> Sequence[str]:
     """Interval, p value and the smallest difference that the comparison detects."""
+    if pair.corrected is None:
+        return UNTESTED
     style, found = style_of(pair.metric), pair.difference
-    half, detectable = found.half_width(corrected.level), found.smallest_shown(strictest)
+    half, detectable = found.half_width(pair.corrected.level), found.smallest_shown(strictest)
     assert half is not None
     assert detectable is not None
-    p = "≤0.001" if corrected.p_value < 0.001 else f"{corrected.p_value:.3f}"
+    p = "≤0.001" if pair.corrected.p_value < 0.001 else f"{pair.corrected.p_value:.3f}"
     return [f"± {show(half, None, style)}", p, show(detectable, None, style)]
 
 
@@ -101,7 +125,7 @@ def _notes(tested: Sequence[Pair], level: float) -> list[Block]:
     if not tested:
         return []
     detectable = [pair.difference.smallest_shown(level) or 0.0 for pair in tested]
-    alone = dict.fromkeys(pair.method for pair in tested if pair.difference.items is None)
+    alone = dict.fromkeys(_named(pair)[0] for pair in tested if pair.difference.items is None)
     reading = [
         "difference: of the means over seeds. Seeds are not paired.",
         (

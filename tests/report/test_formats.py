@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from gim_bench.records.record import Record, Status
-from gim_bench.report.document import Bullets, Column, Document, Section, Table
+from gim_bench.report.document import Answer, Bullets, Column, Document, Section, Table
 from gim_bench.report.webpage import as_html
 from tests.report.cells import Suite, cell, config, provenance, report_on
 
@@ -146,10 +146,12 @@ def test_csv_tolerates_a_metric_of_another_version():
 
 def test_html_escapes_text_wherever_it_stands():
     table = Table(columns=[Column(heading=HOSTILE, numeric=False)], rows=[[HOSTILE]])
-    section = Section(title=HOSTILE, blocks=[HOSTILE, Bullets([HOSTILE]), table])
+    answer = Answer(question=HOSTILE, verdict=HOSTILE, sentences=[HOSTILE])
+    section = Section(title=HOSTILE, blocks=[HOSTILE, Bullets([HOSTILE]), table, answer])
     page = as_html(Document(title=HOSTILE, summary=[HOSTILE], sections=[section]))
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") == 8
+    assert page.count("<script") == 1  # the page's own
+    # Titles, a paragraph, a list, a table and its name, an answer and its parts.
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; more") == 12
 
 
 def test_html_shows_numbers_and_failures_of_records():

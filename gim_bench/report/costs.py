@@ -1,0 +1,217 @@
+"""The answers on costs: time, operations, energy; and on memory, alone and in a pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gim_bench.cells.defaults import settings_by_name
+from gim_bench.report.columns import Row, trait_of
+from gim_bench.report.document import Answer
+from gim_bench.report.identical import listed
+from gim_bench.report.obstacles import against_costs
+from gim_bench.report.ratios import Ratio, own_cost, ratios
+from gim_bench.report.rivals import SEEDS, Rivals, command, without_twin
+from gim_bench.report.suite_like import SuiteLike
+
+COSTS, SAVES = "What does it cost?", "What does it save?"
+TRAINING = {
+    "train/seconds": "time",
+    "train/flops": "operations",
+    "energy/gpu_joules": "energy of the GPU",
+    "energy/cpu_joules": "energy of the processors",
+}
+ENERGY = [name for name in TRAINING if name.startswith("energy/")]
+ON_GPU, ON_HOST = "memory/gpu_allocated_over_baseline_bytes", "memory/host_over_baseline_bytes"
+PLACES = {ON_GPU: "allocated on the GPU", ON_HOST: "of the host"}
+NOT_KNOWN = "Not known"
+MEMORY_SUITE = "`python -m gim_bench run --suite memory`"
+WITHOUT_MODULES = (
+    f"no finished rows train one module each (`only`, as gim_module_1 of the suite memory). "
+    f"Run {MEMORY_SUITE}"
+)
+ONE_MODULE = {"method.name", "method.only"}  # settings of a row that trains one of the modules
+
+
+def what_it_costs(rivals: Rivals, *, suite: SuiteLike) -> Answer:
+    """Time, operations and energy of the subject's training, as shares of end to end."""
+    subject, twin = rivals.subject, rivals.twin
+    known = [name for name in TRAINING if name in subject.summaries]
+    if not known or (why := _torn(subject, suite)):
+        why = why if known else f"{subject.method} has no time of training"
+        return Answer(question=COSTS, verdict=NOT_KNOWN, sentences=[f"No answer, because {why}"])
+    own = f"Training {subject.method} takes {listed([own_cost(subject, n) for n in known])}"
+    energy = [] if set(ENERGY) & {*known} else [_without_energy(subject)]
+    if why := _why_not(subject, twin, suite=suite):
+        sentences = [own, f"Against end to end: {why}", *energy]
+        return Answer(question=COSTS, verdict=NOT_KNOWN, sentences=sentences)
+    assert twin is not None
+    found = ratios(subject, twin, known)
+    parts = [f"{ratio.shown()} the {TRAINING[name]}" for name, ratio in found.items()]
+    text = f": {listed(parts)} of {twin.method} (end to end)" if parts else ""
+    lacking = [n for n in known if n not in found and n in twin.summaries]
+    return Answer(
+        question=COSTS,
+        verdict=_verdict_on_time(found.get("train/seconds")),
+        sentences=[
+            f"{own}{text}",
+            *([f"No ratio: {_one_seed(subject, twin, suite=suite)}"] if lacking else []),
+            *energy,
+        ],
+    )
+
+
+def what_it_saves(rivals: Rivals, rows: Sequence[Row], *, suite: SuiteLike) -> Answer:
+    """Peak memory of the subject, alone and in a pipeline, as shares of end to end.
+
+    Rows that do not fit into memory are among `rows`, too.
+    """
+    subject, twin = rivals.subject, rivals.twin
+    name = ON_GPU if ON_GPU in subject.summaries else ON_HOST
+    too_large = [row.method for row in rows if not row.fits]
+    sentences = [f"Too large for the memory: {listed(too_large)}"] if too_large else []
+    if why := _no_memory(subject, name, suite) or _torn(subject, suite):
+        return Answer(
+            question=SAVES, verdict=NOT_KNOWN, sentences=[f"No answer, because {why}", *sentences]
+        )
+    own = f"{subject.method} peaks at {own_cost(subject, name)} {PLACES[name]}"
+    if why := _why_not(subject, twin, suite=suite):
+        sentences = [f"Alone, {own}", f"Against end to end: {why}", *sentences]
+        return Answer(question=SAVES, verdict=NOT_KNOWN, sentences=sentences)
+    assert twin is not None
+    alone = ratios(subject, twin, [name]).get(name)
+    of_twin = f"the memory of {twin.method} (end to end)"
+    if alone:
+        sentences.append(f"Alone, {own}: {alone.shown()} {of_twin}")
+    else:
+        sentences += [f"Alone, {own}", f"No ratio: {_one_seed(subject, twin, suite=suite)}"]
+    in_pipeline, text = _in_pipeline(rivals, rows, name, suite=suite)
+    return Answer(
+        question=SAVES,
+        verdict=_verdict_on_memory(alone, in_pipeline),
+        sentences=[*sentences, f"In a pipeline{text}", *_leanest(rivals, name, suite=suite)],
+    )
+
+
+# -- reasons for saying nothing --------------------------------------------------------------------
+
+
+def _torn(subject: Row, suite: SuiteLike) -> str:
+    """Why the seeds of the subject do not compare with each other; empty if they do."""
+    if not (obstacles := against_costs(subject.records, rows=suite.method)):
+        return ""
+    rerun = command(suite, subject.method, more=" --rerun")
+    found = "; ".join(obstacles)
+    return f"the seeds of {subject.method} were not measured alike: {found}. Run {rerun}"
+
+
+def _why_not(ours: Row, twin: Row | None, *, suite: SuiteLike) -> str:
+    """Why costs of the two do not compare; empty if they do."""
+    if twin is None:
+        return without_twin(ours, suite)
+    if obstacles := against_costs([*ours.records, *twin.records], rows=suite.method):
+        rerun = command(suite, ours.method, twin.method, more=" --rerun")
+        both = f"{ours.method} and {twin.method}"
+        return f"{both} were not measured alike: {'; '.join(obstacles)}. Run {rerun}"
+    return ""
+
+
+def _one_seed(*rows: Row, suite: SuiteLike) -> str:
+    """What is missing where costs that vary have one seed."""
+    single = [row.method for row in rows if len(row.records) < 2]
+    if not single:
+        return "measurements of 0 have no ratio"
+    more = command(suite, *single, more=f" --seeds {SEEDS}")
+    return f"{listed(single)} with one seed has no interval. Run {more}"
+
+
+def _without_energy(subject: Row) -> str:
+    notes = subject.records[0].provenance.get("energy") or {}
+    reasons = "; ".join(dict.fromkeys(map(str, notes.values())))
+    return f"Energy: {reasons or 'not measured, as the records are older than its measurement'}"
+
+
+def _no_memory(subject: Row, name: str, suite: SuiteLike) -> str:
+    """Why the subject has no memory of its own; empty if it has."""
+    if name not in subject.summaries:
+        return f"{subject.method} has no peak of memory. Run {MEMORY_SUITE}"
+    if name == ON_HOST and not suite.fresh_process:
+        return (
+            f"cells of this suite share processes, whose freed memory hides what a method needs "
+            f"of the host. Run {MEMORY_SUITE}"
+        )
+    return ""
+
+
+# -- parts of the answers --------------------------------------------------------------------------
+
+
+def _in_pipeline(
+    rivals: Rivals, rows: Sequence[Row], name: str, *, suite: SuiteLike
+) -> tuple[Ratio | None, str]:
+    """Memory of the largest module's own process over the twin's, and how the sentence goes on."""
+    twin = rivals.twin
+    largest = _largest_module(rivals.subject, [row for row in rows if row.records], name)
+    if largest is None:
+        return None, f": {WITHOUT_MODULES}"
+    if (why := _why_not(largest, twin, suite=suite)) or twin is None:
+        return None, f": {why}"
+    if (ratio := ratios(largest, twin, [name]).get(name)) is None:
+        return None, f": {_one_seed(largest, twin, suite=suite)}"
+    return ratio, (
+        f" of a process for each module, the largest ({largest.method}) peaks at "
+        f"{own_cost(largest, name)} at most: {ratio.shown()} the memory of {twin.method}"
+    )
+
+
+def _largest_module(subject: Row, done: Sequence[Row], name: str) -> Row | None:
+    """Of the rows that train one module of the subject each, the one of most memory.
+
+    None if a module has no such row with this memory.
+    """
+    wanted = _settings(subject)
+    rows = {
+        str(trait_of(row, "only")): row
+        for row in done
+        if trait_of(row, "only") and name in row.summaries and _settings(row) == wanted
+    }
+    trained = {loss for loss in subject.summaries if loss.startswith("loss/module_")}
+    if not rows or {f"loss/{module}" for module in rows} < trained:
+        return None
+    return max(rows.values(), key=lambda row: row.summaries[name].mean)
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    settings = settings_by_name(row.records[0].config)
+    return {name: value for name, value in settings.items() if name not in ONE_MODULE}
+
+
+def _leanest(rivals: Rivals, name: str, *, suite: SuiteLike) -> list[str]:
+    """The subject against the end-to-end row of least memory, if that is not the twin."""
+    rows = [row for row in rivals.end_to_end if name in row.summaries]
+    row = min(rows, key=lambda row: row.summaries[name].mean, default=None)
+    if row is None or row is rivals.twin or _why_not(rivals.subject, row, suite=suite):
+        return []
+    ratio = ratios(rivals.subject, row, [name]).get(name)
+    own = f"The leanest row end to end is {row.method} with {own_cost(row, name)}"
+    return [f"{own}: {rivals.subject.method} has {ratio.shown()} its memory"] if ratio else []
+
+
+def _verdict_on_time(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return NOT_KNOWN
+    if ratio.is_less:
+        return "Less time than end to end"
+    return "More time than end to end" if ratio.is_more else "No proven difference in time"
+
+
+def _verdict_on_memory(alone: Ratio | None, in_pipeline: Ratio | None) -> str:
+    parts = [_saved(alone, "alone"), _saved(in_pipeline, "in a pipeline")]
+    text = listed(parts) if alone or in_pipeline else "not known"
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _saved(ratio: Ratio | None, where: str) -> str:
+    if ratio is None:
+        return f"{where} not known"
+    if ratio.is_less:
+        return f"{100 * (1 - ratio.value):.0f} % of the memory {where}"
+    return f"{'nothing' if ratio.is_more else 'nothing proven'} {where}"

@@ -1,0 +1,31 @@
+"""A suite, as far as the report needs to know it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from gim_bench.settings.schema import Deviation
+
+
+@runtime_checkable
+class SuiteLike(Protocol):
+    """A suite, as far as the report needs to know it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def published(self) -> Sequence[str]: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def fresh_process(self) -> bool: ...
+    @property
+    def tuned(self) -> str | None:
+        """The evidence for the rows' learning rates, in results/tuned."""
+
+    @property
+    def deviations(self) -> Sequence[Deviation]: ...
+    @property
+    def method(self) -> Mapping[str, Mapping[str, Any]]:
+        """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""
