@@ -92,7 +92,7 @@ def done(
     metrics |= _costs(finished)
     training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
-    used = [found.training.energy for found in finished]
+    used = [found.training.used for found in finished]
     metrics |= _together(used) | _highest(training) | _highest(probing)
     notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
     if largest is not None:

@@ -72,7 +72,7 @@ class TrainingPhase:
 
     trained: Trained = NOTHING
     peaks: memory.Peaks = field(default_factory=memory.Peaks)
-    energy: energy.Energy = field(default_factory=energy.Energy)
+    used: energy.Energy = field(default_factory=energy.Energy)
     audited: Audit = field(default_factory=Audit)
     # Seconds of the fixed work, mean of before and after training; 0 if nothing is trained.
     calibration_seconds: float = 0.0
@@ -162,7 +162,7 @@ def _train(
     return TrainingPhase(
         trained=trained,
         peaks=memory.Peaks(notes=why_not) if why_not else peaks,
-        energy=energy.Energy(notes=why_not) if why_not else used,
+        used=energy.Energy(notes=why_not) if why_not else used,
         audited=audited,
         calibration_seconds=(before + after) / 2,
     )

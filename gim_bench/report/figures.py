@@ -28,7 +28,7 @@ ONE_SEED: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5}
 NO_METADATA: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def as_svg(figure: Figure, *, columns: int = COLUMNS) -> str:
+def as_svg(figure: Figure, *, columns: int = COLUMNS, transparent: bool = False) -> str:
     """The figure as an <svg> element; the same figure gives the same bytes."""
     from matplotlib import style
 
@@ -36,7 +36,7 @@ def as_svg(figure: Figure, *, columns: int = COLUMNS) -> str:
     salt = {"svg.hashsalt": f"{figure.title} {columns}"}
     with style.context(["default", SVG | salt]):
         drawn = draw(figure, columns=columns)
-        drawn.savefig(file, format="svg", metadata=NO_METADATA, transparent=True)
+        drawn.savefig(file, format="svg", metadata=NO_METADATA, transparent=transparent)
     _, element, content = file.getvalue().partition("<svg")
     # Groups have the same names in every figure, and nothing refers to them.
     return re.sub(r'<g id="[^"]*">', "<g>", element + content)

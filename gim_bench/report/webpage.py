@@ -21,7 +21,7 @@ from gim_bench.report.document import (
     Picture,
     Table,
 )
-from gim_bench.report.figures import as_svg
+from gim_bench.report.figures import COLUMNS, as_svg
 
 STYLE = """
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto;
@@ -165,8 +165,10 @@ def _figure(figure: Figure) -> str:
     caption = f"<figcaption>{escape(figure.title)}</figcaption>"
     about = f'role="img" aria-label="{escape(described(figure))}"'
     drawn = [
-        themed(as_svg(figure, **options)).replace("<svg", f'<svg class="{name}" {about}', 1)
-        for name, options in (("wide", {}), ("narrow", {"columns": 1}))
+        themed(as_svg(figure, columns=columns, transparent=True)).replace(
+            "<svg", f'<svg class="{name}" {about}', 1
+        )
+        for name, columns in (("wide", COLUMNS), ("narrow", 1))
     ]
     return "\n".join(["<figure>", caption, *drawn, "</figure>"])
 
