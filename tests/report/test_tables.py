@@ -413,7 +413,9 @@ def test_an_unknown_metric_is_answered_with_the_known_ones():
 
 
 def test_an_unknown_format_is_answered_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no format 'pdf'.*Available: csv, html, json, latex, md"):
+    with pytest.raises(
+        ConfigError, match=r"no format 'pdf'.*Available: csv, html, json, latex, md"
+    ):
         report_on([], fmt="pdf")
 
 
