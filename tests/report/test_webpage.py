@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def page():
         summary=[answer, DOTS, Bullets(["Protocol: none"])],
         sections=[
             Section(title="Tables", blocks=[TABLE, "A remark.", TABLE]),
-            Section(title="Figures", blocks=[CURVES, DOTS, picture]),
+            Section(title="Figures", blocks=[CURVES, replace(DOTS, title="Another"), picture]),
         ],
     )
     return as_html(document)
