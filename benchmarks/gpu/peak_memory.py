@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu.case import Case, Row, Setting
 from benchmarks.gpu.models import images_model
-from gim_bench.cells.phases import largest_batch
+from gim_bench.cells.largest_batch import largest_batch
 from gim_bench.hardware import memory
 from gim_bench.training import capacity
 

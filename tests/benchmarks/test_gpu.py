@@ -78,19 +78,20 @@ def test_what_hangs_dies_or_fails_is_a_line_and_the_other_parts_go_on(tmp_path, 
     for name in ("hanging", "dying"):
         assert parts[name]["rows"] == [{"case": "before", "value": 1}]
     assert "| Hanging | stopped |" in report
-    assert parts["failing"]["rows"] == [
+    *failed, costly, last = parts["failing"]["rows"]
+    assert failed == [
         {"case": "fails", "failed": "ValueError: no such kernel"},
         {"case": "fails", "failed": "out of memory"},
-        {"case": "costly", "not_measured": "10000 s needed, 60 s left"},
-        {"case": "one", "value": 1},
     ]
+    assert costly["not_measured"].startswith("10000 s needed, ")
+    assert last == {"case": "one", "value": 1}
 
 
 def test_a_measurement_ends_in_time_with_what_it_has(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "LEAST_SECONDS", 0.0)
     began = time.monotonic()
-    parts, report = measured(tmp_path, plan="HANGING", minutes=0.5)
-    assert time.monotonic() - began < 30
+    parts, report = measured(tmp_path, plan="HANGING", minutes=1)
+    assert time.monotonic() - began < 60
     assert parts["hanging"]["why"] == "no time left"
     assert parts["good"] == {}
     assert "| Good | not begun |" in report

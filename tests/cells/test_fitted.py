@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gim_bench.cells import phases
-from gim_bench.cells.build import build, planned_steps
+from gim_bench.cells.build import build, models_of, planned_steps
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.records.folder import RunsFolder
@@ -75,7 +75,7 @@ def test_the_method_is_fitted_to_augmented_images_of_the_split_that_it_names(
     given = []
     learner = build(cell, bench, target=bench.targets[0])
     monkeypatch.setattr(learner, "fit_without_gradients", given.extend)
-    (model,) = phases.models_of(cell, bench)
+    (model,) = models_of(cell, bench)
     phases._train(cell, model, learner, bench, folder=tmp_path, watch=None)
     expected = list(bench.batches(cell, Split.UNLABELLED).epoch(1))
     assert len(given) == len(expected) == 2

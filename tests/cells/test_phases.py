@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from gim_bench import registry
-from gim_bench.cells import phases
+from gim_bench.cells import largest_batch, phases
 from gim_bench.cells.build import build
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
@@ -307,7 +307,8 @@ def test_the_largest_batch_is_one_that_new_learners_take(bench, tmp_path, monkey
         seen.add(learner)
         return learner
 
-    monkeypatch.setattr(phases, "build", watched)
+    for module in (phases, largest_batch):
+        monkeypatch.setattr(module, "build", watched)
     suite = tiny_suite(tmp_path, "capacity.up_to=100")
     record = run_cell(tiny_cell(suite, "observed"), bench, runs=RunsFolder(tmp_path))
     assert record.status is Status.DONE, record.error

@@ -51,4 +51,4 @@ def test_a_left_out_method_without_kept_records_is_counted():
 
 def test_notes_stand_on_top_of_the_report():
     text = report_on([cell(metrics={"accuracy": 60.0})], notes=["", "Left out: 3 record(s)"])
-    assert text.startswith("# Suite quickstart\n\n- Left out: 3 record(s)\n\n- Protocol")
+    assert text.startswith("# Suite quickstart\n\n- Left out: 3 record(s)\n\n**Does it work?**")
