@@ -50,6 +50,7 @@ figure svg, figure img {{ max-width: 100%; height: auto; }}
 .narrow {{ display: none; }}
 @media (max-width: 40rem) {{ .wide {{ display: none; }} .narrow {{ display: inline; }} }}
 :root {{ {light} }}
+svg text {{ fill: currentColor; }}
 @media (prefers-color-scheme: dark) {{
   body {{ color: {dark_ink}; background: {dark_paper}; }}
   :root {{ {dark} }}

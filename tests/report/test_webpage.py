@@ -78,6 +78,11 @@ def page():
 # -- without a browser -----------------------------------------------------------------------------
 
 
+def test_text_in_figures_has_the_ink_of_the_page(page):
+    """matplotlib names no colour for black text, which a dark page would not show."""
+    assert "svg text { fill: currentColor; }" in page
+
+
 def test_the_page_is_parsed_without_an_error(page):
     html5lib = pytest.importorskip("html5lib", reason="html5lib is not installed")
     html5lib.HTMLParser(strict=True).parse(page)
