@@ -24,11 +24,13 @@ from gim_bench.methods.stack import StackLearner
 from gim_bench.objectives.info_nce import InfoNCESettings
 from gim_bench.settings.augmentations import CropSettings
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import EncoderSettings
+from gim_bench.settings.schema import EncoderSettings, Recompute
 from gim_bench.testing.cases import CLASS, Case, EncoderCase
 
 CROP, BATCH_SIZE = 16, 4
 WIDTH = 4
+# Tiles are recomputed only by encoders that pad nothing.
+OF_ANY_ENCODER = tuple(each for each in Recompute if each is not Recompute.TILES)
 
 
 class ToySettings(EncoderSettings):

@@ -8,8 +8,7 @@ import torch
 from gim_bench.contract import Batch, GradientFlow, Modality
 from gim_bench.methods.compiling import compile_layers
 from gim_bench.methods.stack import Unit, module_name, partition
-from gim_bench.settings.schema import Recompute
-from tests.toys import toy_case
+from tests.toys import OF_ANY_ENCODER, toy_case
 
 
 def test_isolated_flow_makes_every_module_a_unit():
@@ -63,7 +62,7 @@ def test_a_module_s_activations_are_freed_before_the_next_one_s_exist(tiny, tiny
 
 @pytest.mark.parametrize(
     "recompute",
-    [each for each in Recompute if each is not Recompute.TILES],  # of encoders that pad nothing
+    OF_ANY_ENCODER,
     ids=str,
 )
 @pytest.mark.parametrize("flow", [GradientFlow.ISOLATED, GradientFlow.END_TO_END], ids=str)

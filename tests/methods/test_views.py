@@ -7,7 +7,7 @@ import torch
 
 from gim_bench.contract import GradientFlow
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import Precision, Recompute, Schedule
+from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.testing.cases import encodings_of
 from gim_bench.training.audit import audit, contradictions
 from gim_bench.training.capacity import repeated
@@ -16,7 +16,7 @@ from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer
 from tests.conftest import build_tiny
 from tests.tiny_suite import CPU
-from tests.toys import BATCH_SIZE, Agreeing, distance, toy_batches, toy_case
+from tests.toys import BATCH_SIZE, OF_ANY_ENCODER, Agreeing, distance, toy_batches, toy_case
 
 FLOWS = [GradientFlow.ISOLATED, GradientFlow.END_TO_END]
 ISOLATED, END_TO_END = FLOWS
@@ -72,7 +72,7 @@ class OneView(Agreeing):
 # -- losses of two views ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 @pytest.mark.parametrize("flow", FLOWS, ids=str)
 def test_a_loss_is_given_the_encodings_of_every_view_in_their_order(flow, recompute):
     case = toy_case(Noting, gradient_flow=flow)
@@ -88,7 +88,7 @@ def test_a_loss_is_given_the_encodings_of_every_view_in_their_order(flow, recomp
             torch.testing.assert_close(view.c, grids[module], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 def test_a_unit_alone_is_given_every_view_from_the_batch_and_from_outputs_that_were_kept(
     recompute,
 ):
@@ -112,7 +112,7 @@ def test_the_same_image_in_both_views_agrees_with_itself():
         assert loss.item() > 1e-9
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 def test_gradients_are_stopped_below_a_module_in_both_views(recompute):
     """What the second module is given has no graph, and its loss gives the first no gradient."""
     case = toy_case(Agreeing)
@@ -195,7 +195,7 @@ def test_in_sequence_the_audit_counts_both_views_through_the_frozen_modules(kept
 # -- lower grids -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 def test_a_head_of_an_end_to_end_unit_sees_the_lower_grids_lowest_first(recompute):
     case = toy_case(LowerGrids, gradient_flow=END_TO_END, modules=3)
     learner, batch = case.build(recompute=recompute).learner, case.batch()
@@ -208,7 +208,7 @@ def test_a_head_of_an_end_to_end_unit_sees_the_lower_grids_lowest_first(recomput
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 @pytest.mark.parametrize(
     ("method", "flow"), [(LowerGrids, ISOLATED), (Noting, END_TO_END)], ids=["isolated", "unasked"]
 )
@@ -221,7 +221,7 @@ def test_a_head_of_an_isolated_unit_sees_none_and_neither_does_one_that_does_not
     assert all(view.lower == () for views in learner.noted.values() for view in views)
 
 
-@pytest.mark.parametrize("recompute", Recompute, ids=str)
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
 def test_gradients_flow_through_a_lower_grid_into_its_module_and_those_below(recompute):
     case = toy_case(LowerGrids, gradient_flow=END_TO_END, modules=3)
     learner = case.build(recompute=recompute).learner
