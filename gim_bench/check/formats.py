@@ -13,6 +13,7 @@ from gim_bench.errors import ConfigError, one_line, unknown_name
 from gim_bench.records.statistics import Summary
 from gim_bench.report.columns import BYTES, Style, show, signed, style_of, with_unit
 from gim_bench.report.document import (
+    Answer,
     Block,
     Bullets,
     Column,
@@ -177,6 +178,8 @@ def _as_text(document: Document) -> str:
 
 def _plain(block: Block) -> str:
     match block:
+        case Answer():
+            return f"{block.question} {block.paragraph()}"
         case Table():
             return _aligned(block)
         case Bullets():
