@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NotRequired, TypedDict
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -39,6 +39,17 @@ class ViewStreams:
         if transform not in self._of_transforms:
             self._of_transforms[transform] = seeding.generator(*self._names, transform)
         return self._of_transforms[transform]
+
+
+class BatchOptions(TypedDict):
+    """What all batches are told, whatever their examples are."""
+
+    batch_size: int
+    stream: tuple[str, int]  # (dataset, seed): decides order, augmentation and the items held out
+    device: torch.device
+    held_out: NotRequired[float]  # the share of the items whose loss `validation` gives
+    without: NotRequired[Int[Tensor, "item"] | None]  # items that no epoch visits
+    views: NotRequired[int]  # augmented views of every example
 
 
 class Batches(ABC):

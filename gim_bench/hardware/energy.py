@@ -4,7 +4,6 @@ A figure that cannot be measured is absent, never 0. A note gives the reason. Bo
 the whole device: whatever else runs there counts, too.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 
 from gim_bench.hardware import nvml
 from gim_bench.hardware.nvml import UnmeasurableError
+from gim_bench.hardware.sampling import repeated
 
 # The kernel's counters of running energy: a folder for each package (socket) of the machine.
 POWERCAP = Path("/sys/class/powercap")
@@ -51,7 +51,8 @@ def measure(device: torch.device, *, workers: int = 1) -> Iterator[Energy]:
         except UnmeasurableError as error:
             energy.notes[name] = f"not measured: {error}"
     processors = counters.get("cpu")
-    with _sampling(processors if isinstance(processors, _Processors) else None):
+    sample = processors.sample_if_readable if isinstance(processors, _Processors) else None
+    with repeated(sample, every_seconds=SAMPLING_SECONDS):
         yield energy
     for name, counter in counters.items():
         try:
@@ -114,6 +115,11 @@ class _Processors:
             self._microjoules += after - before + (whole if after < before else 0)
         self._last = now
 
+    def sample_if_readable(self) -> None:
+        """Sample; the last sample meets a counter that cannot be read again."""
+        with suppress(UnmeasurableError):
+            self.sample()
+
     def joules(self) -> float:
         """Energy since the counter was made. Raises: UnmeasurableError."""
         self.sample()
@@ -129,22 +135,3 @@ def _text(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise UnmeasurableError(f"{path}: {error.strerror}") from None
-
-
-@contextmanager
-def _sampling(processors: _Processors | None) -> Iterator[None]:
-    """A context that samples often enough that no counter starts again unseen."""
-    stop = threading.Event()
-
-    def sample() -> None:
-        while processors and not stop.wait(SAMPLING_SECONDS):
-            with suppress(UnmeasurableError):  # the last sample meets it again
-                processors.sample()
-
-    thread = threading.Thread(target=sample, name="energy sampler", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import os
 import platform
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import nn
 
 from gim_bench.hardware import nvml
 from gim_bench.hardware.nvml import UnmeasurableError
+from gim_bench.hardware.sampling import repeated
 
 SAMPLING_SECONDS = 0.01
 # Environment variable: glibc returns freed blocks of at least this size to the system at once.
@@ -126,22 +126,16 @@ def is_exhausted(error: Exception) -> bool:
 def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
     """A context that samples every 10 ms in a separate thread, and once more at its end."""
     wanted = [sampler for sampler in samplers if sampler.needs_sampling]
-    stop = threading.Event()
 
     def sample() -> None:
-        while wanted and not stop.wait(SAMPLING_SECONDS):
-            for sampler in wanted:
-                sampler.sample()
-
-    thread = threading.Thread(target=sample, name="memory sampler", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
         for sampler in wanted:
             sampler.sample()
+
+    try:
+        with repeated(sample if wanted else None, every_seconds=SAMPLING_SECONDS):
+            yield
+    finally:
+        sample()
 
 
 def _of_status(name: str) -> int:

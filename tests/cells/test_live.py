@@ -11,6 +11,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.live import LiveLog, read_live
 from gim_bench.training.loop import Report
 from tests.cells.test_run import Stopped
+from tests.clocks import Clock
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 
@@ -97,15 +98,6 @@ def test_a_finished_cell_that_runs_again_begins_another_attempt(tmp_path, runs):
 
 
 # -- points ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

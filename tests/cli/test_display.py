@@ -7,6 +7,7 @@ from rich.console import Console
 
 from gim_bench.cli import display
 from gim_bench.cli.display import Bars, Lines, duration, progress_for
+from tests.clocks import Clock
 
 
 @pytest.mark.parametrize(
@@ -45,19 +46,10 @@ def test_what_is_asked_for_is_shown(terminal, kind):
 # -- lines -----------------------------------------------------------------------------------------
 
 
-class Clock:
-    """A clock that only moves when a test says so."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def monotonic(self):
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
+    clock.now = 100.0
     monkeypatch.setattr(display, "time", clock)
     return clock
 

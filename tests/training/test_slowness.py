@@ -5,15 +5,9 @@ import torch
 
 from gim_bench.training import slowness
 from gim_bench.training.slowness import WINDOW_SECONDS, Slowness
+from tests.clocks import Clock
 
 CPU = torch.device("cpu")
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

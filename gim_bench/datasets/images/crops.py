@@ -5,14 +5,14 @@ Letters: n = all images of a split, b = images of a batch.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8
 from torch import Tensor
 
 from gim_bench.contract import Batch, Images
-from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
+from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resident, shared
 from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
@@ -54,24 +54,12 @@ class ImageBatches(Batches):
         images: Images,
         *,
         augmentation: CropSettings,
-        batch_size: int,
-        stream: tuple[str, int],
-        device: torch.device,
-        held_out: float = 0.0,
-        without: Int[Tensor, "item"] | None = None,
-        views: int = 1,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            stream=stream,
-            device=device,
-            held_out=held_out,
-            without=without,
-            views=views,
-        )
+        super().__init__(**options)
         check_crop(images, crop=augmentation.crop, name="the images")
         images = in_gray(images) if augmentation.grayscale else images
-        self.images = resident(shared(images.images), device=device)
+        self.images = resident(shared(images.images), device=self.device)
         self._labels = {name: shared(labels) for name, labels in images.labels.items()}
         self._sources = None if images.sources is None else shared(images.sources)
         self.augmentation = augmentation

@@ -4,7 +4,7 @@ Letters: b = windows of a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gim_bench import seeding
 from gim_bench.contract import Batch
-from gim_bench.datasets.batches import Batches, ViewStreams, shared
+from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, shared
 from gim_bench.datasets.images.crops import luma, normalise
 from gim_bench.hardware.transfers import moved
 from gim_bench.large_images import LargeImages
@@ -35,21 +35,9 @@ class _LargeBatches(Batches):
         images: LargeImages,
         *,
         augmentation: RegionSettings,
-        batch_size: int,
-        stream: tuple[str, int],
-        device: torch.device,
-        held_out: float = 0.0,
-        without: Int[Tensor, "item"] | None = None,
-        views: int = 1,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            stream=stream,
-            device=device,
-            held_out=held_out,
-            without=without,
-            views=views,
-        )
+        super().__init__(**options)
         self.images = images
         self.augmentation = augmentation
 
@@ -78,8 +66,15 @@ class RegionBatches(_LargeBatches):
     noun = "window"
     noun_of_items = "window"
 
-    def __init__(self, images: LargeImages, *, grid: int = 1, **shared: object) -> None:
-        super().__init__(images, **shared)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        images: LargeImages,
+        *,
+        augmentation: RegionSettings,
+        grid: int = 1,
+        **options: Unpack[BatchOptions],
+    ) -> None:
+        super().__init__(images, augmentation=augmentation, **options)
         self.grid = grid
 
     @property

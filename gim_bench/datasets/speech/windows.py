@@ -6,14 +6,14 @@ Letters: n = recordings of a split, w = windows, b = windows of a batch; step = 
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
 from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
-from gim_bench.datasets.batches import Batches, ViewStreams, resident, shared
+from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resident, shared
 from gim_bench.datasets.speech.audio import FULL_SCALE
 from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
@@ -48,25 +48,13 @@ class WindowBatches(Batches):
         recordings: Recordings,
         *,
         augmentation: WindowSettings,
-        batch_size: int,
-        stream: tuple[str, int],
-        device: torch.device,
-        held_out: float = 0.0,
-        without: Int[Tensor, "item"] | None = None,
-        views: int = 1,
         whole: bool = False,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            stream=stream,
-            device=device,
-            held_out=held_out,
-            without=without,
-            views=views,
-        )
+        super().__init__(**options)
         self.augmentation = augmentation
         self.steps = augmentation.samples // FRAME_SAMPLES
-        self._samples = resident(shared(recordings.samples), device=device)
+        self._samples = resident(shared(recordings.samples), device=self.device)
         self._sources = recordings.sources
         self._starts = torch.from_numpy(recordings.starts)
         self._lengths = torch.from_numpy(recordings.lengths)
