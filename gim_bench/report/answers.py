@@ -24,10 +24,10 @@ from gim_bench.report.identical import listed
 from gim_bench.report.obstacles import OF_ENCODERS, OF_TRAINING, against_accuracy, named
 from gim_bench.report.pairs import REFERENCE, Pair, compared
 from gim_bench.report.rivals import (
-    SEEDS,
     Rivals,
     command,
     rivals_of,
+    without_interval,
     without_twin,
     without_untrained,
 )
@@ -161,9 +161,7 @@ def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: Suite
         rerun = command(suite, subject.method, rival.method, more=" --rerun")
         return f"{both} are not of one experiment: {'; '.join(obstacles)}. Run {rerun}"
     if not of_rival[-1].is_tested:
-        single = [row.method for row in rows if len(row.records) < 2]
-        more = command(suite, *single, more=f" --seeds {SEEDS}")
-        return f"{listed(single)} with one seed has no interval. Run {more}"
+        return without_interval(*rows, suite=suite)
     if lost := [f"{r.method} with seed {s}" for r in rows for s in diverged(r.records)]:
         return f"{listed(lost)} diverged: lower the learning rate"
     return ""

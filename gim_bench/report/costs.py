@@ -9,7 +9,7 @@ from gim_bench.report.document import Answer
 from gim_bench.report.identical import listed
 from gim_bench.report.obstacles import against_costs
 from gim_bench.report.ratios import Ratio, own_cost, ratios
-from gim_bench.report.rivals import SEEDS, Rivals, command, without_twin
+from gim_bench.report.rivals import Rivals, command, without_interval, without_twin
 from gim_bench.report.suite_like import SuiteLike
 
 COSTS, SAVES = "What does it cost?", "What does it save?"
@@ -116,11 +116,9 @@ def _why_not(ours: Row, twin: Row | None, *, suite: SuiteLike) -> str:
 
 def _one_seed(*rows: Row, suite: SuiteLike) -> str:
     """What is missing where costs that vary have one seed."""
-    single = [row.method for row in rows if len(row.records) < 2]
-    if not single:
+    if all(len(row.records) > 1 for row in rows):
         return "measurements of 0 have no ratio"
-    more = command(suite, *single, more=f" --seeds {SEEDS}")
-    return f"{listed(single)} with one seed has no interval. Run {more}"
+    return without_interval(*rows, suite=suite)
 
 
 def _without_energy(subject: Row) -> str:

@@ -12,6 +12,7 @@ from gim_bench import registry
 from gim_bench.contract import GradientFlow, Traits
 from gim_bench.errors import ConfigError
 from gim_bench.report.columns import UNTRAINED, Row, trait_of
+from gim_bench.report.identical import listed
 from gim_bench.report.pairs import reference_of
 from gim_bench.report.suite_like import SuiteLike
 
@@ -51,6 +52,14 @@ def command(suite: SuiteLike, *methods: str, more: str = "") -> str:
     """The command that runs these rows of the suite, between backticks."""
     rows = "".join(f" --method {method}" for method in methods)
     return f"`python -m gim_bench run --suite {suite.name}{rows}{more}`"
+
+
+def without_interval(*rows: Row, suite: SuiteLike) -> str:
+    """Which of the rows have one seed, and the command that adds seeds."""
+    single = [row.method for row in rows if len(row.records) < 2]
+    more = command(suite, *single, more=f" --seeds {SEEDS}")
+    none = "has no interval" if len(single) == 1 else "have no intervals"
+    return f"{listed(single)} with one seed {none}. Run {more}"
 
 
 def without_twin(subject: Row, suite: SuiteLike) -> str:

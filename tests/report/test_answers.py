@@ -373,7 +373,7 @@ def test_host_memory_of_one_seed_has_no_ratio_but_allocated_memory_repeats():
     found = answer(SAVES, one, suite=Suite(fresh_process=True))
     assert f"**{SAVES}** Not known." in found
     assert "times" not in found
-    assert "with one seed has no interval" in found
+    assert "with one seed have no intervals" in found
 
 
 def test_no_memory_is_compared_across_machines():
