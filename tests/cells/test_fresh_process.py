@@ -48,7 +48,7 @@ BALLAST_BYTES = 600 * 10**6
 def apart_beside_ballast(tmp_path_factory):
     """The same cell apart three times: the last time this process holds BALLAST_BYTES more."""
     folder = tmp_path_factory.mktemp("apart")
-    suite = tiny_suite(folder)
+    suite = tiny_suite(folder, "encoder.width=32")
 
     def record(number):
         runs = RunsFolder(folder / f"runs-{number}")
