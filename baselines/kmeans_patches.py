@@ -74,7 +74,7 @@ class KMeansPatches(FixedFeatures):
             centroids=options.centroids,
         )
         # The same draws on every device: the stream's seed, not its generator, which is on one.
-        self.seed = ingredients.generator.initial_seed()
+        self.seed = ingredients.stream("patches").initial_seed()
 
     def fit_without_gradients(self, batches: Iterable[Batch]) -> None:
         """Fit whitening and centroids to patches at random places. Raises: DataError."""

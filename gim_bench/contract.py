@@ -9,7 +9,7 @@ there is one; for speech one every 10 ms), d = channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -340,7 +340,9 @@ class Ingredients:
     objective: Settings  # of the method's objective
     options: Settings
     gradient_flow: GradientFlow
-    generator: torch.Generator  # a stream of the method's own, for what its losses draw
+    # The random numbers that the losses of a unit draw, by the name of the unit: no unit's draws
+    # depend on those of another.
+    stream: Callable[[str], torch.Generator]
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile
     cuda_graphs: bool = False  # the compiled layers are replayed as CUDA graphs

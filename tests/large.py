@@ -69,7 +69,7 @@ def learner(*, flow=GradientFlow.ISOLATED, recompute=Recompute.NOTHING, rows=WIN
                 objective=InfoNCESettings(prediction_steps=2, negatives=4),
                 options=Settings(),
                 gradient_flow=flow,
-                generator=torch.Generator().manual_seed(0),
+                stream=lambda _unit: torch.Generator().manual_seed(0),
                 recompute=recompute,
             )
         )

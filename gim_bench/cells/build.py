@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -82,8 +83,12 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
                 objective=config.objective_settings,
                 options=config.method.options,
                 gradient_flow=GradientFlow(config.method.gradient_flow),
-                generator=seeding.generator(
-                    "negatives", config.method.like, cell.seed, device=bench.device
+                stream=partial(
+                    seeding.generator,
+                    "negatives",
+                    config.method.like,
+                    cell.seed,
+                    device=bench.device,
                 ),
                 recompute=config.method.recompute,
                 compiled=config.training.compile,

@@ -42,7 +42,7 @@ class PredictionStack(StackLearner):
             z_dim=self.target_dim(module),
             c_dim=self.encoder.dims[module],
             settings=ingredients.objective,
-            generator=ingredients.generator,
+            generator=self.streams[module_name(module)],
         )
 
     def uninformed_losses(self) -> Mapping[str, float]:

@@ -101,10 +101,10 @@ class StackLearner(Learner):
         self.target = ingredients.target
         self.recompute = ingredients.recompute
         self.cuda_graphs = ingredients.cuda_graphs
-        self.generator = ingredients.generator
         self.partition = partition(
             len(self.encoder.stages), ingredients.gradient_flow, units=ingredients.units
         )
+        self.streams = {unit.name: ingredients.stream(unit.name) for unit in self.partition}
         self.heads = nn.ModuleDict(
             {unit.name: self.head(unit.last, ingredients) for unit in self.partition}
         )
@@ -181,7 +181,7 @@ class StackLearner(Learner):
             yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
 
     def generators(self) -> Sequence[torch.Generator]:
-        return [self.generator]
+        return list(self.streams.values())
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {

@@ -111,10 +111,10 @@ TINY: Mapping[Modality, EncoderCase] = {
 
 
 class Tiny(NamedTuple):
-    """A learner on a tiny encoder, and the generator that the suite gave it."""
+    """A learner on a tiny encoder, and the generators that the suite gave it."""
 
     learner: Learner
-    generator: torch.Generator
+    generators: list[torch.Generator]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,12 @@ class Case:
         fitted: bool = True,
     ) -> Tiny:
         """The learner, built as a cell builds it and, without gradients, fitted."""
-        generator = seeding.generator("negatives", self.name, seed)
+        given: list[torch.Generator] = []
+
+        def stream(unit: str) -> torch.Generator:
+            given.append(seeding.generator("negatives", self.name, seed, unit))
+            return given[-1]
+
         ingredients = Ingredients(
             encoder=self.on.build(seed=seed, dtype=torch.float32),
             shape=self.on.shape,
@@ -173,7 +178,7 @@ class Case:
             objective=self.objective,
             options=self.options,
             gradient_flow=self.gradient_flow,
-            generator=generator,
+            stream=stream,
             recompute=recompute,
             compiled=compiled,
             cuda_graphs=cuda_graphs,
@@ -183,7 +188,7 @@ class Case:
         if fitted and not self.trains:
             learner.fit_without_gradients([self.batch(dtype=dtype)])
         channels_last = torch.channels_last
-        return Tiny(learner.to(memory_format=channels_last), generator)  # type: ignore[call-overload]
+        return Tiny(learner.to(memory_format=channels_last), given)  # type: ignore[call-overload]
 
     def batch(self, *, dtype: torch.dtype = torch.float64) -> Batch:
         """Labelled examples in as many views as the method takes."""

@@ -126,7 +126,7 @@ def test_building_heads_draws_no_random_number_and_leaves_the_encoder_as_it_is()
             objective=ISOLATED.objective,
             options=ISOLATED.options,
             gradient_flow=ISOLATED.gradient_flow,
-            generator=torch.Generator(),
+            stream=lambda _unit: torch.Generator(),
         )
     )
     after = encoder.double().state_dict()

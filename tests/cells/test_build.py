@@ -133,7 +133,7 @@ def test_heads_and_negatives_depend_on_method_and_seed(method, seed, alike, suit
     ]
     assert heads[0]
     assert all(equal == alike for equal in same(*heads))
-    seeds = [learner.ingredients.generator.initial_seed() for learner in (first, other)]
+    seeds = [learner.ingredients.stream("module_1").initial_seed() for learner in (first, other)]
     assert (seeds[0] == seeds[1]) == alike
 
 

@@ -45,7 +45,7 @@ def steps_and_labels(
             objective=Settings(),
             options=kind.Options(),
             gradient_flow=kind.traits.gradient_flow,
-            generator=torch.Generator(),
+            stream=lambda _unit: torch.Generator(),
         )
     )
     batches = WindowBatches(

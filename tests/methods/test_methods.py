@@ -140,11 +140,22 @@ def test_gim_without_its_autoregressor_ends_with_the_fifth_convolution_predictin
     assert z is c
 
 
+def test_the_negatives_of_a_module_do_not_depend_on_those_of_others(tiny, tiny_batch):
+    """Alone, a module has the loss that it has among the others; modules draw differently."""
+    together = dict(tiny("gim").learner.losses(tiny_batch))
+    for unit, loss in together.items():
+        ((_, alone),) = tiny("gim").learner.losses(tiny_batch, only=unit)
+        assert alone.item() == loss.item()
+    streams = tiny("gim").learner.streams.values()
+    assert len({stream.initial_seed() for stream in streams}) == len(together)
+
+
 def test_stopping_bptt_changes_no_loss_and_the_gradients_of_the_gru_alone(tiny, tiny_speech):
     """With the same heads and negatives; what reaches the head of the GRU is unchanged too."""
     gim, cut = (tiny(name, modality=SPEECH) for name in ("gim", "gim_no_bptt"))
     cut.learner.load_state_dict(gim.learner.state_dict())
-    cut.generator.set_state(gim.generator.get_state())
+    for own, other in zip(cut.generators, gim.generators, strict=True):
+        own.set_state(other.get_state())
     losses = [dict(built.learner.losses(tiny_speech)) for built in (gim, cut)]
     for unit in losses[0]:
         torch.testing.assert_close(losses[0][unit], losses[1][unit])

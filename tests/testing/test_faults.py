@@ -195,7 +195,7 @@ class Drawing(Agreeing):
     """Moves its generator in features."""
 
     def features(self, inputs):
-        torch.rand(1, generator=self.generator)
+        torch.rand(1, generator=self.generators()[0])
         return super().features(inputs)
 
 

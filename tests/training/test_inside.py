@@ -139,7 +139,7 @@ def test_the_end_to_end_gradient_is_that_of_the_twin_with_the_same_weights():
     gradients = []
     for learner, unit in ((isolated, "module_1"), (twin, "module_2")):
         for name in list(learner.units()):
-            learner.generator.manual_seed(0)
+            learner.streams[name].manual_seed(0)
             ((found, loss),) = learner.losses(batch, only=name)
             if found == unit:
                 theta = list(learner.encoder.stages[0].parameters())
@@ -157,9 +157,9 @@ def test_the_bound_on_information_is_what_a_loss_is_below_chance():
     found = look_inside(trainer, batch)
     assert found["information_bound/module_1"] == pytest.approx(0, abs=1e-6)
     for _ in range(30):
-        trainer.learner.generator.manual_seed(0)
+        trainer.learner.streams["module_1"].manual_seed(0)
         losses = trainer.step(batch)
-    trainer.learner.generator.manual_seed(0)
+    trainer.learner.streams["module_1"].manual_seed(0)
     (_, loss) = next(trainer.learner.losses(batch))
     bound = look_inside(trainer, batch)["information_bound/module_1"]
     assert bound == pytest.approx(math.log(1 + 4) - loss.item(), abs=1e-6)
