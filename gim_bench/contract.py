@@ -398,9 +398,24 @@ class Learner(nn.Module, ABC):
         saved encoder can be loaded into a learner that was never fitted.
         """
 
-    def generators(self) -> Sequence[torch.Generator]:
-        """Generators that its losses draw from; their states belong to a checkpoint."""
-        return ()
+    def relayed(
+        self, batch: Batch, *, units: Collection[str], hand_on: Callable[[Batch], None] | None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """(unit, loss) of consecutive `units`, on what the unit below them handed on.
+
+        `hand_on` is given the batch for the unit above; it must copy what it keeps. The losses are
+        those of `losses`, whose units may so be trained in several processes. Raises: ConfigError
+        where the method hands nothing from unit to unit.
+        """
+        raise ConfigError(_hands_nothing_on(self, leave_out='schedule = "pipeline"'))
+
+    def keep_units(self, units: Collection[str]) -> None:
+        """Drop the weights of all other units, which another process trains."""
+        raise ConfigError(_hands_nothing_on(self, leave_out='schedule = "pipeline"'))
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Generators that its losses draw from, by unit; their states belong to a checkpoint."""
+        return {}
 
     @abstractmethod
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
@@ -420,10 +435,7 @@ class Learner(nn.Module, ABC):
         It trains the units above as the batch itself would. Raises: ConfigError where the method
         hands nothing from unit to unit.
         """
-        raise ConfigError(
-            f"{type(self).__name__} hands nothing from unit to unit: leave out "
-            f"training.kept_outputs"
-        )
+        raise ConfigError(_hands_nothing_on(self, leave_out="training.kept_outputs"))
 
     @abstractmethod
     def features(
@@ -450,3 +462,7 @@ class Learner(nn.Module, ABC):
         From its features; None where it has no head.
         """
         return None
+
+
+def _hands_nothing_on(learner: Learner, *, leave_out: str) -> str:
+    return f"{type(learner).__name__} hands nothing from unit to unit: leave out {leave_out}"

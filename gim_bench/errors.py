@@ -37,6 +37,10 @@ class TimeLimitError(BenchError):
     """A cell that exceeds its time limit. With more time, the cell resumes from its checkpoint."""
 
 
+class WorkerError(BenchError):
+    """A process of a pipeline that has ended. The cell resumes from its checkpoint."""
+
+
 class RoomError(BenchError):
     """A disk without room for a file of a cell. With room, the cell resumes from its checkpoint."""
 

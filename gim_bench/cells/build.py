@@ -1,8 +1,9 @@
 """A cell's models, learners and trainers, built from its settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,12 +13,15 @@ from gim_bench import seeding
 from gim_bench.cells.bench import Bench, labelled
 from gim_bench.cells.cell import Cell
 from gim_bench.contract import GradientFlow, Ingredients, Learner, Split, Target
-from gim_bench.datasets.batches import whole_batches
+from gim_bench.datasets.batches import Batches, whole_batches
+from gim_bench.errors import DataError
 from gim_bench.probing.questions import labelled_items
 from gim_bench.probing.reading import metric_name
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
-from gim_bench.settings.schema import Budget
+from gim_bench.settings.optimisers import ConstantRate
+from gim_bench.settings.schema import Budget, TrainingSettings
+from gim_bench.training.optimisers import rate_at
 from gim_bench.training.trainer import Trainer
 
 
@@ -102,18 +106,61 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
     return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def trainer_of(cell: Cell, learner: Learner, *, device: torch.device) -> Trainer:
-    """The trainer for a learner, from the cell's settings."""
+def trainer_of(
+    cell: Cell, learner: Learner, *, device: torch.device, share: Sequence[str] | None = None
+) -> Trainer:
+    """The trainer for a learner, or for a `share` of its units, from the cell's settings."""
+    return Trainer(learner, device=device, share=share, **trainer_settings(cell))
+
+
+def trainer_settings(cell: Cell) -> dict[str, Any]:
+    """Arguments of a trainer, from the cell's settings."""
     training = cell.config.training
-    return Trainer(
-        learner,
-        learning_rate=training.learning_rate,
-        optimiser=training.optimiser,
-        schedule=cell.config.method.schedule,
-        only=cell.config.method.only,
-        frozen=None if cell.base is None else cell.base.top,
-        precision=training.precision,
-        device=device,
+    return {
+        "learning_rate": training.learning_rate,
+        "optimiser": training.optimiser,
+        "schedule": cell.config.method.schedule,
+        "only": cell.config.method.only,
+        "frozen": None if cell.base is None else cell.base.top,
+        "precision": training.precision,
+    }
+
+
+def training_batches(
+    cell: Cell, model: Model, bench: Bench, *, apart: Int[Tensor, "item"] | None = None
+) -> Batches:
+    """The batches that a training visits: no items `apart`, and none whose labels it may not use.
+
+    Raises: DataError if fewer items than a batch are left.
+    """
+    without = items_without_labels(cell, model.target, bench)
+    if apart is not None:
+        without = torch.cat([without, apart]).unique()
+    batches = bench.batches(
+        cell,
+        Split(cell.config.method.trains_on),
+        held_out=cell.config.training.held_out,
+        without=without,
+    )
+    if not len(batches):
+        raise DataError(
+            f"{model.name}: without {len(without)} of {batches.items} {batches.noun_of_items}s, "
+            f"which validate or whose labels are not used, fewer than one batch of "
+            f"{batches.batch_size} are left: lower training.batch_size, raise "
+            f"probe.labelled_fraction, or set probe.unseen_validation=false"
+        )
+    return batches
+
+
+def rates_of(training: TrainingSettings, *, steps: int) -> Callable[[int], float] | None:
+    """The factor of the learning rate at each step of a unit; None if the rate is constant."""
+    if isinstance(training.rate_schedule, ConstantRate):
+        return None
+    return partial(
+        rate_at,
+        settings=training.rate_schedule,
+        steps=steps,
+        steps_per_epoch=steps / training.epochs,
     )
 
 

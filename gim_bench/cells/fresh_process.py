@@ -14,6 +14,7 @@ import torch
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.outcome import NOT_WRITTEN, begun
+from gim_bench.cells.pipelines import has_workers
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Dataset
 from gim_bench.errors import TimeLimitError
@@ -47,7 +48,9 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             "memory_limit": bench.memory_limit,
             "live_seconds": bench.live_seconds,
         },
-        daemon=True,  # it ends with this process even if a signal comes before the watch begins
+        # A daemon ends with this process even if a signal comes before the watch begins, but it
+        # can be nobody's parent.
+        daemon=not has_workers(cell),
     )
     started = begun(cell, bench)
     title = f"{cell.name}: in a process of its own"

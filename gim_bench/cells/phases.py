@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,18 +14,19 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import (
     Model,
     build,
-    items_without_labels,
     planned_steps,
+    rates_of,
     trainer_of,
+    training_batches,
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
+from gim_bench.cells.pipelines import is_pipelined, pipelined_trainer_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
-from gim_bench.errors import DataError
 from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import calibration_seconds
 from gim_bench.probing.probe import (
@@ -45,13 +45,11 @@ from gim_bench.records.live import LiveLog
 from gim_bench.records.record import Record
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
-from gim_bench.settings.optimisers import ConstantRate
-from gim_bench.settings.schema import TrainingSettings
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.inside import look_inside
+from gim_bench.training.kept_outputs import Source
 from gim_bench.training.loop import Observe, Trained, fit
-from gim_bench.training.optimisers import rate_at
 from gim_bench.training.trainer import Trainer
 
 
@@ -186,34 +184,25 @@ class _Course:
 
         Raises: DataError if fewer items than a batch are left.
         """
-        without = items_without_labels(cell, model.target, bench)
-        if apart is not None:
-            without = torch.cat([without, apart]).unique()
         self.cell = cell
         self.bench = bench
         self.steps = planned_steps(cell, bench)
-        self.batches = bench.batches(
-            cell,
-            Split(cell.config.method.trains_on),
-            held_out=cell.config.training.held_out,
-            without=without,
-        )
-        if not len(self.batches):
-            raise DataError(
-                f"{model.name}: without {len(without)} of {self.batches.items} "
-                f"{self.batches.noun_of_items}s, which validate or whose labels are not used, "
-                f"fewer than one batch of {self.batches.batch_size} are left: lower "
-                f"training.batch_size, raise probe.labelled_fraction, or set "
-                f"probe.unseen_validation=false"
-            )
+        self.batches = training_batches(cell, model, bench, apart=apart)
+        self.source: Source = self.batches
         self.trainer = trainer_of(cell, learner, device=bench.device)
+        if is_pipelined(cell, learner):
+            self.trainer = pipelined_trainer_of(
+                cell, model, learner, bench, batches=self.batches, apart=apart
+            )
+            self.source = self.trainer.ticks
         epochs = -(-self.steps // len(self.batches))
         self.keeper = keeper_of(cell, model, bench, folder=folder, epochs=epochs)
         self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)
         self.observe: Observe | None = None
         self.live: Live | None = None
         self.on_epoch: Callable[[int], None] | None = None
-        if watch is not None and not self.trainer.one_by_one:
+        in_one = not (self.trainer.one_by_one or is_pipelined(cell, learner))
+        if watch is not None and in_one:
             self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
 
     @property
@@ -224,17 +213,20 @@ class _Course:
     def run(self, *, title: str) -> Trained:
         """Train to the end. Raises: as `fit`."""
         # Dropout draws the same whatever ran before in this process.
-        with seeding.weights_from("training", self.cell.config.method.like, self.cell.seed):
+        with (
+            seeding.weights_from("training", self.cell.config.method.like, self.cell.seed),
+            self.trainer.at_work(),
+        ):
             trained = fit(
                 self.trainer,
-                self.batches,
+                self.source,
                 steps=self.steps,
                 title=title,
                 progress=self.bench.progress,
                 keeper=self.keeper,
                 checkpoints=self.checkpoints,
                 on_epoch=self.on_epoch,
-                rates=_rates(self.cell.config.training, steps=self.steps),
+                rates=rates_of(self.cell.config.training, steps=self.steps),
                 observe=self.observe,
                 tell=self.live,
             )
@@ -335,18 +327,6 @@ def _not_alone(trained: Trained, course: _Course) -> dict[str, str]:
     else:
         return {}
     return {"training": f"not measured: {reason}"}
-
-
-def _rates(training: TrainingSettings, *, steps: int) -> Callable[[int], float] | None:
-    """The factor of the learning rate at each step of a unit; None if the rate is constant."""
-    if isinstance(training.rate_schedule, ConstantRate):
-        return None
-    return partial(
-        rate_at,
-        settings=training.rate_schedule,
-        steps=steps,
-        steps_per_epoch=steps / training.epochs,
-    )
 
 
 def _validating(

@@ -6,7 +6,7 @@ of them all. Gradients are stopped at the entrance of every unit, and nowhere el
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -158,19 +158,39 @@ class StackLearner(Learner):
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         self._begin_pass()
-        examples = len(batch.inputs)
-        views = [self.encoder.prepare(view) for view in batch.views] if only is None else None
+        if only is None:
+            views = [self.encoder.prepare(view) for view in batch.views]
+            yield from self._losses(batch, views, self.partition)
+            return
         for unit in self.partition:
-            if only not in (None, unit.name):
-                continue
-            if views is None:
-                views = self._frozen(batch, modules=unit.first)
-            encode = {
-                Recompute.PIECES: self._in_pieces,
-                Recompute.TILES: self._in_tiles,
-            }.get(self.recompute, self._through)
+            if unit.name == only:
+                yield from self._losses(batch, self._frozen(batch, modules=unit.first), [unit])
+
+    def relayed(
+        self, batch: Batch, *, units: Collection[str], hand_on: Callable[[Batch], None] | None
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        self._begin_pass()
+        own = [unit for unit in self.partition if unit.name in units]
+        views = self._frozen(batch, modules=own[0].first)
+        yield from self._losses(batch, views, own, hand_on=hand_on)
+
+    def _losses(
+        self,
+        batch: Batch,
+        views: list[Tensor],
+        units: Sequence[Unit],
+        *,
+        hand_on: Callable[[Batch], None] | None = None,
+    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """Losses of consecutive units, the lowest of which is given the activations `views`."""
+        examples = len(batch.inputs)
+        encode = {
+            Recompute.PIECES: self._in_pieces,
+            Recompute.TILES: self._in_tiles,
+        }.get(self.recompute, self._through)
+        for unit in units:
             # The activations at the top are for the unit above, if that is trained, too.
-            keep = only is None and unit is not self.partition[-1]
+            keep = unit is not units[-1] or hand_on is not None
             encodings = []
             for _ in batch.views:
                 found, top = encode(unit, views, examples, keep=keep)
@@ -178,10 +198,20 @@ class StackLearner(Learner):
                 if keep:
                     views.append(top)
                 del found, top
+            if unit is units[-1] and hand_on is not None:
+                hand_on(self._above(unit.name, [view.detach() for view in views], batch))
+                views.clear()
             yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
 
-    def generators(self) -> Sequence[torch.Generator]:
-        return list(self.streams.values())
+    def keep_units(self, units: Collection[str]) -> None:
+        for unit in self.partition:
+            if unit.name not in units:
+                self.heads[unit.name] = nn.Identity()
+                for module in range(unit.first, unit.last + 1):
+                    self.encoder.stages[module] = nn.Identity()
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        return self.streams
 
     def units(self) -> Mapping[str, Sequence[nn.Parameter]]:
         return {
@@ -195,6 +225,10 @@ class StackLearner(Learner):
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
         self._begin_pass()
         views = self._frozen(batch, modules=self._modules_up_to(unit))
+        return self._above(unit, views, batch)
+
+    def _above(self, unit: str, views: Sequence[Tensor], batch: Batch) -> Batch:
+        """The batch for the units above `unit`, whose activations at the top are `views`."""
         first, *further = (view.unflatten(0, (len(batch.inputs), -1)) for view in views)
         return replace(batch, inputs=first, further=tuple(further), encoded_by=unit)
 

@@ -47,6 +47,7 @@ class Schedule(StrEnum):
     JOINT = "joint"  # sum the losses, one backward: what the paper measured
     INTERLEAVED = "interleaved"  # backward and step as soon as a loss is there
     SEQUENTIAL = "sequential"  # one module after the other, those below frozen: "iterative"
+    PIPELINE = "pipeline"  # each in a process of its own: "asynchronously"
 
 
 class Recompute(StrEnum):
@@ -137,6 +138,8 @@ class TrainingSettings(Settings):
     rate_schedule: RateSettings = ConstantRate()  # of the learning rate, over training
     schedule: Schedule = Schedule.INTERLEAVED
     recompute: Recompute = Recompute.NOTHING
+    # Processes of the schedule "pipeline", which the units are shared out to; None: one for each.
+    workers: PositiveInt | None = None
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile

@@ -260,7 +260,7 @@ def method_cases(
 
 def rewinding(learner: Learner) -> Callable[[], None]:
     """A function that puts all generators of the learner, and PyTorch's own, back to now."""
-    generators = [*learner.generators(), torch.default_generator]
+    generators = [*learner.generators().values(), torch.default_generator]
     states = [generator.get_state() for generator in generators]
 
     def rewind() -> None:

@@ -360,7 +360,7 @@ def test_features_and_predictions_are_those_of_eval_mode_and_move_nothing(case: 
     learner = tiny.learner.eval()
     expected = learner.features(inputs)
     scores = learner.predict(expected)
-    draws = [*learner.generators(), *tiny.generators, torch.default_generator]
+    draws = [*learner.generators().values(), *tiny.generators, torch.default_generator]
     drawn, state = [generator.get_state() for generator in draws], state_of(tiny)
     for every in (10**6, 3):  # all in train mode; every third in eval mode
         for number, module in enumerate(learner.modules(), start=1):

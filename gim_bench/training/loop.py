@@ -118,10 +118,12 @@ class _Run:
             if stop():
                 raise Interrupted
             return
-        if stop() or stage_ended or self.checkpoints.due(epoch_ended=epoch_ended):
+        due = self.checkpoints.due(epoch_ended=epoch_ended)
+        state = self.trainer.state_if(wanted=stop() or stage_ended or due)
+        if state is not None:
             self.standing.seconds = self.seconds
             standing = {f.name: getattr(self.standing, f.name) for f in fields(self.standing)}
-            self.checkpoints.save({"trainer": self.trainer.state(), "standing": standing})
+            self.checkpoints.save({"trainer": state, "standing": standing})
             if stop():  # the signal may have come during the write
                 raise Interrupted
 

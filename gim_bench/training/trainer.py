@@ -1,6 +1,7 @@
 """The trainer decides when the losses of a learner go backward."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from gim_bench.settings.base import Precision
 from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_rate
+
+# Is given the batch for the units above; copies what it keeps.
+HandOn = Callable[[Batch], None]
 
 
 class Trainer:
@@ -30,9 +34,11 @@ class Trainer:
         optimiser: OptimiserSettings = AdamSettings(),  # noqa: B008 - frozen
         only: str | None = None,
         frozen: str | None = None,
+        share: Sequence[str] | None = None,
     ) -> None:
         """`only` names the one unit to train; `frozen` the topmost unit that is not trained.
 
+        `share` names the consecutive units that this process trains, where others have the rest.
         Raises: ConfigError where the learner has no such unit.
         """
         units = learner.units()
@@ -40,6 +46,7 @@ class Trainer:
             if wanted is not None and wanted not in units:
                 raise ConfigError(unknown_name("unit", wanted, known=units, where=where))
         self.learner = learner
+        self.share = share
         self.one_by_one = schedule is Schedule.SEQUENTIAL or only is not None or frozen is not None
         self.schedule = schedule
         self.precision = precision
@@ -52,7 +59,7 @@ class Trainer:
                 learning_rate=learning_rate,
             )
             for unit, parameters in _above(frozen, units).items()
-            if only in (None, unit)
+            if only in (None, unit) and (share is None or unit in share)
         }
         if units and not self.optimisers:
             raise ConfigError(f"--from: with {frozen} frozen, no module is left to train: add one")
@@ -88,11 +95,16 @@ class Trainer:
         return sum(p.numel() for group in groups for p in group["params"])
 
     def losses(
-        self, batch: Batch, *, only: str | None = None
+        self, batch: Batch, *, only: str | None = None, hand_on: HandOn | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        """Losses of the learner. Autocast covers the forward passes, and nothing in between."""
-        wanted = {} if only is None else {"only": only}
-        losses = iter(self.learner.losses(batch, **wanted))
+        """Losses of the learner. Autocast covers the forward passes, and nothing in between.
+
+        Of a share, `hand_on` is given the batch for the units above.
+        """
+        if self.share is None:
+            losses = iter(self.learner.losses(batch, **({} if only is None else {"only": only})))
+        else:
+            losses = iter(self.learner.relayed(batch, units=self.share, hand_on=hand_on))
         while True:
             with devices.autocast(self.device, self.precision):
                 unit_and_loss = next(losses, None)
@@ -100,7 +112,9 @@ class Trainer:
                 return
             yield unit_and_loss
 
-    def step(self, batch: Batch, *, only: str | None = None) -> dict[str, Float[Tensor, ""]]:
+    def step(
+        self, batch: Batch, *, only: str | None = None, hand_on: HandOn | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Take an optimiser step of every unit, or of `only` one; return the detached losses.
 
         `joint` and `interleaved` compute the same gradients. `interleaved` goes backward and steps
@@ -110,7 +124,7 @@ class Trainer:
         """
         losses = {}
         with devices.arithmetic(self.precision):  # of the way back, too
-            for unit, loss in self.losses(batch, only=only):
+            for unit, loss in self.losses(batch, only=only, hand_on=hand_on):
                 losses[unit] = loss
                 if self.schedule is not Schedule.JOINT:
                     loss.backward()
@@ -122,14 +136,16 @@ class Trainer:
                     self._update(unit)
         return {unit: loss.detach() for unit, loss in losses.items()}
 
-    def evaluate(self, batches: Iterable[Batch], *, only: str | None = None) -> dict[str, float]:
+    def evaluate(
+        self, batches: Iterable[Batch], *, only: str | None = None, hand_on: HandOn | None = None
+    ) -> dict[str, float]:
         """Mean losses over held-out batches, in eval mode; an empty table without batches."""
         totals: dict[str, Tensor] = {}
         count = 0
         with torch.no_grad(), eval_mode(self.learner):
             for batch in batches:
                 count += 1
-                for unit, loss in self.losses(batch, only=only):
+                for unit, loss in self.losses(batch, only=only, hand_on=hand_on):
                     totals[unit] = totals[unit] + loss if unit in totals else loss
         return {unit: float(total) / count for unit, total in totals.items()}
 
@@ -142,12 +158,21 @@ class Trainer:
         """Drop the optimizer state of a unit that is trained to the end."""
         self.optimisers[unit].state.clear()
 
+    def state_if(self, *, wanted: bool) -> dict[str, Any] | None:
+        """The state after the last step; None unless it is wanted."""
+        return self.state() if wanted else None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A context in which steps are taken. Hook: for processes that take them."""
+        yield
+
     def state(self) -> dict[str, Any]:
         """The state that the next steps depend on, without batches and the schedule of the rate."""
         return {
             "learner": self.learner.state_dict(),
             "optimisers": {unit: each.state_dict() for unit, each in self.optimisers.items()},
-            "generators": [generator.get_state() for generator in self._generators()],
+            "generators": {name: each.get_state() for name, each in self._generators().items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -155,15 +180,15 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         for unit, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][unit])
-        for generator, drawn in zip(self._generators(), state["generators"], strict=True):
-            generator.set_state(drawn)
+        for name, generator in self._generators().items():
+            generator.set_state(state["generators"][name])
 
-    def _generators(self) -> list[torch.Generator]:
+    def _generators(self) -> dict[str, torch.Generator]:
         """Generators that losses draw from: the learner's own, and PyTorch's for dropout."""
-        on_gpu = self.device.type == "cuda"
-        own = torch.cuda.default_generators[self.device.index or 0] if on_gpu else None
-        torchs = [torch.default_generator, *([] if own is None else [own])]
-        return [*self.learner.generators(), *torchs]
+        found = {**self.learner.generators(), "cpu": torch.default_generator}
+        if self.device.type == "cuda":
+            found["cuda"] = torch.cuda.default_generators[self.device.index or 0]
+        return found
 
     def _update(self, unit: str) -> None:
         self.optimisers[unit].step()

@@ -195,7 +195,7 @@ class Drawing(Agreeing):
     """Moves its generator in features."""
 
     def features(self, inputs):
-        torch.rand(1, generator=self.generators()[0])
+        torch.rand(1, generator=self.streams["module_1"])
         return super().features(inputs)
 
 

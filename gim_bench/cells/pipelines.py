@@ -1,0 +1,144 @@
+"""Cells whose units are trained in processes of their own (schedule "pipeline")."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gim_bench import seeding
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.build import (
+    Model,
+    build,
+    planned_steps,
+    rates_of,
+    trainer_of,
+    trainer_settings,
+    training_batches,
+)
+from gim_bench.cells.cell import Cell
+from gim_bench.contract import Dataset, Learner
+from gim_bench.hardware import memory
+from gim_bench.progress import Silence
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import Schedule
+from gim_bench.training.kept_outputs import Source
+from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out
+from gim_bench.training.pipeline.worker import Measured, Part
+
+
+def has_workers(cell: Cell) -> bool:
+    """Whether processes of its own may train the cell, which has to be their parent."""
+    return cell.config.method.schedule is Schedule.PIPELINE
+
+
+def is_pipelined(cell: Cell, learner: Learner) -> bool:
+    """Whether there are units to share out; else one process trains the one unit there is."""
+    return has_workers(cell) and cell.config.method.only is None and len(learner.units()) > 1
+
+
+def pipelined_trainer_of(
+    cell: Cell,
+    model: Model,
+    learner: Learner,
+    bench: Bench,
+    *,
+    batches: Source,
+    apart: Int[Tensor, "item"] | None,
+) -> PipelinedTrainer:
+    """The trainer of a learner whose units are shared out to workers.
+
+    `batches` are those of the lowest worker, which visits no items `apart`.
+    """
+    dataset = bench.dataset
+    steps = planned_steps(cell, bench)
+    make = _PartOf(
+        cell=cell,
+        model=model,
+        dataset=type(dataset),
+        options=dataset.options,
+        data_dir=dataset.data_dir,
+        cache_dir=dataset.given_cache_dir,
+        device=str(bench.device),
+        apart=None if apart is None else apart.tolist(),
+        steps=steps,
+    )
+    shares = shared_out(list(learner.units()), workers=cell.config.training.workers)
+    return PipelinedTrainer(
+        learner,
+        device=bench.device,
+        shares=shares,
+        make=make,
+        ticks=Ticks(batches, steps=steps),
+        **trainer_settings(cell),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PartOf:
+    """Makes a worker's part of a cell, in the worker's process."""
+
+    cell: Cell
+    model: Model
+    dataset: type[Dataset]
+    options: Settings
+    data_dir: Path | None
+    cache_dir: Path | None
+    device: str
+    apart: list[int] | None
+    steps: int
+
+    def __call__(self, number: int, units: list[str]) -> Part:
+        cell = self.cell
+        bench = Bench(
+            self.dataset(options=self.options, data_dir=self.data_dir, cache_dir=self.cache_dir),
+            device=torch.device(self.device),
+            progress=Silence(),
+        )
+        learner = build(cell, bench, target=self.model.target)
+        learner.keep_units(units)
+        # Dropout and noise of layers: every worker draws its own.
+        torch.manual_seed(seeding.derive("training", cell.config.method.like, cell.seed, *units))
+        apart = None if self.apart is None else torch.tensor(self.apart)
+        return Part(
+            trainer=trainer_of(cell, learner, device=bench.device, share=units),
+            source=None if number else training_batches(cell, self.model, bench, apart=apart),
+            steps=self.steps,
+            rates=rates_of(cell.config.training, steps=self.steps),
+        )
+
+
+def peaks_of(measured: list[Measured]) -> memory.Peaks:
+    """The highest of every peak among the workers: the most that one process holds."""
+    names = set.intersection(*(set(found.peaks.metrics) for found in measured))
+    metrics = {name: max(x.peaks.metrics[name] for x in measured) for name in sorted(names)}
+    most = max(measured, key=lambda x: x.peaks.metrics.get("memory/host_over_baseline_bytes", 0))
+    about = f" of the worker of {', '.join(most.units)}, the largest of {len(measured)}"
+    notes = {name: f"{note}{about}" for name, note in most.peaks.notes.items()}
+    return replace(most.peaks, metrics=metrics, notes=notes)
+
+
+def costs_of(measured: list[Measured], *, samples: int) -> dict[str, Any]:
+    """Metrics of each worker, under the name of its topmost unit, and of all together.
+
+    `idle_share` is the share of its time in which a worker waits for its neighbours, `bytes_sent`
+    what it hands on of each sample, and `host_over_baseline_bytes` its own peak.
+    """
+    found: dict[str, float] = {"pipeline/workers": len(measured)}
+    for each in measured:
+        name = f"pipeline/{each.units[-1]}"
+        waited = each.seconds_without_batch + each.seconds_without_room
+        found |= {
+            f"{name}/idle_share": waited / each.seconds,
+            f"{name}/seconds_without_batch": each.seconds_without_batch,
+            f"{name}/seconds_without_room": each.seconds_without_room,
+            f"{name}/bytes_per_sample": each.bytes_sent / samples,
+        }
+        found |= {
+            f"{name}/{metric.removeprefix('memory/')}": value
+            for metric, value in each.peaks.metrics.items()
+        }
+    return found

@@ -1,0 +1,139 @@
+"""A ring of shared buffers between two processes: batches go up, free buffers come back.
+
+A buffer is made once for each shape, and reused. Where all buffers are full, the lower process
+waits; where all are empty, the upper one does.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gim_bench.contract import Batch
+from gim_bench.hardware.transfers import moved
+
+BUFFERS = 2  # of a ring: one is filled while the other is read
+
+
+class Kind(StrEnum):
+    """What a parcel asks its receiver to do."""
+
+    TRAIN = "train"
+    VALIDATE = "validate"
+    EPOCH_OVER = "epoch over"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """A batch with what is to be done with it; only TRAIN and VALIDATE have a batch."""
+
+    kind: Kind
+    batch: Batch | None = None
+    step: int = 0  # of the training, counted from 0
+    snapshot: bool = False  # report the state after this step
+
+
+class _Header(NamedTuple):
+    """What goes through the pipe beside the buffers."""
+
+    parcel: Parcel  # without its batch
+    buffer: int | None  # its number; None without a batch
+    made: Sequence[Tensor] | None  # the tensors of the buffer, where it is new
+    labels: Mapping[str, np.ndarray]
+    encoded_by: str | None
+
+
+class Upper:
+    """The end at which a worker hands batches to the worker above."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.seconds_waited = 0.0  # for a free buffer
+        self.bytes_sent = 0
+        self._connection = connection
+        self._free = deque(range(BUFFERS))
+        self._buffers: dict[int, list[Tensor]] = {}
+
+    def send(self, parcel: Parcel) -> None:
+        """Copy the parcel's batch into a free buffer. Raises: OSError where nobody is above."""
+        if parcel.batch is None:
+            self._connection.send(_Header(parcel, None, None, {}, None))
+            return
+        began = time.perf_counter()
+        while not self._free or self._connection.poll():
+            self._free.append(self._connection.recv())
+        self.seconds_waited += time.perf_counter() - began
+        number = self._free.popleft()
+        views = parcel.batch.views
+        buffer = self._buffers.get(number, [])
+        made = [_like(part) for part in buffer] != [_like(view) for view in views]
+        if made:
+            buffer = [torch.empty_like(view, device="cpu").share_memory_() for view in views]
+            self._buffers[number] = buffer
+        for part, view in zip(buffer, views, strict=True):
+            part.copy_(view)
+            self.bytes_sent += part.nbytes
+        self._connection.send(
+            _Header(
+                replace(parcel, batch=None),
+                number,
+                buffer if made else None,
+                {target: labels.cpu().numpy() for target, labels in parcel.batch.labels.items()},
+                parcel.batch.encoded_by,
+            )
+        )
+
+
+class Lower:
+    """The end at which a worker is given batches by the worker below."""
+
+    def __init__(self, connection: Connection, *, device: torch.device) -> None:
+        self.seconds_waited = 0.0  # for a batch
+        self._connection = connection
+        self._device = device
+        self._buffers: dict[int, Sequence[Tensor]] = {}
+        self._held: int | None = None
+
+    def receive(self) -> Parcel:
+        """The next parcel, whose batch lies in a buffer until `release` is called.
+
+        Raises: EOFError or OSError where nobody is below.
+        """
+        began = time.perf_counter()
+        header: _Header = self._connection.recv()
+        self.seconds_waited += time.perf_counter() - began
+        if header.buffer is None:
+            return header.parcel
+        if header.made is not None:
+            self._buffers[header.buffer] = header.made
+        self._held = header.buffer
+        first, *further = (
+            moved(part, device=self._device) for part in self._buffers[header.buffer]
+        )
+        batch = Batch(
+            inputs=first,
+            labels={
+                target: moved(torch.from_numpy(labels), device=self._device)
+                for target, labels in header.labels.items()
+            },
+            further=tuple(further),
+            encoded_by=header.encoded_by,
+        )
+        return replace(header.parcel, batch=batch)
+
+    def release(self) -> None:
+        """Give the buffer of the last batch back."""
+        if self._held is not None:
+            self._connection.send(self._held)
+            self._held = None
+
+
+def _like(values: Tensor) -> tuple[torch.Size, tuple[int, ...], torch.dtype]:
+    return values.shape, values.stride(), values.dtype

@@ -1,0 +1,268 @@
+"""The trainer of a pipeline: its steps are taken by worker processes."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gim_bench.contract import Batch
+from gim_bench.errors import WorkerError
+from gim_bench.hardware.threads import asking_for
+from gim_bench.system.children import deaf_to_interrupts, end
+from gim_bench.training.kept_outputs import Source
+from gim_bench.training.pipeline.worker import (
+    NEIGHBOUR_GONE,
+    Begin,
+    Measured,
+    Part,
+    Post,
+    packed,
+    serve,
+    unpacked,
+)
+from gim_bench.training.trainer import HandOn, Trainer
+
+SPAWN = multiprocessing.get_context("spawn")
+LAST_WORDS_SECONDS = 5.0  # in which all workers end after one has
+# Makes a worker's part, in the worker's process, from the worker's number and its units.
+Make = Callable[[int, Sequence[str]], Part]
+
+
+def shared_out(units: Sequence[str], *, workers: int | None) -> list[list[str]]:
+    """Consecutive units for each worker, as equal in number as can be; None: one for each.
+
+    Where units are left over, lower workers have one more.
+
+    >>> shared_out(["a", "b", "c"], workers=2)
+    [['a', 'b'], ['c']]
+    """
+    count = min(workers or len(units), len(units))
+    ends = [-(-(number + 1) * len(units) // count) for number in range(count)]
+    return [list(units[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Employed:
+    """A worker as its parent sees it."""
+
+    number: int
+    units: Sequence[str]
+    process: BaseProcess
+    connection: Connection
+    names: Sequence[str] = ()  # of its part of the learner's state
+
+    def __str__(self) -> str:
+        return f"worker {self.number + 1} ({', '.join(self.units)})"
+
+
+class Ticks:
+    """The steps of a source as the parent counts them: the lowest worker has the batches."""
+
+    def __init__(self, source: Source, *, steps: int) -> None:
+        """`source` is visited for that number of `steps`."""
+        self.batch_size = source.batch_size
+        self.stream = source.stream
+        self.steps = steps
+        self.epoch_under_way = 1
+        self._of_an_epoch = len(source)
+
+    def __len__(self) -> int:
+        return self._of_an_epoch
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        self.epoch_under_way = number
+        yield from range(self._of_an_epoch)
+
+    def validation(self) -> Iterator[Batch]:
+        return iter(())
+
+
+class PipelinedTrainer(Trainer):
+    """Has every step taken by its workers, and hears of the losses.
+
+    Workers run ahead of the steps that are heard of, by as many as the rings between them hold. A
+    state that is asked for therefore comes some steps later: it is the state of all units after
+    the same step.
+    """
+
+    def __init__(
+        self, *args: Any, shares: Sequence[Sequence[str]], make: Make, ticks: Ticks, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.shares = shares
+        self.make = make
+        self.ticks = ticks
+        self.measured: list[Measured] = []
+        self._crew: list[_Employed] = []
+        self._resumed: Mapping[str, Any] | None = None
+        self._begun = self._is_asked = False
+        self._steps_heard = 0
+        self._state: dict[str, Any] | None = None  # after the last step, if a worker reported it
+
+    # -- as the loop of training sees it -----------------------------------------------------------
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Workers take the steps within the block. After the last, the learner has their weights.
+
+        Raises: whatever a worker raised, and WorkerError where one ended otherwise.
+        """
+        try:
+            self._hire()
+            yield
+        finally:
+            end(*(worker.process for worker in self._crew))
+            self._crew = []
+
+    def step(
+        self, batch: Any, *, only: str | None = None, hand_on: HandOn | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Hear of the losses of the next step; `batch` is a tick."""
+        self._begin(position=batch)
+        heard = [self._hear(worker, "losses") for worker in self._crew]
+        self._steps_heard += 1
+        states = [state for _, state in heard if state is not None]
+        self._state = self._merged(states) if states else None
+        return {unit: torch.tensor(loss) for losses, _ in heard for unit, loss in losses.items()}
+
+    def evaluate(
+        self, batches: Iterable[Batch], *, only: str | None = None, hand_on: HandOn | None = None
+    ) -> dict[str, float]:
+        """Hear of the losses on held-out batches, which the lowest worker has."""
+        self._begin(position=len(self.ticks))
+        heard = [self._hear(worker, "validated") for worker in self._crew]
+        if self._steps_heard == self.ticks.steps:
+            self._finish()
+        return {unit: loss for (losses,) in heard for unit, loss in losses.items()}
+
+    def set_rate(self, factor: float) -> None:
+        """Workers set the rates of their steps themselves."""
+
+    def state_if(self, *, wanted: bool) -> dict[str, Any] | None:
+        """The state after the last step, where it was asked for before that step was begun."""
+        if self._state is not None and (wanted or self._is_asked):
+            self._is_asked = False
+            return self._state
+        if wanted and not self._is_asked:
+            self._is_asked = True
+            self._crew[0].connection.send("state")
+        return None
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._resumed = state
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """Start all workers, each connected with the next."""
+        rings = [SPAWN.Pipe() for _ in self.shares[1:]]
+        below = [None, *(upper for _, upper in rings)]
+        above = [*(lower for lower, _ in rings), None]
+        threads = max(1, torch.get_num_threads() // len(self.shares))
+        for number, units in enumerate(self.shares):
+            here, there = SPAWN.Pipe()
+            post = Post(
+                make=partial(self.make, number, units),
+                parent=there,
+                below=below[number],
+                above=above[number],
+                title=", ".join(units),
+            )
+            # A daemon: it ends with this process even if a signal comes before it is listed.
+            process = SPAWN.Process(target=serve, args=(post,), daemon=True)
+            with deaf_to_interrupts(), asking_for(threads):
+                process.start()
+            there.close()  # each end is held by one process: a pipe closes with its worker
+            self._crew.append(
+                _Employed(number=number, units=units, process=process, connection=here)
+            )
+        for ring in rings:
+            for connection in ring:
+                connection.close()
+        for worker in self._crew:
+            (worker.names,) = self._hear(worker, "ready")
+
+    def _begin(self, *, position: int) -> None:
+        """Tell the workers where the training begins, with the first step that is asked for."""
+        if self._begun:
+            return
+        self._begun = True
+        self._steps_heard = (self.ticks.epoch_under_way - 1) * len(self.ticks) + position
+        for worker in self._crew:
+            state = None if self._resumed is None else packed(self._part_of(self._resumed, worker))
+            worker.connection.send(Begin(self.ticks.epoch_under_way, position, state))
+        self._resumed = None
+
+    def _finish(self) -> None:
+        """Take over what the workers have learned."""
+        done = [self._hear(worker, "done") for worker in self._crew]
+        self._state = self._merged([state for state, _ in done])
+        self.learner.load_state_dict(self._state["learner"])
+        for unit, generator in self.learner.generators().items():
+            generator.set_state(self._state["generators"][unit])
+        self.measured = [measured for _, measured in done]
+
+    def _hear(self, worker: _Employed, wanted: str) -> tuple[Any, ...]:
+        """What the worker says next. Raises: its error, or WorkerError where it has ended."""
+        try:
+            kind, *said = worker.connection.recv()
+        except (EOFError, OSError):
+            self._explain()
+            raise WorkerError(f"{worker} of the pipeline has ended") from None
+        if kind == "failed":
+            raise said[0]
+        assert kind == wanted, f"{worker} says {kind!r}, not {wanted!r}"
+        return tuple(said)
+
+    def _explain(self) -> None:
+        """Raise the error of the worker that was the first to end, where there is one."""
+        for worker in self._crew:
+            worker.process.join(LAST_WORDS_SECONDS)
+        for worker in self._crew:
+            while worker.connection.poll():
+                try:
+                    kind, *said = worker.connection.recv()
+                except (EOFError, OSError):
+                    break
+                if kind == "failed":
+                    raise said[0]
+        for worker in self._crew:
+            code = worker.process.exitcode
+            if code not in (None, NEIGHBOUR_GONE):
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                raise WorkerError(
+                    f"{worker} of the pipeline {how}: the same command resumes from the last "
+                    f"checkpoint"
+                )
+
+    # -- states ------------------------------------------------------------------------------------
+
+    def _merged(self, states: Sequence[bytes]) -> dict[str, Any]:
+        """The state of all units, from those of the workers."""
+        whole = self.state()
+        for worker, state in zip(self._crew, map(unpacked, states), strict=True):
+            whole["learner"].update(state["learner"])
+            whole["optimisers"].update(state["optimisers"])
+            drawn = state["generators"]
+            whole["generators"].update(
+                {unit: drawn[unit] for unit in worker.units if unit in drawn}
+            )
+            whole.setdefault("workers", []).append(
+                {k: drawn[k] for k in ("cpu", "cuda") if k in drawn}
+            )
+        return whole
+
+    def _part_of(self, state: Mapping[str, Any], worker: _Employed) -> dict[str, Any]:
+        """A worker's part of the state of all units."""
+        own = {name: state["learner"][name] for name in worker.names}
+        optimisers = {unit: state["optimisers"][unit] for unit in worker.units}
+        generators = {**state["generators"], **state["workers"][worker.number]}
+        return {"learner": own, "optimisers": optimisers, "generators": generators}
