@@ -93,7 +93,9 @@ def done(
     training = [found.training.peaks for found in finished]
     probing = [found.probe_peaks for found in finished]
     used = [found.training.used for found in finished]
-    metrics |= _together(used) | _highest(training) | _highest(probing)
+    metrics |= _together(used) | _highest([x.metrics for x in training])
+    metrics |= _highest([x.metrics for x in probing])
+    metrics |= _highest([found.training.workers for found in finished])
     notes: dict[str, Any] = {"training": _notes(training), "probe": _notes(probing)}
     if largest is not None:
         notes["largest_batch"] = largest.note
@@ -154,12 +156,13 @@ def _costs(finished: Sequence[Finished]) -> dict[str, float]:
     return costs
 
 
-def _highest(peaks: Sequence[memory.Peaks]) -> dict[str, float]:
-    """The highest value of every peak that all models have."""
+def _highest(of_models: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The highest value of every metric that all models have."""
+    first, *others = of_models
     return {
-        name: max(found.metrics[name] for found in peaks)
-        for name in peaks[0].metrics
-        if all(name in found.metrics for found in peaks)
+        name: max(found[name] for found in of_models)
+        for name in first
+        if all(name in found for found in others)
     }
 
 

@@ -23,7 +23,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
-from gim_bench.cells.pipelines import is_pipelined, pipelined_trainer_of
+from gim_bench.cells.pipelines import costs_of, is_pipelined, peaks_of, pipelined_trainer_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
@@ -50,6 +50,7 @@ from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.inside import look_inside
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.loop import Observe, Trained, fit
+from gim_bench.training.pipeline.worker import Measured
 from gim_bench.training.trainer import Trainer
 
 
@@ -72,6 +73,7 @@ class TrainingPhase:
     peaks: memory.Peaks = field(default_factory=memory.Peaks)
     used: energy.Energy = field(default_factory=energy.Energy)
     audited: Audit = field(default_factory=Audit)
+    workers: Mapping[str, float] = field(default_factory=dict)  # metrics of a pipeline's workers
     # Seconds of the fixed work, mean of before and after training; 0 if nothing is trained.
     calibration_seconds: float = 0.0
 
@@ -150,6 +152,9 @@ def _train(
         trained = course.run(title=f"{model.name}: training")
     after = calibration_seconds(bench.device)
     why_not = _not_alone(trained, course)
+    measured = course.measured
+    if measured:
+        peaks = peaks_of(measured)
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
         course.trainer,
@@ -162,6 +167,7 @@ def _train(
         peaks=memory.Peaks(notes=why_not) if why_not else peaks,
         used=energy.Energy(notes=why_not) if why_not else used,
         audited=audited,
+        workers=costs_of(measured, samples=trained.samples) if measured else {},
         calibration_seconds=(before + after) / 2,
     )
 
@@ -189,12 +195,15 @@ class _Course:
         self.steps = planned_steps(cell, bench)
         self.batches = training_batches(cell, model, bench, apart=apart)
         self.source: Source = self.batches
-        self.trainer = trainer_of(cell, learner, device=bench.device)
+        self.measured: Sequence[Measured] = []  # by the workers of a pipeline
         if is_pipelined(cell, learner):
-            self.trainer = pipelined_trainer_of(
+            pipelined = pipelined_trainer_of(
                 cell, model, learner, bench, batches=self.batches, apart=apart
             )
-            self.source = self.trainer.ticks
+            self.trainer: Trainer = pipelined
+            self.source, self.measured = pipelined.ticks, pipelined.measured
+        else:
+            self.trainer = trainer_of(cell, learner, device=bench.device)
         epochs = -(-self.steps // len(self.batches))
         self.keeper = keeper_of(cell, model, bench, folder=folder, epochs=epochs)
         self.checkpoints = checkpoints_of(cell, model, bench, folder=folder)

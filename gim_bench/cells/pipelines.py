@@ -1,8 +1,8 @@
 """Cells whose units are trained in processes of their own (schedule "pipeline")."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -91,7 +91,7 @@ class _PartOf:
     apart: list[int] | None
     steps: int
 
-    def __call__(self, number: int, units: list[str]) -> Part:
+    def __call__(self, number: int, units: Sequence[str]) -> Part:
         cell = self.cell
         bench = Bench(
             self.dataset(options=self.options, data_dir=self.data_dir, cache_dir=self.cache_dir),
@@ -111,7 +111,7 @@ class _PartOf:
         )
 
 
-def peaks_of(measured: list[Measured]) -> memory.Peaks:
+def peaks_of(measured: Sequence[Measured]) -> memory.Peaks:
     """The highest of every peak among the workers: the most that one process holds."""
     names = set.intersection(*(set(found.peaks.metrics) for found in measured))
     metrics = {name: max(x.peaks.metrics[name] for x in measured) for name in sorted(names)}
@@ -121,24 +121,16 @@ def peaks_of(measured: list[Measured]) -> memory.Peaks:
     return replace(most.peaks, metrics=metrics, notes=notes)
 
 
-def costs_of(measured: list[Measured], *, samples: int) -> dict[str, Any]:
-    """Metrics of each worker, under the name of its topmost unit, and of all together.
-
-    `idle_share` is the share of its time in which a worker waits for its neighbours, `bytes_sent`
-    what it hands on of each sample, and `host_over_baseline_bytes` its own peak.
-    """
+def costs_of(measured: Sequence[Measured], *, samples: int) -> dict[str, float]:
+    """What each worker measured, as metrics of its topmost unit, and the number of workers."""
     found: dict[str, float] = {"pipeline/workers": len(measured)}
     for each in measured:
-        name = f"pipeline/{each.units[-1]}"
-        waited = each.seconds_without_batch + each.seconds_without_room
-        found |= {
-            f"{name}/idle_share": waited / each.seconds,
-            f"{name}/seconds_without_batch": each.seconds_without_batch,
-            f"{name}/seconds_without_room": each.seconds_without_room,
-            f"{name}/bytes_per_sample": each.bytes_sent / samples,
+        costs = {
+            "idle_share": (each.seconds_without_batch + each.seconds_without_room) / each.seconds,
+            "seconds_without_batch": each.seconds_without_batch,
+            "seconds_without_room": each.seconds_without_room,
+            "bytes_per_sample": each.bytes_sent / samples,
+            **{name.removeprefix("memory/"): x for name, x in each.peaks.metrics.items()},
         }
-        found |= {
-            f"{name}/{metric.removeprefix('memory/')}": value
-            for metric, value in each.peaks.metrics.items()
-        }
+        found |= {f"pipeline/{name}/{each.units[-1]}": cost for name, cost in costs.items()}
     return found

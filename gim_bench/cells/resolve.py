@@ -129,6 +129,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
     _check_pieces(setup, method, origin=origin)
     _check_units(kind, setup, method, origin=origin)
     _check_tiles(kind, setup, method, recipe, origin=origin)
+    _check_pipeline(kind, suite, recipe, method, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe
     if probe is not None and probe.precision is not None:
@@ -357,6 +358,33 @@ def _check_tiles(
         raise ConfigError(
             f"{origin}: {wanted} is for methods without labels that look at one module at a time, "
             f"and {method.like!r} is none of them: leave it out"
+        )
+
+
+def _check_pipeline(
+    kind: type[Learner], suite: Suite, recipe: Recipe, method: MethodSettings, *, origin: str
+) -> None:
+    """Processes of their own train units that hand activations on, and are not looked into."""
+    workers = recipe.training.workers
+    if method.schedule is not Schedule.PIPELINE:
+        if workers is not None and kind.traits.schedule is None:
+            raise ConfigError(
+                f"{origin}: training.workers = {workers} shares units out to the processes of a "
+                f"pipeline, and the schedule of {method.name!r} is {method.schedule.value!r}: set "
+                f'schedule = "pipeline", or leave workers out'
+            )
+        return
+    if method.gradient_flow != GradientFlow.ISOLATED:
+        return
+    if not issubclass(kind, StackLearner):
+        raise ConfigError(
+            f'{origin}: with schedule = "pipeline" units hand activations on, and those of '
+            f'{method.like!r} hand on none: use "interleaved"'
+        )
+    if suite.inside is not None:
+        raise ConfigError(
+            f"{origin}: [inside] looks at all modules after every epoch, and with schedule = "
+            f'"pipeline" other processes have them: leave [inside] out, or use "interleaved"'
         )
 
 

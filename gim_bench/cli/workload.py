@@ -11,6 +11,7 @@ from pathlib import Path
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.pipelines import has_workers
 from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
@@ -88,13 +89,22 @@ class Workload:
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for suite "
                 f"{self.suite.name!r}, which measures one cell at a time: use --workers 1"
             )
+        if workers not in (None, 1) and any(has_workers(cell) for cell in self.cells):
+            raise ConfigError(
+                f"{workers} workers (--workers or GIM_BENCH_WORKERS) for cells with the schedule "
+                f'"pipeline", each of which has processes of its own: use --workers 1, or '
+                f"--set training.workers={workers}"
+            )
         waiting = [cell for cell in self.cells if cell.key not in finished]
         return self.share_of(waiting, workers=workers)
 
     def share_of(self, cells: Sequence[Cell], *, workers: int | None) -> Share:
         """How these cells share the cores."""
         share = share_out(
-            cells, device=self.bench.device, workers=workers, alone=self.suite.fresh_process
+            cells,
+            device=self.bench.device,
+            workers=workers,
+            alone=self.suite.fresh_process or any(map(has_workers, cells)),
         )
         if cells and share.threads > 1 and (idle := idle_cores()) < share.threads:
             self.progress.say(

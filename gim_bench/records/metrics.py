@@ -32,6 +32,38 @@ class Metric:
 TARGETS = ("phone", "speaker")
 
 
+MEMORY = (
+    Metric("host_peak_bytes", "bytes", Better.LOWER, "peak resident memory"),
+    Metric(
+        "host_over_baseline_bytes",
+        "bytes",
+        Better.LOWER,
+        "peak resident memory, less the resident memory before",
+    ),
+    Metric("gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
+    Metric(
+        "gpu_allocated_over_baseline_bytes",
+        "bytes",
+        Better.LOWER,
+        "PyTorch's allocated peak, less all that was allocated before but the learner",
+    ),
+    Metric("gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
+    Metric("gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
+    Metric(
+        "gpu_process_over_baseline_bytes",
+        "bytes",
+        Better.LOWER,
+        "NVML's peak of this process, less its memory before",
+    ),
+    Metric(
+        "gpu_context_bytes",
+        "bytes",
+        Better.LOWER,
+        "NVML's memory of this process before, less what PyTorch had reserved",
+    ),
+)
+
+
 def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
     """Each metric without a prefix, then with the prefix of each target: "phone_accuracy"."""
     for prefix in ("", *(f"{target}_" for target in TARGETS)):
@@ -46,6 +78,16 @@ def _of_every_phase(*metrics: Metric) -> Iterator[Metric]:
             yield replace(
                 metric, name=f"{prefix}{metric.name}", meaning=f"{metric.meaning}; {phase}"
             )
+
+
+def _of_a_worker(*metrics: Metric) -> Iterator[Metric]:
+    """Each measure of a worker of a pipeline, under the topmost module that it trains."""
+    for metric in metrics:
+        yield replace(
+            metric,
+            name=f"pipeline/{metric.name}",
+            meaning=f"{metric.meaning}; of the worker with that module on top",
+        )
 
 
 METRICS = {
@@ -122,35 +164,14 @@ METRICS = {
             Better.LOWER,
             "energy of the machine's processor packages in training, by RAPL",
         ),
-        *_of_every_phase(
-            Metric("host_peak_bytes", "bytes", Better.LOWER, "peak resident memory"),
-            Metric(
-                "host_over_baseline_bytes",
-                "bytes",
-                Better.LOWER,
-                "peak resident memory, less the resident memory before",
-            ),
-            Metric("gpu_allocated_peak_bytes", "bytes", Better.LOWER, "PyTorch's allocated peak"),
-            Metric(
-                "gpu_allocated_over_baseline_bytes",
-                "bytes",
-                Better.LOWER,
-                "PyTorch's allocated peak, less all that was allocated before but the learner",
-            ),
-            Metric("gpu_reserved_peak_bytes", "bytes", Better.LOWER, "PyTorch's reserved peak"),
-            Metric("gpu_process_peak_bytes", "bytes", Better.LOWER, "NVML's peak, this process"),
-            Metric(
-                "gpu_process_over_baseline_bytes",
-                "bytes",
-                Better.LOWER,
-                "NVML's peak of this process, less its memory before",
-            ),
-            Metric(
-                "gpu_context_bytes",
-                "bytes",
-                Better.LOWER,
-                "NVML's memory of this process before, less what PyTorch had reserved",
-            ),
+        *_of_every_phase(*MEMORY),
+        Metric("pipeline/workers", "processes", Better.LOWER, "that trained the units"),
+        *_of_a_worker(
+            Metric("idle_share", "ratio", Better.LOWER, "share of its time spent waiting"),
+            Metric("seconds_without_batch", "s", Better.LOWER, "waiting for the worker below"),
+            Metric("seconds_without_room", "s", Better.LOWER, "waiting for the worker above"),
+            Metric("bytes_per_sample", "bytes", Better.LOWER, "handed on for every example"),
+            *MEMORY,
         ),
         Metric(
             "memory/largest_batch",

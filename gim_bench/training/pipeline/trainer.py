@@ -105,7 +105,8 @@ class PipelinedTrainer(Trainer):
         self._resumed: Mapping[str, Any] | None = None
         self._begun = self._is_asked = False
         self._steps_heard = 0
-        self._state: dict[str, Any] | None = None  # after the last step, if a worker reported it
+        self._state: dict[str, Any] | None = None  # after the last step, if workers reported it
+        self._final: dict[str, Any] | None = None  # after the end of training
 
     # -- as the loop of training sees it -----------------------------------------------------------
 
@@ -147,14 +148,19 @@ class PipelinedTrainer(Trainer):
         """Workers set the rates of their steps themselves."""
 
     def state_if(self, *, wanted: bool) -> dict[str, Any] | None:
-        """The state after the last step, where it was asked for before that step was begun."""
-        if self._state is not None and (wanted or self._is_asked):
+        """The state after the last step, where it was asked for before that step was begun.
+
+        It is of the moment after the step: an evaluation draws further negatives.
+        """
+        if self._final is not None:
+            return self._final if wanted else None
+        state, self._state = self._state, None
+        if state is not None:
             self._is_asked = False
-            return self._state
-        if wanted and not self._is_asked:
+        elif wanted and not self._is_asked:
             self._is_asked = True
             self._crew[0].connection.send("state")
-        return None
+        return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._resumed = state
@@ -204,11 +210,11 @@ class PipelinedTrainer(Trainer):
     def _finish(self) -> None:
         """Take over what the workers have learned."""
         done = [self._hear(worker, "done") for worker in self._crew]
-        self._state = self._merged([state for state, _ in done])
-        self.learner.load_state_dict(self._state["learner"])
+        self._final = self._merged([state for state, _ in done])
+        self.learner.load_state_dict(self._final["learner"])
         for unit, generator in self.learner.generators().items():
-            generator.set_state(self._state["generators"][unit])
-        self.measured = [measured for _, measured in done]
+            generator.set_state(self._final["generators"][unit])
+        self.measured += [measured for _, measured in done]
 
     def _hear(self, worker: _Employed, wanted: str) -> tuple[Any, ...]:
         """What the worker says next. Raises: its error, or WorkerError where it has ended."""

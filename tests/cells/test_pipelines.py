@@ -1,0 +1,308 @@
+"""Cells whose units are trained in processes of their own."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.resolve import configs
+from gim_bench.cells.run import run_cell
+from gim_bench.datasets.images.photos import Photos
+from gim_bench.errors import ConfigError, DataError
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.metrics import describe
+from gim_bench.records.record import Status
+from tests.cells.tiny_cells import same
+from tests.tiny_suite import (
+    CPU,
+    SPEECH_TOML,
+    TOML,
+    noise_registered,
+    tiny_bench,
+    tiny_cell,
+    tiny_suite,
+)
+
+# Three modules, a rate that changes with every step, and losses of held-out examples: three epochs
+# of two steps.
+IMAGES = (
+    "encoder.blocks=[1, 1, 1]",
+    "training.epochs=3",
+    "training.batch_size=10",
+    "training.held_out=0.5",
+    "training.rate_schedule={kind='cosine', warmup_epochs=1}",
+)
+SPEECH = ("training.epochs=2",)
+PIPELINE = "training.schedule=pipeline"
+
+
+def suite_in(folder, *overrides, speech=False):
+    folder.mkdir(exist_ok=True)
+    shared = SPEECH if speech else IMAGES
+    return tiny_suite(folder, *shared, *overrides, toml=SPEECH_TOML if speech else TOML)
+
+
+def trained_in(folder, *overrides, speech=False, method="gim", **settings):
+    """The record and the weights of a cell of the suite with these overrides."""
+    suite = suite_in(folder, *overrides, speech=speech)
+    bench, runs = tiny_bench(suite), RunsFolder(folder / "runs")
+    for name, value in settings.items():
+        setattr(bench, name, value)
+    record = run_cell(tiny_cell(suite, method), bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    return record, load_file(runs.folder_of(record) / "encoder.safetensors")
+
+
+def assert_equal(pipelined, interleaved):
+    """To the bit: losses, weights, and every number of a probe."""
+    (ours, weights), (theirs, others) = pipelined, interleaved
+    assert ours.losses == theirs.losses
+    assert all(same(weights, others))
+    assert ours.probe_curves == theirs.probe_curves
+    timeless = {n for n in theirs.metrics if "accuracy" in n or "loss" in n or "flops" in n}
+    assert len(timeless) > 10
+    assert {n: ours.metrics[n] for n in timeless} == {n: theirs.metrics[n] for n in timeless}
+    assert ours.isolation == theirs.isolation
+
+
+def children():
+    return psutil.Process().children(recursive=True)
+
+
+# -- the same numbers ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def interleaved(tmp_path_factory):
+    return trained_in(tmp_path_factory.mktemp("interleaved"))
+
+
+@pytest.fixture(scope="module")
+def pipelined(tmp_path_factory):
+    return trained_in(tmp_path_factory.mktemp("pipelined"), PIPELINE)
+
+
+def test_three_processes_train_images_to_the_bits_of_one(pipelined, interleaved):
+    assert_equal(pipelined, interleaved)
+    assert pipelined[0].metrics["pipeline/workers"] == 3
+
+
+def test_two_processes_share_three_units_in_bf16_to_the_bits_of_one(tmp_path):
+    precision = "training.precision=bf16"
+    two = trained_in(tmp_path / "two", PIPELINE, "training.workers=2", precision)
+    assert_equal(two, trained_in(tmp_path / "one", precision))
+    assert two[0].metrics["pipeline/workers"] == 2
+    measured = [n for n in two[0].metrics if n.startswith("pipeline/idle_share/")]
+    assert measured == ["pipeline/idle_share/module_2", "pipeline/idle_share/module_3"]
+
+
+@pytest.mark.slow
+def test_six_processes_train_speech_to_the_bits_of_one(tmp_path):
+    with noise_registered():
+        six, one = (
+            trained_in(tmp_path / name, *schedule, speech=True)
+            for name, schedule in (("six", [PIPELINE]), ("one", []))
+        )
+    assert_equal(six, one)
+    assert six[0].metrics["pipeline/workers"] == 6
+
+
+@pytest.mark.slow
+def test_labels_go_up_with_the_activations(tmp_path):
+    """Every unit of greedy_supervised needs them, and several views go up side by side."""
+    ours, theirs = (
+        trained_in(tmp_path / name, *schedule, method="greedy_supervised")
+        for name, schedule in (("pipeline", [PIPELINE]), ("one", []))
+    )
+    assert_equal(ours, theirs)
+
+
+def test_a_method_with_one_unit_needs_no_worker(tmp_path):
+    record, _ = trained_in(tmp_path, PIPELINE, method="cpc")
+    assert not any(name.startswith("pipeline/") for name in record.metrics)
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def test_workers_tell_what_they_hand_on_and_how_long_they_wait(pipelined):
+    """24 pixels make 5×5 patches; a module of width 2 hands on 8 channels of 8×8 floats each."""
+    metrics = pipelined[0].metrics
+    handed = {n: x for n, x in metrics.items() if n.startswith("pipeline/bytes_per_sample/")}
+    per_training_sample = 25 * 8 * 8 * 8 * 4
+    # As many examples are held out as are trained on: 20 of each epoch's 40.
+    assert handed["pipeline/bytes_per_sample/module_1"] == 2 * per_training_sample
+    assert handed["pipeline/bytes_per_sample/module_3"] == 0
+    for module in (1, 2, 3):
+        assert 0 <= metrics[f"pipeline/idle_share/module_{module}"] < 1
+        assert metrics[f"pipeline/host_over_baseline_bytes/module_{module}"] > 0
+    assert metrics["pipeline/seconds_without_batch/module_1"] == 0
+    assert metrics["pipeline/seconds_without_room/module_3"] == 0
+    assert all(describe(name) for name in metrics)
+
+
+def test_the_peak_of_a_pipelined_cell_is_its_largest_worker_s(pipelined):
+    record, _ = pipelined
+    name = "host_over_baseline_bytes"
+    workers = [record.metrics[f"pipeline/{name}/module_{m}"] for m in (1, 2, 3)]
+    assert record.metrics[f"memory/{name}"] == max(workers)
+    assert "the largest of 3" in record.provenance["memory"]["training"]["host"]
+
+
+# -- interrupted -----------------------------------------------------------------------------------
+
+
+class Acting(Silence):
+    """Does something in each step of a training."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def task(self, title, *, total, unit):
+        self.counts = "training" in title
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def advance(self, steps=1, **_):
+        if self.counts:
+            self.act()
+
+
+class At:
+    """A function that does something once, in its call of that number."""
+
+    def __init__(self, number, act):
+        self.left, self.act = number, act
+
+    def __call__(self):
+        self.left -= 1
+        if not self.left:
+            self.act()
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_signal_stops_all_workers_after_one_step_and_the_same_command_ends_alike(
+    number, interleaved, tmp_path
+):
+    suite, runs = suite_in(tmp_path, PIPELINE), RunsFolder(tmp_path / "runs")
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    bench.progress = Acting(At(number, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, bench, runs=runs)
+    assert not children_of_a_pipeline()
+    assert list(runs.root.glob("**/checkpoint-*.pt"))
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.provenance["resumed_at_step"][0] >= number
+    assert_equal((record, load_file(runs.folder_of(record) / "encoder.safetensors")), interleaved)
+
+
+def children_of_a_pipeline():
+    """Processes that a pipeline has left; multiprocessing keeps one of its own."""
+    return [child for child in children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+LONG = "training.epochs=60"  # workers run ahead, and are to be killed before they are done
+
+
+@pytest.fixture(scope="module")
+def long_interleaved(tmp_path_factory):
+    return trained_in(tmp_path_factory.mktemp("long"), LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", [0, 1, 2])
+def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alike(
+    worker, long_interleaved, tmp_path
+):
+    suite, runs = suite_in(tmp_path, PIPELINE, LONG), RunsFolder(tmp_path / "runs")
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    bench.checkpoint_seconds = 0.0
+
+    def kill():
+        oldest = sorted(children_of_a_pipeline(), key=lambda child: child.create_time())
+        oldest[worker].kill()
+
+    bench.progress = Acting(At(9, kill))
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.FAILED
+    assert record.error == (
+        f"worker {worker + 1} (module_{worker + 1}) of the pipeline was killed by signal 9: the "
+        f"same command resumes from the last checkpoint"
+    )
+    assert not children_of_a_pipeline()
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.provenance["resumed_at_step"][0] > 0
+    assert_equal(
+        (record, load_file(runs.folder_of(record) / "encoder.safetensors")), long_interleaved
+    )
+
+
+class Elsewhere(Photos):
+    """Cannot be read by any other process than the first."""
+
+    def split(self, split):
+        if os.getppid() == int(os.environ["TEST_PARENT"]):
+            raise DataError("the disk of the images is not there")
+        return super().split(split)
+
+
+def test_a_worker_that_cannot_start_fails_the_cell_in_its_own_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_PARENT", str(os.getpid()))
+    suite, runs = suite_in(tmp_path, PIPELINE), RunsFolder(tmp_path / "runs")
+    bench = tiny_bench(suite)
+    there = bench.dataset
+    bench.dataset = Elsewhere(options=there.options, data_dir=None, cache_dir=Path("unused"))
+    record = run_cell(tiny_cell(suite, "gim"), bench, runs=runs)
+    assert record.status is Status.FAILED
+    assert record.error == "the disk of the images is not there"
+    assert not children_of_a_pipeline()
+
+
+def test_a_loss_that_is_not_finite_fails_the_cell_and_ends_the_workers(tmp_path):
+    suite = suite_in(tmp_path, PIPELINE, "training.learning_rate=1e30")
+    record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "r"))
+    assert record.status is Status.FAILED
+    assert "lower training.learning_rate" in str(record.error)
+    assert not children_of_a_pipeline()
+
+
+@pytest.mark.slow
+def test_a_pipeline_runs_in_a_cell_s_own_process(interleaved, tmp_path):
+    suite, runs = suite_in(tmp_path, PIPELINE), RunsFolder(tmp_path / "runs")
+    record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert record.losses == interleaved[0].losses
+    deadline = time.monotonic() + 10
+    while children_of_a_pipeline() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children_of_a_pipeline()
+
+
+# -- what does not go together ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.workers=2"], "the schedule of 'gim' is 'interleaved'"),
+        ([PIPELINE, "inside={}"], r"\[inside\] looks at all modules"),
+        ([PIPELINE, "training.workers=0"], "training.workers"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(overrides, said, tmp_path):
+    with pytest.raises(ConfigError, match=said) as caught:
+        configs(suite_in(tmp_path, *overrides), methods=["gim"], device=CPU)
+    assert "\n" not in str(caught.value)
