@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gim_bench.cells.bench import Bench
-from gim_bench.cells.shares import ANY_GPU, Share
+from gim_bench.cells.shares import Share, device_of
 from gim_bench.contract import Dataset
 from gim_bench.hardware.threads import asking_for
 from gim_bench.settings.base import Settings
@@ -55,7 +55,7 @@ def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection
                 options=bench.dataset.options,
                 data_dir=bench.dataset.data_dir,
                 cache_dir=bench.dataset.given_cache_dir,
-                device=_device_of(number, bench.device),
+                device=device_of(number, bench.device),
                 checkpoint_seconds=bench.checkpoint_seconds,
                 cell_timeout=bench.cell_timeout,
                 workers=share.workers,
@@ -72,13 +72,6 @@ def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection
         yield connections
     finally:
         end(*crew)
-
-
-def _device_of(number: int, device: torch.device) -> str:
-    """The device of a worker: GPUs are shared out, unless one was named."""
-    if str(device) == ANY_GPU:
-        return f"cuda:{number % torch.cuda.device_count()}"
-    return str(device)
 
 
 def _work(order: _Order, connection: Connection) -> None:

@@ -2,9 +2,7 @@
 
 import math
 import statistics
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.pipelines import is_pipelined, predict
 from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import Learner, Split
 from gim_bench.datasets.batches import Batches
@@ -21,6 +20,7 @@ from gim_bench.datasets.images.regions import PlaceBatches
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
+from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.devices import autocast
 from gim_bench.probing.adam import train_linear
 from gim_bench.probing.logistic import logistic_regression
@@ -44,6 +44,7 @@ class Estimate:
     probe_seconds: float
     peak_bytes: int | None  # the GPU's where the cell runs on one, else the host's
     over_bytes: int = 0  # the host's, over the idle process
+    remark: str = ""  # on what decides the time
 
     @property
     def seconds(self) -> float:
@@ -105,12 +106,17 @@ def _of_side(cell: Cell, side: int, *, region: RegionSettings) -> Cell:
 def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     steps = planned_steps(cell, bench)
     train_seconds = probe_seconds = 0.0
+    remark = ""
     models = models_of(cell, bench)
     memory.free(bench.device)
     with memory.measure(bench.device) as peaks:
         for model in models:
             learner = build(cell, bench, target=model.target)
-            if steps:
+            if steps and is_pipelined(cell, learner):
+                predicted = predict(cell, learner, bench, timed_steps=TIMED_STEPS)
+                train_seconds += steps * predicted.seconds
+                remark = str(predicted)
+            elif steps:
                 train_seconds += steps * _seconds_per_step(cell, learner, bench)
             elif cell.config.method.trains_on != "none":
                 train_seconds += _seconds_of_fit(cell, learner, bench)
@@ -125,6 +131,7 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
         probe_seconds=probe_seconds,
         peak_bytes=None if peak is None else int(peak),
         over_bytes=int(peaks.metrics["memory/host_over_baseline_bytes"]),
+        remark=remark,
     )
 
 
@@ -136,7 +143,7 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
     for unit in trainer.stages():
         times = []
         for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
-            with _timed(bench.device) as seconds:
+            with timed(bench.device) as seconds:
                 trainer.step(batch, only=unit)
             times += seconds
         total += statistics.median(times[1:] or times)
@@ -146,7 +153,7 @@ def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
 def _seconds_of_fit(cell: Cell, learner: Learner, bench: Bench) -> float:
     """A whole fit without gradients: nothing says beforehand how many batches a learner takes."""
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
-    with _timed(bench.device) as seconds:
+    with timed(bench.device) as seconds:
         learner.fit_without_gradients(batches.epoch(1))
     return seconds[0]
 
@@ -161,7 +168,7 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
         for split in (Split.TRAIN, Split.TEST)
     )
     with (
-        _timed(bench.device) as extraction,
+        timed(bench.device) as extraction,
         autocast(bench.device, settings.precision or cell.config.training.precision),
     ):
         batch = next(train.in_order())
@@ -199,7 +206,7 @@ def _adam_seconds(
     stream: tuple[str, int],
 ) -> float:
     """Fitting for validation and fitting on everything, with some features of each module."""
-    with _timed(modules[0].device) as training:
+    with timed(modules[0].device) as training:
         for rows in modules:
             features = _repeated(rows, size=settings.batch_size)
             train_linear(
@@ -220,7 +227,7 @@ def _regression_seconds(
 ) -> float:
     """Logistic regressions at all penalties on that number of labels, for every module."""
     size = min(labels, TIMED_LABELS)
-    with _timed(modules[0].device) as fitting:
+    with timed(modules[0].device) as fitting:
         for rows in modules:
             features = _repeated(rows, size=size)[:size]
             logistic_regression(
@@ -239,19 +246,3 @@ def _regression_seconds(
 def _repeated(rows: Tensor, *, size: int) -> Tensor:
     """At least `size` rows."""
     return rows.repeat(-(-size // len(rows)), 1)
-
-
-@contextmanager
-def _timed(device: torch.device) -> Iterator[list[float]]:
-    """A list that holds the block's wall seconds once it is left, the device's work included."""
-    seconds: list[float] = []
-    _wait_for(device)
-    started = time.perf_counter()
-    yield seconds
-    _wait_for(device)
-    seconds.append(time.perf_counter() - started)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,5 +1,6 @@
 """Cells whose units are trained in processes of their own (schedule "pipeline")."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +21,16 @@ from gim_bench.cells.build import (
     training_batches,
 )
 from gim_bench.cells.cell import Cell
-from gim_bench.contract import Dataset, Learner
+from gim_bench.cells.shares import device_of, devices_of
+from gim_bench.contract import Batch, Dataset, Learner, Split
 from gim_bench.hardware import memory
+from gim_bench.hardware.calibration import timed
+from gim_bench.hardware.threads import cores
 from gim_bench.progress import Silence
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.kept_outputs import Source
-from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out
+from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out, threads_of_each
 from gim_bench.training.pipeline.worker import Measured, Part
 
 
@@ -95,7 +99,7 @@ class _PartOf:
         cell = self.cell
         bench = Bench(
             self.dataset(options=self.options, data_dir=self.data_dir, cache_dir=self.cache_dir),
-            device=torch.device(self.device),
+            device=torch.device(device_of(number, torch.device(self.device))),
             progress=Silence(),
         )
         learner = build(cell, bench, target=self.model.target)
@@ -109,6 +113,61 @@ class _PartOf:
             steps=self.steps,
             rates=rates_of(cell.config.training, steps=self.steps),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """How fast the workers of a pipeline are, from a few steps of each share in one process."""
+
+    shares: Sequence[Sequence[str]]
+    seconds_of: Sequence[float]  # a step of each worker; the lowest one's with its batch
+    at_once: int  # workers that the hardware serves at the same time
+
+    @property
+    def seconds(self) -> float:
+        """A step of all: as long as the slowest worker takes, where there is room for all."""
+        return max(*self.seconds_of, sum(self.seconds_of) / self.at_once)
+
+    def __str__(self) -> str:
+        slowest = max(range(len(self.shares)), key=lambda number: self.seconds_of[number])
+        share = self.seconds_of[slowest] / sum(self.seconds_of)
+        return (
+            f"{len(self.shares)} workers, {min(self.at_once, len(self.shares))} at once; the "
+            f"slowest trains {', '.join(self.shares[slowest])}, {share:.0%} of the work"
+        )
+
+
+def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> Prediction:
+    """Time the steps of every share, one after the other, with the threads of one worker.
+
+    Each share is given what the share below hands on. The first step warms up.
+    """
+    shares = shared_out(list(learner.units()), workers=cell.config.training.workers)
+    trainers = [trainer_of(cell, learner, device=bench.device, share=share) for share in shares]
+    batches = bench.batches(cell, Split(cell.config.method.trains_on)).epoch(1)
+    threads = torch.get_num_threads()
+    own = threads_of_each(len(shares))
+    times: list[list[float]] = [[] for _ in shares]
+    torch.set_num_threads(own)
+    try:
+        for _ in range(timed_steps + 1):
+            with timed(bench.device) as fetching:
+                given = next(batches)
+            for number, trainer in enumerate(trainers):
+                handed: list[Batch] = []
+                above = handed.append if trainer is not trainers[-1] else None
+                with timed(bench.device) as seconds:
+                    trainer.step(given, hand_on=above)
+                times[number].append(seconds[0] + (0 if number else fetching[0]))
+                given = handed[0] if handed else given
+    finally:
+        torch.set_num_threads(threads)
+    served = cores() // own if bench.device.type == "cpu" else devices_of(bench.device)
+    return Prediction(
+        shares=shares,
+        seconds_of=[statistics.median(each[1:] or each) for each in times],
+        at_once=max(1, served),
+    )
 
 
 def peaks_of(measured: Sequence[Measured]) -> memory.Peaks:

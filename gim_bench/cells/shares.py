@@ -48,7 +48,7 @@ def share_out(
     if workers is None:
         workers = 1
         if str(device) == ANY_GPU:
-            workers = torch.cuda.device_count()
+            workers = devices_of(device)
         elif small:
             room = available_bytes() // WORKER_BYTES
             workers = min(cores() // (asked or 1), room)
@@ -56,6 +56,18 @@ def share_out(
     if asked is not None:
         return Share(workers=workers, threads=asked)
     return Share(workers=workers, threads=1 if small else max(1, cores() // workers))
+
+
+def device_of(number: int, device: torch.device) -> str:
+    """The device of a worker: GPUs are shared out, unless one was named."""
+    if str(device) == ANY_GPU:
+        return f"cuda:{number % devices_of(device)}"
+    return str(device)
+
+
+def devices_of(device: torch.device) -> int:
+    """How many GPUs are shared out."""
+    return torch.cuda.device_count() if str(device) == ANY_GPU else 1
 
 
 def is_small(config: CellConfig) -> bool:

@@ -168,6 +168,7 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Sha
         show(
             f"{cell.name:<28} {cost.steps:>8,} steps  about {duration(cost.seconds):<12} "
             f"peak {peak}{', does not fit' if over else ''}"
+            f"{'; ' if cost.remark else ''}{cost.remark}"
         )
     show(
         f"{waiting} of {len(work.cells)} cells would run, about "

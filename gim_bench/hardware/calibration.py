@@ -6,6 +6,8 @@ that takes 1.3 times as long as a fixed piece of work says more.
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,17 @@ def calibration_seconds(device: torch.device) -> float:
     with torch.inference_mode():
         run()
         return statistics.median(run() for _ in range(RUNS))
+
+
+@contextmanager
+def timed(device: torch.device) -> Iterator[list[float]]:
+    """A list that holds the block's wall seconds once it is left, the device's work included."""
+    seconds: list[float] = []
+    _wait_for(device)
+    started = time.perf_counter()
+    yield seconds
+    _wait_for(device)
+    seconds.append(time.perf_counter() - started)
 
 
 def _wait_for(device: torch.device) -> None:

@@ -53,6 +53,12 @@ def values_by_seed(records: Sequence[Record], name: str) -> dict[int, float]:
     }
 
 
+def mean_over_seeds(records: Sequence[Record], name: str) -> float | None:
+    """Mean of a metric over the seeds of one method's records that have it; None if none has."""
+    values = values_by_seed(records, name).values()
+    return sum(values) / len(values) if values else None
+
+
 def summarise_metrics(records: Sequence[Record]) -> dict[str, Summary]:
     """A summary of every metric over the records with a finite value, in order of appearance."""
     values: dict[str, list[float]] = {}

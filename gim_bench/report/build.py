@@ -24,6 +24,7 @@ from gim_bench.report.large import large_section
 from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
+from gim_bench.report.pipelines import pipelines_section
 from gim_bench.report.points import accuracy_over_cost
 from gim_bench.report.protocols import ResultsOf, protocols_section, rows_under
 from gim_bench.report.published import load
@@ -96,7 +97,7 @@ def build(
         )
     )
     sections += [
-        *([] if metrics else [large_section(records, suite.methods)]),
+        *([] if metrics else [large_section(records, suite.methods), pipelines_section(done)]),
         isolation_section(done),
         *([] if metrics else [patches_section(finished, pictures)]),
         _unfinished(records, suite.methods),

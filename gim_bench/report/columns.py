@@ -57,6 +57,11 @@ UNTRAINED = "none"  # the split that an untrained encoder is trained on
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", UNTRAINED: "nothing"}
 
 
+def scaled(value: float | None, factor: float, spec: str) -> str:
+    """A value in another unit, printed as `spec` says; a dash where there is none."""
+    return NONE if value is None else format(factor * value, spec)
+
+
 class Style(NamedTuple):
     """The format of numbers of one unit."""
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from gim_bench.records.record import Record, Status
-from gim_bench.records.statistics import latest_attempts, values_by_seed
-from gim_bench.report.columns import NONE, TOO_LARGE
+from gim_bench.records.statistics import latest_attempts, mean_over_seeds
+from gim_bench.report.columns import TOO_LARGE, scaled
 from gim_bench.report.document import Block, Bullets, Column, Curve, Figure, Panel, Section, Table
 
 KIND = "region"  # of the augmentation
@@ -37,9 +37,7 @@ class Measured:
         return self.side**2 / 1e6
 
     def mean(self, name: str) -> float | None:
-        """Mean of a metric over the seeds that have it."""
-        values = values_by_seed(self.records, name).values()
-        return sum(values) / len(values) if values else None
+        return mean_over_seeds(self.records, name)
 
 
 def large_section(records: Sequence[Record], methods: Sequence[str]) -> Section:
@@ -90,17 +88,13 @@ def _table(found: Sequence[Measured], memory: str) -> Table:
                 each.family,
                 f"{each.side:,}",
                 f"{each.megapixels:,.2f}",
-                _shown(each.mean(memory), 1e-9, ".3f") if each.records else TOO_LARGE,
-                _shown(each.mean("train/seconds"), 1 / each.megapixels, ".2f"),
-                _shown(each.mean("train/kept_bytes"), 1e-6 / each.megapixels, ".2f"),
+                scaled(each.mean(memory), 1e-9, ".3f") if each.records else TOO_LARGE,
+                scaled(each.mean("train/seconds"), 1 / each.megapixels, ".2f"),
+                scaled(each.mean("train/kept_bytes"), 1e-6 / each.megapixels, ".2f"),
             ]
             for each in found
         ],
     )
-
-
-def _shown(value: float | None, factor: float, spec: str) -> str:
-    return NONE if value is None else format(factor * value, spec)
 
 
 def _largest(found: Sequence[Measured]) -> list[str]:

@@ -49,7 +49,7 @@ def test_a_supervised_method_costs_a_model_for_each_target(speech_suite):
 def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
     """Made-up times: 0.5 s for four windows' features, 0.3 s and 0.6 s for three steps of both."""
     lasted = iter([0.5, 0.3, 0.6])
-    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted)]))
     bench = tiny_bench(speech_suite)
     found = estimate(tiny_cell(speech_suite, "random_init"), bench)
     train, test = (
@@ -67,7 +67,7 @@ def test_whole_recordings_are_read_at_their_lengths(speech_suite_of, monkeypatch
     Recordings of the tiny data set have 399 to 9999 samples; none is read shorter than a window.
     """
     lasted = iter([0.5, 0.0, 0.0])
-    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted)]))
     suite = speech_suite_of("probe.whole_recordings=true")
     bench = tiny_bench(suite)
     found = estimate(tiny_cell(suite, "random_init"), bench)
@@ -80,7 +80,7 @@ def test_whole_recordings_are_read_at_their_lengths(speech_suite_of, monkeypatch
 def test_a_fit_without_gradients_is_timed_whole(suite, monkeypatch):
     """Made-up times: 7 s for the fit, and none for features and probes."""
     lasted = iter([7.0])
-    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted, 0.0)]))
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted, 0.0)]))
     fitted = []
     monkeypatch.setattr(
         KMeansPatches, "fit_without_gradients", lambda self, batches: fitted.append(next(batches))
@@ -93,7 +93,7 @@ def test_a_fit_without_gradients_is_timed_whole(suite, monkeypatch):
 def test_logistic_regressions_are_timed_for_a_few_iterations(tmp_path, monkeypatch):
     """Made-up times: 0.5 s for the first batch's features, 0.3 s for three iterations of all."""
     lasted = iter([0.5, 0.3])
-    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([next(lasted)]))
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted)]))
     monkeypatch.setattr(estimates, "TIMED_LABELS", 6)
     suite = tiny_suite(tmp_path, "probe={iterations=20}")
     bench = tiny_bench(suite)
@@ -127,7 +127,7 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
 
 def test_a_selection_on_unseen_examples_doubles_training_and_probes(tmp_path, monkeypatch):
     """Only of methods that learn from labels."""
-    monkeypatch.setattr(estimates, "_timed", lambda device: nullcontext([1.0]))
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([1.0]))
     seconds = {}
     for unseen in ("false", "true"):
         suite = tiny_suite(tmp_path, f"probe.unseen_validation={unseen}")

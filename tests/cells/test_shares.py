@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gim_bench.cells import crew, shares
+from gim_bench.cells import shares
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.shares import Share, is_small, share_out
 from gim_bench.hardware import threads
@@ -95,8 +95,8 @@ def test_gpus_are_shared_out_unless_one_is_named(machine, tmp_path):
     cells = cells_of(tmp_path, seeds=20)
     assert shared(cells, device=torch.device("cuda")).workers == 4
     assert shared(cells, device=torch.device("cuda:1")).workers == 1
-    assert crew._device_of(5, torch.device("cuda")) == "cuda:1"
-    assert crew._device_of(5, torch.device("cuda:3")) == "cuda:3"
+    assert shares.device_of(5, torch.device("cuda")) == "cuda:1"
+    assert shares.device_of(5, torch.device("cuda:3")) == "cuda:3"
 
 
 def test_a_share_is_said_in_words():

@@ -90,6 +90,11 @@ class Upper:
             )
         )
 
+    def wait_until_read(self) -> None:
+        """Wait until all buffers have come back: the process that made them must live so long."""
+        while len(self._free) < BUFFERS:
+            self._free.append(self._connection.recv())
+
 
 class Lower:
     """The end at which a worker is given batches by the worker below."""

@@ -49,6 +49,11 @@ def shared_out(units: Sequence[str], *, workers: int | None) -> list[list[str]]:
     return [list(units[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+def threads_of_each(workers: int) -> int:
+    """Threads of a worker, where all together have those of this process."""
+    return max(1, torch.get_num_threads() // workers)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Employed:
     """A worker as its parent sees it."""
@@ -172,7 +177,7 @@ class PipelinedTrainer(Trainer):
         rings = [SPAWN.Pipe() for _ in self.shares[1:]]
         below = [None, *(upper for _, upper in rings)]
         above = [*(lower for lower, _ in rings), None]
-        threads = max(1, torch.get_num_threads() // len(self.shares))
+        threads = threads_of_each(len(self.shares))
         for number, units in enumerate(self.shares):
             here, there = SPAWN.Pipe()
             post = Post(
@@ -180,7 +185,6 @@ class PipelinedTrainer(Trainer):
                 parent=there,
                 below=below[number],
                 above=above[number],
-                title=", ".join(units),
             )
             # A daemon: it ends with this process even if a signal comes before it is listed.
             process = SPAWN.Process(target=serve, args=(post,), daemon=True)

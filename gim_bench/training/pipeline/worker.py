@@ -60,7 +60,6 @@ class Post:
     parent: Connection
     below: Connection | None
     above: Connection | None
-    title: str
 
 
 def serve(post: Post) -> None:
@@ -130,6 +129,8 @@ class _Worker:
                     self._hand_on(parcel)
         measured = self._measured(time.perf_counter() - began, peaks)
         self.parent.send(("done", packed(self.trainer.state()), measured))
+        if self.above is not None:
+            self.above.wait_until_read()
 
     def _train(self, parcel: Parcel) -> None:
         assert parcel.batch is not None

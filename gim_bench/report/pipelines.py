@@ -1,0 +1,102 @@
+"""Pipelines: what each worker hands on, holds and waits for, and how fast all are together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gim_bench.records.record import Record
+from gim_bench.records.statistics import mean_over_seeds, newest_done
+from gim_bench.report.columns import scaled
+from gim_bench.report.document import Block, Bullets, Column, Section, Table
+
+HEADINGS = ("waits, %", "for a batch, s", "for room, s", "hands on, MB", "peak over idle, GB")
+NOTE = (
+    "A worker trains the module in its row and those below it, down to the next worker's. It waits "
+    "for a batch of the worker below, or for room to hand its own on. What it hands on is counted "
+    "for each example. Peak over idle: peak memory of its process, less its memory before training."
+)
+SPEED = "train/samples_per_second"
+PEAKS = ("gpu_allocated_over_baseline_bytes", "host_over_baseline_bytes")
+
+
+def pipelines_section(records: Sequence[Record]) -> Section:
+    """A row for every worker of the pipelined rows; empty without such rows."""
+    done = newest_done(records)
+    methods = dict.fromkeys(r.method for r in done if "pipeline/workers" in r.metrics)
+    blocks: list[Block] = []
+    if methods:
+        rows = [row for method in methods for row in _workers(_of(done, method), method)]
+        columns = [
+            *(Column(heading=heading, numeric=False) for heading in ("rows", "module")),
+            *(Column(heading=heading) for heading in HEADINGS),
+        ]
+        lines = [line for method in methods for line in _compared(done, method)]
+        blocks = [Table(columns=columns, rows=rows), NOTE, *([Bullets(lines)] if lines else [])]
+    return Section(title="Pipelines", blocks=blocks)
+
+
+def _of(done: Sequence[Record], method: str) -> list[Record]:
+    return [record for record in done if record.method == method]
+
+
+def _workers(records: Sequence[Record], method: str) -> list[list[str]]:
+    """The cells of the table, means over seeds, for each worker of a row."""
+    modules = [
+        name.rpartition("/")[2]
+        for name in records[0].metrics
+        if name.startswith("pipeline/idle_share/")
+    ]
+    return [
+        [
+            method,
+            module,
+            scaled(mean_over_seeds(records, f"pipeline/idle_share/{module}"), 100, ".0f"),
+            scaled(mean_over_seeds(records, f"pipeline/seconds_without_batch/{module}"), 1, ".1f"),
+            scaled(mean_over_seeds(records, f"pipeline/seconds_without_room/{module}"), 1, ".1f"),
+            scaled(mean_over_seeds(records, f"pipeline/bytes_per_sample/{module}"), 1e-6, ".3f"),
+            scaled(_peak(records, module), 1e-9, ".3f"),
+        ]
+        for module in modules
+    ]
+
+
+def _peak(records: Sequence[Record], module: str) -> float | None:
+    """The GPU's peak where the worker ran on one, else the host's."""
+    found = (mean_over_seeds(records, f"pipeline/{name}/{module}") for name in PEAKS)
+    return next((peak for peak in found if peak is not None), None)
+
+
+def _compared(done: Sequence[Record], method: str) -> list[str]:
+    """How fast and how large the row is beside the rows that differ from it in the schedule alone.
+
+    Where the losses of every seed are equal to the bit, the line says so.
+    """
+    own = _of(done, method)
+    lines = []
+    for other in dict.fromkeys(record.method for record in done):
+        theirs = _of(done, other)
+        if other == method or not _alike(own[0].config, theirs[0].config):
+            continue
+        speeds = [mean_over_seeds(records, SPEED) for records in (own, theirs)]
+        if None in speeds:
+            continue
+        ours, its = (speed or 0.0 for speed in speeds)
+        seeds = {record.seed: record.losses for record in theirs}
+        shared = [record for record in own if record.seed in seeds]
+        equal = shared and all(record.losses == seeds[record.seed] for record in shared)
+        lines.append(
+            f"{method} trains {ours / its:.2f} times as fast as {other} ({ours:.1f} and {its:.1f} "
+            f"examples per second), with {'the same' if equal else 'other'} losses"
+            f"{' to the bit' if equal else ''}."
+        )
+    return lines
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows differ in name, schedule and number of workers alone."""
+
+    def rest(config: Mapping[str, Any]) -> dict[str, Any]:
+        method = {k: v for k, v in config["method"].items() if k not in ("name", "schedule")}
+        training = {k: v for k, v in config["training"].items() if k not in ("schedule", "workers")}
+        return {**config, "method": method, "training": training}
+
+    return rest(one) == rest(other)
