@@ -175,7 +175,7 @@ def peaks_of(measured: Sequence[Measured]) -> memory.Peaks:
     names = set.intersection(*(set(found.peaks.metrics) for found in measured))
     metrics = {name: max(x.peaks.metrics[name] for x in measured) for name in sorted(names)}
     most = max(measured, key=lambda x: x.peaks.metrics.get("memory/host_over_baseline_bytes", 0))
-    about = f" of the worker of {', '.join(most.units)}, the largest of {len(measured)}"
+    about = f"; of the worker of {', '.join(most.units)}, the largest of {len(measured)}"
     notes = {name: f"{note}{about}" for name, note in most.peaks.notes.items()}
     return replace(most.peaks, metrics=metrics, notes=notes)
 

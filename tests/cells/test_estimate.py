@@ -12,6 +12,7 @@ from gim_bench.cells import estimate as estimates
 from gim_bench.cells.estimate import estimate
 from gim_bench.contract import Split
 from gim_bench.datasets.speech.windows import tiles
+from gim_bench.hardware import calibration
 from tests.tiny_suite import SPEECH_TOML, TOML, tiny_bench, tiny_cell, tiny_suite
 
 
@@ -118,7 +119,7 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
         return now[0]
 
     perf_counter.calls = 0
-    monkeypatch.setattr(estimates.time, "perf_counter", perf_counter)
+    monkeypatch.setattr(calibration.time, "perf_counter", perf_counter)
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
     found = estimate(cell, bench)
     assert found.steps == 50 * 4

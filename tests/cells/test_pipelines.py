@@ -3,13 +3,17 @@
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 from safetensors.torch import load_file
 
+from gim_bench.cells import pipelines
+from gim_bench.cells.build import build
 from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.pipelines import Prediction, predict
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.datasets.images.photos import Photos
@@ -289,6 +293,38 @@ def test_a_pipeline_runs_in_a_cell_s_own_process(interleaved, tmp_path):
     while children_of_a_pipeline() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not children_of_a_pipeline()
+
+
+# -- predicted -------------------------------------------------------------------------------------
+
+
+def predicted(seconds, *, at_once, shares=(("module_1",), ("module_2",), ("module_3",))):
+    return Prediction(shares=shares, seconds_of=seconds, at_once=at_once)
+
+
+def test_a_step_takes_as_long_as_the_slowest_worker_where_there_is_room_for_all():
+    assert predicted([1.0, 2.0, 3.0], at_once=3).seconds == 3.0
+    assert predicted([1.0, 2.0, 3.0], at_once=8).seconds == 3.0
+    assert predicted([1.0, 2.0, 3.0], at_once=1).seconds == 6.0
+    assert predicted([2.0, 2.0, 2.0], at_once=2).seconds == 3.0
+
+
+def test_the_plan_names_the_slowest_worker():
+    assert str(predicted([1.0, 2.0, 5.0], at_once=2)) == (
+        "3 workers, 2 at once; the slowest trains module_3, 62% of the work"
+    )
+
+
+def test_the_plan_times_every_share_on_what_the_share_below_hands_on(tmp_path, monkeypatch):
+    """Made-up times: 1 s for the batch, then 2, 3 and 4 s for the shares, the first step aside."""
+    lasted = iter([0.1, 9.0, 9.0, 9.0, *([1.0, 2.0, 3.0, 4.0] * 3)])
+    monkeypatch.setattr(pipelines, "timed", lambda device: nullcontext([next(lasted)]))
+    suite = suite_in(tmp_path, PIPELINE)
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    learner = build(cell, bench, target=bench.targets[0])
+    found = predict(cell, learner, bench, timed_steps=3)
+    assert found.seconds_of == [3.0, 3.0, 4.0]
+    assert found.shares == [["module_1"], ["module_2"], ["module_3"]]
 
 
 # -- what does not go together ---------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""The section of pipelines: what every worker holds and waits for, and how fast all are."""
+
+import pytest
+
+from gim_bench.report.document import Bullets, Table
+from gim_bench.report.pipelines import pipelines_section
+from tests.report.cells import cell, config
+
+LOSSES = [{"epoch": 1, "module_1": 1.5, "module_2": 1.25}]
+
+
+def record(method, *, schedule, speed, seed=0, losses=LOSSES, workers=0, **training):
+    of_row = config("gim")
+    of_row["method"] |= {"name": method, "schedule": schedule}
+    of_row["training"] |= {"schedule": schedule, **training}
+    metrics = {"train/samples_per_second": speed}
+    for number in range(1, workers + 1):
+        module = f"module_{number}"
+        metrics |= {
+            "pipeline/workers": workers,
+            f"pipeline/idle_share/{module}": 0.25 * number,
+            f"pipeline/seconds_without_batch/{module}": 2.0 * number,
+            f"pipeline/seconds_without_room/{module}": 1.0,
+            f"pipeline/bytes_per_sample/{module}": 5e5,
+            f"pipeline/host_over_baseline_bytes/{module}": 2e9,
+        }
+    return cell(method, seed=seed, config=of_row, metrics=metrics, losses=losses)
+
+
+def pipelined(speed=30.0, **further):
+    return record("gim_pipeline", schedule="pipeline", speed=speed, workers=2, **further)
+
+
+def blocks_of(records, kind):
+    return [block for block in pipelines_section(records).blocks if isinstance(block, kind)]
+
+
+def lines_of(records):
+    return [line for bullets in blocks_of(records, Bullets) for line in bullets.items]
+
+
+def test_a_row_for_every_worker_with_the_mean_of_the_seeds():
+    other = pipelined(seed=1)
+    other.metrics["pipeline/idle_share/module_1"] = 0.75
+    (table,) = blocks_of([pipelined(), other], Table)
+    assert table.rows == [
+        ["gim_pipeline", "module_1", "50", "2.0", "1.0", "0.500", "2.000"],
+        ["gim_pipeline", "module_2", "50", "4.0", "1.0", "0.500", "2.000"],
+    ]
+
+
+def test_a_worker_on_a_gpu_has_the_gpu_s_peak():
+    record = pipelined()
+    record.metrics["pipeline/gpu_allocated_over_baseline_bytes/module_2"] = 3e9
+    (table,) = blocks_of([record], Table)
+    assert [row[-1] for row in table.rows] == ["2.000", "3.000"]
+
+
+def test_the_same_row_in_one_process_is_compared_in_speed_and_losses():
+    one = record("gim", schedule="interleaved", speed=20.0)
+    assert lines_of([pipelined(), one]) == [
+        (
+            "gim_pipeline trains 1.50 times as fast as gim (30.0 and 20.0 examples per second), "
+            "with the same losses to the bit."
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "losses", [[{"epoch": 1, "module_1": 1.5, "module_2": 1.2500001}], LOSSES * 2]
+)
+def test_other_losses_are_said(losses):
+    one = record("gim", schedule="interleaved", speed=20.0, losses=losses)
+    (line,) = lines_of([pipelined(), one])
+    assert line.endswith("with other losses.")
+
+
+def test_one_seed_that_differs_is_enough_to_say_so():
+    one = record("gim", schedule="interleaved", speed=20.0)
+    two = record("gim", schedule="interleaved", speed=20.0, seed=1, losses=LOSSES * 2)
+    (line,) = lines_of([pipelined(), pipelined(seed=1), one, two])
+    assert line.endswith("with other losses.")
+
+
+def test_rows_of_other_settings_are_not_compared():
+    other = record("gim_long", schedule="interleaved", speed=20.0, epochs=99)
+    assert lines_of([pipelined(), other]) == []
+
+
+def test_without_a_pipeline_there_is_no_section():
+    assert pipelines_section([record("gim", schedule="interleaved", speed=1.0)]).blocks == []
