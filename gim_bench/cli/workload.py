@@ -6,6 +6,7 @@ This module imports PyTorch, so commands import it when they are called.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from gim_bench.cells.bench import Bench
@@ -15,7 +16,7 @@ from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
-from gim_bench.cells.table import found, run_table
+from gim_bench.cells.table import found, records_before, run_table
 from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
@@ -81,18 +82,22 @@ class Workload:
         records = [found(cell, self.runs) for cell in self.cells]
         return {r.key: r for r in records if r is not None and r.status is Status.DONE}
 
-    def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
-        """How the unfinished cells share the cores. Raises: ConfigError."""
+    def check_workers(self, workers: int | None) -> None:
+        """Check that the suite allows so many workers. Raises: ConfigError."""
         if self.suite.fresh_process and workers not in (None, 1):
             raise ConfigError(
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for suite "
                 f"{self.suite.name!r}, which measures one cell at a time: use --workers 1"
             )
+
+    def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
+        """How the unfinished cells share the cores. Raises: ConfigError."""
+        self.check_workers(workers)
         waiting = [cell for cell in self.cells if cell.key not in finished]
         return self.share_of(waiting, workers=workers)
 
     def share_of(self, cells: Sequence[Cell], *, workers: int | None) -> Share:
-        """How these cells share the cores."""
+        """How these cells share the cores; this process takes a worker's threads, too."""
         share = share_out(
             cells, device=self.bench.device, workers=workers, alone=self.suite.fresh_process
         )
@@ -101,13 +106,20 @@ class Workload:
                 f"{idle} of {cores()} cores are idle, and {share.threads} threads wait for each "
                 f"other: OMP_NUM_THREADS={max(1, idle)} is faster, with other last digits"
             )
+        share.settle()
         return share
 
-    def run(self, share: Share, *, rerun: bool) -> Iterator[Record]:
-        """Yield the record of every cell as soon as it is there. Raises: OSError."""
+    def run(self, share: Share, *, rerun: bool, since: datetime | None = None) -> Iterator[Record]:
+        """Yield the record of every cell as soon as it is there.
+
+        A cell that ended after `since` is not run again. Raises: OSError.
+        """
+        before = records_before(self.cells, self.runs, since=since)
         if share.workers == 1:
             run = run_apart if self.suite.fresh_process else run_cell
-            yield from run_table(self.cells, self.bench, runs=self.runs, run=run, rerun=rerun)
+            yield from run_table(
+                self.cells, self.bench, runs=self.runs, run=run, rerun=rerun, before=before
+            )
             return
         folder = self.runs.root / self.suite.name / "workers"
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,13 @@ class Workload:
                 for number in range(share.workers)
             ]
             yield from run_by_workers(
-                self.cells, self.bench, runs=self.runs, share=share, rerun=rerun, logs=logs
+                self.cells,
+                self.bench,
+                runs=self.runs,
+                share=share,
+                rerun=rerun,
+                before=before,
+                logs=logs,
             )
 
 
