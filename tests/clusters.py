@@ -88,11 +88,6 @@ class Slurm:
         lines = self.ask("scontrol", "--oneliner", "show", "job", job)
         return lines.partition("JobState=")[2].partition(" ")[0]
 
-    def release(self, job: str) -> None:
-        """Start a requeued task now, which Slurm lets wait for a while."""
-        with suppress(subprocess.CalledProcessError):  # it runs already
-            self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
-
     def kill_node(self, name: str) -> None:
         """The daemon of a node dies; its jobs live on."""
         os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGKILL)

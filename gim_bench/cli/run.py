@@ -134,12 +134,10 @@ def run(
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
     from gim_bench.cli.workload import workload_of
-    from gim_bench.report import check_sources
     from gim_bench.settings.suites import load_suite
 
     cluster = cluster_of(launcher, file=launcher_options, device=device)
     loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-    check_sources(loaded)
     tracker = None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         loaded,

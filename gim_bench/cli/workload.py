@@ -27,6 +27,7 @@ from gim_bench.hardware.threads import cores, idle_cores
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
+from gim_bench.report import check_sources
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.system.streams import appended
 
@@ -49,8 +50,10 @@ class Workload:
     def check(self) -> None:
         """Check that the data and the base can carry every cell, and say the notes of the data.
 
+        The published tables and the evidence that the suite names are there, too.
         Raises: ConfigError or DataError.
         """
+        check_sources(self.suite)
         self._check_limit()
         for note in self.bench.dataset.notes():
             self.progress.say(note)

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(folder):
+    """The variables of a command in that folder; plug-ins on the caller's PYTHONPATH are found."""
     return os.environ | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
         "OMP_NUM_THREADS": "1",
         "GIM_BENCH_CACHE": str(folder / "cache"),
         "CUDA_VISIBLE_DEVICES": "",

@@ -70,7 +70,6 @@ def test_a_worker_that_is_told_of_its_time_limit_is_requeued_and_goes_on(
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
     wait_until((tmp_path / "checkpoint").exists)
     wait_until(lambda: cluster.state(job) == "PENDING")
-    cluster.release(job)
     wait_until(lambda: ended(cluster, job))
     assert cluster.state(job) == "COMPLETED"
     assert (tmp_path / "done").read_text() == "step 7"
