@@ -58,8 +58,12 @@ def worker_script(
 
 
 def signal_before_limit(minutes: int | None) -> str:
-    """The value of sbatch's --signal that sends USR1 to the script before the time limit."""
-    lead = LEAD_SECONDS if minutes is None else min(LEAD_SECONDS, minutes * 60 // 3)
+    """The value of sbatch's --signal that sends USR1 to the script before the time limit.
+
+    Slurm may send a signal up to 60 seconds earlier, so a short limit has a short lead.
+    Source: `man sbatch`.
+    """
+    lead = LEAD_SECONDS if minutes is None else min(LEAD_SECONDS, minutes * 60 // 12)
     return f"B:USR1@{lead}"
 
 
