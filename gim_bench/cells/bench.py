@@ -69,6 +69,16 @@ class Bench:
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 
+    def limit(self, cell_seconds: float | None, *, memory_gb: float | None) -> None:
+        """Limit the seconds of a cell, and the GB of a process of one cell."""
+        self.cell_timeout = cell_seconds
+        self.memory_limit = None if memory_gb is None else round(memory_gb * 1e9)
+
+    def every(self, checkpoint_seconds: float, *, live_seconds: float) -> None:
+        """Set the seconds between checkpoints, and between points of a cell that trains."""
+        self.checkpoint_seconds = checkpoint_seconds
+        self.live_seconds = live_seconds
+
     @cached_property
     def targets(self) -> Sequence[Target]:
         return self.dataset.targets()

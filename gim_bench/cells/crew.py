@@ -1,10 +1,11 @@
 """Worker processes on one machine, each with a bench of its own, that do one job together."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.shares import Share, device_of
 from gim_bench.contract import Dataset
 from gim_bench.hardware.threads import asking_for
+from gim_bench.progress import Progress
 from gim_bench.settings.base import Settings
-from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent
+from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent, how_it_ended
 from gim_bench.system.interrupts import terminate_as_interrupt
-from gim_bench.system.relay import Reports
+from gim_bench.system.relay import Displays, Reports, listen
 from gim_bench.system.streams import forgive
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -41,12 +43,21 @@ class _Order:
 
 
 @contextmanager
-def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection]]:
+def at_work(
+    job: Job, bench: Bench, *, share: Share, logs: Sequence[Progress] = ()
+) -> Iterator[Iterator[Any]]:
     """`share.workers` processes that do `job`, each on a bench like `bench`, within the block.
 
-    Yields the ends of their pipes at which they are heard (`system.relay.listen`).
+    Yields what their jobs yield, until the last process has ended. The progress of `bench` shows
+    that of all processes, and names a process that ends with an error. `logs` may have one more
+    progress for each process.
     """
-    crew, connections = [], []
+    crew: dict[Connection, BaseProcess] = {}
+
+    def tell(connection: Connection) -> None:
+        if how := how_it_ended(crew[connection]):
+            bench.progress.say(f"{crew[connection].name} {how}; the others take its work over")
+
     try:
         for number in range(share.workers):
             order = _Order(
@@ -63,15 +74,17 @@ def at_work(job: Job, bench: Bench, *, share: Share) -> Iterator[list[Connection
             )
             here, there = SPAWN.Pipe(duplex=False)
             # A daemon: it ends with this process even if a signal comes before it is listed.
-            process = SPAWN.Process(target=_work, args=(order, there), daemon=True)
+            process = SPAWN.Process(
+                target=_work, args=(order, there), name=f"worker {number + 1}", daemon=True
+            )
             with deaf_to_interrupts(), asking_for(share.threads):
                 process.start()
             there.close()  # the worker's own end; the pipe closes with the worker
-            crew.append(process)
-            connections.append(here)
-        yield connections
+            crew[here] = process
+        displays = [Displays([bench.progress, *logs[n : n + 1]]) for n in range(share.workers)]
+        yield listen(dict(zip(crew, displays, strict=True)), gone=tell)
     finally:
-        end(*crew)
+        end(*crew.values())
 
 
 def _work(order: _Order, connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """Configurations of records, with the settings that the package learnt after the record."""
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
@@ -32,8 +33,12 @@ def settings_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Facts that decide no number, such as the unit of a loss, are left out.
     """
-    settings = flatten(with_defaults(config))
-    return {name: value for name, value in settings.items() if name not in NOT_KEYED}
+    return by_name(with_defaults(config))
+
+
+def by_name(full: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a complete configuration by dotted name, without facts."""
+    return {name: value for name, value in flatten(full).items() if name not in NOT_KEYED}
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,6 +65,18 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         if method.traits.objective is not None:
             complete("objective", method.traits.objective.settings)
     return full
+
+
+def each_with_defaults(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`with_defaults` of every configuration; equal ones are completed once, and share a table."""
+    known: dict[str, dict[str, Any]] = {}
+    found = []
+    for config in configs:
+        text = json.dumps(config, default=str)
+        if text not in known:
+            known[text] = with_defaults(config)
+        found.append(known[text])
+    return found
 
 
 def _plugin(find: Callable[[str], Plugin], table: Any, name: str) -> Plugin | None:

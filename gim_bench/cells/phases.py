@@ -25,6 +25,7 @@ from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
 from gim_bench.cells.pipelines import costs_of, is_pipelined, peaks_of, pipelined_trainer_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
+from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
 from gim_bench.hardware import energy, memory
@@ -155,6 +156,9 @@ def _train(
     measured = course.measured
     if measured:
         peaks = peaks_of(measured)
+        if devices_of(bench.device) > 1:
+            used.metrics.pop("energy/gpu_joules", None)
+            used.notes["gpu"] = "not measured: the workers are on several GPUs"
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
         course.trainer,

@@ -15,7 +15,6 @@ from gim_bench.hardware.memory import keep_freed_blocks
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
 from gim_bench.settings.protocols import Protocol
-from gim_bench.system.relay import Displays, listen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +37,8 @@ def read_all(
     job = _Untaken(readings=readings, taken=SPAWN.Value("i", 0), runs=runs.root, rerun=rerun)
     if share.workers == 1:
         return {key: error for key, error in job(bench) if error}
-    with at_work(job, bench, share=share) as connections:
-        heard = {connection: Displays([bench.progress]) for connection in connections}
-        ended: dict[str, str] = dict(listen(heard))
+    with at_work(job, bench, share=share) as read:
+        ended: dict[str, str] = dict(read)
     left = [reading for reading in readings if reading.cell.key not in ended]
     here = _Untaken(readings=left, taken=SPAWN.Value("i", 0), runs=runs.root, rerun=rerun)
     ended |= dict(here(bench))

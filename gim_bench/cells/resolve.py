@@ -1,6 +1,6 @@
 """Resolution of a suite and the command line: a complete configuration for every cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.methods.stack import StackLearner
 from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.seals import digest
 from gim_bench.settings.augmentations import RegionSettings, WindowSettings
 from gim_bench.settings.base import Precision, Settings
 from gim_bench.settings.probing import with_kind
@@ -389,6 +390,22 @@ def _check_pipeline(
 
 
 # -- records of a suite ----------------------------------------------------------------------------
+
+
+def describer(suite: Suite) -> Callable[[Mapping[str, Any]], bool]:
+    """The function `describes` for one suite, which compares equal configurations once.
+
+    Seeds of a method share their configuration, so that a thousand records have a few.
+    """
+    known: dict[str, bool] = {}
+
+    def described(config: Mapping[str, Any]) -> bool:
+        identity = digest(config)
+        if identity not in known:
+            known[identity] = describes(suite, config)
+        return known[identity]
+
+    return described
 
 
 def describes(suite: Suite, config: Mapping[str, Any]) -> bool:

@@ -43,7 +43,7 @@ def share_out(
     cells take all cores. OMP_NUM_THREADS overrules the threads. Without `alone`, cells may run
     beside each other.
     """
-    small = device.type == "cpu" and all(is_small(config) for config in _distinct(waiting))
+    small = device.type == "cpu" and all_small(waiting)
     asked = threads_asked_for()
     if workers is None:
         workers = 1
@@ -70,6 +70,12 @@ def devices_of(device: torch.device) -> int:
     return torch.cuda.device_count() if str(device) == ANY_GPU else 1
 
 
+def all_small(cells: Sequence[Cell]) -> bool:
+    """Whether every cell is small."""
+    distinct = {(str(c.config.encoder), c.config.augmentation.shape): c.config for c in cells}
+    return all(is_small(config) for config in distinct.values())
+
+
 def is_small(config: CellConfig) -> bool:
     """Whether threads would wait for each other longer than they save in a step of the encoder.
 
@@ -83,10 +89,3 @@ def is_small(config: CellConfig) -> bool:
     except Exception:  # of absurd sizes, or of a plug-in that computes with numbers; the cell tells
         return False
     return sum(weights.numel() for weights in encoder.parameters()) < SMALL_PARAMETERS
-
-
-def _distinct(cells: Sequence[Cell]) -> list[CellConfig]:
-    """One cell's settings for each encoder among the cells."""
-    return list(
-        {(str(c.config.encoder), c.config.augmentation.shape): c.config for c in cells}.values()
-    )

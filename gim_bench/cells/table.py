@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from gim_bench.cells.bench import Bench
@@ -12,6 +13,7 @@ from gim_bench.progress import Progress
 from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import DAMAGED, RunsFolder
 from gim_bench.records.record import Record, Status
+from gim_bench.records.statistics import finished_at
 
 WAIT_SECONDS = 0.5  # between looks at cells that other processes run
 RunCell = Callable[..., Record]
@@ -35,7 +37,7 @@ def run_table(
     is waited for. Raises: OSError.
     """
     if before is None:
-        before = {cell.key: found(cell, runs) for cell in table}
+        before = records_before(table, runs)
     waiting = list(table)
     told: set[str] = set()
     while waiting:
@@ -51,6 +53,25 @@ def run_table(
                 _tell(cell, runs, progress=bench.progress)
         if waiting:
             time.sleep(WAIT_SECONDS)
+
+
+def records_before(
+    table: Sequence[Cell], runs: RunsFolder, *, since: datetime | None = None
+) -> dict[str, Record | None]:
+    """The cells' records at the time `since`, which is now by default, by key.
+
+    A record that was written later stands for no record: the cell has ended since.
+    """
+    records = {cell.key: found(cell, runs) for cell in table}
+    return {
+        key: None if record is not None and _ended_after(record, since) else record
+        for key, record in records.items()
+    }
+
+
+def _ended_after(record: Record, since: datetime | None) -> bool:
+    ended = finished_at(record)
+    return since is not None and bool(ended) and datetime.fromisoformat(ended) >= since
 
 
 def found(cell: Cell, runs: RunsFolder) -> Record | None:

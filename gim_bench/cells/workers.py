@@ -14,11 +14,10 @@ from gim_bench.cells.crew import at_work
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share
-from gim_bench.cells.table import found, run_table
+from gim_bench.cells.table import found, records_before, run_table
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
-from gim_bench.system.relay import Displays, listen
 
 
 def run_by_workers(
@@ -28,6 +27,7 @@ def run_by_workers(
     runs: RunsFolder,
     share: Share,
     rerun: bool = False,
+    before: Mapping[str, Record | None] | None = None,
     logs: Sequence[Progress],
 ) -> Iterator[Record]:
     """Yield the records as `run_table` does; `share.workers` processes run the cells.
@@ -35,12 +35,12 @@ def run_by_workers(
     `logs` has one progress for each worker, beside the one of `bench` that shows all of them.
     Raises: OSError.
     """
-    before = {cell.key: found(cell, runs) for cell in table}
+    if before is None:
+        before = records_before(table, runs)
     left = {cell.key: cell for cell in table}
     job = _Unclaimed(table=table, before=before, rerun=rerun, runs=runs.root)
-    with at_work(job, bench, share=share) as connections:
-        displays = [Displays([bench.progress, log]) for log in logs]
-        for key in listen(dict(zip(connections, displays, strict=True))):
+    with at_work(job, bench, share=share, logs=logs) as ended:
+        for key in ended:
             if key in left and (record := found(left[key], runs)):
                 del left[key]
                 yield record

@@ -27,7 +27,8 @@ class Machine(Settings):
     gpu: str | None
     precision: str
     workers: int = 1  # processes that shared the machine
-    # Kind of processor and versions of packages; None where the cells do not name them, or differ.
+    # Kind of processor and versions of packages; None where the cells do not name them, or differ
+    # in them or in their threads.
     exact: dict[str, str] | None = None
 
     def is_like(self, other: "Machine") -> bool:
@@ -45,7 +46,10 @@ class Machine(Settings):
             return "a GPU does not repeat a training bit for bit"
         if self.exact is None or other.exact is None:
             whose = "the reference does" if other.exact is None else "these cells do"
-            return f"{whose} not name one kind of processor and one version of every package"
+            return (
+                f"{whose} not name one kind of processor, one number of threads and one version of "
+                f"every package"
+            )
         ours, theirs = self.facts(), other.facts()
         differing = [
             f"{name} {ours.get(name)}, not {theirs.get(name)}"
@@ -154,7 +158,7 @@ def was_resumed(record: Record) -> bool:
 def machine_of(records: Sequence[Record]) -> Machine:
     """The machine of the first record, and what decides the last bit, if all records share that."""
     found = records[0].provenance
-    facts = _exact_facts(records[0])
+    facts, *others = [(_exact_facts(r), r.provenance.get("threads")) for r in records]
     return Machine(
         cpu=str(found.get("cpu")),
         threads=int(found.get("threads") or 0),
@@ -162,7 +166,7 @@ def machine_of(records: Sequence[Record]) -> Machine:
         gpu=found.get("gpu"),
         precision=str(found.get("precision")),
         workers=max(int(record.provenance.get("workers") or 1) for record in records),
-        exact=facts if all(_exact_facts(record) == facts for record in records) else None,
+        exact=facts[0] if all(other == facts for other in others) else None,
     )
 
 

@@ -116,7 +116,6 @@ def _read_all(
         if cell.key in finished
     ]
     share = work.share_of([reading.cell for reading in readings], workers=workers)
-    share.settle()
     errors = read_all(readings, work.bench, runs=work.runs, share=share, rerun=rerun)
     unfinished = {
         cell.key: "not finished with these settings"

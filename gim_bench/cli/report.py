@@ -1,6 +1,5 @@
 """The command `report`."""
 
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -29,7 +28,7 @@ def report(
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Print the table of a suite from its records."""
-    from gim_bench.cells.resolve import describes
+    from gim_bench.cells.resolve import describer
     from gim_bench.records.folder import RunsFolder
     from gim_bench.records.patches import pictures_of
     from gim_bench.records.protocols import KeptResults
@@ -49,7 +48,7 @@ def report(
     text = render(
         found.records,
         suite=loaded,
-        describes=partial(describes, loaded),
+        describes=describer(loaded),
         fmt=fmt,
         metrics=metric or (),
         notes=[

@@ -77,7 +77,7 @@ def found_records(suite: "Suite", runs_dir: Path, *, data: str | None) -> Found:
 
 def _with_settings(suite: "Suite", runs_dir: Path) -> tuple[list[Record], list[Record]]:
     """The records with the settings of the suite, and those with other settings."""
-    from gim_bench.cells.resolve import describes
+    from gim_bench.cells.resolve import describer
     from gim_bench.records.folder import RunsFolder
 
     runs = RunsFolder(runs_dir)
@@ -91,8 +91,9 @@ def _with_settings(suite: "Suite", runs_dir: Path) -> tuple[list[Record], list[R
         )
     records: list[Record] = []
     others: list[Record] = []
+    described = describer(suite)
     for record in every:
-        (records if describes(suite, record.config) else others).append(record)
+        (records if described(record.config) else others).append(record)
     return records, others
 
 

@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gim_bench.cli.launch import Launch, cluster_of, launch
 from gim_bench.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -27,6 +28,7 @@ from gim_bench.cli.options import (
     overrides_of,
     tracker_for,
 )
+from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record, Status
 from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
@@ -37,6 +39,18 @@ if TYPE_CHECKING:
     from gim_bench.tracking import Tracker
 
 LONGEST_SECONDS = 10**8  # three years: a clock cannot be set to any number
+
+
+def moment(text: str) -> datetime:
+    """The time of `--since`, which is in UTC without a zone. Raises: ConfigError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"--since {text!r} is no time: write it as in --since 2026-11-27T14:00:00+00:00"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
 
 FromOption = Annotated[
     Path | None,
@@ -67,6 +81,21 @@ LiveOption = Annotated[
         min=0, help="Seconds between points of a cell that trains, on disk and in MLflow."
     ),
 ]
+LauncherOption = Annotated[
+    str,
+    typer.Option(help="local: processes here. slurm: submit workers to a Slurm cluster, return."),
+]
+LauncherOptionsOption = Annotated[
+    Path | None, typer.Option(help="A TOML file of what each worker on the cluster asks for.")
+]
+SinceOption = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=moment,
+        metavar="TIME",
+        help="Run no cell again that has ended after this time (ISO 8601).",
+    ),
+]
 RerunOption = Annotated[bool, typer.Option("--rerun", help="Run finished cells again, too.")]
 WhyOption = Annotated[
     bool, typer.Option("--why", help="Run nothing; print why each cell would run or not.")
@@ -94,6 +123,9 @@ def run(
     live_every: LiveOption = 10.0,
     workers: WorkersOption = None,
     memory_limit: LimitOption = None,
+    launcher: LauncherOption = "local",
+    launcher_options: LauncherOptionsOption = None,
+    since: SinceOption = None,
     rerun: RerunOption = False,
     why: WhyOption = False,
     plan: PlanOption = False,
@@ -102,37 +134,36 @@ def run(
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
     from gim_bench.cli.workload import workload_of
-    from gim_bench.report import check_sources
     from gim_bench.settings.suites import load_suite
 
+    cluster = cluster_of(launcher, file=launcher_options, device=device)
     loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-    check_sources(loaded)
-    base = None if from_ is None else read_base(from_)
     tracker = None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         loaded,
         methods=method or (),
         seeds=seeds,
-        device=device,
+        device=device if cluster is None else cluster.device_here,
         data_dir=data_dir,
         runs_dir=runs_dir,
-        base=base,
+        base=None if from_ is None else read_base(from_),
     )
-    work.bench.checkpoint_seconds = checkpoint_every
-    work.bench.cell_timeout = cell_timeout
-    work.bench.memory_limit = None if memory_limit is None else round(memory_limit * 1e9)
-    work.bench.live_seconds = live_every
+    work.bench.every(checkpoint_every, live_seconds=live_every)
+    work.bench.limit(cell_timeout, memory_gb=memory_limit)
     if why:
         _print_reasons(work)
         return
     work.check()
+    if cluster is not None:
+        asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
+        launch(work, cluster, asked=asked, tracker=tracker)
+        return
     finished = {} if rerun else work.finished()
     share = work.share(finished, workers=workers)
-    share.settle()
     if plan:
         _print_plan(work, finished, share=share)
         return
-    records = _run_cells(work, finished, share=share, tracker=tracker, rerun=rerun)
+    records = _run_cells(work, finished, share=share, tracker=tracker, rerun=rerun, since=since)
     _print_results(work, records, tracker=tracker, as_json=json)
     _exit_if_failed(work, records)
 
@@ -183,6 +214,7 @@ def _run_cells(
     share: "Share",
     tracker: "Tracker | None",
     rerun: bool,
+    since: datetime | None,
 ) -> list[Record]:
     """Run the cells, and mirror each record at once. Return the records in the cells' order."""
     from gim_bench.tracking import followed, mirror_cell, summarise
@@ -206,7 +238,7 @@ def _run_cells(
     )
     try:
         with live:
-            for record in work.run(share, rerun=rerun):
+            for record in work.run(share, rerun=rerun, since=since):
                 records[record.key] = record
                 if record.error:
                     work.progress.say(f"{record.method} seed {record.seed} failed: {record.error}")
@@ -227,14 +259,14 @@ def _print_results(
     work: "Workload", records: Sequence[Record], *, tracker: "Tracker | None", as_json: bool
 ) -> None:
     """Print the records, or a report of them and where everything is."""
-    from gim_bench.cells.resolve import describes
+    from gim_bench.cells.resolve import describer
     from gim_bench.report import render
     from gim_bench.tracking.addresses import page_of
 
     text = render(
         records,
         suite=work.suite,
-        describes=partial(describes, work.suite),
+        describes=describer(work.suite),
         fmt="json" if as_json else "md",
         predictions=work.runs.predictions,
     )

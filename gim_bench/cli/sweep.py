@@ -132,7 +132,7 @@ def sweep(
     )
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
-        work.share({}, workers=1).settle()  # a trial has the numbers of a cell of `run`
+        work.share({}, workers=1)  # a trial has the numbers of a cell of `run`
         apart = loaded.fresh_process
         training = Pretraining(
             suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart

@@ -93,9 +93,10 @@ def _of_suite(suite: str, overrides: Sequence[str]) -> tuple[Sequence[str], Want
     loaded = load_suite(suite, overrides=overrides)
     if not overrides:
         return [loaded.name], _any
-    from gim_bench.cells.resolve import describes  # imports PyTorch
+    from gim_bench.cells.resolve import describer  # imports PyTorch
 
-    return [loaded.name], lambda record: describes(loaded, record.config)
+    described = describer(loaded)
+    return [loaded.name], lambda record: described(record.config)
 
 
 def _any(_: Record) -> bool:

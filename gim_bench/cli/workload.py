@@ -6,6 +6,7 @@ This module imports PyTorch, so commands import it when they are called.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from gim_bench.cells.bench import Bench
@@ -16,7 +17,7 @@ from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
-from gim_bench.cells.table import found, run_table
+from gim_bench.cells.table import found, records_before, run_table
 from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
@@ -27,6 +28,7 @@ from gim_bench.hardware.threads import cores, idle_cores
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
+from gim_bench.report import check_sources
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.system.streams import appended
 
@@ -49,8 +51,10 @@ class Workload:
     def check(self) -> None:
         """Check that the data and the base can carry every cell, and say the notes of the data.
 
+        The published tables and the evidence that the suite names are there, too.
         Raises: ConfigError or DataError.
         """
+        check_sources(self.suite)
         self._check_limit()
         for note in self.bench.dataset.notes():
             self.progress.say(note)
@@ -82,8 +86,8 @@ class Workload:
         records = [found(cell, self.runs) for cell in self.cells]
         return {r.key: r for r in records if r is not None and r.status is Status.DONE}
 
-    def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
-        """How the unfinished cells share the cores. Raises: ConfigError."""
+    def check_workers(self, workers: int | None) -> None:
+        """Check that the suite allows so many workers. Raises: ConfigError."""
         if self.suite.fresh_process and workers not in (None, 1):
             raise ConfigError(
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for suite "
@@ -95,11 +99,15 @@ class Workload:
                 f'"pipeline", each of which has processes of its own: use --workers 1, or '
                 f"--set training.workers={workers}"
             )
+
+    def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
+        """How the unfinished cells share the cores. Raises: ConfigError."""
+        self.check_workers(workers)
         waiting = [cell for cell in self.cells if cell.key not in finished]
         return self.share_of(waiting, workers=workers)
 
     def share_of(self, cells: Sequence[Cell], *, workers: int | None) -> Share:
-        """How these cells share the cores."""
+        """How these cells share the cores; this process takes a worker's threads, too."""
         share = share_out(
             cells,
             device=self.bench.device,
@@ -111,13 +119,20 @@ class Workload:
                 f"{idle} of {cores()} cores are idle, and {share.threads} threads wait for each "
                 f"other: OMP_NUM_THREADS={max(1, idle)} is faster, with other last digits"
             )
+        share.settle()
         return share
 
-    def run(self, share: Share, *, rerun: bool) -> Iterator[Record]:
-        """Yield the record of every cell as soon as it is there. Raises: OSError."""
+    def run(self, share: Share, *, rerun: bool, since: datetime | None = None) -> Iterator[Record]:
+        """Yield the record of every cell as soon as it is there.
+
+        A cell that ended after `since` is not run again. Raises: OSError.
+        """
+        before = records_before(self.cells, self.runs, since=since)
         if share.workers == 1:
             run = run_apart if self.suite.fresh_process else run_cell
-            yield from run_table(self.cells, self.bench, runs=self.runs, run=run, rerun=rerun)
+            yield from run_table(
+                self.cells, self.bench, runs=self.runs, run=run, rerun=rerun, before=before
+            )
             return
         folder = self.runs.root / self.suite.name / "workers"
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +143,13 @@ class Workload:
                 for number in range(share.workers)
             ]
             yield from run_by_workers(
-                self.cells, self.bench, runs=self.runs, share=share, rerun=rerun, logs=logs
+                self.cells,
+                self.bench,
+                runs=self.runs,
+                share=share,
+                rerun=rerun,
+                before=before,
+                logs=logs,
             )
 
 

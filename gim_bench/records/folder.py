@@ -13,10 +13,12 @@ import io
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tomli_w
 
@@ -36,6 +38,7 @@ LOG = "error.log"
 SWEEP = "sweep.json"
 LOCK = ".lock"
 NEW = ".new"
+TICK_SECONDS = 2.0  # the coarsest times of files that file systems keep
 DAMAGED = "its record, encoder or predictions were altered or cut off since they were written"
 
 
@@ -256,14 +259,33 @@ def _sha256(tensor: "Tensor") -> str:
     return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
+class _Known(NamedTuple):
+    """The sha256 of a file, and the state in which the file has it."""
+
+    state: tuple[int, int, int]
+    sha256: str
+
+
+_known: dict[Path, _Known] = {}  # a thousand encoders are not read three times by one command
+
+
 def _file_sha256(path: Path) -> str | None:
-    """The sha256 of a regular file; None if the file cannot be read."""
-    if not path.is_file():
-        return None
+    """The sha256 of a regular file; None if the file cannot be read.
+
+    A file is read again when its time, its size or its place on the disk has changed.
+    """
     try:
-        return sha256_of(path)
+        status = path.stat()
+        state = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if path in _known and _known[path].state == state:
+            return _known[path].sha256
+        found = sha256_of(path) if S_ISREG(status.st_mode) else None
     except OSError:
         return None
+    # A file that has just been written may change again within the same tick of the clock.
+    if found is not None and time.time() - status.st_mtime > TICK_SECONDS:
+        _known[path] = _Known(state, found)
+    return found
 
 
 def _toml(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from gim_bench.cells.defaults import settings_by_name, with_defaults
+from gim_bench.cells.defaults import by_name, each_with_defaults
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten
 from gim_bench.settings.schema import Schedule
@@ -155,7 +155,7 @@ def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Diff
     A method declares the settings that are about the method itself. A row declares a setting that
     its table in the suite has, as long as the rows without the setting agree.
     """
-    tables = [settings_by_name(record.config) for record in records]
+    tables = [by_name(full) for full in each_with_defaults(r.config for r in records)]
     for table in tables:
         if table.pop("method.name", None) == table.get("method.like"):
             table.pop("method.like", None)  # the method itself, not a variant
@@ -204,7 +204,8 @@ def count_differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> lis
     A difference is declared if records that agree in all declarations which decide the count agree
     in the count.
     """
-    records = [replace(record, config=with_defaults(record.config)) for record in records]
+    full = each_with_defaults(record.config for record in records)
+    records = [replace(record, config=of) for record, of in zip(records, full, strict=True)]
     tables = [{n: f"{r.metrics[n]:,.0f}" for n in COUNTS if n in r.metrics} for r in records]
     found = []
     for name, cells in _by_value(records, tables).items():
@@ -273,6 +274,8 @@ def _by_value(
     found = {}
     names = dict.fromkeys(name for table in tables for name in table)
     for name in names:
+        if _is_one([table.get(name, ABSENT) for table in tables]):
+            continue
         cells: dict[str, list[Record]] = {}
         for record, table in zip(records, tables, strict=True):
             cells.setdefault(_text(table.get(name, ABSENT)), []).append(record)
@@ -280,6 +283,15 @@ def _by_value(
         if len(cells) > 1 and not any(other.startswith(f"{name}.") for other in names):
             found[name] = cells
     return found
+
+
+def _is_one(values: Sequence[Any]) -> bool:
+    """Whether all values are evidently the same: a short cut, for most settings of a table are."""
+    first, plain = values[0], isinstance(values[0], (bool, int, float, str))
+    return all(
+        value is first or (plain and type(value) is type(first) and value == first)
+        for value in values
+    )
 
 
 def _difference(name: str, cells: Cells, *, by: By) -> Difference:

@@ -34,6 +34,20 @@ def end(*processes: BaseProcess) -> None:
             process.join()
 
 
+def how_it_ended(process: BaseProcess) -> str:
+    """How a process whose pipe has closed came to its end; empty if without an error.
+
+    >>> from types import SimpleNamespace
+    >>> how_it_ended(SimpleNamespace(join=lambda seconds: None, exitcode=-9))
+    'was killed by SIGKILL (exit code -9)'
+    """
+    process.join(FAREWELL_SECONDS)  # the pipe closes a moment before the end
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"ended with exit code {code}" if code else ""
+    return f"was killed by {signal.Signals(-code).name} (exit code {code})"
+
+
 def end_with_parent() -> None:
     """From now on this process gets SIGTERM when its parent ends, however the parent ends."""
     threading.Thread(target=_outlive, name="parent", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Interruptions of work: Ctrl-C, SIGTERM, a terminal that hangs up, and a time limit.
+"""Interruptions of work: Ctrl-C, SIGTERM, SIGUSR1, a terminal that hangs up, and a time limit.
 
 The first signal waits until the work can stop safely. A second Ctrl-C stops the work at once.
 """
@@ -11,8 +11,11 @@ from types import FrameType
 
 from gim_bench.errors import ConfigError, TimeLimitError
 
-# Slurm and spot machines send SIGTERM; a terminal that hangs up sends SIGHUP, where there is one.
-ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+# Slurm and spot machines send SIGTERM, and SIGUSR1 before a time limit; a terminal that hangs up
+# sends SIGHUP. Some systems lack some of them.
+ENDINGS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
 SIGNALS = (signal.SIGINT, *ENDINGS)
 RING_AGAIN_SECONDS = 10.0
 
@@ -51,7 +54,7 @@ def noted() -> Iterator[Callable[[], bool]]:
 
 
 def terminate_as_interrupt() -> None:
-    """Treat SIGTERM and SIGHUP like Ctrl-C from now on; `nohup` keeps SIGHUP ignored."""
+    """Treat SIGTERM, SIGUSR1 and SIGHUP like Ctrl-C from now on; `nohup` keeps SIGHUP ignored."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -2,7 +2,7 @@
 
 import select
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import Connection, wait
@@ -32,7 +32,12 @@ class Reports:
         number = next(self._numbers)
         _send(self._connection, ("task", number, {"title": title, "total": total, "unit": unit}))
         task = _ReportedTask(number, self._connection)
-        yield task
+        try:
+            yield task
+        except BaseException:
+            task.report()
+            _send(self._connection, ("broken", number))
+            raise
         task.report()
         _send(self._connection, ("over", number))
 
@@ -70,6 +75,10 @@ def _send(connection: Connection, message: tuple[Any, ...]) -> None:
         connection.send(message)
 
 
+class Broken(Exception):  # noqa: N818 - no error of this process
+    """A task of a child that has not come to its end."""
+
+
 class Displays:
     """The reports of one child, on several displays."""
 
@@ -94,15 +103,27 @@ class Displays:
                     task.advance(steps, **facts)
             case ("over", number):
                 self._tasks.pop(number)[0].close()
+            case ("broken", number):
+                self._break(number)
 
     def close(self) -> None:
         """End the tasks of a child that is gone."""
-        while self._tasks:
-            self._tasks.popitem()[1][0].close()
+        for number in list(self._tasks):
+            self._break(number)
+
+    def _break(self, number: int) -> None:
+        """End a task as one in which an error is raised, without the line of a finished one."""
+        with suppress(Broken), self._tasks.pop(number)[0]:
+            raise Broken
 
 
-def listen(heard: Mapping[Connection, Displays]) -> Iterator[Any]:
-    """Show what the children report until the last is gone; yield what they send as ended."""
+def listen(
+    heard: Mapping[Connection, Displays], *, gone: Callable[[Connection], None]
+) -> Iterator[Any]:
+    """Show what the children report until the last is gone; yield what they send as ended.
+
+    `gone` is called with the pipe of each child that is gone.
+    """
     open_ = dict(heard)
     try:
         while open_:
@@ -112,6 +133,7 @@ def listen(heard: Mapping[Connection, Displays]) -> Iterator[Any]:
                     message = connection.recv()
                 except (EOFError, OSError):
                     open_.pop(connection).close()
+                    gone(connection)
                     continue
                 if message[0] == "ended":
                     yield message[1]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gim_bench import registry
-from gim_bench.cells.resolve import cells, configs, dataset_of, describes
+from gim_bench.cells import resolve
+from gim_bench.cells.resolve import cells, configs, dataset_of, describer, describes
 from gim_bench.contract import Modality
 from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
 from gim_bench.encoders.resnet import ResNetEncoder
@@ -814,3 +815,19 @@ def test_an_option_of_another_method_does_not_change_the_key(suite, tmp_path):
 def test_data_order_and_splits_are_drawn_from_data_set_and_seed_alone(suite):
     assert tiny_cell(suite, "gim", seed=3).stream == ("photos", 3)
     assert derive("data", "photos", 3) == derive("data", *tiny_cell(suite, "cpc", seed=3).stream)
+
+
+def test_equal_configurations_of_records_are_compared_once(suite, monkeypatch):
+    asked = []
+
+    def counted(suite, config):
+        asked.append(config["method"]["name"])
+        return describes(suite, config)
+
+    monkeypatch.setattr(resolve, "describes", counted)
+    ours = [config.as_dict() for config in resolved(suite).values()]
+    theirs = json.loads(json.dumps(ours[0]))
+    theirs["training"]["epochs"] += 1
+    described = describer(suite)
+    assert [described(config) for config in [*ours, *ours, theirs]] == [True] * 4 + [False]
+    assert asked == ["gim", "random_init", "gim"]

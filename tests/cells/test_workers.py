@@ -19,9 +19,20 @@ from tests.tiny_suite import tiny_bench, tiny_cell
 TWO = Share(workers=2, threads=1)
 
 
-def run(table, *, suite, runs, rerun=False, share=TWO):
+class Lines(Silence):
+    """Progress that keeps the lines that stay."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def run(table, *, suite, runs, rerun=False, share=TWO, progress=None):
     logs = [Silence()] * share.workers
-    return run_by_workers(table, tiny_bench(suite), runs=runs, share=share, rerun=rerun, logs=logs)
+    bench = tiny_bench(suite, progress=progress)
+    return run_by_workers(table, bench, runs=runs, share=share, rerun=rerun, logs=logs)
 
 
 def results(records):
@@ -70,9 +81,9 @@ def test_every_cell_runs_once_and_again_if_asked(suite, runs, table):
 
 @pytest.mark.slow
 def test_cells_of_workers_that_are_killed_run_here(suite, runs, table):
-    """Both workers are killed as soon as one cell has ended."""
-    records = []
-    for record in run(table, suite=suite, runs=runs):
+    """Both workers are killed as soon as one cell has ended, and a line says so of each."""
+    records, progress = [], Lines()
+    for record in run(table, suite=suite, runs=runs, progress=progress):
         records.append(record)
         if len(records) == 1:
             for child in psutil.Process().children():
@@ -80,6 +91,8 @@ def test_cells_of_workers_that_are_killed_run_here(suite, runs, table):
                     os.kill(child.pid, signal.SIGKILL)
     assert sorted(record.seed for record in records) == [0, 1, 2, 3]
     assert {record.status for record in records} == {Status.DONE}
+    killed = "was killed by SIGKILL (exit code -9); the others take its work over"
+    assert {f"worker 1 {killed}", f"worker 2 {killed}"} <= set(progress.lines)
 
 
 @pytest.mark.slow

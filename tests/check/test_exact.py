@@ -115,6 +115,13 @@ def test_cells_of_two_kinds_of_processors_are_not_compared_bit_for_bit(check, re
     assert check(torn).repeats == []
 
 
+def test_cells_of_two_numbers_of_threads_are_not_compared_bit_for_bit(check, records):
+    torn = [*records[:-1], *changed(records[-1:], threads=99)]
+    verdict = check(torn)
+    assert verdict.repeats == []
+    assert any("these cells do not name one kind" in note for note in verdict.notes)
+
+
 def test_a_reference_from_before_the_kind_of_processor_is_compared_by_intervals(suite, records):
     old = reference_of(cells(suite), suite=suite)
     assert old.machine.exact is None

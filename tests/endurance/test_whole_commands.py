@@ -10,71 +10,19 @@ import resource
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file
 
 from gim_bench.records.claims import CLAIM
-from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.folder import RECORD
 from gim_bench.records.record import Status
+from tests.endurance.commands import begin, finish, records, results
 from tests.tiny_suite import TOML
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-
-
-def environment(folder):
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "GIM_BENCH_CACHE": str(folder / "cache"),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
-def begin(folder, *arguments, **options):
-    """A process of the command line in that folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "gim_bench", *arguments],
-        cwd=folder,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def finish(process):
-    """(exit code, standard error) of a process that is not to hang."""
-    _, err = process.communicate(timeout=3600)
-    return process.returncode, err
-
-
-def records(folder, suite):
-    return {(r.method, r.seed): r for r in RunsFolder(folder / "runs").records(suite)}
-
-
-def results(folder, suite):
-    """By cell: what does not depend on the machine's moods, and every weight of the encoder."""
-    found = {}
-    for cell, record in records(folder, suite).items():
-        metrics = {
-            name: value
-            for name, value in record.metrics.items()
-            if "accuracy" in name or "loss" in name
-        }
-        weights = load_file(RunsFolder(folder / "runs").folder_of(record) / "encoder.safetensors")
-        encoder = {name: tensor.tolist() for name, tensor in weights.items()}
-        found[cell] = (record.status, metrics, record.losses, record.probe_curves, encoder)
-    return found
-
 
 # -- killed ----------------------------------------------------------------------------------------
 

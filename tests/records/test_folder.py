@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from gim_bench.errors import ConfigError
+from gim_bench.records import folder
 from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.predictions import PREDICTIONS, Predictions
@@ -231,6 +232,46 @@ def test_altered_predictions_do_not_count(runs):
     (runs.folder_of(kept) / PREDICTIONS).write_bytes(predicted(1).packed())
     assert runs.predictions(kept) is None
     assert found(runs) is None
+
+
+@pytest.fixture
+def files_read(monkeypatch):
+    """Names of the files whose sha256 was computed."""
+    names = []
+
+    def sha256_of(path):
+        names.append(path.name)
+        return whole(path)
+
+    whole = folder.sha256_of
+    monkeypatch.setattr(folder, "sha256_of", sha256_of)
+    return names
+
+
+def old(path):
+    """The path of a file that was written an hour ago."""
+    os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    return path
+
+
+def test_a_file_that_has_not_changed_is_read_once(runs, files_read):
+    kept = record(files=runs.save_predictions(record(), predicted(0)))
+    runs.put_encoders(kept)
+    runs.save(kept)
+    path = old(runs.folder_of(kept) / PREDICTIONS)
+    assert [found(runs), found(runs)] == [kept, kept]
+    assert files_read == [PREDICTIONS]
+    path.write_bytes(predicted(1).packed())
+    assert found(runs) is None
+
+
+def test_a_file_that_has_just_been_written_is_read_each_time(runs, files_read):
+    """A second write within a tick of the clock leaves the time and the size as they were."""
+    kept = record(files=runs.save_predictions(record(), predicted(0)))
+    runs.put_encoders(kept)
+    runs.save(kept)
+    assert [found(runs), found(runs)] == [kept, kept]
+    assert files_read == [PREDICTIONS, PREDICTIONS]
 
 
 def test_a_record_of_before_predictions_has_none(runs):

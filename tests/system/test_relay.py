@@ -1,7 +1,7 @@
 """Progress of child processes over a pipe."""
 
 import multiprocessing
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -13,7 +13,7 @@ class Board:
     """Progress that keeps what it is told."""
 
     def __init__(self):
-        self.lines, self.open, self.closed = [], {}, {}
+        self.lines, self.open, self.closed, self.broken = [], {}, {}, {}
 
     def say(self, line):
         self.lines.append(line)
@@ -21,7 +21,11 @@ class Board:
     @contextmanager
     def task(self, title, *, total, unit):
         task = self.open[title] = Counted(total, unit)
-        yield task
+        try:
+            yield task
+        except BaseException:
+            self.broken[title] = self.open.pop(title)
+            raise
         self.closed[title] = self.open.pop(title)
 
 
@@ -40,7 +44,7 @@ def pipe():
 
 
 def heard(here, *boards):
-    return list(listen({here: Displays(boards)}))
+    return list(listen({here: Displays(boards)}, gone=lambda _: None))
 
 
 def test_what_a_child_reports_is_on_every_display(pipe):
@@ -71,14 +75,35 @@ def test_what_has_ended_is_yielded_in_order(pipe):
     assert board.lines == ["between"]
 
 
-def test_tasks_of_a_child_that_is_gone_end(pipe):
+def test_a_task_in_which_an_error_is_raised_ends_as_broken_and_not_as_finished(pipe):
+    here, there = pipe
+    with suppress(ValueError), Reports(there).task("gim seed 0", total=5, unit="step") as task:
+        task.advance(2)
+        raise ValueError
+    there.send(("say", "the next cell"))
+    there.close()
+    board = Board()
+    heard(here, board)
+    assert (board.open, board.closed, board.broken["gim seed 0"].done) == ({}, {}, 2)
+    assert board.lines == ["the next cell"]
+
+
+def test_who_is_gone_is_told_by_the_pipe(pipe):
+    here, there = pipe
+    there.close()
+    gone = []
+    assert list(listen({here: Displays([Board()])}, gone=gone.append)) == []
+    assert gone == [here]
+
+
+def test_tasks_of_a_child_that_is_gone_end_as_broken(pipe):
     here, there = pipe
     there.send(("task", 0, {"title": "gim seed 0", "total": 5, "unit": "step"}))
     there.send(("advance", 0, 2, {}))
     there.close()
     board = Board()
     heard(here, board)
-    assert (board.open, board.closed["gim seed 0"].done) == ({}, 2)
+    assert (board.open, board.closed, board.broken["gim seed 0"].done) == ({}, {}, 2)
 
 
 def test_a_task_reports_now_and_then_and_loses_no_step(pipe, monkeypatch):
