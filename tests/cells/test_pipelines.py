@@ -1,5 +1,6 @@
 """Cells whose units are trained in processes of their own."""
 
+import copy
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from gim_bench.cells import pipelines
@@ -22,6 +24,7 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
+from gim_bench.training.checkpoints import Checkpoints
 from tests.cells.tiny_cells import same
 from tests.tiny_suite import (
     CPU,
@@ -215,6 +218,49 @@ def test_a_signal_stops_all_workers_after_one_step_and_the_same_command_ends_ali
 def children_of_a_pipeline():
     """Processes that a pipeline has left; multiprocessing keeps one of its own."""
     return [child for child in children() if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def checkpoints_of(folder, monkeypatch, *overrides):
+    """{(steps of the training, of the epoch): state of the trainer} of every checkpoint."""
+    kept = {}
+
+    def keep(self, state):
+        standing = state["standing"]
+        kept[standing["done"], standing["epoch_steps"]] = copy.deepcopy(state["trainer"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", keep)
+        trained_in(folder, *overrides, checkpoint_seconds=0.0)
+    return kept
+
+
+def test_checkpoints_hold_all_modules_after_the_same_step(tmp_path, monkeypatch):
+    """Each is that of one process after that step: weights, moments, and negatives to come.
+
+    Every epoch has one step, after which the evaluation draws negatives, too.
+    """
+    settings = ("training.epochs=40", "training.batch_size=24")
+    ours, theirs = (
+        checkpoints_of(tmp_path / name, monkeypatch, *settings, *schedule)
+        for name, schedule in (("pipeline", [PIPELINE]), ("one", []))
+    )
+    assert len(theirs) == 2 * 40  # after every step, and after every evaluation
+    assert ours.keys() <= theirs.keys()
+    assert (40, 0) in ours
+    for moment, state in ours.items():
+        expected = theirs[moment]
+        assert all(same(state["learner"], expected["learner"]))
+        assert state["optimisers"].keys() == expected["optimisers"].keys()
+        for unit, of_unit in state["optimisers"].items():
+            moments = expected["optimisers"][unit]["state"]
+            assert of_unit["state"].keys() == moments.keys() != set()
+            assert all(all(same(of_unit["state"][n], moments[n])) for n in moments)
+        for unit in of_units(expected):
+            assert torch.equal(state["generators"][unit], expected["generators"][unit])
+
+
+def of_units(state):
+    return [name for name in state["generators"] if name.startswith("module_")]
 
 
 LONG = "training.epochs=60"  # workers run ahead, and are to be killed before they are done
