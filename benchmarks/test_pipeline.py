@@ -21,7 +21,10 @@ from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_
 from gim_bench.training.pipeline.worker import Part
 from gim_bench.training.trainer import Trainer
 
-ROUNDS, WARM = 6, 4
+ROUNDS, WARM = 8, 6
+# Steps after the last timed one, so that no worker is idle while it is waited for.
+FURTHER = 10
+STEPS = WARM + ROUNDS + FURTHER
 SETTINGS = {"learning_rate": RATES[Modality.IMAGE], "precision": PRECISION, "device": CPU}
 
 
@@ -34,7 +37,7 @@ class Noise:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return ROUNDS + WARM
+        return STEPS
 
     def epoch(self, number: int) -> Iterator[Batch]:
         batch = Batch(inputs=inputs(self.batch_size, Modality.IMAGE), labels={})
@@ -52,7 +55,7 @@ def part(batch_size: int, number: int, units: Sequence[str]) -> Part:
     return Part(
         trainer=Trainer(own, schedule=Schedule.PIPELINE, share=units, **SETTINGS),
         source=None if number else Noise(batch_size=batch_size),
-        steps=ROUNDS + WARM,
+        steps=STEPS,
         rates=None,
     )
 
@@ -91,7 +94,7 @@ def test_a_pipeline(benchmark, tried_only, workers):
         schedule=Schedule.PIPELINE,
         shares=shared_out(list(own.units()), workers=workers),
         make=partial(part, batch_size),
-        ticks=Ticks(Noise(batch_size=batch_size), steps=ROUNDS + WARM),
+        ticks=Ticks(Noise(batch_size=batch_size), steps=STEPS),
         **SETTINGS,
     )
     with trainer.at_work():
@@ -102,6 +105,8 @@ def test_a_pipeline(benchmark, tried_only, workers):
             warmup_rounds=WARM,
         )
         if not tried_only:
+            for tick in ticks:
+                trainer.step(tick)
             trainer.evaluate([])
     for each in trainer.measured:
         units = "+".join(each.units)

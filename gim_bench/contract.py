@@ -258,6 +258,9 @@ class Encoder(nn.Module, ABC):
             yield self.pool(activations, batch_size=len(inputs))
 
 
+# Is given the batch for the units above, and copies what it keeps.
+HandOn = Callable[[Batch], None]
+
 # -- methods -------------------------------------------------------------------------------------
 
 
@@ -399,13 +402,13 @@ class Learner(nn.Module, ABC):
         """
 
     def relayed(
-        self, batch: Batch, *, units: Collection[str], hand_on: Callable[[Batch], None] | None
+        self, batch: Batch, *, units: Collection[str], hand_on: HandOn | None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         """(unit, loss) of consecutive `units`, on what the unit below them handed on.
 
-        `hand_on` is given the batch for the unit above; it must copy what it keeps. The losses are
-        those of `losses`, whose units may so be trained in several processes. Raises: ConfigError
-        where the method hands nothing from unit to unit.
+        `hand_on` is given the batch for the unit above. The losses are those of `losses`, whose
+        units may so be trained in several processes. Raises: ConfigError where the method hands
+        nothing from unit to unit.
         """
         raise ConfigError(_hands_nothing_on(self, leave_out='schedule = "pipeline"'))
 

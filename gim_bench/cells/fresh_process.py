@@ -56,16 +56,17 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
     title = f"{cell.name}: in a process of its own"
     fits = True
     with bench.progress.task(title, total=1, unit="cell") as task:
-        with deaf_to_interrupts(), _giving_back(), asking_for(torch.get_num_threads()):
-            process.start()
         try:
+            with deaf_to_interrupts(), _giving_back(), asking_for(torch.get_num_threads()):
+                process.start()
             with time_limit(bench.cell_timeout):
                 process.join()
             error, fits = _why(process.exitcode, memory_limit=bench.memory_limit)
         except TimeLimitError as late:
             error = str(late)
         finally:
-            end(process)
+            if process.pid is not None:
+                end(process)
         task.advance()
     if process.exitcode == 0:
         found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)

@@ -3,6 +3,7 @@
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.pipelines import has_workers
 from gim_bench.contract import Split
 from gim_bench.training import capacity
 
@@ -14,6 +15,8 @@ def largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:
         return None
     if not planned_steps(cell, bench):
         return capacity.Capacity(None, "not measured: nothing is trained")
+    if has_workers(cell):
+        return capacity.Capacity(None, "not measured: other processes train the units")
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
     batch = next(batches.epoch(1))
 

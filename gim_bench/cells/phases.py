@@ -154,8 +154,10 @@ def _train(
     after = calibration_seconds(bench.device)
     why_not = _not_alone(trained, course)
     measured = course.measured
-    if measured:
+    workers: dict[str, float] = {}
+    if measured and not why_not:
         peaks = peaks_of(measured)
+        workers = costs_of(measured, examples=trained.steps * course.batches.batch_size)
         if devices_of(bench.device) > 1:
             used.metrics.pop("energy/gpu_joules", None)
             used.notes["gpu"] = "not measured: the workers are on several GPUs"
@@ -171,7 +173,7 @@ def _train(
         peaks=memory.Peaks(notes=why_not) if why_not else peaks,
         used=energy.Energy(notes=why_not) if why_not else used,
         audited=audited,
-        workers=costs_of(measured, samples=trained.samples) if measured else {},
+        workers=workers,
         calibration_seconds=(before + after) / 2,
     )
 

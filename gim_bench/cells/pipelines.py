@@ -2,7 +2,8 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -122,10 +123,13 @@ class Prediction:
     shares: Sequence[Sequence[str]]
     seconds_of: Sequence[float]  # a step of each worker; the lowest one's with its batch
     at_once: int  # workers that the hardware serves at the same time
+    dealt: bool  # out to devices in turn, as GPUs are; cores serve whoever has work
 
     @property
     def seconds(self) -> float:
         """A step of all: as long as the slowest worker takes, where there is room for all."""
+        if self.dealt:
+            return max(sum(self.seconds_of[n :: self.at_once]) for n in range(self.at_once))
         return max(*self.seconds_of, sum(self.seconds_of) / self.at_once)
 
     def __str__(self) -> str:
@@ -145,14 +149,17 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
     shares = shared_out(list(learner.units()), workers=cell.config.training.workers)
     trainers = [trainer_of(cell, learner, device=bench.device, share=share) for share in shares]
     batches = bench.batches(cell, Split(cell.config.method.trains_on)).epoch(1)
+    batches = islice(batches, timed_steps + 1)
     threads = torch.get_num_threads()
     own = threads_of_each(len(shares))
     times: list[list[float]] = [[] for _ in shares]
     torch.set_num_threads(own)
     try:
-        for _ in range(timed_steps + 1):
+        while True:
             with timed(bench.device) as fetching:
-                given = next(batches)
+                given = next(batches, None)
+            if given is None:
+                break
             for number, trainer in enumerate(trainers):
                 handed: list[Batch] = []
                 above = handed.append if trainer is not trainers[-1] else None
@@ -162,11 +169,13 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
                 given = handed[0] if handed else given
     finally:
         torch.set_num_threads(threads)
-    served = cores() // own if bench.device.type == "cpu" else devices_of(bench.device)
+    dealt = bench.device.type != "cpu"
+    served = devices_of(bench.device) if dealt else cores() // own
     return Prediction(
         shares=shares,
         seconds_of=[statistics.median(each[1:] or each) for each in times],
         at_once=max(1, served),
+        dealt=dealt,
     )
 
 
@@ -174,21 +183,23 @@ def peaks_of(measured: Sequence[Measured]) -> memory.Peaks:
     """The highest of every peak among the workers: the most that one process holds."""
     names = set.intersection(*(set(found.peaks.metrics) for found in measured))
     metrics = {name: max(x.peaks.metrics[name] for x in measured) for name in sorted(names)}
-    most = max(measured, key=lambda x: x.peaks.metrics.get("memory/host_over_baseline_bytes", 0))
-    about = f"; of the worker of {', '.join(most.units)}, the largest of {len(measured)}"
-    notes = {name: f"{note}{about}" for name, note in most.peaks.notes.items()}
-    return replace(most.peaks, metrics=metrics, notes=notes)
+    notes = measured[0].peaks.notes.items()
+    about = f"; the highest of {len(measured)} workers, as here for the first"
+    return memory.Peaks(metrics=metrics, notes={name: f"{note}{about}" for name, note in notes})
 
 
-def costs_of(measured: Sequence[Measured], *, samples: int) -> dict[str, float]:
-    """What each worker measured, as metrics of its topmost unit, and the number of workers."""
+def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]:
+    """Measurements of each worker, as metrics of its topmost unit, and the number of workers.
+
+    Training visited `examples`, each in all its views at once.
+    """
     found: dict[str, float] = {"pipeline/workers": len(measured)}
     for each in measured:
         costs = {
             "idle_share": (each.seconds_without_batch + each.seconds_without_room) / each.seconds,
             "seconds_without_batch": each.seconds_without_batch,
             "seconds_without_room": each.seconds_without_room,
-            "bytes_per_sample": each.bytes_sent / samples,
+            "bytes_per_sample": each.bytes_trained_on / examples,
             **{name.removeprefix("memory/"): x for name, x in each.peaks.metrics.items()},
         }
         found |= {f"pipeline/{name}/{each.units[-1]}": cost for name, cost in costs.items()}

@@ -115,7 +115,8 @@ def _read_all(
         for cell in work.cells
         if cell.key in finished
     ]
-    share = work.share_of([reading.cell for reading in readings], workers=workers)
+    alone = work.suite.fresh_process
+    share = work.share_of([each.cell for each in readings], workers=workers, alone=alone)
     errors = read_all(readings, work.bench, runs=work.runs, share=share, rerun=rerun)
     unfinished = {
         cell.key: "not finished with these settings"

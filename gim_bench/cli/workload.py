@@ -96,24 +96,20 @@ class Workload:
         if workers not in (None, 1) and any(has_workers(cell) for cell in self.cells):
             raise ConfigError(
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for cells with the schedule "
-                f'"pipeline", each of which has processes of its own: use --workers 1, or '
-                f"--set training.workers={workers}"
+                f'"pipeline", each of which has processes of its own (training.workers): use '
+                f"--workers 1"
             )
 
     def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
         """How the unfinished cells share the cores. Raises: ConfigError."""
         self.check_workers(workers)
         waiting = [cell for cell in self.cells if cell.key not in finished]
-        return self.share_of(waiting, workers=workers)
+        alone = self.suite.fresh_process or any(map(has_workers, waiting))
+        return self.share_of(waiting, workers=workers, alone=alone)
 
-    def share_of(self, cells: Sequence[Cell], *, workers: int | None) -> Share:
+    def share_of(self, cells: Sequence[Cell], *, workers: int | None, alone: bool) -> Share:
         """How these cells share the cores; this process takes a worker's threads, too."""
-        share = share_out(
-            cells,
-            device=self.bench.device,
-            workers=workers,
-            alone=self.suite.fresh_process or any(map(has_workers, cells)),
-        )
+        share = share_out(cells, device=self.bench.device, workers=workers, alone=alone)
         if cells and share.threads > 1 and (idle := idle_cores()) < share.threads:
             self.progress.say(
                 f"{idle} of {cores()} cores are idle, and {share.threads} threads wait for each "

@@ -6,7 +6,7 @@ of them all. Gradients are stopped at the entrance of every unit, and nowhere el
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -19,6 +19,7 @@ from gim_bench.contract import (
     Batch,
     Encoder,
     GradientFlow,
+    HandOn,
     Ingredients,
     Learner,
     Modality,
@@ -167,7 +168,7 @@ class StackLearner(Learner):
                 yield from self._losses(batch, self._frozen(batch, modules=unit.first), [unit])
 
     def relayed(
-        self, batch: Batch, *, units: Collection[str], hand_on: Callable[[Batch], None] | None
+        self, batch: Batch, *, units: Collection[str], hand_on: HandOn | None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         self._begin_pass()
         own = [unit for unit in self.partition if unit.name in units]
@@ -180,7 +181,7 @@ class StackLearner(Learner):
         views: list[Tensor],
         units: Sequence[Unit],
         *,
-        hand_on: Callable[[Batch], None] | None = None,
+        hand_on: HandOn | None = None,
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
         """Losses of consecutive units, the lowest of which is given the activations `views`."""
         examples = len(batch.inputs)

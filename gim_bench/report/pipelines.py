@@ -14,6 +14,7 @@ NOTE = (
     "for a batch of the worker below, or for room to hand its own on. What it hands on is counted "
     "for each example. Peak over idle: peak memory of its process, less its memory before training."
 )
+IN_ONE_PROCESS = ("interleaved", "joint")  # schedules with the same steps and gradients
 SPEED = "train/samples_per_second"
 PEAKS = ("gpu_allocated_over_baseline_bytes", "host_over_baseline_bytes")
 
@@ -74,12 +75,13 @@ def _compared(done: Sequence[Record], method: str) -> list[str]:
     lines = []
     for other in dict.fromkeys(record.method for record in done):
         theirs = _of(done, other)
-        if other == method or not _alike(own[0].config, theirs[0].config):
+        if theirs[0].config["method"]["schedule"] not in IN_ONE_PROCESS:
             continue
-        speeds = [mean_over_seeds(records, SPEED) for records in (own, theirs)]
-        if None in speeds:
+        if not _alike(own[0].config, theirs[0].config):
             continue
-        ours, its = (speed or 0.0 for speed in speeds)
+        ours, its = (mean_over_seeds(records, SPEED) for records in (own, theirs))
+        if ours is None or its is None:
+            continue
         seeds = {record.seed: record.losses for record in theirs}
         shared = [record for record in own if record.seed in seeds]
         equal = shared and all(record.losses == seeds[record.seed] for record in shared)

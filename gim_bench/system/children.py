@@ -21,11 +21,11 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def end(*processes: BaseProcess) -> None:
-    """End the processes. They have time to write checkpoints; then they are killed."""
+def end(*processes: BaseProcess, at_once: bool = False) -> None:
+    """End the processes. They have time to write checkpoints; then, or `at_once`, are killed."""
     try:
         for process in processes:
-            process.terminate()
+            process.kill() if at_once else process.terminate()
         for process in processes:
             process.join(FAREWELL_SECONDS)
     finally:
@@ -48,13 +48,17 @@ def how_it_ended(process: BaseProcess) -> str:
     return f"was killed by {signal.Signals(-code).name} (exit code {code})"
 
 
-def end_with_parent() -> None:
-    """From now on this process gets SIGTERM when its parent ends, however the parent ends."""
-    threading.Thread(target=_outlive, name="parent", daemon=True).start()
+def end_with_parent(*, at_once: bool = False) -> None:
+    """From now on this process gets SIGTERM when its parent ends, however the parent ends.
+
+    With `at_once` it is killed: a process that ignores signals, and has nothing to save.
+    """
+    number = signal.SIGKILL if at_once else signal.SIGTERM
+    threading.Thread(target=_outlive, args=(number,), name="parent", daemon=True).start()
 
 
-def _outlive() -> None:
+def _outlive(number: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)

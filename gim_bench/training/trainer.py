@@ -1,6 +1,6 @@
 """The trainer decides when the losses of a learner go backward."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,16 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, Learner, eval_mode
+from gim_bench.contract import Batch, HandOn, Learner, eval_mode
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.hardware import devices
 from gim_bench.settings.base import Precision
 from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_rate
-
-# Is given the batch for the units above; copies what it keeps.
-HandOn = Callable[[Batch], None]
 
 
 class Trainer:

@@ -6,7 +6,8 @@ waits; where all are empty, the upper one does.
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ BUFFERS = 2  # of a ring: one is filled while the other is read
 
 
 class Kind(StrEnum):
-    """What a parcel asks its receiver to do."""
+    """The work that a parcel asks for."""
 
     TRAIN = "train"
     VALIDATE = "validate"
@@ -42,7 +43,7 @@ class Parcel:
 
 
 class _Header(NamedTuple):
-    """What goes through the pipe beside the buffers."""
+    """A message of the pipe, beside the buffers."""
 
     parcel: Parcel  # without its batch
     buffer: int | None  # its number; None without a batch
@@ -51,40 +52,48 @@ class _Header(NamedTuple):
     encoded_by: str | None
 
 
-class Upper:
+class NeighbourGoneError(Exception):
+    """The process at the other end of a ring has ended."""
+
+
+@contextmanager
+def of_neighbours() -> Iterator[None]:
+    """A context in which a broken connection, or a buffer that cannot be fetched, has a name."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise NeighbourGoneError from error
+
+
+class Outlet:
     """The end at which a worker hands batches to the worker above."""
 
     def __init__(self, connection: Connection) -> None:
         self.seconds_waited = 0.0  # for a free buffer
-        self.bytes_sent = 0
+        self.bytes_trained_on = 0  # of the batches that were handed on to be trained on
         self._connection = connection
         self._free = deque(range(BUFFERS))
         self._buffers: dict[int, list[Tensor]] = {}
 
     def send(self, parcel: Parcel) -> None:
-        """Copy the parcel's batch into a free buffer. Raises: OSError where nobody is above."""
+        """Copy the parcel's batch into a free buffer, once there is one.
+
+        Raises: NeighbourGoneError.
+        """
         if parcel.batch is None:
-            self._connection.send(_Header(parcel, None, None, {}, None))
+            self._pass(_Header(parcel, None, None, {}, None))
             return
-        began = time.perf_counter()
-        while not self._free or self._connection.poll():
-            self._free.append(self._connection.recv())
-        self.seconds_waited += time.perf_counter() - began
-        number = self._free.popleft()
         views = parcel.batch.views
-        buffer = self._buffers.get(number, [])
-        made = [_like(part) for part in buffer] != [_like(view) for view in views]
-        if made:
-            buffer = [torch.empty_like(view, device="cpu").share_memory_() for view in views]
-            self._buffers[number] = buffer
-        for part, view in zip(buffer, views, strict=True):
+        number, made = self._buffer_for(views)
+        for part, view in zip(self._buffers[number], views, strict=True):
             part.copy_(view)
-            self.bytes_sent += part.nbytes
-        self._connection.send(
+            if parcel.kind is Kind.TRAIN:
+                self.bytes_trained_on += part.nbytes
+        self._pass(
             _Header(
                 replace(parcel, batch=None),
                 number,
-                buffer if made else None,
+                self._buffers[number] if made else None,
                 {target: labels.cpu().numpy() for target, labels in parcel.batch.labels.items()},
                 parcel.batch.encoded_by,
             )
@@ -92,11 +101,32 @@ class Upper:
 
     def wait_until_read(self) -> None:
         """Wait until all buffers have come back: the process that made them must live so long."""
-        while len(self._free) < BUFFERS:
-            self._free.append(self._connection.recv())
+        with of_neighbours():
+            while len(self._free) < BUFFERS:
+                self._free.append(self._connection.recv())
+
+    def _pass(self, header: _Header) -> None:
+        with of_neighbours():
+            self._connection.send(header)
+
+    def _buffer_for(self, views: Sequence[Tensor]) -> tuple[int, bool]:
+        """The number of a free buffer of the views' shapes, and whether it is new."""
+        began = time.perf_counter()
+        with of_neighbours():
+            while not self._free or self._connection.poll():
+                self._free.append(self._connection.recv())
+        self.seconds_waited += time.perf_counter() - began
+        number = self._free.popleft()
+        buffer = self._buffers.get(number, [])
+        fits = [_like(part) for part in buffer] == [_like(view) for view in views]
+        if not fits:
+            self._buffers[number] = [
+                torch.empty_like(view, device="cpu").share_memory_() for view in views
+            ]
+        return number, not fits
 
 
-class Lower:
+class Inlet:
     """The end at which a worker is given batches by the worker below."""
 
     def __init__(self, connection: Connection, *, device: torch.device) -> None:
@@ -109,10 +139,11 @@ class Lower:
     def receive(self) -> Parcel:
         """The next parcel, whose batch lies in a buffer until `release` is called.
 
-        Raises: EOFError or OSError where nobody is below.
+        Raises: NeighbourGoneError.
         """
         began = time.perf_counter()
-        header: _Header = self._connection.recv()
+        with of_neighbours():
+            header: _Header = self._connection.recv()
         self.seconds_waited += time.perf_counter() - began
         if header.buffer is None:
             return header.parcel
@@ -134,9 +165,10 @@ class Lower:
         return replace(header.parcel, batch=batch)
 
     def release(self) -> None:
-        """Give the buffer of the last batch back."""
+        """Give the buffer of the last batch back. Raises: NeighbourGoneError."""
         if self._held is not None:
-            self._connection.send(self._held)
+            with of_neighbours():
+                self._connection.send(self._held)
             self._held = None
 
 

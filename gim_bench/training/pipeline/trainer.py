@@ -1,19 +1,20 @@
 """The trainer of a pipeline: its steps are taken by worker processes."""
 
 import multiprocessing
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gim_bench.contract import Batch
+from gim_bench.contract import Batch, HandOn
 from gim_bench.errors import WorkerError
 from gim_bench.hardware.threads import asking_for
 from gim_bench.system.children import deaf_to_interrupts, end
@@ -21,14 +22,15 @@ from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.worker import (
     NEIGHBOUR_GONE,
     Begin,
+    Failure,
     Measured,
     Part,
     Post,
-    packed,
+    receive_state,
+    send_state,
     serve,
-    unpacked,
 )
-from gim_bench.training.trainer import HandOn, Trainer
+from gim_bench.training.trainer import Trainer
 
 SPAWN = multiprocessing.get_context("spawn")
 LAST_WORDS_SECONDS = 5.0  # in which all workers end after one has
@@ -54,9 +56,9 @@ def threads_of_each(workers: int) -> int:
     return max(1, torch.get_num_threads() // workers)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Employed:
-    """A worker as its parent sees it."""
+    """A worker in the eyes of its parent."""
 
     number: int
     units: Sequence[str]
@@ -79,6 +81,11 @@ class Ticks:
         self.epoch_under_way = 1
         self._of_an_epoch = len(source)
 
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps of the epoch under way; the last one may be short."""
+        return min(len(self), self.steps - (self.epoch_under_way - 1) * len(self))
+
     def __len__(self) -> int:
         return self._of_an_epoch
 
@@ -93,9 +100,8 @@ class Ticks:
 class PipelinedTrainer(Trainer):
     """Has every step taken by its workers, and hears of the losses.
 
-    Workers run ahead of the steps that are heard of, by as many as the rings between them hold. A
-    state that is asked for therefore comes some steps later: it is the state of all units after
-    the same step.
+    Workers run ahead of the steps that are heard of. A state that is asked for therefore comes some
+    steps later: it is the state of all units after the same step.
     """
 
     def __init__(
@@ -124,26 +130,33 @@ class PipelinedTrainer(Trainer):
         try:
             self._hire()
             yield
+            assert self._final is not None or not self._begun, "a pipeline ends with its last step"
         finally:
-            end(*(worker.process for worker in self._crew))
+            end(*(worker.process for worker in self._crew), at_once=True)
             self._crew = []
+            self._final = None  # with moments that nobody needs any more
 
     def step(
         self, batch: Any, *, only: str | None = None, hand_on: HandOn | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """Hear of the losses of the next step; `batch` is a tick."""
         self._begin(position=batch)
-        heard = [self._hear(worker, "losses") for worker in self._crew]
+        found: dict[str, Tensor] = {}
+        states = []
+        for worker in self._crew:
+            losses, state_follows = self._hear(worker, "losses")
+            found |= {unit: torch.tensor(loss) for unit, loss in losses.items()}
+            if state_follows:
+                states.append(self._hear_state(worker))
         self._steps_heard += 1
-        states = [state for _, state in heard if state is not None]
         self._state = self._merged(states) if states else None
-        return {unit: torch.tensor(loss) for losses, _ in heard for unit, loss in losses.items()}
+        return found
 
     def evaluate(
         self, batches: Iterable[Batch], *, only: str | None = None, hand_on: HandOn | None = None
     ) -> dict[str, float]:
         """Hear of the losses on held-out batches, which the lowest worker has."""
-        self._begin(position=len(self.ticks))
+        self._begin(position=self.ticks.steps_of_epoch)
         heard = [self._hear(worker, "validated") for worker in self._crew]
         if self._steps_heard == self.ticks.steps:
             self._finish()
@@ -164,10 +177,12 @@ class PipelinedTrainer(Trainer):
             self._is_asked = False
         elif wanted and not self._is_asked:
             self._is_asked = True
-            self._crew[0].connection.send("state")
+            with suppress(OSError):  # it has taken its last step: the final state is on its way
+                self._crew[0].connection.send("state")
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self._take_over(state)
         self._resumed = state
 
     # -- workers -----------------------------------------------------------------------------------
@@ -206,19 +221,31 @@ class PipelinedTrainer(Trainer):
             return
         self._begun = True
         self._steps_heard = (self.ticks.epoch_under_way - 1) * len(self.ticks) + position
+        resumed, self._resumed = self._resumed, None
         for worker in self._crew:
-            state = None if self._resumed is None else packed(self._part_of(self._resumed, worker))
-            worker.connection.send(Begin(self.ticks.epoch_under_way, position, state))
-        self._resumed = None
+            begin = Begin(self.ticks.epoch_under_way, position, has_state=resumed is not None)
+            try:
+                worker.connection.send(begin)
+                if resumed is not None:
+                    send_state(worker.connection, self._part_of(resumed, worker))
+            except OSError:
+                self._explain()
 
     def _finish(self) -> None:
         """Take over what the workers have learned."""
-        done = [self._hear(worker, "done") for worker in self._crew]
-        self._final = self._merged([state for state, _ in done])
-        self.learner.load_state_dict(self._final["learner"])
+        states = []
+        for worker in self._crew:
+            (measured,) = self._hear(worker, "done")
+            self.measured.append(measured)
+            states.append(self._hear_state(worker))
+        self._final = self._merged(states)
+        self._take_over(self._final)
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """The learner has the weights and the negatives of a state; moments are for the workers."""
+        self.learner.load_state_dict(state["learner"])
         for unit, generator in self.learner.generators().items():
-            generator.set_state(self._final["generators"][unit])
-        self.measured += [measured for _, measured in done]
+            generator.set_state(state["generators"][unit])
 
     def _hear(self, worker: _Employed, wanted: str) -> tuple[Any, ...]:
         """What the worker says next. Raises: its error, or WorkerError where it has ended."""
@@ -226,39 +253,41 @@ class PipelinedTrainer(Trainer):
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
             self._explain()
-            raise WorkerError(f"{worker} of the pipeline has ended") from None
         if kind == "failed":
-            raise said[0]
+            raise said[0].again()
         assert kind == wanted, f"{worker} says {kind!r}, not {wanted!r}"
         return tuple(said)
 
-    def _explain(self) -> None:
-        """Raise the error of the worker that was the first to end, where there is one."""
+    def _hear_state(self, worker: _Employed) -> dict[str, Any]:
+        try:
+            return receive_state(worker.connection)
+        except (EOFError, OSError):
+            self._explain()
+
+    def _explain(self) -> NoReturn:
+        """Raise the error of the worker that has ended first, where it left one; else WorkerError.
+
+        The others end as soon as they miss a neighbour.
+        """
         for worker in self._crew:
             worker.process.join(LAST_WORDS_SECONDS)
         for worker in self._crew:
-            while worker.connection.poll():
-                try:
-                    kind, *said = worker.connection.recv()
-                except (EOFError, OSError):
-                    break
-                if kind == "failed":
-                    raise said[0]
-        for worker in self._crew:
-            code = worker.process.exitcode
-            if code not in (None, NEIGHBOUR_GONE):
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                raise WorkerError(
-                    f"{worker} of the pipeline {how}: the same command resumes from the last "
-                    f"checkpoint"
-                )
+            if (failure := _last_words(worker.connection)) is not None:
+                raise failure.again()
+        codes = {worker: worker.process.exitcode for worker in self._crew}
+        known = [worker for worker in self._crew if codes[worker] not in (None, 0, NEIGHBOUR_GONE)]
+        first = (known or self._crew)[0]
+        raise WorkerError(
+            f"{first} of the pipeline {_ending(codes[first])}: the same command resumes from the "
+            f"last checkpoint"
+        )
 
     # -- states ------------------------------------------------------------------------------------
 
-    def _merged(self, states: Sequence[bytes]) -> dict[str, Any]:
+    def _merged(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The state of all units, from those of the workers."""
         whole = self.state()
-        for worker, state in zip(self._crew, map(unpacked, states), strict=True):
+        for worker, state in zip(self._crew, states, strict=True):
             whole["learner"].update(state["learner"])
             whole["optimisers"].update(state["optimisers"])
             drawn = state["generators"]
@@ -276,3 +305,32 @@ class PipelinedTrainer(Trainer):
         optimisers = {unit: state["optimisers"][unit] for unit in worker.units}
         generators = {**state["generators"], **state["workers"][worker.number]}
         return {"learner": own, "optimisers": optimisers, "generators": generators}
+
+
+def _last_words(connection: Connection) -> Failure | None:
+    """The failure that a worker has reported, among what it said before it ended."""
+    while True:
+        try:
+            if not connection.poll():
+                return None
+            said = connection.recv_bytes()
+        except (EOFError, OSError):
+            return None
+        with suppress(Exception):  # a part of a state
+            kind, *rest = pickle.loads(said)  # noqa: S301 - of a worker of this process
+            if kind == "failed":
+                return rest[0]
+
+
+def _ending(code: int | None) -> str:
+    match code:
+        case None:
+            return "has stopped to answer"
+        case -9:
+            return "was killed by signal 9, as by the system when memory is full"
+        case -7:
+            return "was killed by signal 7, as where /dev/shm has no room for the buffers"
+        case int() if code < 0:
+            return f"was killed by signal {-code}"
+        case _:
+            return f"ended with code {code}"

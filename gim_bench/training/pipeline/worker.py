@@ -1,6 +1,8 @@
-"""What each process of a pipeline does: it trains its units, parcel by parcel."""
+"""A process of a pipeline: it trains its units, parcel by parcel."""
 
 import io
+import pickle
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,16 +10,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from traceback import format_exception
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 
 from gim_bench.contract import Batch
 from gim_bench.hardware import memory
 from gim_bench.system.children import end_with_parent
+from gim_bench.system.interrupts import ENDINGS
 from gim_bench.system.streams import forgive
 from gim_bench.training.kept_outputs import Source
-from gim_bench.training.pipeline.ring import Kind, Lower, Parcel, Upper
+from gim_bench.training.pipeline.ring import (
+    Inlet,
+    Kind,
+    NeighbourGoneError,
+    Outlet,
+    Parcel,
+    of_neighbours,
+)
 from gim_bench.training.trainer import Trainer
 
 NEIGHBOUR_GONE = 76  # exit code of a worker whose neighbour or parent has ended
@@ -25,7 +36,7 @@ NEIGHBOUR_GONE = 76  # exit code of a worker whose neighbour or parent has ended
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a worker trains, and on what."""
+    """The units of a worker, and their batches where it is the lowest."""
 
     trainer: Trainer  # of the worker's share
     source: Source | None  # the batches of the lowest worker
@@ -34,27 +45,51 @@ class Part:
 
 
 class Begin(NamedTuple):
-    """Where a training begins or goes on."""
+    """The step with which a training begins or goes on."""
 
     epoch: int
     position: int  # steps of that epoch that are done
-    state: bytes | None  # of the worker's units, after these steps; None at the start
+    has_state: bool  # whether a state of the worker's units follows, after these steps
 
 
 class Measured(NamedTuple):
-    """What a worker measured of its own training."""
+    """Time, bytes and memory of a worker's own training."""
 
     units: tuple[str, ...]
     seconds: float
     seconds_without_batch: float  # waiting for the worker below
     seconds_without_room: float  # waiting for the worker above
-    bytes_sent: int
+    bytes_trained_on: int  # handed on, without those of held-out batches
     peaks: memory.Peaks
+
+
+class Failure(NamedTuple):
+    """An error of a worker, for its parent to raise."""
+
+    error: bytes | None  # pickled; None where it cannot be
+    text: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        text, lines = f"{type(error).__name__}: {error}", "".join(format_exception(error))
+        try:
+            pickled = pickle.dumps(error)
+            pickle.loads(pickled)  # noqa: S301 - of this very process
+        except Exception:  # whatever an error holds, or its class asks for
+            return cls(None, text, lines)
+        return cls(pickled, text, lines)
+
+    def again(self) -> Exception:
+        """The error, with the worker's traceback as a note."""
+        error = RuntimeError(self.text) if self.error is None else pickle.loads(self.error)  # noqa: S301
+        error.add_note(self.traceback)
+        return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """The ends of a worker's connections, and what makes its part in the worker's own process."""
+    """The ends of a worker's connections; its part is made in the worker's own process."""
 
     make: Callable[[], Part]
     parent: Connection
@@ -65,38 +100,64 @@ class Post:
 def serve(post: Post) -> None:
     """Train until the parcel END; the parent hears of every step.
 
-    Messages: ("ready", names of the state), ("losses", {unit: loss}, state), ("validated", {unit:
-    loss}), ("done", state, measured), and ("failed", error), which is the last one.
+    Messages: ("ready", names of the state), ("losses", {unit: loss}, whether a state follows),
+    ("validated", {unit: loss}), ("done", measured), after which a state follows, and ("failed",
+    failure), which is the last one. Signals are for the parent, which ends its workers.
     """
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
     forgive()
-    end_with_parent()
+    end_with_parent(at_once=True)
     try:
-        _Worker(post).work()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            _Worker(post).work()
+        except NeighbourGoneError:
+            raise
+        except Exception as error:  # the parent raises it
+            _tell(post.parent, "failed", Failure.of(error))
+    except NeighbourGoneError:
         sys.exit(NEIGHBOUR_GONE)
-    except Exception as error:  # the parent raises it
-        _report(post.parent, error)
 
 
-def packed(state: Mapping[str, Any]) -> bytes:
-    """A state of tensors, numbers, lists and mappings as bytes."""
+def _tell(parent: Connection, *message: Any) -> None:
+    """Raises: NeighbourGoneError where the parent has ended."""
+    with of_neighbours():
+        parent.send(message)
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+
+class _Through:
+    """A file whose content goes through a connection as it is written."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def write(self, content: bytes | memoryview) -> int:
+        if content:
+            self._connection.send_bytes(content)
+        return len(content)
+
+    def flush(self) -> None: ...
+
+
+def send_state(connection: Connection, state: Mapping[str, Any]) -> None:
+    """Send a state of tensors, numbers, lists and mappings, tensor by tensor. Raises: OSError."""
+    torch.save(dict(state), cast(IO[bytes], _Through(connection)))
+    connection.send_bytes(b"")
+
+
+def receive_state(connection: Connection) -> dict[str, Any]:
+    """The state that `send_state` sends, on the CPU. Raises: EOFError or OSError."""
     file = io.BytesIO()
-    torch.save(dict(state), file)
-    return file.getvalue()
+    while part := connection.recv_bytes():
+        file.write(part)
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def unpacked(state: bytes) -> dict[str, Any]:
-    """The state that `packed` was given, on the CPU."""
-    return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-
-
-def _report(parent: Connection, error: Exception) -> None:
-    try:
-        parent.send(("failed", error))
-    except OSError:
-        sys.exit(NEIGHBOUR_GONE)
-    except Exception:  # an error that cannot be pickled
-        parent.send(("failed", RuntimeError(f"{type(error).__name__}: {error}")))
+# -- at work ---------------------------------------------------------------------------------------
 
 
 class _Worker:
@@ -107,16 +168,15 @@ class _Worker:
         self.part, self.parent = part, post.parent
         self.trainer = part.trainer
         device = part.trainer.device
-        self.below = None if post.below is None else Lower(post.below, device=device)
-        self.above = None if post.above is None else Upper(post.above)
+        self.below = None if post.below is None else Inlet(post.below, device=device)
+        self.above = None if post.above is None else Outlet(post.above)
 
     def work(self) -> None:
         learner = self.trainer.learner
         learner.train()
-        self.parent.send(("ready", list(learner.state_dict())))
-        begin: Begin = self.parent.recv()
-        if begin.state is not None:
-            self.trainer.restore(unpacked(begin.state))
+        _tell(self.parent, "ready", list(learner.state_dict()))
+        begin = self._told_to_begin()
+        memory.free(self.trainer.device)
         began = time.perf_counter()
         with memory.measure(self.trainer.device, learner=learner) as peaks:
             parcels = self._own(begin) if self.below is None else self._given()
@@ -127,19 +187,31 @@ class _Worker:
                     self._validate(parcel, parcels)
                 else:
                     self._hand_on(parcel)
-        measured = self._measured(time.perf_counter() - began, peaks)
-        self.parent.send(("done", packed(self.trainer.state()), measured))
+        _tell(self.parent, "done", self._measured(time.perf_counter() - began, peaks))
+        self._report_state()
         if self.above is not None:
             self.above.wait_until_read()
+
+    def _told_to_begin(self) -> Begin:
+        with of_neighbours():
+            begin: Begin = self.parent.recv()
+            if begin.has_state:
+                self.trainer.restore(receive_state(self.parent))
+        return begin
+
+    def _report_state(self) -> None:
+        with of_neighbours():
+            send_state(self.parent, self.trainer.state())
 
     def _train(self, parcel: Parcel) -> None:
         assert parcel.batch is not None
         if self.part.rates is not None:
             self.trainer.set_rate(self.part.rates(parcel.step))
         losses = self.trainer.step(parcel.batch, hand_on=self._upwards(parcel))
-        state = packed(self.trainer.state()) if parcel.snapshot else None
         values = {unit: float(loss) for unit, loss in losses.items()}
-        self.parent.send(("losses", values, state))
+        _tell(self.parent, "losses", values, parcel.snapshot)
+        if parcel.snapshot:
+            self._report_state()
 
     def _validate(self, first: Parcel, parcels: Iterator[Parcel]) -> None:
         """Evaluate the parcels from `first` to the end of the epoch."""
@@ -153,10 +225,10 @@ class _Worker:
         upwards = self._upwards(Parcel(kind=Kind.VALIDATE))
         validated = self.trainer.evaluate(held_out(), hand_on=upwards)
         self._hand_on(Parcel(kind=Kind.EPOCH_OVER))
-        self.parent.send(("validated", validated))
+        _tell(self.parent, "validated", validated)
 
     def _upwards(self, parcel: Parcel) -> Callable[[Batch], None] | None:
-        """What hands a batch to the worker above, with the rest of the parcel."""
+        """A function that hands a batch to the worker above, with the rest of the parcel."""
         return None if self.above is None else partial(self._hand_on_batch, parcel)
 
     def _hand_on_batch(self, parcel: Parcel, batch: Batch) -> None:
@@ -185,23 +257,24 @@ class _Worker:
         step = (epoch - 1) * len(source) + position
         while True:
             for batch in islice(source.epoch(epoch), position, None):
-                if step == steps:
+                if step >= steps:
                     break
                 yield Parcel(kind=Kind.TRAIN, batch=batch, step=step, snapshot=self._is_asked())
                 step += 1
             for batch in source.validation():
                 yield Parcel(kind=Kind.VALIDATE, batch=batch)
             yield Parcel(kind=Kind.EPOCH_OVER)
-            if step == steps:
+            if step >= steps:
                 break
             epoch, position = epoch + 1, 0
         yield Parcel(kind=Kind.END)
 
     def _is_asked(self) -> bool:
         """Whether the parent asks for the state."""
-        asked = self.parent.poll()
-        if asked:
-            self.parent.recv()
+        with of_neighbours():
+            asked = self.parent.poll()
+            if asked:
+                self.parent.recv()
         return asked
 
     def _measured(self, seconds: float, peaks: memory.Peaks) -> Measured:
@@ -210,6 +283,6 @@ class _Worker:
             seconds=seconds,
             seconds_without_batch=0.0 if self.below is None else self.below.seconds_waited,
             seconds_without_room=0.0 if self.above is None else self.above.seconds_waited,
-            bytes_sent=0 if self.above is None else self.above.bytes_sent,
+            bytes_trained_on=0 if self.above is None else self.above.bytes_trained_on,
             peaks=peaks,
         )
