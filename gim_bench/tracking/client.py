@@ -25,15 +25,15 @@ from gim_bench.tracking.entries import (
     PARENT,
     PATCHES,
     PLACE,
-    PLOT,
     RECORDS,
     SENT,
     Entry,
     cell_entry,
-    rate_plot,
     summary_entries,
     sweep_entry,
 )
+from gim_bench.tracking.modules import SOURCE_TYPE
+from gim_bench.tracking.plots import FIGURES, figures_of
 from gim_bench.tracking.stores import Found, runs_in_file
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
@@ -136,7 +136,7 @@ class Tracker(Store):
             if not intact:
                 begun = [run for run in mine if entry.completes(run)]
                 if begun:
-                    self._complete(min(begun, key=_age), entry)
+                    self._complete(experiment, min(begun, key=_age), entry)
                 else:
                     self._create(experiment, entry)
             elif len(mine) == 1:
@@ -157,7 +157,8 @@ class Tracker(Store):
         return len(children) == len(entry.children)
 
     def _delete(self, experiment: str, run_id: str) -> None:
-        """Delete a run and its children."""
+        """Delete a run with its children and its models."""
+        self._delete_models(experiment, run_id)
         for child in self._children(experiment, run_id):
             self._client.delete_run(child.run_id)
         self._client.delete_run(run_id)
@@ -173,6 +174,8 @@ class Tracker(Store):
         try:
             if entry.attempt is not None:
                 self._catch_up(run_id, entry.attempt)
+            self._log_data(run_id, entry)
+            self._log_models(experiment, run_id, entry)
             self._fill(run_id, entry)
             for child in entry.children:
                 self._fill(self._begin(experiment, child, parent=run_id), child)
@@ -186,7 +189,7 @@ class Tracker(Store):
             if not is_lost:
                 raise
 
-    def _complete(self, run: Found, entry: Entry) -> None:
+    def _complete(self, experiment: str, run: Found, entry: Entry) -> None:
         """Complete a run that was begun as the cell trained, unless another process deletes it.
 
         A run that fails half-way is completed by the next call: points are logged once.
@@ -199,6 +202,9 @@ class Tracker(Store):
         try:
             self._client.log_batch(run.run_id, tags=tags)
             self._catch_up(run.run_id, entry.attempt, sent=int(run.tags.get(SENT, 0)))
+            self._log_data(run.run_id, entry)
+            self._delete_models(experiment, run.run_id)  # of a call that failed
+            self._log_models(experiment, run.run_id, entry)
             self._fill(run.run_id, entry)
             self._supply(run.run_id, entry)
             self._client.set_tag(run.run_id, DIGEST, entry.digest())
@@ -214,6 +220,52 @@ class Tracker(Store):
     def _is_lost(self, run_id: str, error: "MlflowException") -> bool:
         """Whether an error says that the run has been deleted."""
         return error.error_code == "INVALID_PARAMETER_VALUE" and not self._is_active(run_id)
+
+    def _log_data(self, run_id: str, entry: Entry) -> None:
+        """Log the data set as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if (data := entry.data) is None:
+            return
+        dataset = Dataset(data.name, data.digest, SOURCE_TYPE, data.source, profile=data.profile)
+        context = InputTag("mlflow.data.context", data.context)
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+    def _log_models(self, experiment: str, run_id: str, entry: Entry) -> None:
+        """Log each module as a model, with its metrics at the step that is its number."""
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        now = entry.finished_ms or int(time.time() * 1000)
+        metrics, outputs = [], []
+        for module in entry.modules:
+            model = self._client.create_logged_model(
+                experiment,
+                module.name,
+                source_run_id=run_id,
+                tags=dict(module.tags),
+                params=dict(module.params),
+                model_type="module",
+            )
+            of_model: dict[str, str] = {"model_id": model.model_id, "run_id": run_id}
+            if entry.data is not None:
+                of_model |= {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
+            metrics += [
+                Metric(name, value, now, module.number, **of_model)
+                for name, value in module.metrics.items()
+            ]
+            outputs.append(LoggedModelOutput(model.model_id, module.number))
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        for output in outputs:  # such a model is in MLflow's tab of models
+            self._client.finalize_logged_model(output.model_id, "READY")
+        if outputs:
+            self._client.log_outputs(run_id, outputs)
+
+    def _delete_models(self, experiment: str, run_id: str) -> None:
+        """Delete the models of a run."""
+        wanted = f"source_run_id = '{run_id}'"
+        for model in self._client.search_logged_models([experiment], filter_string=wanted):
+            self._client.delete_logged_model(model.model_id)
 
     def _supply(self, run_id: str, entry: Entry) -> bool:
         """Write the artifacts that the run lacks; artifacts out of reach cost no number.
@@ -232,18 +284,19 @@ class Tracker(Store):
             if CURVES in missing:
                 columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
                 self._client.log_table(run_id, columns, CURVES)
-            if PLOT in missing:
-                self._client.log_figure(run_id, rate_plot(entry.curves), PLOT)
+            for name, draw in figures_of(entry).items():
+                if name in missing:
+                    self._client.log_figure(run_id, draw(), name)
         except Exception as error:  # of the library of any kind of artifact store
             self.artifacts_away = concealed(class_and_first_line(error), self.uri)
             return False
         return bool(missing)
 
     def _artifacts(self, run_id: str) -> set[str]:
-        """The names of the artifacts that a run has, those in the folder of patches included."""
+        """The names of the artifacts that a run has, those in folders included."""
         found = {item.path for item in self._client.list_artifacts(run_id)}
-        if PATCHES in found:
-            found |= {item.path for item in self._client.list_artifacts(run_id, PATCHES)}
+        for folder in found & {PATCHES, FIGURES}:
+            found |= {item.path for item in self._client.list_artifacts(run_id, folder)}
         return found
 
     def _is_active(self, run_id: str) -> bool:

@@ -54,6 +54,49 @@ def test_a_cell_becomes_a_run_in_the_suites_experiment(tracker):
     assert run.data.params["method.objective"] == "info_nce"
 
 
+def models(tracker, run):
+    return tracker._client.search_logged_models([run.info.experiment_id])
+
+
+def test_each_module_is_a_model_with_its_metrics_and_the_data_set(tracker):
+    modules = {"accuracy": 60.0, "accuracy/module_1": 55.5, "accuracy/module_2": 60.0}
+    tracker.mirror(cell(metrics=modules))
+    (run,) = runs(tracker)
+    assert history(tracker, run, "by_module/accuracy") == [(1, 55.5), (2, 60.0)]
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("photos", "0123")
+    assert sorted(
+        (m.name, m.metrics[0].key, m.metrics[0].value, m.metrics[0].dataset_name)
+        for m in models(tracker, run)
+    ) == [
+        ("gim seed 0 module 1", "by_module/accuracy", 55.5, "photos"),
+        ("gim seed 0 module 2", "by_module/accuracy", 60.0, "photos"),
+    ]
+    assert {str(m.status) for m in models(tracker, run)} == {"READY"}
+    assert sorted(output.step for output in run.outputs.model_outputs) == [1, 2]
+
+
+def test_the_models_of_a_run_that_is_replaced_go_with_it(tracker):
+    tracker.mirror(cell())
+    tracker.mirror(cell(metrics={"accuracy/module_1": 70.0}))
+    (run,) = runs(tracker)
+    assert [m.metrics[0].value for m in models(tracker, run)] == [70.0]
+
+
+def test_a_cell_that_failed_has_its_data_set_and_no_model(tracker):
+    tracker.mirror(cell(status=Status.FAILED, metrics={}, error="a loss is nan"))
+    (run,) = runs(tracker)
+    assert run.inputs.dataset_inputs[0].dataset.name == "photos"
+    assert models(tracker, run) == []
+
+
+def test_figures_are_artifacts(tracker):
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    figures = tracker._client.list_artifacts(run.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/by_module.png", "figures/losses.png"]
+
+
 def test_a_run_is_found_by_its_tags(tracker):
     tracker.mirror(cell(seed=3))
     tracker.mirror(cell("cpc"))
@@ -75,7 +118,8 @@ def test_a_run_is_found_by_its_tags(tracker):
     }
     (run,) = runs(tracker, " and ".join(f"tags.`{tag}` = '{v}'" for tag, v in wanted.items()))
     assert run.info.run_name == "gim seed 3"
-    assert run.data.tags["mlflow.note.content"] == "linear probe"
+    assert run.data.tags["mlflow.note.content"].startswith("linear probe\n\n")
+    assert run.data.tags["mlflow.source.git.commit"] == "abcdef"
 
 
 def test_losses_are_a_curve_over_epochs(tracker):
@@ -141,7 +185,7 @@ def test_a_cell_that_failed_and_then_succeeded_is_one_run(tracker):
     tracker.mirror(cell(status=Status.FAILED, error="the loss is nan", metrics={}))
     (failed,) = runs(tracker)
     assert failed.info.status == "FAILED"
-    assert failed.data.tags["mlflow.note.content"] == "linear probe\n\nthe loss is nan"
+    assert failed.data.tags["mlflow.note.content"].startswith("linear probe\n\nthe loss is nan")
     tracker.mirror(cell())
     (run,) = runs(tracker)
     assert (run.info.status, run.data.metrics["accuracy"]) == ("FINISHED", 60.0)
