@@ -76,9 +76,9 @@ def served(store: str) -> Iterator[str]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
+    where = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     process = subprocess.Popen(  # noqa: S603 - MLflow of this environment
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-        + ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, *where],
         env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
