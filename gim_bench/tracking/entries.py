@@ -170,12 +170,13 @@ def place_of(folder: Path) -> str:
 def summary_entries(records: Sequence[Record], *, place: str = "") -> list[Entry]:
     """An entry for each method and each of its settings, in the order of the records.
 
-    MLflow lists the newest runs first. Summaries are as new as the newest record of the suite.
+    MLflow lists the newest runs first. Summaries are as new as the newest finished record.
     """
-    newest = _newest(records)
+    groups = by_settings(records)
+    newest = _newest([record for alike in groups for record in alike])
     return [
         replace(summary_entry(alike, place=place), started_ms=newest, finished_ms=newest)
-        for alike in by_settings(records)
+        for alike in groups
     ]
 
 

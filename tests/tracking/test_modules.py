@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gim_bench.records.record import Status
 from gim_bench.settings.shipped import shipped_suites
 from gim_bench.tracking.description import described
 from gim_bench.tracking.entries import cell_entry, summary_entries, sweep_entry
@@ -112,6 +113,14 @@ def test_summaries_stand_above_all_cells():
     records = [cell("gim"), cell("cpc", **late)]
     newest = max(cell_entry(record).started_ms for record in records)
     assert all(entry.started_ms > newest for entry in summary_entries(records))
+
+
+def test_failed_cells_make_no_summary_newer():
+    """`sync` reads failed cells too, and is to find the summaries that `run` has written."""
+    late = {"provenance": cell().provenance | {"finished_at": "2026-11-01T11:00:00+00:00"}}
+    failed = cell("cpc", status=Status.FAILED, **late)
+    (alone,), (beside,) = summary_entries([cell()]), summary_entries([cell(), failed])
+    assert alone.digest() == beside.digest()
 
 
 def test_a_sweep_keeps_its_plot():
