@@ -249,10 +249,12 @@ class Tracker(Store):
             of_model: dict[str, str] = {"model_id": model.model_id, "run_id": run_id}
             if entry.data is not None:
                 of_model |= {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
-            metrics += [
-                Metric(name, value, now, module.number, **of_model)
-                for name, value in module.metrics.items()
-            ]
+            metrics.extend(
+                [
+                    Metric(name, value, now, module.number, **of_model)
+                    for name, value in module.metrics.items()
+                ]
+            )
             outputs.append(LoggedModelOutput(model.model_id, module.number))
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
