@@ -232,7 +232,19 @@ class Tracker(Store):
         self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
     def _log_models(self, experiment: str, run_id: str, entry: Entry) -> None:
-        """Log each module as a model, with its metrics at the step that is its number."""
+        """Log each module as a model, with its metrics at the step that is its number.
+
+        A server of MLflow 2 knows no models: runs there are without.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._create_models(experiment, run_id, entry)
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+
+    def _create_models(self, experiment: str, run_id: str, entry: Entry) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
         now = entry.finished_ms or int(time.time() * 1000)
@@ -264,10 +276,16 @@ class Tracker(Store):
             self._client.log_outputs(run_id, outputs)
 
     def _delete_models(self, experiment: str, run_id: str) -> None:
-        """Delete the models of a run."""
+        """Delete the models of a run, on a server that knows models."""
+        from mlflow.exceptions import MlflowException
+
         wanted = f"source_run_id = '{run_id}'"
-        for model in self._client.search_logged_models([experiment], filter_string=wanted):
-            self._client.delete_logged_model(model.model_id)
+        try:
+            for model in self._client.search_logged_models([experiment], filter_string=wanted):
+                self._client.delete_logged_model(model.model_id)
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
 
     def _supply(self, run_id: str, entry: Entry) -> bool:
         """Write the artifacts that the run lacks; artifacts out of reach cost no number.
