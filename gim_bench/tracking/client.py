@@ -276,7 +276,7 @@ class Tracker(Store):
             self._client.log_outputs(run_id, outputs)
 
     def _delete_models(self, experiment: str, run_id: str) -> None:
-        """Delete the models of a run, on a server that knows models."""
+        """Delete the models of a run, where there are any, as another process may do meanwhile."""
         from mlflow.exceptions import MlflowException
 
         wanted = f"source_run_id = '{run_id}'"
@@ -284,7 +284,7 @@ class Tracker(Store):
             for model in self._client.search_logged_models([experiment], filter_string=wanted):
                 self._client.delete_logged_model(model.model_id)
         except MlflowException as error:
-            if error.error_code != "ENDPOINT_NOT_FOUND":
+            if error.error_code not in {"ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}:
                 raise
 
     def _supply(self, run_id: str, entry: Entry) -> bool:
