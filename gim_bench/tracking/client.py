@@ -7,8 +7,9 @@ there each process looks again after its changes, until a look finds nothing to 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from gim_bench.tracking.entries import (
     summary_entries,
     sweep_entry,
 )
-from gim_bench.tracking.modules import SOURCE_TYPE
+from gim_bench.tracking.modules import SOURCE_TYPE, ModuleModel
 from gim_bench.tracking.plots import FIGURES, figures_of
 from gim_bench.tracking.stores import Found, runs_in_file
 
@@ -224,12 +225,19 @@ class Tracker(Store):
     def _log_data(self, run_id: str, entry: Entry) -> None:
         """Log the data set as an input of the run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         if (data := entry.data) is None:
             return
         dataset = Dataset(data.name, data.digest, SOURCE_TYPE, data.source, profile=data.profile)
         context = InputTag("mlflow.data.context", data.context)
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+        try:
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # Another process has entered the data set between MLflow's look and its insertion.
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
     def _log_models(self, experiment: str, run_id: str, entry: Entry) -> None:
         """Log each module as a model, with its metrics at the step that is its number.
@@ -247,33 +255,41 @@ class Tracker(Store):
     def _create_models(self, experiment: str, run_id: str, entry: Entry) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
+        if not entry.modules:
+            return
+        made = self._at_once([self._creation(experiment, run_id, m) for m in entry.modules])
+        of_data: dict[str, str] = {}
+        if entry.data is not None:
+            of_data = {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
         now = entry.finished_ms or int(time.time() * 1000)
-        metrics, outputs = [], []
-        for module in entry.modules:
-            model = self._client.create_logged_model(
-                experiment,
-                module.name,
-                source_run_id=run_id,
-                tags=dict(module.tags),
-                params=dict(module.params),
-                model_type="module",
-            )
-            of_model: dict[str, str] = {"model_id": model.model_id, "run_id": run_id}
-            if entry.data is not None:
-                of_model |= {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
-            metrics.extend(
-                [
-                    Metric(name, value, now, module.number, **of_model)
-                    for name, value in module.metrics.items()
-                ]
-            )
-            outputs.append(LoggedModelOutput(model.model_id, module.number))
+        metrics = [
+            Metric(name, value, now, module.number, model_id=model, run_id=run_id, **of_data)
+            for module, model in zip(entry.modules, made, strict=True)
+            for name, value in module.metrics.items()
+        ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-        for output in outputs:  # such a model is in MLflow's tab of models
-            self._client.finalize_logged_model(output.model_id, "READY")
-        if outputs:
-            self._client.log_outputs(run_id, outputs)
+        # MLflow's tab of models has the models that are ready.
+        ready = self._client.finalize_logged_model
+        self._at_once([partial(ready, model, "READY") for model in made])
+        outputs = [
+            LoggedModelOutput(model, module.number)
+            for module, model in zip(entry.modules, made, strict=True)
+        ]
+        self._client.log_outputs(run_id, outputs)
+
+    def _creation(self, experiment: str, run_id: str, module: ModuleModel) -> Callable[[], str]:
+        """A call that creates a module's model and returns its id."""
+        create = partial(
+            self._client.create_logged_model,
+            experiment,
+            module.name,
+            source_run_id=run_id,
+            tags=dict(module.tags),
+            params=dict(module.params),
+            model_type="module",
+        )
+        return lambda: str(create().model_id)
 
     def _delete_models(self, experiment: str, run_id: str) -> None:
         """Delete the models of a run, where there are any, as another process may do meanwhile."""

@@ -16,8 +16,10 @@ def described(record: Record, *, seeds: int) -> str:
         f"- {each.about}: {each.ours} (paper: {each.paper}; released code: {each.released})"
         for each in _deviations(record.suite)
     ]
+    # A record holds the name of a suite, not the place of the suite's file.
+    suite = record.suite if record.suite in shipped_suites() else f"./{record.suite}.toml"
     command = (
-        f"python -m gim_bench run --suite {shlex.quote(record.suite)} "
+        f"python -m gim_bench run --suite {shlex.quote(suite)} "
         f"--method {shlex.quote(record.method)} --seeds {seeds}"
     )
     parts = [

@@ -6,8 +6,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -524,6 +526,27 @@ def test_a_complete_run_that_another_process_deletes_is_created_again(tracker, r
     assert run.data.metrics["accuracy"] == 60.0
 
 
+def test_a_data_set_that_another_process_enters_at_the_same_time_is_an_input_all_the_same(
+    tracker, monkeypatch
+):
+    """MLflow looks for the data set, inserts it, and fails if it is there meanwhile."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    log_inputs, refused = type(tracker._client).log_inputs, []
+
+    def refused_once(*arguments, **options):
+        if not refused:
+            refused.append(arguments)
+            raise MlflowException("UNIQUE constraint failed", error_code=BAD_REQUEST)
+        log_inputs(*arguments, **options)
+
+    monkeypatch.setattr(type(tracker._client), "log_inputs", refused_once)
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert len(refused) == len(run.inputs.dataset_inputs) == 1
+
+
 def test_a_store_in_which_no_run_stays_is_named_with_the_run(tracker, monkeypatch):
     monkeypatch.setattr(client, "LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(tracker, "_search", lambda *_: [])
@@ -539,6 +562,44 @@ def test_a_record_waits_for_its_turn_no_longer_than_the_patience(tmp_path, track
         pytest.raises(TrackingError, match=r"has held the lock .* for 0\.1 s"),
     ):
         tracker.mirror(cell())
+
+
+# -- servers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_a_server():
+    """A tracker that asks its server nothing."""
+    return Tracker("http://127.0.0.1:9")
+
+
+def test_a_server_is_asked_independent_things_at_the_same_time(at_a_server, monkeypatch):
+    """Each call waits until the other one of its pair has begun."""
+    monkeypatch.setattr("gim_bench.tracking.connection.CALLS_AT_ONCE", 2)
+    together = threading.Barrier(2)
+
+    def ask(number):
+        together.wait(timeout=60)
+        return number
+
+    assert at_a_server._at_once([partial(ask, number) for number in range(4)]) == [0, 1, 2, 3]
+
+
+def test_an_error_of_one_call_is_raised_when_the_other_calls_are_over(at_a_server):
+    over, ended = threading.Event(), []
+
+    def fail():
+        over.set()
+        raise ConnectionError("it went away")
+
+    def last():
+        over.wait(60)
+        time.sleep(0.1)
+        ended.append("last")
+
+    with pytest.raises(ConnectionError):
+        at_a_server._at_once([fail, last])
+    assert ended == ["last"]
 
 
 # -- stores that fail ------------------------------------------------------------------------------

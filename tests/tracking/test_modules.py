@@ -79,7 +79,7 @@ def test_a_cell_that_trains_nothing_and_probes_nothing_has_no_figure():
 
 
 def test_a_description_says_protocol_error_and_the_command():
-    record = cell("my gim", seed=3, suite="./mine.toml", error="a loss is nan")
+    record = cell("my gim", seed=3, suite="mine", error="a loss is nan")
     text = described(record, seeds=4)
     assert text.startswith("linear probe\n\na loss is nan\n\n")
     assert "gim_bench run --suite ./mine.toml --method 'my gim' --seeds 4" in text
