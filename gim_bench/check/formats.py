@@ -1,4 +1,7 @@
-"""A verdict for people (text, Markdown), for programs (JSON) and for CI servers (JUnit's XML)."""
+"""A verdict for people (text, Markdown), for programs (JSON) and for CI servers (JUnit's XML).
+
+Formats of services that keep histories are in `trackers`.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,6 +12,7 @@ from gim_bench.check.exact import ADVICE, Repeat
 from gim_bench.check.judge import Compared, Verdict
 from gim_bench.check.outcome import Outcome
 from gim_bench.check.tolerance import FALSE_ALARMS, POWER, kind_of
+from gim_bench.check.trackers import TRACKERS
 from gim_bench.errors import ConfigError, one_line, unknown_name
 from gim_bench.records.statistics import Summary
 from gim_bench.report.columns import BYTES, Style, show, signed, style_of, with_unit
@@ -25,7 +29,8 @@ from gim_bench.report.document import (
 )
 from gim_bench.report.markdown import as_markdown
 
-FORMATS = ("text", "json", "junit", "md")
+VERDICTS = ("text", "json", "junit", "md")
+FORMATS = (*VERDICTS, *TRACKERS)
 HEADINGS = ("method", "metric", "reference", "now", "difference", "tolerance", "detects", "verdict")
 EXACT_HEADINGS = ("method", "metric", "seeds", "changed", "largest change", "verdict")
 TEXT_COLUMNS = {"method", "metric", "seeds", "changed", "verdict"}

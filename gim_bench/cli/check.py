@@ -25,7 +25,14 @@ def check(
     against: Annotated[
         Path | None, typer.Option(help="Your own reference file instead of the shipped one.")
     ] = None,
-    fmt: Annotated[str, typer.Option("--format", help="text, md, json or junit.")] = "text",
+    fmt: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, md, json or junit; the means alone as github-smaller, github-bigger or "
+            "bencher.",
+        ),
+    ] = "text",
     output: OutputOption = None,
     update: Annotated[
         bool, typer.Option("--update", help="Make these records the new reference.")
@@ -69,7 +76,9 @@ def check(
     except OSError as error:
         print(f"error: cannot judge: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
-    deliver(room.render(verdict, fmt), output=output)
+    is_verdict = fmt not in room.TRACKERS
+    text = room.render(verdict, fmt) if is_verdict else room.for_tracker(records, fmt)
+    deliver(text, output=output)
     raise typer.Exit(verdict.exit_code)
 
 

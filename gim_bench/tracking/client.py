@@ -7,8 +7,9 @@ there each process looks again after its changes, until a look finds nothing to 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,15 @@ from gim_bench.tracking.entries import (
     PARENT,
     PATCHES,
     PLACE,
-    PLOT,
     RECORDS,
     SENT,
     Entry,
     cell_entry,
-    rate_plot,
     summary_entries,
     sweep_entry,
 )
+from gim_bench.tracking.modules import SOURCE_TYPE, ModuleModel
+from gim_bench.tracking.plots import FIGURES, figures_of
 from gim_bench.tracking.stores import Found, runs_in_file
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
@@ -136,7 +137,7 @@ class Tracker(Store):
             if not intact:
                 begun = [run for run in mine if entry.completes(run)]
                 if begun:
-                    self._complete(min(begun, key=_age), entry)
+                    self._complete(experiment, min(begun, key=_age), entry)
                 else:
                     self._create(experiment, entry)
             elif len(mine) == 1:
@@ -157,7 +158,8 @@ class Tracker(Store):
         return len(children) == len(entry.children)
 
     def _delete(self, experiment: str, run_id: str) -> None:
-        """Delete a run and its children."""
+        """Delete a run with its children and its models."""
+        self._delete_models(experiment, run_id)
         for child in self._children(experiment, run_id):
             self._client.delete_run(child.run_id)
         self._client.delete_run(run_id)
@@ -173,6 +175,8 @@ class Tracker(Store):
         try:
             if entry.attempt is not None:
                 self._catch_up(run_id, entry.attempt)
+            self._log_data(run_id, entry)
+            self._log_models(experiment, run_id, entry)
             self._fill(run_id, entry)
             for child in entry.children:
                 self._fill(self._begin(experiment, child, parent=run_id), child)
@@ -186,7 +190,7 @@ class Tracker(Store):
             if not is_lost:
                 raise
 
-    def _complete(self, run: Found, entry: Entry) -> None:
+    def _complete(self, experiment: str, run: Found, entry: Entry) -> None:
         """Complete a run that was begun as the cell trained, unless another process deletes it.
 
         A run that fails half-way is completed by the next call: points are logged once.
@@ -199,6 +203,9 @@ class Tracker(Store):
         try:
             self._client.log_batch(run.run_id, tags=tags)
             self._catch_up(run.run_id, entry.attempt, sent=int(run.tags.get(SENT, 0)))
+            self._log_data(run.run_id, entry)
+            self._delete_models(experiment, run.run_id)  # of a call that failed
+            self._log_models(experiment, run.run_id, entry)
             self._fill(run.run_id, entry)
             self._supply(run.run_id, entry)
             self._client.set_tag(run.run_id, DIGEST, entry.digest())
@@ -214,6 +221,87 @@ class Tracker(Store):
     def _is_lost(self, run_id: str, error: "MlflowException") -> bool:
         """Whether an error says that the run has been deleted."""
         return error.error_code == "INVALID_PARAMETER_VALUE" and not self._is_active(run_id)
+
+    def _log_data(self, run_id: str, entry: Entry) -> None:
+        """Log the data set as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
+
+        if (data := entry.data) is None:
+            return
+        dataset = Dataset(data.name, data.digest, SOURCE_TYPE, data.source, profile=data.profile)
+        context = InputTag("mlflow.data.context", data.context)
+        try:
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            # Another process has entered the data set between MLflow's look and its insertion.
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+    def _log_models(self, experiment: str, run_id: str, entry: Entry) -> None:
+        """Log each module as a model, with its metrics at the step that is its number.
+
+        A server of MLflow 2 knows no models: runs there are without.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._create_models(experiment, run_id, entry)
+        except MlflowException as error:
+            if error.error_code != "ENDPOINT_NOT_FOUND":
+                raise
+
+    def _create_models(self, experiment: str, run_id: str, entry: Entry) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        if not entry.modules:
+            return
+        made = self._at_once([self._creation(experiment, run_id, m) for m in entry.modules])
+        of_data: dict[str, str] = {}
+        if entry.data is not None:
+            of_data = {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
+        now = entry.finished_ms or int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, module.number, model_id=model, run_id=run_id, **of_data)
+            for module, model in zip(entry.modules, made, strict=True)
+            for name, value in module.metrics.items()
+        ]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+        # MLflow's tab of models has the models that are ready.
+        ready = self._client.finalize_logged_model
+        self._at_once([partial(ready, model, "READY") for model in made])
+        outputs = [
+            LoggedModelOutput(model, module.number)
+            for module, model in zip(entry.modules, made, strict=True)
+        ]
+        self._client.log_outputs(run_id, outputs)
+
+    def _creation(self, experiment: str, run_id: str, module: ModuleModel) -> Callable[[], str]:
+        """A call that creates a module's model and returns its id."""
+        create = partial(
+            self._client.create_logged_model,
+            experiment,
+            module.name,
+            source_run_id=run_id,
+            tags=dict(module.tags),
+            params=dict(module.params),
+            model_type="module",
+        )
+        return lambda: str(create().model_id)
+
+    def _delete_models(self, experiment: str, run_id: str) -> None:
+        """Delete the models of a run, where there are any, as another process may do meanwhile."""
+        from mlflow.exceptions import MlflowException
+
+        wanted = f"source_run_id = '{run_id}'"
+        try:
+            for model in self._client.search_logged_models([experiment], filter_string=wanted):
+                self._client.delete_logged_model(model.model_id)
+        except MlflowException as error:
+            if error.error_code not in {"ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}:
+                raise
 
     def _supply(self, run_id: str, entry: Entry) -> bool:
         """Write the artifacts that the run lacks; artifacts out of reach cost no number.
@@ -232,18 +320,19 @@ class Tracker(Store):
             if CURVES in missing:
                 columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
                 self._client.log_table(run_id, columns, CURVES)
-            if PLOT in missing:
-                self._client.log_figure(run_id, rate_plot(entry.curves), PLOT)
+            for name, draw in figures_of(entry).items():
+                if name in missing:
+                    self._client.log_figure(run_id, draw(), name)
         except Exception as error:  # of the library of any kind of artifact store
             self.artifacts_away = concealed(class_and_first_line(error), self.uri)
             return False
         return bool(missing)
 
     def _artifacts(self, run_id: str) -> set[str]:
-        """The names of the artifacts that a run has, those in the folder of patches included."""
+        """The names of the artifacts that a run has, those in folders included."""
         found = {item.path for item in self._client.list_artifacts(run_id)}
-        if PATCHES in found:
-            found |= {item.path for item in self._client.list_artifacts(run_id, PATCHES)}
+        for folder in found & {PATCHES, FIGURES}:
+            found |= {item.path for item in self._client.list_artifacts(run_id, folder)}
         return found
 
     def _is_active(self, run_id: str) -> bool:

@@ -2,12 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # MLflow takes seconds to import
 
 PATIENCE_SECONDS = 120.0
 POINTS_PER_CALL = 900  # MLflow takes a thousand metrics and tags at once
+CALLS_AT_ONCE = 8  # MLflow's client keeps ten connections
+T = TypeVar("T")
 
 
 class Store:
@@ -109,8 +111,7 @@ class Store:
         """
         if self.patience_seconds is None or scheme_of(self.uri) == "sqlite":
             return work()
-        outcome: Future[bool] = Future()
-        threading.Thread(target=_settle, args=(outcome, work), daemon=True).start()
+        outcome = _begun(work)
         try:
             return outcome.result(timeout=self.patience_seconds)
         except TimeoutError:
@@ -118,6 +119,17 @@ class Store:
                 raise
             reason = f"the server took more than {self.patience_seconds:g} s"
             raise unusable(self.uri, reason) from None
+
+    def _at_once(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of independent calls, which a slow server answers at the same time."""
+        if scheme_of(self.uri) == "sqlite":
+            return [call() for call in calls]
+        results: list[T] = []
+        for start in range(0, len(calls), CALLS_AT_ONCE):
+            outcomes = [_begun(call) for call in calls[start : start + CALLS_AT_ONCE]]
+            wait(outcomes)  # no call is under way any more when an error is raised
+            results.extend(outcome.result() for outcome in outcomes)
+        return results
 
     @cached_property
     def _client(self) -> "MlflowClient":
@@ -217,11 +229,18 @@ class Store:
         return (store_file(self.uri).parent / "mlartifacts" / experiment).as_uri()
 
 
-def _settle(outcome: "Future[bool]", work: Callable[[], bool]) -> None:
-    try:
-        outcome.set_result(work())
-    except BaseException as error:
-        outcome.set_exception(error)
+def _begun(work: Callable[[], T]) -> "Future[T]":
+    """The outcome of `work`, which a thread begins; no program waits for the thread at its end."""
+    outcome: Future[T] = Future()
+
+    def settle() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=settle, daemon=True).start()
+    return outcome
 
 
 def experiment_name(suite: str) -> str:

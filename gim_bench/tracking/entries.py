@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gim_bench.records.claims import seems_held
 from gim_bench.records.live import Attempt, read_live
@@ -17,11 +17,10 @@ from gim_bench.records.protocols import ProtocolResult, results_of
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
 from gim_bench.seals import digest, sha256_of
+from gim_bench.tracking.description import described
+from gim_bench.tracking.modules import DataInput, ModuleModel, data_of, modules_of
+from gim_bench.tracking.plots import figures_of, varied_by
 from gim_bench.tracking.stores import Found
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FAILED"}
 
@@ -29,13 +28,14 @@ STATUS = {Status.RUNNING: "RUNNING", Status.DONE: "FINISHED", Status.FAILED: "FA
 KEY = "gim_bench.key"
 SETTINGS = "gim_bench.settings"
 DIGEST = "gim_bench.digest"
+NOTE = "mlflow.note.content"  # the description on a run's page, in Markdown
 PARENT = "mlflow.parentRunId"  # MLflow's pages show children below their parent
 RECORDS = "gim_bench.records"  # the records that a summary covers
 PLACE = "gim_bench.runs"  # the machine, and the folder of a summary's records or of a cell
 ATTEMPT = "gim_bench.attempt"  # the attempt at a cell whose points a run has
 SENT = "gim_bench.points_sent"  # how many points of the attempt a run has
-# Names of artifacts: the folder of pictures, the trials of a sweep, and their plot.
-PATCHES, CURVES, PLOT = "patches", "curves.json", "curves.png"
+# Names of artifacts: the folder of pictures, and the trials of a sweep.
+PATCHES, CURVES = "patches", "curves.json"
 ORIGIN = ("data_sha256", "results_version")  # which the seeds of a mean share
 ONE_EXPERIMENT = ("git_commit",)  # the seeds of a mean should agree in these
 
@@ -65,6 +65,8 @@ class Entry:
     curves: Sequence[Mapping[str, Any]] = ()  # trials of a sweep, for a table and a plot
     children: Sequence["Entry"] = ()
     records: Sequence[str] = ()  # that a summary covers
+    data: DataInput | None = None
+    modules: Sequence[ModuleModel] = ()
     # Of these records, or of the cell; the same records at another place are the same summary.
     place: str = ""
     # What was measured while the cell trained, and is no longer measured.
@@ -74,7 +76,7 @@ class Entry:
     def artifacts(self) -> list[str]:
         """The names of all artifacts."""
         pictures = [f"{PATCHES}/{path.name}" for path in self.pictures]
-        return [*self.files, *pictures, *((CURVES, PLOT) if self.curves else ())]
+        return [*self.files, *pictures, *((CURVES,) if self.curves else ()), *figures_of(self)]
 
     def replaces(self, run: Found) -> bool:
         """Whether a run with the same identity is an earlier state of the entry.
@@ -126,6 +128,8 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
         tags=_tags(record) | {"seed": str(record.seed), "status": record.status.value},
         params=_params(record.config),
         points=points,
+        data=data_of(record),
+        modules=modules_of(record),
         status=STATUS[record.status],
         started_ms=_milliseconds(record.provenance.get("started_at")),
         finished_ms=_milliseconds(record.provenance.get("finished_at")),
@@ -164,8 +168,22 @@ def place_of(folder: Path) -> str:
 
 
 def summary_entries(records: Sequence[Record], *, place: str = "") -> list[Entry]:
-    """An entry for each method and each of its settings, in the order of the records."""
-    return [summary_entry(alike, place=place) for alike in by_settings(records)]
+    """An entry for each method and each of its settings, in the order of the records.
+
+    MLflow lists the newest runs first. Summaries are as new as the newest finished record.
+    """
+    groups = by_settings(records)
+    newest = _newest([record for alike in groups for record in alike])
+    return [
+        replace(summary_entry(alike, place=place), started_ms=newest, finished_ms=newest)
+        for alike in groups
+    ]
+
+
+def _newest(records: Sequence[Record]) -> int | None:
+    """When the last of the records ended, in milliseconds since 1970."""
+    ends = [_milliseconds(record.provenance.get("finished_at")) for record in records]
+    return max((end for end in ends if end is not None), default=None)
 
 
 def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
@@ -173,8 +191,6 @@ def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
     first, n = records[0], len(records)
     seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
     flat, tags = [_params(record.config) for record in records], [_tags(r) for r in records]
-    ends = [_milliseconds(record.provenance.get("finished_at")) for record in records]
-    finished_ms = max((end for end in ends if end is not None), default=None)
     return Entry(
         name=f"{first.method} summary, n={n}",
         identity={
@@ -184,14 +200,17 @@ def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
             SETTINGS: digest(settings_of(first)),
             **{name: tags[0][name] for name in ORIGIN if name in tags[0]},
         },
-        tags=_common(tags) | {"seeds": seeds, "mixed": _mixed(tags)},
+        tags=_common(tags)
+        | {"seeds": seeds, "mixed": _mixed(tags)}
+        | {NOTE: described(first, seeds=max(record.seed for record in records) + 1)},
         params=_common(flat),
         points=_summary_points(records),
         records=sorted(map(_identity, records)),
         place=place,
+        data=data_of(first),
         status="FINISHED",
-        started_ms=finished_ms,  # MLflow sorts by time: the summary stands above its cells
-        finished_ms=finished_ms,
+        started_ms=_newest(records),
+        finished_ms=_newest(records),
     )
 
 
@@ -249,7 +268,7 @@ def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
     measured = ("validation_accuracy", "validation_loss")
     tags = {"suite": record.suite, "method": record.method, "seed": str(record.seed)}
     return Entry(
-        name=f"{row['probe']} {row[_varied(row)]:.2g}",
+        name=f"{row['probe']} {row[varied_by(row)]:.2g}",
         identity={KEY: record.key, "kind": "probe_trial"},
         tags=tags | {"module": row["probe"]},
         params={
@@ -264,11 +283,6 @@ def _trial_entry(record: Record, row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _varied(row: Mapping[str, Any]) -> str:
-    """The name of the hyperparameter that a trial of a probe varies."""
-    return "penalty" if "penalty" in row else "learning_rate"
-
-
 def _sweep_points(record: Record) -> list[Point]:
     """The best trial of every probe and the trial beside it, with their accuracies."""
     return [
@@ -278,25 +292,6 @@ def _sweep_points(record: Record) -> list[Point]:
         if role in swept
         for measured, value in swept[role].items()
     ]
-
-
-def rate_plot(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """A plot of validation accuracy against rate or penalty, with a line for each probe."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(
-        xscale="log",
-        xlabel=" or ".join(dict.fromkeys(_varied(row).replace("_", " ") for row in rows)),
-        ylabel="validation accuracy, %",
-    )
-    for name in dict.fromkeys(row["probe"] for row in rows):
-        curve = sorted(
-            (row[_varied(row)], row["validation_accuracy"]) for row in rows if row["probe"] == name
-        )
-        axes.plot(*zip(*curve, strict=True), marker=".", label=name)
-    axes.legend()
-    return figure
 
 
 def _tags(record: Record) -> dict[str, str]:
@@ -323,7 +318,7 @@ def _tags(record: Record) -> dict[str, str]:
         "mlflow.source.name": "gim_bench",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": source.get("git_commit"),
-        "mlflow.note.content": "\n\n".join(filter(None, [record.protocol, record.error])),
+        NOTE: described(record, seeds=record.seed + 1),
     }
     return {name: _text(value) for name, value in tags.items() if value not in (None, "")}
 

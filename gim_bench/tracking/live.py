@@ -90,6 +90,7 @@ class LiveRuns(Tracker):
         if not seems_held(folder):
             self._delete(experiment, run_id)
             return None
+        self._log_data(run_id, entry)
         self._fill(run_id, replace(entry, points=()))
         return _Run(run_id=run_id, sent=0)
 

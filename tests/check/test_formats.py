@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gim_bench.check.formats import FORMATS, render
+from gim_bench.check.formats import VERDICTS, render
 from gim_bench.check.judge import judge
 from gim_bench.errors import ConfigError
 from tests.check.cells import cells, moved, reference_of
@@ -106,4 +106,4 @@ def test_a_loss_is_printed_in_the_unit_of_its_objective(unit, shown, verdict):
 def test_an_unknown_format_is_answered_with_the_known_ones(verdict):
     with pytest.raises(ConfigError, match=r"no format 'xml'.*junit"):
         render(verdict, "xml")
-    assert all(render(verdict, fmt) for fmt in FORMATS)
+    assert all(render(verdict, fmt) for fmt in VERDICTS)

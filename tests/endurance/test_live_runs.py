@@ -3,16 +3,16 @@
 python -m pytest tests/endurance/test_live_runs.py
 """
 
-import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.live import read_live
+from tests.browser import CHROMIUM, page
 from tests.endurance.test_whole_commands import begin, finish
 from tests.servers import Server, delayed
 from tests.tiny_suite import TOML
@@ -144,31 +144,20 @@ def test_a_server_that_answers_after_two_seconds_gets_every_point(folder):
         assert curve(server, "hesitant seed 0") == on_disk
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_the_page_of_a_server_shows_the_run_in_a_browser(folder):
     with Server(folder / "server") as server:
         command = started(folder, server.uri, workers=1)
         try:
             wait_until(lambda: len(curve(server, "hesitant seed 0")) > 2)
             run = cells(server)["hesitant seed 0"]["info"]
+            shown = partial(page, profile=folder / "browser", timeout_seconds=PATIENCE_SECONDS)
             place = f"#/experiments/{run['experiment_id']}/runs"
-            wait_until(lambda: "hesitant seed 0" in page(folder, f"{server.uri}/{place}"))
+            wait_until(lambda: "hesitant seed 0" in shown(f"{server.uri}/{place}"))
             charts = f"{place}/{run['run_id']}/model-metrics"
-            wait_until(lambda: "step_loss" in page(folder, f"{server.uri}/{charts}"))
-            overview = page(folder, f"{server.uri}/{place}/{run['run_id']}")
+            wait_until(lambda: "step_loss" in shown(f"{server.uri}/{charts}"))
+            overview = shown(f"{server.uri}/{place}/{run['run_id']}")
             assert "Running" in overview or "RUNNING" in overview
         finally:
             command.kill()
             finish(command)
-
-
-def page(folder, address):
-    """The document of a page after its scripts have run."""
-    shown = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            "--virtual-time-budget=60000", f"--user-data-dir={folder / 'browser'}", address,
-        ],
-        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
-    return shown.stdout

@@ -6,8 +6,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,49 @@ def test_a_cell_becomes_a_run_in_the_suites_experiment(tracker):
     assert run.data.params["method.objective"] == "info_nce"
 
 
+def models(tracker, run):
+    return tracker._client.search_logged_models([run.info.experiment_id])
+
+
+def test_each_module_is_a_model_with_its_metrics_and_the_data_set(tracker):
+    modules = {"accuracy": 60.0, "accuracy/module_1": 55.5, "accuracy/module_2": 60.0}
+    tracker.mirror(cell(metrics=modules))
+    (run,) = runs(tracker)
+    assert history(tracker, run, "by_module/accuracy") == [(1, 55.5), (2, 60.0)]
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("photos", "0123")
+    assert sorted(
+        (m.name, m.metrics[0].key, m.metrics[0].value, m.metrics[0].dataset_name)
+        for m in models(tracker, run)
+    ) == [
+        ("gim seed 0 module 1", "by_module/accuracy", 55.5, "photos"),
+        ("gim seed 0 module 2", "by_module/accuracy", 60.0, "photos"),
+    ]
+    assert {str(m.status) for m in models(tracker, run)} == {"READY"}
+    assert sorted(output.step for output in run.outputs.model_outputs) == [1, 2]
+
+
+def test_the_models_of_a_run_that_is_replaced_go_with_it(tracker):
+    tracker.mirror(cell())
+    tracker.mirror(cell(metrics={"accuracy/module_1": 70.0}))
+    (run,) = runs(tracker)
+    assert [m.metrics[0].value for m in models(tracker, run)] == [70.0]
+
+
+def test_a_cell_that_failed_has_its_data_set_and_no_model(tracker):
+    tracker.mirror(cell(status=Status.FAILED, metrics={}, error="a loss is nan"))
+    (run,) = runs(tracker)
+    assert run.inputs.dataset_inputs[0].dataset.name == "photos"
+    assert models(tracker, run) == []
+
+
+def test_figures_are_artifacts(tracker):
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    figures = tracker._client.list_artifacts(run.info.run_id, "figures")
+    assert [figure.path for figure in figures] == ["figures/by_module.png", "figures/losses.png"]
+
+
 def test_a_run_is_found_by_its_tags(tracker):
     tracker.mirror(cell(seed=3))
     tracker.mirror(cell("cpc"))
@@ -75,7 +120,8 @@ def test_a_run_is_found_by_its_tags(tracker):
     }
     (run,) = runs(tracker, " and ".join(f"tags.`{tag}` = '{v}'" for tag, v in wanted.items()))
     assert run.info.run_name == "gim seed 3"
-    assert run.data.tags["mlflow.note.content"] == "linear probe"
+    assert run.data.tags["mlflow.note.content"].startswith("linear probe\n\n")
+    assert run.data.tags["mlflow.source.git.commit"] == "abcdef"
 
 
 def test_losses_are_a_curve_over_epochs(tracker):
@@ -95,7 +141,8 @@ def test_the_record_and_the_probe_curves_are_artifacts(tracker, tmp_path):
     (tmp_path / "record.json").write_text('{"method": "gim"}')
     tracker.mirror(cell(), folder=tmp_path)
     (run,) = runs(tracker)
-    files = {file.name: file.read_text() for file in tmp_path.glob("mlartifacts/**/*.*")}
+    found = [path for path in tmp_path.glob("mlartifacts/**/*.*") if path.suffix != ".png"]
+    files = {path.name: path.read_text() for path in found}
     assert run.info.artifact_uri.startswith((tmp_path / "mlartifacts" / EXPERIMENT).as_uri())
     assert files == {
         "record.json": '{"method": "gim"}',
@@ -141,7 +188,7 @@ def test_a_cell_that_failed_and_then_succeeded_is_one_run(tracker):
     tracker.mirror(cell(status=Status.FAILED, error="the loss is nan", metrics={}))
     (failed,) = runs(tracker)
     assert failed.info.status == "FAILED"
-    assert failed.data.tags["mlflow.note.content"] == "linear probe\n\nthe loss is nan"
+    assert failed.data.tags["mlflow.note.content"].startswith("linear probe\n\nthe loss is nan")
     tracker.mirror(cell())
     (run,) = runs(tracker)
     assert (run.info.status, run.data.metrics["accuracy"]) == ("FINISHED", 60.0)
@@ -479,6 +526,27 @@ def test_a_complete_run_that_another_process_deletes_is_created_again(tracker, r
     assert run.data.metrics["accuracy"] == 60.0
 
 
+def test_a_data_set_that_another_process_enters_at_the_same_time_is_an_input_all_the_same(
+    tracker, monkeypatch
+):
+    """MLflow looks for the data set, inserts it, and fails if it is there meanwhile."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    log_inputs, refused = type(tracker._client).log_inputs, []
+
+    def refused_once(*arguments, **options):
+        if not refused:
+            refused.append(arguments)
+            raise MlflowException("UNIQUE constraint failed", error_code=BAD_REQUEST)
+        log_inputs(*arguments, **options)
+
+    monkeypatch.setattr(type(tracker._client), "log_inputs", refused_once)
+    tracker.mirror(cell())
+    (run,) = runs(tracker)
+    assert len(refused) == len(run.inputs.dataset_inputs) == 1
+
+
 def test_a_store_in_which_no_run_stays_is_named_with_the_run(tracker, monkeypatch):
     monkeypatch.setattr(client, "LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(tracker, "_search", lambda *_: [])
@@ -494,6 +562,44 @@ def test_a_record_waits_for_its_turn_no_longer_than_the_patience(tmp_path, track
         pytest.raises(TrackingError, match=r"has held the lock .* for 0\.1 s"),
     ):
         tracker.mirror(cell())
+
+
+# -- servers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at_a_server():
+    """A tracker that asks its server nothing."""
+    return Tracker("http://127.0.0.1:9")
+
+
+def test_a_server_is_asked_independent_things_at_the_same_time(at_a_server, monkeypatch):
+    """Each call waits until the other one of its pair has begun."""
+    monkeypatch.setattr("gim_bench.tracking.connection.CALLS_AT_ONCE", 2)
+    together = threading.Barrier(2)
+
+    def ask(number):
+        together.wait(timeout=60)
+        return number
+
+    assert at_a_server._at_once([partial(ask, number) for number in range(4)]) == [0, 1, 2, 3]
+
+
+def test_an_error_of_one_call_is_raised_when_the_other_calls_are_over(at_a_server):
+    over, ended = threading.Event(), []
+
+    def fail():
+        over.set()
+        raise ConnectionError("it went away")
+
+    def last():
+        over.wait(60)
+        time.sleep(0.1)
+        ended.append("last")
+
+    with pytest.raises(ConnectionError):
+        at_a_server._at_once([fail, last])
+    assert ended == ["last"]
 
 
 # -- stores that fail ------------------------------------------------------------------------------

@@ -185,9 +185,12 @@ def test_the_record_completes_the_run_and_each_point_is_there_once(tracker, live
     assert history(live, run, "step_loss/module_1") == losses(1, 2, 3)
     assert history(live, run, "epoch_loss/module_1") == [(1, 3.0), (2, 1.5), (3, 1.0)]
     assert [a.path for a in live._client.list_artifacts(run.info.run_id)] == [
+        "figures",
         "probe_curves.csv",
         "record.json",
     ]
+    models = live._client.search_logged_models([run.info.experiment_id])
+    assert [model.name for model in models] == ["gim seed 0 module 1"]
 
 
 def test_mirroring_a_completed_run_again_changes_nothing(tracker, live, folder, calls):
@@ -222,6 +225,7 @@ def test_a_completion_that_fails_half_way_is_made_good_by_the_next(
     assert (run.info.run_id, run.info.status) == (begun.info.run_id, "FINISHED")
     assert history(live, run, "step_loss/module_1") == losses(1, 2, 3)
     assert history(live, run, "accuracy") == [(0, 60.0)]
+    assert len(live._client.search_logged_models([run.info.experiment_id])) == 1
 
 
 def test_points_of_a_cell_that_was_not_tracked_are_mirrored_with_its_record(tracker, folder):
