@@ -16,6 +16,7 @@ from benchmarks.paper import CPU, PRECISION, inputs, learner
 from benchmarks.test_training_step import IMAGES, RATES, VISION
 from gim_bench.contract import Batch, Modality
 from gim_bench.hardware import memory
+from gim_bench.methods.stack import StackLearner
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out
 from gim_bench.training.pipeline.worker import Part
@@ -51,6 +52,7 @@ def part(batch_size: int, number: int, units: Sequence[str]) -> Part:
     """A worker's part, made in the worker's process."""
     torch.set_num_threads(1)
     own = learner("gim", Modality.IMAGE)
+    assert isinstance(own, StackLearner)
     own.keep_units(units)
     return Part(
         trainer=Trainer(own, schedule=Schedule.PIPELINE, share=units, **SETTINGS),

@@ -258,9 +258,6 @@ class Encoder(nn.Module, ABC):
             yield self.pool(activations, batch_size=len(inputs))
 
 
-# Is given the batch for the units above, and copies what it keeps.
-HandOn = Callable[[Batch], None]
-
 # -- methods -------------------------------------------------------------------------------------
 
 
@@ -401,21 +398,6 @@ class Learner(nn.Module, ABC):
         saved encoder can be loaded into a learner that was never fitted.
         """
 
-    def relayed(
-        self, batch: Batch, *, units: Collection[str], hand_on: HandOn | None
-    ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        """(unit, loss) of consecutive `units`, on what the unit below them handed on.
-
-        `hand_on` is given the batch for the unit above. The losses are those of `losses`, whose
-        units may so be trained in several processes. Raises: ConfigError where the method hands
-        nothing from unit to unit.
-        """
-        raise ConfigError(_hands_nothing_on(self, leave_out='schedule = "pipeline"'))
-
-    def keep_units(self, units: Collection[str]) -> None:
-        """Drop the weights of all other units, which another process trains."""
-        raise ConfigError(_hands_nothing_on(self, leave_out='schedule = "pipeline"'))
-
     def generators(self) -> Mapping[str, torch.Generator]:
         """Generators that its losses draw from, by unit; their states belong to a checkpoint."""
         return {}
@@ -438,7 +420,10 @@ class Learner(nn.Module, ABC):
         It trains the units above as the batch itself would. Raises: ConfigError where the method
         hands nothing from unit to unit.
         """
-        raise ConfigError(_hands_nothing_on(self, leave_out="training.kept_outputs"))
+        raise ConfigError(
+            f"{type(self).__name__} hands nothing from unit to unit: leave out "
+            f"training.kept_outputs"
+        )
 
     @abstractmethod
     def features(
@@ -465,7 +450,3 @@ class Learner(nn.Module, ABC):
         From its features; None where it has no head.
         """
         return None
-
-
-def _hands_nothing_on(learner: Learner, *, leave_out: str) -> str:
-    return f"{type(learner).__name__} hands nothing from unit to unit: leave out {leave_out}"

@@ -27,6 +27,7 @@ from gim_bench.contract import Batch, Dataset, Learner, Split
 from gim_bench.hardware import memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
+from gim_bench.methods.stack import StackLearner
 from gim_bench.progress import Silence
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Schedule
@@ -104,6 +105,7 @@ class _PartOf:
             progress=Silence(),
         )
         learner = build(cell, bench, target=self.model.target)
+        assert isinstance(learner, StackLearner)
         learner.keep_units(units)
         # Dropout and noise of layers: every worker draws its own.
         torch.manual_seed(seeding.derive("training", cell.config.method.like, cell.seed, *units))

@@ -127,10 +127,7 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         kind.check(method.options, setup=setup)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    _check_pieces(setup, method, origin=origin)
-    _check_units(kind, setup, method, origin=origin)
-    _check_tiles(kind, setup, method, recipe, origin=origin)
-    _check_pipeline(kind, suite, recipe, method, origin=origin)
+    _check_together(kind, setup, suite, recipe, method, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe
     if probe is not None and probe.precision is not None:
@@ -302,6 +299,22 @@ def _check_modalities(
             f"kind {encoder_kind!r} takes {encoder.modality}: use another encoder.kind and "
             f"augmentation.kind, or another dataset.name"
         )
+
+
+def _check_together(
+    kind: type[Learner],
+    setup: Setup,
+    suite: Suite,
+    recipe: Recipe,
+    method: MethodSettings,
+    *,
+    origin: str,
+) -> None:
+    """Method, encoder, schedule and recomputing go together. Raises: ConfigError."""
+    _check_pieces(setup, method, origin=origin)
+    _check_units(kind, setup, method, origin=origin)
+    _check_tiles(kind, setup, method, recipe, origin=origin)
+    _check_pipeline(kind, suite, recipe, method, origin=origin)
 
 
 def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:

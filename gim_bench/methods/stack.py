@@ -6,7 +6,7 @@ of them all. Gradients are stopped at the entrance of every unit, and nowhere el
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -19,7 +19,6 @@ from gim_bench.contract import (
     Batch,
     Encoder,
     GradientFlow,
-    HandOn,
     Ingredients,
     Learner,
     Modality,
@@ -36,6 +35,9 @@ PIECES = 8
 # Rows and columns of a unit's outputs that are computed together, where activations are recomputed
 # tile by tile.
 TILE = 32
+
+# Is given the batch for the units above, and copies what it keeps.
+HandOn = Callable[[Batch], None]
 
 Grid = Float[Tensor, "example _ _ _"]  # row, column and d are each module's own
 
@@ -170,6 +172,11 @@ class StackLearner(Learner):
     def relayed(
         self, batch: Batch, *, units: Collection[str], hand_on: HandOn | None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
+        """(unit, loss) of consecutive `units`, on what the unit below them handed on.
+
+        `hand_on` is given the batch for the unit above. The losses are those of `losses`, whose
+        units may so be trained in several processes.
+        """
         self._begin_pass()
         own = [unit for unit in self.partition if unit.name in units]
         views = self._frozen(batch, modules=own[0].first)
@@ -205,6 +212,7 @@ class StackLearner(Learner):
             yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
 
     def keep_units(self, units: Collection[str]) -> None:
+        """Drop the weights of all other units, which another process trains."""
         for unit in self.partition:
             if unit.name not in units:
                 self.heads[unit.name] = nn.Identity()

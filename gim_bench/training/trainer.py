@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gim_bench.contract import Batch, HandOn, Learner, eval_mode
+from gim_bench.contract import Batch, Learner, eval_mode
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.hardware import devices
+from gim_bench.methods.stack import HandOn, StackLearner
 from gim_bench.settings.base import Precision
 from gim_bench.settings.optimisers import AdamSettings, OptimiserSettings
 from gim_bench.settings.schema import Schedule
@@ -101,6 +102,7 @@ class Trainer:
         if self.share is None:
             losses = iter(self.learner.losses(batch, **({} if only is None else {"only": only})))
         else:
+            assert isinstance(self.learner, StackLearner)
             losses = iter(self.learner.relayed(batch, units=self.share, hand_on=hand_on))
         while True:
             with devices.autocast(self.device, self.precision):

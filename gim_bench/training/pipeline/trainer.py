@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gim_bench.contract import Batch, HandOn
+from gim_bench.contract import Batch
 from gim_bench.errors import WorkerError
 from gim_bench.hardware.threads import asking_for
+from gim_bench.methods.stack import HandOn
 from gim_bench.system.children import deaf_to_interrupts, end
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.worker import (
