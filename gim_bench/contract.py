@@ -188,8 +188,7 @@ class Batch:
     labels: Mapping[str, Int[Tensor, "example *step"]]
     # Augmented views 2, 3, … of the same examples, for methods that take several.
     further: tuple[Float[Tensor, "example *shape"], ...] = ()
-    # The unit whose outputs the inputs are, where a frozen one's were kept.
-    encoded_by: str | None = None
+    encoded_by: str | None = None  # the unit whose outputs the inputs are, kept or handed on
 
     @property
     def views(self) -> tuple[Float[Tensor, "example *shape"], ...]:
@@ -340,8 +339,7 @@ class Ingredients:
     objective: Settings  # of the method's objective
     options: Settings
     gradient_flow: GradientFlow
-    # The random numbers that the losses of a unit draw, by the name of the unit: no unit's draws
-    # depend on those of another.
+    # What the losses of a unit draw from, by the unit's name: no draws depend on another unit's.
     stream: Callable[[str], torch.Generator]
     recompute: Recompute = Recompute.NOTHING
     compiled: bool = False  # its layers, by torch.compile

@@ -1,0 +1,109 @@
+"""Settings of a row that do not go together: each is refused in one line."""
+
+from gim_bench.contract import GradientFlow, Learner, Setup
+from gim_bench.encoders.tiles import TiledEncoder
+from gim_bench.errors import ConfigError
+from gim_bench.methods.stack import StackLearner
+from gim_bench.settings.augmentations import RegionSettings
+from gim_bench.settings.schema import MethodSettings, Recipe, Recompute, Schedule, Suite
+
+
+def check_together(
+    kind: type[Learner],
+    setup: Setup,
+    suite: Suite,
+    recipe: Recipe,
+    method: MethodSettings,
+    *,
+    origin: str,
+) -> None:
+    """Method, encoder, schedule and recomputing go together. Raises: ConfigError."""
+    _check_pieces(setup, method, origin=origin)
+    _check_units(kind, setup, method, origin=origin)
+    _check_tiles(kind, setup, method, recipe, origin=origin)
+    _check_pipeline(kind, suite, recipe, method, origin=origin)
+
+
+def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
+    if method.recompute is Recompute.PIECES and not setup.encoder.examples_are_independent(
+        setup.encoder_options
+    ):
+        raise ConfigError(
+            f'{origin}: recompute = "pieces" encodes a part of the batch at a time, and in the '
+            f"encoder {setup.encoder_options.kind!r} examples depend on each other (as with batch "
+            f'norm): use "layers" or "nothing"'
+        )
+
+
+def _check_units(kind: type[Learner], setup: Setup, method: MethodSettings, *, origin: str) -> None:
+    """Modules are grouped where flow is isolated, into no more units than modules."""
+    if method.units is None:
+        return
+    if setup.gradient_flow is not GradientFlow.ISOLATED or not issubclass(kind, StackLearner):
+        raise ConfigError(
+            f"{origin}: units = {method.units} groups the modules of a method with isolated "
+            f"gradient flow, and the flow of {method.like!r} is {setup.gradient_flow}: leave out "
+            f'units, or set gradient_flow = "isolated" where the method allows it'
+        )
+    if method.units > len(setup.rows):
+        raise ConfigError(
+            f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} has "
+            f"{len(setup.rows)} modules: use {len(setup.rows)} or less"
+        )
+
+
+def _check_tiles(
+    kind: type[Learner], setup: Setup, method: MethodSettings, recipe: Recipe, *, origin: str
+) -> None:
+    """What is encoded tile by tile needs an encoder whose tiles are those of the whole."""
+    streams = recipe.training.kept_outputs is not None and isinstance(
+        recipe.augmentation, RegionSettings
+    )
+    wanted = 'recompute = "tiles"' if method.recompute is Recompute.TILES else ""
+    wanted = wanted or ("training.kept_outputs of large images" if streams else "")
+    if not wanted:
+        return
+    kept = recipe.training.kept_outputs
+    if streams and kept is not None and kept.epochs > 1:
+        raise ConfigError(
+            f"{origin}: training.kept_outputs.epochs = {kept.epochs}, but outputs over whole large "
+            f"images serve all epochs: leave it out"
+        )
+    if not issubclass(setup.encoder, TiledEncoder):
+        raise ConfigError(
+            f"{origin}: {wanted} encodes tiles of an image, and those of the encoder "
+            f"{setup.encoder_options.kind!r} differ from the whole image's: use the encoder "
+            f"pyramid, or leave it out"
+        )
+    if not issubclass(kind, StackLearner) or kind.sees_lower_grids or method.uses_labels:
+        raise ConfigError(
+            f"{origin}: {wanted} is for methods without labels that look at one module at a time, "
+            f"and {method.like!r} is none of them: leave it out"
+        )
+
+
+def _check_pipeline(
+    kind: type[Learner], suite: Suite, recipe: Recipe, method: MethodSettings, *, origin: str
+) -> None:
+    """Processes of their own train units that hand activations on, and are not looked into."""
+    workers = recipe.training.workers
+    if method.schedule is not Schedule.PIPELINE:
+        if workers is not None and kind.traits.schedule is None:
+            raise ConfigError(
+                f"{origin}: training.workers = {workers} shares units out to the processes of a "
+                f"pipeline, and the schedule of {method.name!r} is {method.schedule.value!r}: set "
+                f'schedule = "pipeline", or leave workers out'
+            )
+        return
+    if method.gradient_flow != GradientFlow.ISOLATED:
+        return
+    if not issubclass(kind, StackLearner):
+        raise ConfigError(
+            f'{origin}: with schedule = "pipeline" units hand activations on, and those of '
+            f'{method.like!r} hand on none: use "interleaved"'
+        )
+    if suite.inside is not None:
+        raise ConfigError(
+            f"{origin}: [inside] looks at all modules after every epoch, and with schedule = "
+            f'"pipeline" other processes have them: leave [inside] out, or use "interleaved"'
+        )
