@@ -67,6 +67,12 @@ def test_a_worse_loss_is_exit_code_1_and_stands_in_the_file_that_was_named(
     assert 'name="loss, bit for bit"' in page
 
 
+def test_means_for_a_service_of_histories_take_the_place_of_the_verdict(referenced, gim_bench):
+    answer = gim_bench(*CHECK, "--format", "bencher")
+    assert (answer.code, answer.err) == (0, "")
+    assert "accuracy" in json.loads(answer.out)["tiny/gim"]
+
+
 def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
     """What was run before an edit is not run again, and says nothing of the edit."""
     monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_commit": "b" * 40})
