@@ -298,6 +298,7 @@ def test_recomputing_draws_the_same_dropout(recompute, flow):
     """The gradient is the slope of the loss, whose dropout is the same in every forward pass."""
     case = toy_case(gradient_flow=flow, dropout=True)
     tiny, batch = case.build(recompute=recompute), case.batch()
+    torch.manual_seed(0)  # a difference across the kink of a ReLU tells no slope
     rewind = rewinding(tiny.learner)
 
     def losses():
