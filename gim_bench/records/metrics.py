@@ -210,9 +210,11 @@ def unit_of(name: str, config: Mapping[str, Any]) -> str:
 def hyperparameter_of(config: Mapping[str, Any]) -> str:
     """Name of the hyperparameter of the linear probes of a cell with this configuration.
 
-    Old records name no kind of probe: their probes are Adam's.
+    Old records name no kind of probe: their probes are Adam's. So are those of a record whose probe
+    is no table, as another program may have written it.
     """
-    kind = (config.get("probe") or {}).get("kind", "adam")
+    probe = config.get("probe")
+    kind = probe.get("kind", "adam") if isinstance(probe, Mapping) else "adam"
     return "learning rate" if kind == "adam" else "L2 penalty"
 
 
