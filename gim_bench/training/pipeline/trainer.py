@@ -1,7 +1,6 @@
 """The trainer of a pipeline: its steps are taken by worker processes."""
 
 import multiprocessing
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -314,13 +313,14 @@ def _last_words(connection: Connection) -> Failure | None:
         try:
             if not connection.poll():
                 return None
-            said = connection.recv_bytes()
+            said = connection.recv()
         except (EOFError, OSError):
             return None
-        with suppress(Exception):  # a part of a state
-            kind, *rest = pickle.loads(said)  # noqa: S301 - of a worker of this process
-            if kind == "failed":
-                return rest[0]
+        except Exception:  # noqa: S112 - a part of a state, which is no message
+            continue
+        if said[0] == "failed":
+            failure: Failure = said[1]
+            return failure
 
 
 def _ending(code: int | None) -> str:

@@ -1,7 +1,7 @@
 """A process of a pipeline: it trains its units, parcel by parcel."""
 
 import io
-import pickle
+import os
 import signal
 import sys
 import time
@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from gim_bench.contract import Batch
+from gim_bench.errors import BenchError
 from gim_bench.hardware import memory
 from gim_bench.system.children import end_with_parent
 from gim_bench.system.interrupts import ENDINGS
@@ -31,6 +32,8 @@ from gim_bench.training.pipeline.ring import (
 )
 from gim_bench.training.trainer import Trainer
 
+# Errors that say to their reader what happened; others are told by their names.
+KNOWN = (RuntimeError, MemoryError, torch.OutOfMemoryError)
 NEIGHBOUR_GONE = 76  # exit code of a worker whose neighbour or parent has ended
 
 
@@ -66,23 +69,26 @@ class Measured(NamedTuple):
 class Failure(NamedTuple):
     """An error of a worker, for its parent to raise."""
 
-    error: bytes | None  # pickled; None where it cannot be
+    name: str  # of its class
     text: str
+    number: int | None  # of an error of the system
     traceback: str
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        text, lines = f"{type(error).__name__}: {error}", "".join(format_exception(error))
-        try:
-            pickled = pickle.dumps(error)
-            pickle.loads(pickled)  # noqa: S301 - of this very process
-        except Exception:  # whatever an error holds, or its class asks for
-            return cls(None, text, lines)
-        return cls(pickled, text, lines)
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error) if number is None else os.strerror(number)
+        return cls(type(error).__name__, text, number, "".join(format_exception(error)))
 
     def again(self) -> Exception:
-        """The error, with the worker's traceback as a note."""
-        error = RuntimeError(self.text) if self.error is None else pickle.loads(self.error)  # noqa: S301
+        """The error, with the worker's traceback as a note; a RuntimeError where it is unknown."""
+        known = {kind.__name__: kind for kind in (*BenchError.__subclasses__(), *KNOWN)}
+        if self.number is not None:
+            error: Exception = OSError(self.number, self.text)
+        elif self.name in known:
+            error = known[self.name](self.text)
+        else:
+            error = RuntimeError(f"{self.name}: {self.text}")
         error.add_note(self.traceback)
         return error
 
