@@ -148,7 +148,8 @@ def test_few_labels_take_no_image_from_methods_without_labels(method, tmp_path, 
         )
     )
     assert few.losses == all_.losses
-    assert few.metrics["accuracy"] != all_.metrics["accuracy"]
+    read = [{n: x for n, x in cell.metrics.items() if "accuracy" in n} for cell in (few, all_)]
+    assert read[0] != read[1]  # of every probe and module: one of them may agree by chance
 
 
 # -- what the record holds -------------------------------------------------------------------------
