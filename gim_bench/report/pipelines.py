@@ -85,10 +85,13 @@ def _compared(done: Sequence[Record], method: str) -> list[str]:
         seeds = {record.seed: record.losses for record in theirs}
         shared = [record for record in own if record.seed in seeds]
         equal = shared and all(record.losses == seeds[record.seed] for record in shared)
+        threads = theirs[0].provenance.get("threads")
+        by = "" if threads is None else f" of {threads} thread{'' if threads == 1 else 's'}"
         lines.append(
-            f"{method} trains {ours / its:.2f} times as fast as {other} ({ours:.1f} and {its:.1f} "
-            f"examples per second), with {'the same' if equal else 'other'} losses"
-            f"{' to the bit' if equal else ''}."
+            f"{method}, by {own[0].metrics['pipeline/workers']:.0f} workers, trains "
+            f"{ours / its:.2f} times as fast as {other}, by one process{by} ({ours:.1f} and "
+            f"{its:.1f} examples per second), with "
+            f"{'the same losses to the bit' if equal else 'other losses'}."
         )
     return lines
 

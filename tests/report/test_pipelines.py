@@ -58,12 +58,12 @@ def test_a_worker_on_a_gpu_has_the_gpu_s_peak():
 
 def test_the_same_row_in_one_process_is_compared_in_speed_and_losses():
     one = record("gim", schedule="interleaved", speed=20.0)
-    assert lines_of([pipelined(), one]) == [
-        (
-            "gim_pipeline trains 1.50 times as fast as gim (30.0 and 20.0 examples per second), "
-            "with the same losses to the bit."
-        )
-    ]
+    one.provenance["threads"] = 2
+    (line,) = lines_of([pipelined(), one])
+    assert line == (
+        "gim_pipeline, by 2 workers, trains 1.50 times as fast as gim, by one process of 2 threads "
+        "(30.0 and 20.0 examples per second), with the same losses to the bit."
+    )
 
 
 @pytest.mark.parametrize(
