@@ -178,7 +178,7 @@ def test_the_peak_of_a_pipelined_cell_is_its_largest_worker_s(pipelined):
     assert "the highest of 3" in record.provenance["memory"]["training"]["host"]
 
 
-LONG = "training.epochs=60"  # workers run ahead, and are to be killed before they are done
+LONG = "training.epochs=100"  # workers run ahead, and are to be killed before they are done
 
 
 @pytest.fixture(scope="module")
