@@ -1,7 +1,7 @@
 """A data set on a device, and the checks that it can carry a cell."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -238,6 +238,16 @@ class Bench:
                 f"probe needs one to fit and another to choose a learning rate: label a second "
                 f"{noun} of one {target.name} or more"
             )
+
+
+def maker_of(dataset: Dataset) -> Callable[[], Dataset]:
+    """A function that makes the data set again in another process, without its progress."""
+    return partial(
+        type(dataset),
+        options=dataset.options,
+        data_dir=dataset.data_dir,
+        cache_dir=dataset.given_cache_dir,
+    )
 
 
 def labelled(examples: Examples, target: Target) -> Iterator[np.ndarray]:

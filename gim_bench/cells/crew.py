@@ -6,17 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from gim_bench.cells.bench import Bench
+from gim_bench.cells.bench import Bench, maker_of
 from gim_bench.cells.shares import Share, device_of
 from gim_bench.contract import Dataset
 from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Progress
-from gim_bench.settings.base import Settings
 from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent, how_it_ended
 from gim_bench.system.interrupts import terminate_as_interrupt
 from gim_bench.system.relay import Displays, Reports, listen
@@ -31,10 +29,7 @@ class _Order:
     """What a worker needs to know."""
 
     job: Job
-    dataset: type[Dataset]
-    options: Settings
-    data_dir: Path | None
-    cache_dir: Path | None
+    dataset: Callable[[], Dataset]
     device: str
     checkpoint_seconds: float
     cell_timeout: float | None
@@ -62,10 +57,7 @@ def at_work(
         for number in range(share.workers):
             order = _Order(
                 job=job,
-                dataset=type(bench.dataset),
-                options=bench.dataset.options,
-                data_dir=bench.dataset.data_dir,
-                cache_dir=bench.dataset.given_cache_dir,
+                dataset=maker_of(bench.dataset),
                 device=device_of(number, bench.device),
                 checkpoint_seconds=bench.checkpoint_seconds,
                 cell_timeout=bench.cell_timeout,
@@ -94,7 +86,7 @@ def _work(order: _Order, connection: Connection) -> None:
     end_with_parent()
     reports = Reports(connection)
     bench = Bench(
-        order.dataset(options=order.options, data_dir=order.data_dir, cache_dir=order.cache_dir),
+        order.dataset(),
         device=torch.device(order.device),
         progress=reports,
         checkpoint_seconds=order.checkpoint_seconds,

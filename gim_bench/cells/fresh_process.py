@@ -4,14 +4,14 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gim_bench.cells.bench import Bench
+from gim_bench.cells.bench import Bench, maker_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.outcome import NOT_WRITTEN, begun
 from gim_bench.cells.pipelines import has_workers
@@ -24,7 +24,6 @@ from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
-from gim_bench.settings.base import Settings
 from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent
 from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.system.streams import forgive
@@ -37,10 +36,9 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
 
     A process that is killed leaves a record of status "failed".
     """
-    dataset = bench.dataset
     process = multiprocessing.get_context("spawn").Process(
         target=_run,
-        args=(cell, type(dataset), dataset.options, dataset.data_dir, dataset.given_cache_dir),
+        args=(cell, maker_of(bench.dataset)),
         kwargs={
             "device": str(bench.device),
             "runs": runs.root,
@@ -96,10 +94,7 @@ def _giving_back() -> Iterator[None]:
 
 def _run(
     cell: Cell,
-    kind: type[Dataset],
-    options: Settings,
-    data_dir: Path | None,
-    cache_dir: Path | None,
+    dataset: Callable[[], Dataset],
     *,
     device: str,
     runs: Path,
@@ -111,9 +106,8 @@ def _run(
     terminate_as_interrupt()
     forgive()
     end_with_parent()
-    dataset = kind(options=options, data_dir=data_dir, cache_dir=cache_dir)
     bench = Bench(
-        dataset,
+        dataset(),
         device=torch.device(device),
         progress=Silence(),
         checkpoint_seconds=checkpoint_seconds,

@@ -1,17 +1,16 @@
 """Cells whose units are trained in processes of their own (schedule "pipeline")."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from gim_bench import seeding
-from gim_bench.cells.bench import Bench
+from gim_bench.cells.bench import Bench, maker_of
 from gim_bench.cells.build import (
     Model,
     build,
@@ -29,7 +28,6 @@ from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
 from gim_bench.methods.stack import StackLearner
 from gim_bench.progress import Silence
-from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out, threads_of_each
@@ -59,15 +57,11 @@ def pipelined_trainer_of(
 
     `batches` are those of the lowest worker, which visits no items `apart`.
     """
-    dataset = bench.dataset
     steps = planned_steps(cell, bench)
     make = _PartOf(
         cell=cell,
         model=model,
-        dataset=type(dataset),
-        options=dataset.options,
-        data_dir=dataset.data_dir,
-        cache_dir=dataset.given_cache_dir,
+        dataset=maker_of(bench.dataset),
         device=str(bench.device),
         apart=None if apart is None else apart.tolist(),
         steps=steps,
@@ -89,10 +83,7 @@ class _PartOf:
 
     cell: Cell
     model: Model
-    dataset: type[Dataset]
-    options: Settings
-    data_dir: Path | None
-    cache_dir: Path | None
+    dataset: Callable[[], Dataset]
     device: str
     apart: list[int] | None
     steps: int
@@ -100,7 +91,7 @@ class _PartOf:
     def __call__(self, number: int, units: Sequence[str]) -> Part:
         cell = self.cell
         bench = Bench(
-            self.dataset(options=self.options, data_dir=self.data_dir, cache_dir=self.cache_dir),
+            self.dataset(),
             device=torch.device(device_of(number, torch.device(self.device))),
             progress=Silence(),
         )

@@ -71,23 +71,11 @@ def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
             yield replace(metric, name=f"{prefix}{metric.name}")
 
 
-def _of_every_phase(*metrics: Metric) -> Iterator[Metric]:
-    """Each measure of memory for training, then for feature extraction and probes."""
-    for prefix, phase in (("memory/", "training"), ("memory/probe_", "probes")):
-        for metric in metrics:
-            yield replace(
-                metric, name=f"{prefix}{metric.name}", meaning=f"{metric.meaning}; {phase}"
-            )
-
-
-def _of_a_worker(*metrics: Metric) -> Iterator[Metric]:
-    """Each measure of a worker of a pipeline, under the topmost module that it trains."""
+def _within(prefix: str, about: str, *metrics: Metric) -> Iterator[Metric]:
+    """Each metric under a prefix, with what it is about."""
     for metric in metrics:
-        yield replace(
-            metric,
-            name=f"pipeline/{metric.name}",
-            meaning=f"{metric.meaning}; of the worker with that module on top",
-        )
+        meaning = f"{metric.meaning}; {about}"
+        yield replace(metric, name=f"{prefix}{metric.name}", meaning=meaning)
 
 
 METRICS = {
@@ -164,9 +152,12 @@ METRICS = {
             Better.LOWER,
             "energy of the machine's processor packages in training, by RAPL",
         ),
-        *_of_every_phase(*MEMORY),
+        *_within("memory/", "training", *MEMORY),
+        *_within("memory/probe_", "probes", *MEMORY),
         Metric("pipeline/workers", "processes", Better.LOWER, "that trained the units"),
-        *_of_a_worker(
+        *_within(
+            "pipeline/",
+            "of the worker with that module on top",
             Metric("idle_share", "ratio", Better.LOWER, "share of its time spent waiting"),
             Metric("seconds_without_batch", "s", Better.LOWER, "waiting for the worker below"),
             Metric("seconds_without_room", "s", Better.LOWER, "waiting for the worker above"),

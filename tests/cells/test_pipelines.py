@@ -347,8 +347,9 @@ def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alik
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.FAILED
     assert record.error == (
-        f"worker {worker + 1} (module_{worker + 1}) of the pipeline was killed by signal 9, as by "
-        f"the system when memory is full: the same command resumes from the last checkpoint"
+        f"worker {worker + 1} (module_{worker + 1}) of the pipeline was killed by SIGKILL (exit "
+        f"code -9), as by the system when memory is full: the same command resumes from the last "
+        f"checkpoint"
     )
     assert not children_of_a_pipeline()
     bench.progress = Silence()

@@ -17,7 +17,7 @@ from gim_bench.contract import Batch
 from gim_bench.errors import WorkerError
 from gim_bench.hardware.threads import asking_for
 from gim_bench.methods.stack import HandOn
-from gim_bench.system.children import deaf_to_interrupts, end
+from gim_bench.system.children import deaf_to_interrupts, end, how_it_ended
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.worker import (
     NEIGHBOUR_GONE,
@@ -34,6 +34,11 @@ from gim_bench.training.trainer import Trainer
 
 SPAWN = multiprocessing.get_context("spawn")
 LAST_WORDS_SECONDS = 5.0  # in which all workers end after one has
+# The usual reasons of a death, by signal.
+HINTS = {
+    "SIGKILL": ", as by the system when memory is full",
+    "SIGBUS": ", as where /dev/shm has no room for the buffers",
+}
 # Makes a worker's part, in the worker's process, from the worker's number and its units.
 Make = Callable[[int, Sequence[str]], Part]
 
@@ -248,7 +253,7 @@ class PipelinedTrainer(Trainer):
             generator.set_state(state["generators"][unit])
 
     def _hear(self, worker: _Employed, wanted: str) -> tuple[Any, ...]:
-        """What the worker says next. Raises: its error, or WorkerError where it has ended."""
+        """The next message of the worker. Raises: its error, or WorkerError where it has ended."""
         try:
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
@@ -274,12 +279,14 @@ class PipelinedTrainer(Trainer):
         for worker in self._crew:
             if (failure := _last_words(worker.connection)) is not None:
                 raise failure.again()
-        codes = {worker: worker.process.exitcode for worker in self._crew}
-        known = [worker for worker in self._crew if codes[worker] not in (None, 0, NEIGHBOUR_GONE)]
+        others = (None, 0, NEIGHBOUR_GONE)
+        known = [worker for worker in self._crew if worker.process.exitcode not in others]
         first = (known or self._crew)[0]
+        how = how_it_ended(first.process) or "has ended"
+        hint = next((hint for name, hint in HINTS.items() if name in how), "")
         raise WorkerError(
-            f"{first} of the pipeline {_ending(codes[first])}: the same command resumes from the "
-            f"last checkpoint"
+            f"{first} of the pipeline {how}{hint}: the same command resumes from the last "
+            f"checkpoint"
         )
 
     # -- states ------------------------------------------------------------------------------------
@@ -321,17 +328,3 @@ def _last_words(connection: Connection) -> Failure | None:
         if said[0] == "failed":
             failure: Failure = said[1]
             return failure
-
-
-def _ending(code: int | None) -> str:
-    match code:
-        case None:
-            return "has stopped to answer"
-        case -9:
-            return "was killed by signal 9, as by the system when memory is full"
-        case -7:
-            return "was killed by signal 7, as where /dev/shm has no room for the buffers"
-        case int() if code < 0:
-            return f"was killed by signal {-code}"
-        case _:
-            return f"ended with code {code}"

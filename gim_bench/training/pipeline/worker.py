@@ -6,8 +6,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from traceback import format_exception
@@ -115,14 +115,12 @@ def serve(post: Post) -> None:
     forgive()
     end_with_parent(at_once=True)
     try:
-        try:
-            _Worker(post).work()
-        except NeighbourGoneError:
-            raise
-        except Exception as error:  # the parent raises it
-            _tell(post.parent, "failed", Failure.of(error))
+        _Worker(post).work()
     except NeighbourGoneError:
         sys.exit(NEIGHBOUR_GONE)
+    except Exception as error:  # the parent raises it, if it is there
+        with suppress(NeighbourGoneError):
+            _tell(post.parent, "failed", Failure.of(error))
 
 
 def _tell(parent: Connection, *message: Any) -> None:
@@ -235,10 +233,8 @@ class _Worker:
 
     def _upwards(self, parcel: Parcel) -> Callable[[Batch], None] | None:
         """A function that hands a batch to the worker above, with the rest of the parcel."""
-        return None if self.above is None else partial(self._hand_on_batch, parcel)
-
-    def _hand_on_batch(self, parcel: Parcel, batch: Batch) -> None:
-        self._hand_on(replace(parcel, batch=batch))
+        above = self.above
+        return None if above is None else lambda batch: above.send(replace(parcel, batch=batch))
 
     def _hand_on(self, parcel: Parcel) -> None:
         if self.above is not None:
