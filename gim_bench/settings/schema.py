@@ -140,6 +140,8 @@ class TrainingSettings(Settings):
     recompute: Recompute = Recompute.NOTHING
     # Processes of the schedule "pipeline", which the units are shared out to; None: one for each.
     workers: PositiveInt | None = None
+    # Processes that share each batch, on a device each.
+    processes: PositiveInt = 1
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile
