@@ -188,7 +188,7 @@ def take_over(learner: Learner, state: Mapping[str, Any]) -> None:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Worker:
+class Employed:
     """A worker in the eyes of its parent."""
 
     title: str  # "worker 1 (module_1) of the pipeline"
@@ -205,7 +205,7 @@ class Crew:
     """The workers of a training."""
 
     def __init__(self) -> None:
-        self.workers: list[Worker] = []
+        self.workers: list[Employed] = []
 
     def hire(self, title: str, serve: Callable[[Any], None], post: Callable[..., Any]) -> None:
         """Start `serve(post(parent=connection))` in a process, connected with this one."""
@@ -215,14 +215,16 @@ class Crew:
         with deaf_to_interrupts():
             process.start()
         there.close()  # each end is held by one process: a pipe closes with its worker
-        self.workers.append(Worker(title=title, process=process, connection=here))
+        self.workers.append(Employed(title=title, process=process, connection=here))
 
     def end(self) -> None:
         """End all workers at once."""
         end(*(worker.process for worker in self.workers), at_once=True)
         self.workers = []
 
-    def tell(self, worker: Worker, message: Any, *, state: Mapping[str, Any] | None = None) -> None:
+    def tell(
+        self, worker: Employed, message: Any, *, state: Mapping[str, Any] | None = None
+    ) -> None:
         """Send a message, and a state after it. Raises: as `hear`."""
         try:
             worker.connection.send(message)
@@ -231,7 +233,7 @@ class Crew:
         except OSError:
             self.explain()
 
-    def hear(self, worker: Worker, wanted: str) -> tuple[Any, ...]:
+    def hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
         """The next message of the worker.
 
         Raises: its error; where a worker has ended, the error that it left, or WorkerError.
@@ -248,7 +250,7 @@ class Crew:
         assert kind == wanted, f"{worker.title} says {kind!r}, not {wanted!r}"
         return tuple(said)
 
-    def hear_state(self, worker: Worker) -> dict[str, Any]:
+    def hear_state(self, worker: Employed) -> dict[str, Any]:
         """The state that the worker sends after a message. Raises: as `hear`."""
         try:
             return receive_state(worker.connection)
@@ -278,7 +280,7 @@ class Crew:
             f"{first.title} {how}{hint}: the same command resumes from the last checkpoint"
         )
 
-    def _wait_for(self, worker: Worker) -> None:
+    def _wait_for(self, worker: Employed) -> None:
         """Wait for a message of the worker, which may wait for another one that has ended."""
         alive = [other for other in self.workers if other.process.exitcode is None]
         while not worker.connection.poll():

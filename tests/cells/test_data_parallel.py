@@ -21,8 +21,9 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
+from tests.cells.crews import Acting, At
 from tests.cells.tiny_cells import same
-from tests.cells.trainings import Acting, At, suite_in, trained_in
+from tests.cells.trainings import suite_in, trained_in
 from tests.forked import forked_workers
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell
 

@@ -25,8 +25,9 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.checkpoints import Checkpoints
+from tests.cells.crews import Acting, At, children_of_a_pipeline
 from tests.cells.tiny_cells import same
-from tests.cells.trainings import Acting, At, suite_in, trained_in
+from tests.cells.trainings import suite_in, trained_in
 from tests.tiny_suite import (
     CPU,
     noise_registered,
@@ -47,10 +48,6 @@ def assert_equal(pipelined, interleaved):
     assert len(timeless) > 10
     assert {n: ours.metrics[n] for n in timeless} == {n: theirs.metrics[n] for n in timeless}
     assert ours.isolation == theirs.isolation
-
-
-def children():
-    return psutil.Process().children(recursive=True)
 
 
 # -- the same numbers ------------------------------------------------------------------------------
@@ -218,11 +215,6 @@ def test_a_training_that_is_over_is_not_lost_with_its_probes(interleaved, tmp_pa
     assert record.provenance["resumed_at_step"] == [6]
     assert not any(name.startswith("pipeline/") for name in record.metrics)
     assert_equal((record, load_file(runs.folder_of(record) / "encoder.safetensors")), interleaved)
-
-
-def children_of_a_pipeline():
-    """Processes that a pipeline has left; multiprocessing keeps one of its own."""
-    return [child for child in children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def checkpoints_of(folder, monkeypatch, *overrides):

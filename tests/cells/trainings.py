@@ -1,9 +1,8 @@
-"""Whole trainings of tiny cells, and what happens in the middle of one."""
+"""Whole trainings of tiny cells."""
 
 from safetensors.torch import load_file
 
 from gim_bench.cells.run import run_cell
-from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from tests.tiny_suite import SPEECH_TOML, TOML, tiny_bench, tiny_cell, tiny_suite
@@ -35,36 +34,3 @@ def trained_in(folder, *overrides, speech=False, method="gim", **settings):
     record = run_cell(tiny_cell(suite, method), bench, runs=runs)
     assert record.status is Status.DONE, record.error
     return record, load_file(runs.folder_of(record) / "encoder.safetensors")
-
-
-class Acting(Silence):
-    """Does something in each step of a training."""
-
-    def __init__(self, act):
-        self.act = act
-
-    def task(self, title, *, total, unit):
-        self.counts = "training" in title
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def advance(self, steps=1, **_):
-        if self.counts:
-            self.act()
-
-
-class At:
-    """A function that does something once, in its call of that number."""
-
-    def __init__(self, number, act):
-        self.left, self.act = number, act
-
-    def __call__(self):
-        self.left -= 1
-        if not self.left:
-            self.act()

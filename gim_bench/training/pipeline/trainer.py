@@ -12,7 +12,15 @@ from torch import Tensor
 from gim_bench.contract import Batch
 from gim_bench.hardware.threads import asking_for
 from gim_bench.methods.stack import HandOn
-from gim_bench.training.pipeline.worker import Begin, Measured, Part, Post, serve
+from gim_bench.training.pipeline.worker import (
+    Begin,
+    LosslessWorker,
+    Measured,
+    Part,
+    Post,
+    Worker,
+    serve,
+)
 from gim_bench.training.trainer import Trainer
 from gim_bench.training.workers import SPAWN, Crew, Ticks, take_over, threads_of_each
 
@@ -40,6 +48,9 @@ class PipelinedTrainer(Trainer):
     steps later: it is the state of all units after the same step.
     """
 
+    kind: type[Worker] = LosslessWorker
+    crew: type[Crew] = Crew
+
     def __init__(
         self, *args: Any, shares: Sequence[Sequence[str]], make: Make, ticks: Ticks, **kwargs: Any
     ) -> None:
@@ -48,7 +59,7 @@ class PipelinedTrainer(Trainer):
         self.make = make
         self.ticks = ticks
         self.measured: list[Measured] = []
-        self._crew = Crew()
+        self._crew = self.crew()
         # The names in the learner's state of what each worker has.
         self._names: list[Sequence[str]] = []
         self._resumed: Mapping[str, Any] | None = None
@@ -124,24 +135,29 @@ class PipelinedTrainer(Trainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
+    def _linked(self) -> tuple[Any, Any]:
+        """Both ends of a connection between two workers, the lower one's end first."""
+        return SPAWN.Pipe()
+
     def _hire(self) -> None:
         """Start all workers, each connected with the next."""
-        rings = [SPAWN.Pipe() for _ in self.shares[1:]]
-        below = [None, *(upper for _, upper in rings)]
-        above = [*(lower for lower, _ in rings), None]
+        links = [self._linked() for _ in self.shares[1:]]
+        below = [None, *(upper for _, upper in links)]
+        above = [*(lower for lower, _ in links), None]
         with asking_for(threads_of_each(len(self.shares))):
             for number, units in enumerate(self.shares):
                 post = partial(
                     Post,
+                    kind=self.kind,
                     make=partial(self.make, number, units),
                     below=below[number],
                     above=above[number],
                 )
                 title = f"worker {number + 1} ({', '.join(units)}) of the pipeline"
                 self._crew.hire(title, serve, post)
-        for ring in rings:
-            for connection in ring:
-                connection.close()
+        for link in links:
+            for end_of_link in link:
+                end_of_link.close()
         self._names = [self._crew.hear(worker, "ready")[0] for worker in self._crew.workers]
 
     def _begin(self, *, position: int) -> None:
@@ -151,10 +167,17 @@ class PipelinedTrainer(Trainer):
         self._begun = True
         self._steps_heard = (self.ticks.epoch_under_way - 1) * len(self.ticks) + position
         resumed, self._resumed = self._resumed, None
-        begin = Begin(self.ticks.epoch_under_way, position, has_state=resumed is not None)
         for number, worker in enumerate(self._crew.workers):
             state = None if resumed is None else self._part_of(resumed, number)
+            epoch, done = self._begins_at(number, resumed, position=position)
+            begin = Begin(epoch, done, has_state=state is not None)
             self._crew.tell(worker, begin, state=state)
+
+    def _begins_at(
+        self, number: int, resumed: Mapping[str, Any] | None, *, position: int
+    ) -> tuple[int, int]:
+        """The epoch with which a worker begins, and the steps of it that are done."""
+        return self.ticks.epoch_under_way, position
 
     def _finish(self) -> None:
         """Take over what the workers have learned."""
