@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -30,6 +32,8 @@ from gim_bench.methods.stack import StackLearner
 from gim_bench.progress import Silence
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.kept_outputs import Source
+from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
+from gim_bench.training.pipeline.buffer import Use
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out, threads_of_each
 from gim_bench.training.pipeline.worker import Measured, Part
 
@@ -66,15 +70,24 @@ def pipelined_trainer_of(
         apart=None if apart is None else apart.tolist(),
         steps=steps,
     )
-    shares = shared_out(list(learner.units()), workers=cell.config.training.workers)
-    return PipelinedTrainer(
+    training, units = cell.config.training, list(learner.units())
+    kind: Callable[..., PipelinedTrainer] = PipelinedTrainer
+    if training.buffer is not None:
+        kind = partial(AsynchronousTrainer, buffer=training.buffer)
+    return kind(
         learner,
         device=bench.device,
-        shares=shares,
+        shares=shared_out(units, workers=training.workers),
         make=make,
         ticks=Ticks(batches, steps=steps),
         **trainer_settings(cell),
     )
+
+
+def slowdown_of(cell: Cell, share: Sequence[str]) -> float:
+    """How many times as long as its own step the worker of a share takes."""
+    buffer = cell.config.training.buffer
+    return 1.0 if buffer is None else max(buffer.slowdown.get(unit, 1.0) for unit in share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +119,7 @@ class _PartOf:
             source=None if number else training_batches(cell, self.model, bench, apart=apart),
             steps=self.steps,
             rates=rates_of(cell.config.training, steps=self.steps),
+            slowdown=slowdown_of(cell, units),
         )
 
 
@@ -194,6 +208,32 @@ def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]
             "seconds_without_room": each.seconds_without_room,
             "bytes_per_sample": each.bytes_trained_on / examples,
             **{name.removeprefix("memory/"): x for name, x in each.peaks.metrics.items()},
+            **uses_of(each.uses),
         }
         found |= {f"pipeline/{name}/{each.units[-1]}": cost for name, cost in costs.items()}
     return found
+
+
+def uses_of(uses: Sequence[Use]) -> dict[str, float]:
+    """How stale the batches of a buffer were in use, and how often they were used; by metric.
+
+    Percentiles are those of values that occurred, the higher one where two are as near. Empty
+    where no buffer was used.
+
+    >>> uses_of([Use(1, 0, 0), Use(1, 0, 0), Use(4, 3, 2), Use(4, 1, 2)])["dropped_share"]
+    0.25
+    """
+    if not uses:
+        return {}
+    staleness = np.array([use.staleness for use in uses])
+    _, counts = np.unique([use.number for use in uses], return_counts=True)
+    median, high = np.quantile(staleness, [0.5, 0.9], method="higher")
+    return {
+        "staleness_mean": float(staleness.mean()),
+        "staleness_median": float(median),
+        "staleness_p90": float(high),
+        "staleness_max": float(staleness.max()),
+        "uses_per_batch": float(counts.mean()),
+        "uses_of_a_batch_max": float(counts.max()),
+        "dropped_share": 1 - len(counts) / uses[-1].arrived,
+    }

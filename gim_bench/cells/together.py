@@ -2,10 +2,19 @@
 
 from gim_bench.contract import GradientFlow, Learner, Setup
 from gim_bench.encoders.tiles import TiledEncoder
-from gim_bench.errors import ConfigError
-from gim_bench.methods.stack import StackLearner
+from gim_bench.errors import ConfigError, unknown_name
+from gim_bench.methods.stack import StackLearner, partition
 from gim_bench.settings.augmentations import RegionSettings
-from gim_bench.settings.schema import MethodSettings, Recipe, Recompute, Schedule, Suite
+from gim_bench.settings.base import Settings
+from gim_bench.settings.schema import (
+    BufferSettings,
+    MethodSettings,
+    Recipe,
+    Recompute,
+    Schedule,
+    Suite,
+    TrainingSettings,
+)
 
 
 def check_together(
@@ -21,7 +30,7 @@ def check_together(
     _check_pieces(setup, method, origin=origin)
     _check_units(kind, setup, method, origin=origin)
     _check_tiles(kind, setup, method, recipe, origin=origin)
-    _check_pipeline(kind, suite, recipe, method, origin=origin)
+    _check_pipeline(kind, setup, suite, recipe, method, origin=origin)
 
 
 def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
@@ -83,17 +92,19 @@ def _check_tiles(
 
 
 def _check_pipeline(
-    kind: type[Learner], suite: Suite, recipe: Recipe, method: MethodSettings, *, origin: str
+    kind: type[Learner],
+    setup: Setup,
+    suite: Suite,
+    recipe: Recipe,
+    method: MethodSettings,
+    *,
+    origin: str,
 ) -> None:
     """Processes of their own train units that hand activations on, and are not looked into."""
-    workers = recipe.training.workers
+    training = recipe.training
     if method.schedule is not Schedule.PIPELINE:
-        if workers is not None and kind.traits.schedule is None:
-            raise ConfigError(
-                f"{origin}: training.workers = {workers} shares units out to the processes of a "
-                f"pipeline, and the schedule of {method.name!r} is {method.schedule.value!r}: set "
-                f'schedule = "pipeline", or leave workers out'
-            )
+        if kind.traits.schedule is None:
+            _check_needs_no_pipeline(training, method, origin=origin)
         return
     if method.gradient_flow != GradientFlow.ISOLATED:
         return
@@ -107,3 +118,49 @@ def _check_pipeline(
             f"{origin}: [inside] looks at all modules after every epoch, and with schedule = "
             f'"pipeline" other processes have them: leave [inside] out, or use "interleaved"'
         )
+    if training.buffer is not None:
+        _check_buffer(training.buffer, training, setup, method, origin=origin)
+
+
+def _check_needs_no_pipeline(
+    training: TrainingSettings, method: MethodSettings, *, origin: str
+) -> None:
+    for name, purpose in (
+        ("workers", "shares units out to the processes"),
+        ("buffer", "is between the processes"),
+    ):
+        value = getattr(training, name)
+        if value is None:
+            continue
+        said = "" if isinstance(value, Settings) else f" = {value}"
+        raise ConfigError(
+            f"{origin}: training.{name}{said} {purpose} of a pipeline, and the schedule of "
+            f'{method.name!r} is {method.schedule.value!r}: set schedule = "pipeline", or leave '
+            f"{name} out"
+        )
+
+
+def _check_buffer(
+    buffer: BufferSettings,
+    training: TrainingSettings,
+    setup: Setup,
+    method: MethodSettings,
+    *,
+    origin: str,
+) -> None:
+    """Workers that do not wait have no common moment, at which held-out losses could be taken."""
+    if training.held_out:
+        raise ConfigError(
+            f"{origin}: training.held_out = {training.held_out} asks for losses after every epoch, "
+            f"and with training.buffer modules are at different steps: leave one of them out"
+        )
+    units = [
+        unit.name
+        for unit in partition(
+            len(setup.rows), GradientFlow(method.gradient_flow), units=method.units
+        )
+    ]
+    for unit in buffer.slowdown:
+        if unit not in units:
+            where = f"{origin}: training.buffer.slowdown"
+            raise ConfigError(unknown_name("unit", unit, known=units, where=where))

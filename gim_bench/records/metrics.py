@@ -71,6 +71,18 @@ def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
             yield replace(metric, name=f"{prefix}{metric.name}")
 
 
+# Updates of the worker below between its making of a batch and of the newest one.
+STALENESS = tuple(
+    Metric(f"staleness_{which}", "updates", Better.LOWER, f"{meaning} of a batch in use")
+    for which, meaning in (
+        ("mean", "mean staleness"),
+        ("median", "median staleness"),
+        ("p90", "staleness, 90th percentile,"),
+        ("max", "largest staleness"),
+    )
+)
+
+
 def _within(prefix: str, about: str, *metrics: Metric) -> Iterator[Metric]:
     """Each metric under a prefix, with what it is about."""
     for metric in metrics:
@@ -162,6 +174,10 @@ METRICS = {
             Metric("seconds_without_batch", "s", Better.LOWER, "waiting for the worker below"),
             Metric("seconds_without_room", "s", Better.LOWER, "waiting for the worker above"),
             Metric("bytes_per_sample", "bytes", Better.LOWER, "handed on for every example"),
+            *STALENESS,
+            Metric("uses_per_batch", "uses", Better.LOWER, "of a batch that was used, the mean"),
+            Metric("uses_of_a_batch_max", "uses", Better.LOWER, "of the batch used most"),
+            Metric("dropped_share", "ratio", Better.LOWER, "of batches that were never used"),
             *MEMORY,
         ),
         Metric(

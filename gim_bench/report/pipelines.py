@@ -1,6 +1,6 @@
 """Pipelines: what each worker hands on, holds and waits for, and how fast all are together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gim_bench.records.record import Record
@@ -13,6 +13,20 @@ NOTE = (
     "A worker trains the module in its row and those below it, down to the next worker's. It waits "
     "for a batch of the worker below, or for room to hand its own on. What it hands on is counted "
     "for each example. Peak over idle: peak memory of its process, less its memory before training."
+)
+# Headings, with the metric, its factor and its format.
+BUFFER_COLUMNS = {
+    "staleness, median": ("staleness_median", 1, ".0f"),
+    "p90": ("staleness_p90", 1, ".0f"),
+    "max": ("staleness_max", 1, ".0f"),
+    "uses of a batch": ("uses_per_batch", 1, ".2f"),
+    "dropped, %": ("dropped_share", 100, ".0f"),
+}
+BUFFER_NOTE = (
+    "Buffers between workers that do not wait: the worker of the module takes a step with a batch "
+    "that may be stale, or that it has used before. Staleness counts the updates of the worker "
+    "below between its making of the batch and of its newest one. Dropped batches were never used. "
+    "Accuracy is that of the module under the probe."
 )
 IN_ONE_PROCESS = ("interleaved", "joint")  # schedules with the same steps and gradients
 SPEED = "train/samples_per_second"
@@ -31,7 +45,8 @@ def pipelines_section(records: Sequence[Record]) -> Section:
             *(Column(heading=heading) for heading in HEADINGS),
         ]
         lines = [line for method in methods for line in _compared(done, method)]
-        blocks = [Table(columns=columns, rows=rows), NOTE, *([Bullets(lines)] if lines else [])]
+        blocks = [Table(columns=columns, rows=rows), NOTE, *_buffers(done, methods)]
+        blocks += [Bullets(lines)] if lines else []
     return Section(title="Pipelines", blocks=blocks)
 
 
@@ -58,6 +73,31 @@ def _workers(records: Sequence[Record], method: str) -> list[list[str]]:
         ]
         for module in modules
     ]
+
+
+def _buffers(done: Sequence[Record], methods: Iterable[str]) -> list[Block]:
+    """Accuracy against staleness: a row for every worker that has a buffer below it."""
+    rows = [row for method in methods for row in _uses(_of(done, method), method)]
+    columns = [
+        *(Column(heading=heading, numeric=False) for heading in ("rows", "module")),
+        *(Column(heading=heading) for heading in (*BUFFER_COLUMNS, "accuracy, %")),
+    ]
+    return [Table(columns=columns, rows=rows), BUFFER_NOTE] if rows else []
+
+
+def _uses(records: Sequence[Record], method: str) -> list[list[str]]:
+    """Means over seeds of what each worker of a row has used."""
+    first = "pipeline/staleness_median/"
+    modules = [name.removeprefix(first) for name in records[0].metrics if name.startswith(first)]
+    found = []
+    for module in modules:
+        used = [
+            scaled(mean_over_seeds(records, f"pipeline/{name}/{module}"), factor, spec)
+            for name, factor, spec in BUFFER_COLUMNS.values()
+        ]
+        accuracy = scaled(mean_over_seeds(records, f"accuracy/{module}"), 1, ".1f")
+        found.append([method, module, *used, accuracy])
+    return found
 
 
 def _peak(records: Sequence[Record], module: str) -> float | None:
@@ -97,11 +137,12 @@ def _compared(done: Sequence[Record], method: str) -> list[str]:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rows differ in name, schedule and number of workers alone."""
+    """Whether two rows differ in name, schedule, number of workers and buffer alone."""
+    of_pipelines = ("schedule", "workers", "buffer")
 
     def rest(config: Mapping[str, Any]) -> dict[str, Any]:
         method = {k: v for k, v in config["method"].items() if k not in ("name", "schedule")}
-        training = {k: v for k, v in config["training"].items() if k not in ("schedule", "workers")}
+        training = {k: v for k, v in config["training"].items() if k not in of_pipelines}
         return {**config, "method": method, "training": training}
 
     return rest(one) == rest(other)

@@ -66,6 +66,13 @@ class Budget(StrEnum):
     STEPS = "steps"  # as many optimiser steps as the unlabelled split gives
 
 
+class BufferPolicy(StrEnum):
+    """Which batch of a buffer is used next, and which one makes room for another."""
+
+    LEAST_USED = "least_used"  # used next: the oldest of the least used; makes room: the most used
+    FRESHEST = "freshest"  # used next: the newest; makes room: the oldest
+
+
 class Open(Settings):
     """A table whose other entries are checked by the plug-in that it names."""
 
@@ -128,6 +135,18 @@ class KeptOutputsSettings(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
+class BufferSettings(Settings):
+    """Between the processes of a pipeline that do not wait: batches are dropped, or used again.
+
+    See training/pipeline/buffer.py.
+    """
+
+    size: PositiveInt = 8  # batches between two workers
+    policy: BufferPolicy = BufferPolicy.LEAST_USED
+    # By unit, how many times as long as its own step its worker takes: slower hardware, made up.
+    slowdown: dict[str, Annotated[float, Field(ge=1)]] = {}
+
+
 class TrainingSettings(Settings):
     """How every unit is trained: for how long, by which optimiser, in which order."""
 
@@ -140,6 +159,7 @@ class TrainingSettings(Settings):
     recompute: Recompute = Recompute.NOTHING
     # Processes of the schedule "pipeline", which the units are shared out to; None: one for each.
     workers: PositiveInt | None = None
+    buffer: BufferSettings | None = None  # between these processes; None: lossless and in order
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile

@@ -25,6 +25,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.checkpoints import Checkpoints
+from tests.cells.crews import Acting, At, children_of_a_pipeline
 from tests.cells.tiny_cells import same
 from tests.tiny_suite import (
     CPU,
@@ -76,10 +77,6 @@ def assert_equal(pipelined, interleaved):
     assert len(timeless) > 10
     assert {n: ours.metrics[n] for n in timeless} == {n: theirs.metrics[n] for n in timeless}
     assert ours.isolation == theirs.isolation
-
-
-def children():
-    return psutil.Process().children(recursive=True)
 
 
 # -- the same numbers ------------------------------------------------------------------------------
@@ -189,39 +186,6 @@ def long_interleaved(tmp_path_factory):
 # -- interrupted -----------------------------------------------------------------------------------
 
 
-class Acting(Silence):
-    """Does something in each step of a training."""
-
-    def __init__(self, act):
-        self.act = act
-
-    def task(self, title, *, total, unit):
-        self.counts = "training" in title
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def advance(self, steps=1, **_):
-        if self.counts:
-            self.act()
-
-
-class At:
-    """A function that does something once, in its call of that number."""
-
-    def __init__(self, number, act):
-        self.left, self.act = number, act
-
-    def __call__(self):
-        self.left -= 1
-        if not self.left:
-            self.act()
-
-
 @pytest.mark.parametrize("number", [1, 4])
 def test_a_signal_stops_all_workers_after_one_step_and_the_same_command_ends_alike(
     number, interleaved, tmp_path
@@ -280,11 +244,6 @@ def test_a_training_that_is_over_is_not_lost_with_its_probes(interleaved, tmp_pa
     assert record.provenance["resumed_at_step"] == [6]
     assert not any(name.startswith("pipeline/") for name in record.metrics)
     assert_equal((record, load_file(runs.folder_of(record) / "encoder.safetensors")), interleaved)
-
-
-def children_of_a_pipeline():
-    """Processes that a pipeline has left; multiprocessing keeps one of its own."""
-    return [child for child in children() if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def checkpoints_of(folder, monkeypatch, *overrides):

@@ -89,3 +89,17 @@ def test_rows_of_other_settings_are_not_compared():
 
 def test_without_a_pipeline_there_is_no_section():
     assert pipelines_section([record("gim", schedule="interleaved", speed=1.0)]).blocks == []
+
+
+def test_accuracy_stands_beside_the_staleness_of_what_a_worker_used():
+    record = pipelined()
+    record.metrics |= {
+        "pipeline/staleness_median/module_2": 2.0,
+        "pipeline/staleness_p90/module_2": 5.0,
+        "pipeline/staleness_max/module_2": 7.0,
+        "pipeline/uses_per_batch/module_2": 1.25,
+        "pipeline/dropped_share/module_2": 0.5,
+        "accuracy/module_2": 31.25,
+    }
+    _, buffers = blocks_of([record], Table)
+    assert buffers.rows == [["gim_pipeline", "module_2", "2", "5", "7", "1.25", "50", "31.2"]]

@@ -1,6 +1,7 @@
 """The trainer of a pipeline: its steps are taken by worker processes."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from gim_bench.training.pipeline.worker import (
     NEIGHBOUR_GONE,
     Begin,
     Failure,
+    LosslessWorker,
     Measured,
     Part,
     Post,
+    Worker,
     receive_state,
     send_state,
     serve,
@@ -62,7 +65,7 @@ def threads_of_each(workers: int) -> int:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Employed:
+class Employed:
     """A worker in the eyes of its parent."""
 
     number: int
@@ -109,6 +112,8 @@ class PipelinedTrainer(Trainer):
     steps later: it is the state of all units after the same step.
     """
 
+    kind: type[Worker] = LosslessWorker
+
     def __init__(
         self, *args: Any, shares: Sequence[Sequence[str]], make: Make, ticks: Ticks, **kwargs: Any
     ) -> None:
@@ -117,7 +122,7 @@ class PipelinedTrainer(Trainer):
         self.make = make
         self.ticks = ticks
         self.measured: list[Measured] = []
-        self._crew: list[_Employed] = []
+        self._crew: list[Employed] = []
         self._resumed: Mapping[str, Any] | None = None
         self._begun = self._is_asked = False
         self._steps_heard = 0
@@ -192,15 +197,20 @@ class PipelinedTrainer(Trainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
+    def _linked(self) -> tuple[Any, Any]:
+        """Both ends of a connection between two workers, the lower one's end first."""
+        return SPAWN.Pipe()
+
     def _hire(self) -> None:
         """Start all workers, each connected with the next."""
-        rings = [SPAWN.Pipe() for _ in self.shares[1:]]
-        below = [None, *(upper for _, upper in rings)]
-        above = [*(lower for lower, _ in rings), None]
+        links = [self._linked() for _ in self.shares[1:]]
+        below = [None, *(upper for _, upper in links)]
+        above = [*(lower for lower, _ in links), None]
         threads = threads_of_each(len(self.shares))
         for number, units in enumerate(self.shares):
             here, there = SPAWN.Pipe()
             post = Post(
+                kind=self.kind,
                 make=partial(self.make, number, units),
                 parent=there,
                 below=below[number],
@@ -212,11 +222,11 @@ class PipelinedTrainer(Trainer):
                 process.start()
             there.close()  # each end is held by one process: a pipe closes with its worker
             self._crew.append(
-                _Employed(number=number, units=units, process=process, connection=here)
+                Employed(number=number, units=units, process=process, connection=here)
             )
-        for ring in rings:
-            for connection in ring:
-                connection.close()
+        for link in links:
+            for end_of_link in link:
+                end_of_link.close()
         for worker in self._crew:
             (worker.names,) = self._hear(worker, "ready")
 
@@ -228,13 +238,19 @@ class PipelinedTrainer(Trainer):
         self._steps_heard = (self.ticks.epoch_under_way - 1) * len(self.ticks) + position
         resumed, self._resumed = self._resumed, None
         for worker in self._crew:
-            begin = Begin(self.ticks.epoch_under_way, position, has_state=resumed is not None)
+            epoch, done = self._begins_at(worker, resumed, position=position)
             try:
-                worker.connection.send(begin)
+                worker.connection.send(Begin(epoch, done, has_state=resumed is not None))
                 if resumed is not None:
                     send_state(worker.connection, self._part_of(resumed, worker))
             except OSError:
                 self._explain()
+
+    def _begins_at(
+        self, worker: Employed, resumed: Mapping[str, Any] | None, *, position: int
+    ) -> tuple[int, int]:
+        """The epoch with which the worker begins, and the steps of it that are done."""
+        return self.ticks.epoch_under_way, position
 
     def _finish(self) -> None:
         """Take over what the workers have learned."""
@@ -252,7 +268,7 @@ class PipelinedTrainer(Trainer):
         for unit, generator in self.learner.generators().items():
             generator.set_state(state["generators"][unit])
 
-    def _hear(self, worker: _Employed, wanted: str) -> tuple[Any, ...]:
+    def _hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
         """The next message of the worker. Raises: its error, or WorkerError where it has ended."""
         try:
             kind, *said = worker.connection.recv()
@@ -263,7 +279,7 @@ class PipelinedTrainer(Trainer):
         assert kind == wanted, f"{worker} says {kind!r}, not {wanted!r}"
         return tuple(said)
 
-    def _hear_state(self, worker: _Employed) -> dict[str, Any]:
+    def _hear_state(self, worker: Employed) -> dict[str, Any]:
         try:
             return receive_state(worker.connection)
         except (EOFError, OSError):
@@ -274,8 +290,9 @@ class PipelinedTrainer(Trainer):
 
         The others end as soon as they miss a neighbour.
         """
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
         for worker in self._crew:
-            worker.process.join(LAST_WORDS_SECONDS)
+            worker.process.join(max(0.0, deadline - time.monotonic()))
         for worker in self._crew:
             if (failure := _last_words(worker.connection)) is not None:
                 raise failure.again()
@@ -306,7 +323,7 @@ class PipelinedTrainer(Trainer):
             )
         return whole
 
-    def _part_of(self, state: Mapping[str, Any], worker: _Employed) -> dict[str, Any]:
+    def _part_of(self, state: Mapping[str, Any], worker: Employed) -> dict[str, Any]:
         """A worker's part of the state of all units."""
         own = {name: state["learner"][name] for name in worker.names}
         optimisers = {unit: state["optimisers"][unit] for unit in worker.units}

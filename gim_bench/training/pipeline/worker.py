@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,10 +19,12 @@ import torch
 from gim_bench.contract import Batch
 from gim_bench.errors import BenchError
 from gim_bench.hardware import memory
+from gim_bench.methods.stack import HandOn
 from gim_bench.system.children import end_with_parent
 from gim_bench.system.interrupts import ENDINGS
 from gim_bench.system.streams import forgive
 from gim_bench.training.kept_outputs import Source
+from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Use
 from gim_bench.training.pipeline.ring import (
     Inlet,
     Kind,
@@ -45,6 +48,7 @@ class Part:
     source: Source | None  # the batches of the lowest worker
     steps: int
     rates: Callable[[int], float] | None  # the factor of the learning rate at each step
+    slowdown: float = 1.0  # how many times as long as its own step a worker takes, without waiting
 
 
 class Begin(NamedTuple):
@@ -64,6 +68,7 @@ class Measured(NamedTuple):
     seconds_without_room: float  # waiting for the worker above
     bytes_trained_on: int  # handed on, without those of held-out batches
     peaks: memory.Peaks
+    uses: Sequence[Use] = ()  # of the batches of a buffer, step by step
 
 
 class Failure(NamedTuple):
@@ -95,16 +100,17 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """The ends of a worker's connections; its part is made in the worker's own process."""
+    """What a worker begins with; its part is made in the worker's own process."""
 
+    kind: "type[Worker]"
     make: Callable[[], Part]
     parent: Connection
-    below: Connection | None
-    above: Connection | None
+    below: Any  # the end of its connection with the worker below, as its kind has it, or None
+    above: Any
 
 
 def serve(post: Post) -> None:
-    """Train until the parcel END; the parent hears of every step.
+    """Train the worker's part; the parent hears of every step.
 
     Messages: ("ready", names of the state), ("losses", {unit: loss}, whether a state follows),
     ("validated", {unit: loss}), ("done", measured), after which a state follows, and ("failed",
@@ -115,15 +121,15 @@ def serve(post: Post) -> None:
     forgive()
     end_with_parent(at_once=True)
     try:
-        _Worker(post).work()
+        post.kind(post).work()
     except NeighbourGoneError:
         sys.exit(NEIGHBOUR_GONE)
     except Exception as error:  # the parent raises it, if it is there
         with suppress(NeighbourGoneError):
-            _tell(post.parent, "failed", Failure.of(error))
+            tell(post.parent, "failed", Failure.of(error))
 
 
-def _tell(parent: Connection, *message: Any) -> None:
+def tell(parent: Connection, *message: Any) -> None:
     """Raises: NeighbourGoneError where the parent has ended."""
     with of_neighbours():
         parent.send(message)
@@ -164,37 +170,48 @@ def receive_state(connection: Connection) -> dict[str, Any]:
 # -- at work ---------------------------------------------------------------------------------------
 
 
-class _Worker:
+class Worker(ABC):
     """A worker at its post."""
 
+    below: Inlet | BufferInlet | None
+    above: Outlet | BufferOutlet | None
+
     def __init__(self, post: Post) -> None:
-        part = post.make()
-        self.part, self.parent = part, post.parent
-        self.trainer = part.trainer
-        device = part.trainer.device
-        self.below = None if post.below is None else Inlet(post.below, device=device)
-        self.above = None if post.above is None else Outlet(post.above)
+        self.part, self.parent = post.make(), post.parent
+        self.trainer = self.part.trainer
+        self.uses: list[Use] = []
 
     def work(self) -> None:
         learner = self.trainer.learner
         learner.train()
-        _tell(self.parent, "ready", list(learner.state_dict()))
+        tell(self.parent, "ready", list(learner.state_dict()))
         begin = self._told_to_begin()
         memory.free(self.trainer.device)
         began = time.perf_counter()
         with memory.measure(self.trainer.device, learner=learner) as peaks:
-            parcels = self._own(begin) if self.below is None else self._given()
-            for parcel in parcels:
-                if parcel.kind is Kind.TRAIN:
-                    self._train(parcel)
-                elif parcel.kind is not Kind.END:
-                    self._validate(parcel, parcels)
-                else:
-                    self._hand_on(parcel)
-        _tell(self.parent, "done", self._measured(time.perf_counter() - began, peaks))
-        self._report_state()
-        if self.above is not None:
-            self.above.wait_until_read()
+            self.train(begin)
+        tell(self.parent, "done", self._measured(time.perf_counter() - began, peaks))
+        self.report_state()
+        self.linger()
+
+    @abstractmethod
+    def train(self, begin: Begin) -> None:
+        """Take all steps of the training from `begin`."""
+
+    @abstractmethod
+    def linger(self) -> None:
+        """Stay until no other worker needs this one any more."""
+
+    def step(self, batch: Batch, *, number: int, hand_on: HandOn | None) -> dict[str, float]:
+        """Take a step; return its losses."""
+        if self.part.rates is not None:
+            self.trainer.set_rate(self.part.rates(number))
+        losses = self.trainer.step(batch, hand_on=hand_on)
+        return {unit: float(loss) for unit, loss in losses.items()}
+
+    def report_state(self) -> None:
+        with of_neighbours():
+            send_state(self.parent, self.trainer.state())
 
     def _told_to_begin(self) -> Begin:
         with of_neighbours():
@@ -203,19 +220,50 @@ class _Worker:
                 self.trainer.restore(receive_state(self.parent))
         return begin
 
-    def _report_state(self) -> None:
-        with of_neighbours():
-            send_state(self.parent, self.trainer.state())
+    def _measured(self, seconds: float, peaks: memory.Peaks) -> Measured:
+        return Measured(
+            units=tuple(self.trainer.optimisers),
+            seconds=seconds,
+            seconds_without_batch=0.0 if self.below is None else self.below.seconds_waited,
+            seconds_without_room=0.0 if self.above is None else self.above.seconds_waited,
+            bytes_trained_on=0 if self.above is None else self.above.bytes_trained_on,
+            peaks=peaks,
+            uses=self.uses,
+        )
+
+
+class LosslessWorker(Worker):
+    """Every batch is handed on once, in order; with the parcel END a worker has taken its steps."""
+
+    below: Inlet | None
+    above: Outlet | None
+
+    def __init__(self, post: Post) -> None:
+        super().__init__(post)
+        device = self.trainer.device
+        self.below = None if post.below is None else Inlet(post.below, device=device)
+        self.above = None if post.above is None else Outlet(post.above)
+
+    def train(self, begin: Begin) -> None:
+        parcels = self._own(begin) if self.below is None else self._given()
+        for parcel in parcels:
+            if parcel.kind is Kind.TRAIN:
+                self._train(parcel)
+            elif parcel.kind is not Kind.END:
+                self._validate(parcel, parcels)
+            else:
+                self._hand_on(parcel)
+
+    def linger(self) -> None:
+        if self.above is not None:
+            self.above.wait_until_read()
 
     def _train(self, parcel: Parcel) -> None:
         assert parcel.batch is not None
-        if self.part.rates is not None:
-            self.trainer.set_rate(self.part.rates(parcel.step))
-        losses = self.trainer.step(parcel.batch, hand_on=self._upwards(parcel))
-        values = {unit: float(loss) for unit, loss in losses.items()}
-        _tell(self.parent, "losses", values, parcel.snapshot)
+        losses = self.step(parcel.batch, number=parcel.step, hand_on=self._upwards(parcel))
+        tell(self.parent, "losses", losses, parcel.snapshot)
         if parcel.snapshot:
-            self._report_state()
+            self.report_state()
 
     def _validate(self, first: Parcel, parcels: Iterator[Parcel]) -> None:
         """Evaluate the parcels from `first` to the end of the epoch."""
@@ -229,7 +277,7 @@ class _Worker:
         upwards = self._upwards(Parcel(kind=Kind.VALIDATE))
         validated = self.trainer.evaluate(held_out(), hand_on=upwards)
         self._hand_on(Parcel(kind=Kind.EPOCH_OVER))
-        _tell(self.parent, "validated", validated)
+        tell(self.parent, "validated", validated)
 
     def _upwards(self, parcel: Parcel) -> Callable[[Batch], None] | None:
         """A function that hands a batch to the worker above, with the rest of the parcel."""
@@ -278,13 +326,3 @@ class _Worker:
             if asked:
                 self.parent.recv()
         return asked
-
-    def _measured(self, seconds: float, peaks: memory.Peaks) -> Measured:
-        return Measured(
-            units=tuple(self.trainer.optimisers),
-            seconds=seconds,
-            seconds_without_batch=0.0 if self.below is None else self.below.seconds_waited,
-            seconds_without_room=0.0 if self.above is None else self.above.seconds_waited,
-            bytes_trained_on=0 if self.above is None else self.above.bytes_trained_on,
-            peaks=peaks,
-        )

@@ -1,0 +1,189 @@
+"""A buffer of batches between two processes that do not wait for each other.
+
+The worker below puts its batches into slots, and a batch makes room for the next one whether it
+was used or not. The worker above takes a batch whenever it is ready for one, and takes batches
+again where no new ones are there: the replay buffer of asynchronous decoupled greedy learning
+(Belilovsky, Eickenberg and Oyallon 2020, "Decoupled Greedy Learning of CNNs"). Each of them holds
+the lock for as long as a copy takes; the worker above waits for the very first batch only.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Lock
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gim_bench.contract import Batch
+from gim_bench.hardware.transfers import moved
+from gim_bench.settings.schema import BufferPolicy
+from gim_bench.training.pipeline.ring import of_neighbours
+
+EMPTY = -1
+
+
+class Use(NamedTuple):
+    """A batch of a buffer that a step was taken with."""
+
+    arrived: int  # batches that had been put into the buffer until then
+    number: int  # of the batch, counted from 0 as batches arrive
+    # Updates of the worker below between its making of this batch and of the newest one: 0 where
+    # the newest one is used, as without a buffer.
+    staleness: int
+
+
+class Slots:
+    """Which batch lies in which slot; a table that two processes share, under a lock of theirs."""
+
+    def __init__(self, *, size: int, policy: BufferPolicy) -> None:
+        self.policy = policy
+        # [slot field]: the batch's number, updates of the worker below before it, its uses.
+        self.table: Int[Tensor, "slot field"] = torch.tensor([[EMPTY, 0, 0]] * size).share_memory_()
+
+    def put(self, *, version: int) -> int:
+        """The slot for a new batch, which was made after `version` updates of the worker below.
+
+        What lies there is dropped.
+        """
+        rows = self._rows()
+        slot = min(rows, key=lambda s: self._makes_room(*rows[s]))
+        newest = max(number for number, _, _ in rows.values())
+        self.table[slot] = torch.tensor([newest + 1, version, 0])
+        return slot
+
+    def take(self) -> tuple[int, Use]:
+        """The slot of the batch that is used next, and what is recorded of its use."""
+        rows = {slot: row for slot, row in self._rows().items() if row[0] != EMPTY}
+        slot = min(rows, key=lambda s: self._is_next(*rows[s]))
+        number, version, _ = rows[slot]
+        self.table[slot, 2] += 1
+        newest, latest, _ = max(rows.values())
+        return slot, Use(newest + 1, number, latest - version)
+
+    def have_room(self) -> bool:
+        """Whether a batch can be put without dropping one that was never used."""
+        return any(number == EMPTY or uses for number, _, uses in self._rows().values())
+
+    def _rows(self) -> dict[int, tuple[int, int, int]]:
+        return {slot: tuple(row) for slot, row in enumerate(self.table.tolist())}
+
+    def _makes_room(self, number: int, version: int, uses: int) -> tuple[int, ...]:
+        """The slot that sorts first makes room: an empty one, if there is one."""
+        if number == EMPTY or self.policy is BufferPolicy.FRESHEST:
+            return (EMPTY if number == EMPTY else 0, number)
+        return (0, -uses, number)
+
+    def _is_next(self, number: int, version: int, uses: int) -> tuple[int, ...]:
+        """The slot that sorts first is used next."""
+        return (-number,) if self.policy is BufferPolicy.FRESHEST else (uses, number)
+
+
+class _Contents(NamedTuple):
+    """Told to the worker above once, when the first batch is there."""
+
+    slots: list[list[Tensor]]  # by slot: the views of a batch, then its labels
+    targets: Sequence[str]  # of the labels
+    encoded_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One end of a connection with a buffer, made in the parent of both workers."""
+
+    connection: Connection
+    slots: Slots
+    lock: Lock
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class _End:
+    """An end at work."""
+
+    def __init__(self, link: Link) -> None:
+        self.seconds_waited = 0.0  # for the other end
+        self._link = link
+        self._contents: _Contents | None = None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._waiting():
+            self._link.lock.acquire()
+        try:
+            yield
+        finally:
+            self._link.lock.release()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds_waited += time.perf_counter() - began
+
+
+class BufferOutlet(_End):
+    """The end at which a worker puts batches for the worker above."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.bytes_trained_on = 0  # of all batches that were put
+
+    def put(self, batch: Batch, *, version: int) -> None:
+        """Copy the batch, made after `version` updates, into a slot. Raises: NeighbourGoneError."""
+        values = [*batch.views, *batch.labels.values()]
+        contents = self._contents
+        if contents is None:
+            made = [
+                [torch.empty_like(value, device="cpu").share_memory_() for value in values]
+                for _ in range(len(self._link.slots.table))
+            ]
+            contents = _Contents(made, list(batch.labels), batch.encoded_by)
+        with self._locked():
+            slot = contents.slots[self._link.slots.put(version=version)]
+            for part, value in zip(slot, values, strict=True):
+                part.copy_(value)
+        self.bytes_trained_on += sum(view.nbytes for view in batch.views)
+        if self._contents is None:
+            self._contents = contents
+            with of_neighbours():
+                self._link.connection.send(contents)
+
+    def has_room(self) -> bool:
+        """Whether a batch can be put without dropping one that was never used."""
+        with self._locked():
+            return self._link.slots.have_room()
+
+
+class BufferInlet(_End):
+    """The end at which a worker takes batches of the worker below."""
+
+    def __init__(self, link: Link, *, device: torch.device) -> None:
+        super().__init__(link)
+        self._device = device
+
+    def take(self) -> tuple[Batch, Use]:
+        """The batch that is used next. Raises: NeighbourGoneError."""
+        if self._contents is None:
+            with self._waiting(), of_neighbours():
+                self._contents = self._link.connection.recv()
+        contents = self._contents
+        assert contents is not None
+        with self._locked():
+            slot, use = self._link.slots.take()
+            values = [part.clone() for part in contents.slots[slot]]
+        values = [moved(value, device=self._device) for value in values]
+        views = len(values) - len(contents.targets)
+        first, *further = values[:views]
+        batch = Batch(
+            inputs=first,
+            labels=dict(zip(contents.targets, values[views:], strict=True)),
+            further=tuple(further),
+            encoded_by=contents.encoded_by,
+        )
+        return batch, use

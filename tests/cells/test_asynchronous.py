@@ -1,0 +1,195 @@
+"""Cells whose units are trained by processes that do not wait for each other."""
+
+import itertools
+import signal
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from gim_bench.cells import phases
+from gim_bench.cells.resolve import configs
+from gim_bench.cells.run import run_cell
+from gim_bench.errors import ConfigError
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.metrics import describe
+from gim_bench.records.record import Status
+from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
+from tests.cells.crews import Acting, At, children_of_a_pipeline
+from tests.cells.test_pipelines import PIPELINE
+from tests.cells.tiny_cells import same
+from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
+from tests.training.plain_buffer import PlainBuffer
+
+# Three modules, of which the one in the middle is slow: 24 steps each.
+SETTINGS = (
+    PIPELINE,
+    "encoder.blocks=[1, 1, 1]",
+    "training.epochs=12",
+    "training.batch_size=24",
+    "training.rate_schedule={kind='cosine', warmup_epochs=1}",
+    "training.buffer={size=3, slowdown={module_2=4.0}}",
+)
+
+
+def suite_in(folder, *overrides):
+    return tiny_suite(folder, *SETTINGS, *overrides)
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    """The trainers of the cells that a test runs."""
+    made, make = [], phases.pipelined_trainer_of
+
+    def kept(*args, **kwargs):
+        made.append(make(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(phases, "pipelined_trainer_of", kept)
+    return made
+
+
+# -- one process with the same arrivals ------------------------------------------------------------
+
+
+class Simulation:
+    """The training of all workers in one process, with the arrivals of one that has been."""
+
+    def __init__(self, trainer):
+        self.parts = [trainer.make(n, units) for n, units in enumerate(trainer.shares)]
+        self.recorded = [measured.uses for measured in trainer.measured]
+        self.used = [[] for _ in self.parts]
+        self.losses = [[] for _ in self.parts]
+        self.policy, self.size = trainer.buffer.policy, trainer.buffer.size
+        for part in self.parts:
+            part.trainer.learner.train()
+        self.outputs = [self._outputs(number) for number in range(len(self.parts))]
+        for number in reversed(range(len(self.parts))):
+            while len(self.losses[number]) < self.parts[number].steps:
+                next(self.outputs[number])
+
+    def _outputs(self, number):
+        """(updates before it was made, batch) of everything that a worker hands on."""
+        part, batches = self.parts[number], self._batches(number)
+        top = list(part.trainer.optimisers)[-1]
+        for step in range(part.steps):
+            part.trainer.set_rate(part.rates(step))
+            handed = []
+            hand_on = None if number == len(self.parts) - 1 else handed.append
+            losses = part.trainer.step(next(batches), hand_on=hand_on)
+            self.losses[number].append({unit: loss.clone() for unit, loss in losses.items()})
+            yield step, copied(handed[0]) if handed else None
+        while True:
+            yield part.steps, copied(part.trainer.outputs(next(batches), unit=top))
+
+    def _batches(self, number):
+        if number == 0:
+            for epoch in itertools.count(1):
+                yield from self.parts[0].source.epoch(epoch)
+        buffer = PlainBuffer(self.size, self.policy)
+        for use in self.recorded[number]:
+            while buffer.arrived < use.arrived:
+                buffer.put(*next(self.outputs[number - 1]))
+            batch, found = buffer.take_content()
+            self.used[number].append(found)
+            yield batch
+
+
+def copied(batch):
+    first, *further = (view.clone() for view in batch.views)
+    return replace(batch, inputs=first, further=tuple(further))
+
+
+def test_one_process_with_the_same_arrivals_trains_to_the_same_bits(tmp_path, trainers):
+    suite = suite_in(tmp_path)
+    record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "r"))
+    assert record.status is Status.DONE, record.error
+    (trainer,) = trainers
+    simulated = Simulation(trainer)
+    assert simulated.used[1:] == [measured.uses for measured in trainer.measured][1:]
+    assert all(len(uses) == 24 for uses in simulated.used[1:])
+    weights = trainer.learner.state_dict()
+    for part, names in zip(simulated.parts, trainer.shares, strict=True):
+        own = part.trainer.learner.state_dict()
+        assert own.keys() < weights.keys()
+        assert all(same(own, {name: weights[name] for name in own})), names
+    for unit, losses in zip(("module_1", "module_2", "module_3"), simulated.losses, strict=True):
+        steps = [step[unit] for step in losses]
+        means = [float(one + two) / 2 for one, two in zip(steps[::2], steps[1::2], strict=True)]
+        assert [row[unit] for row in record.losses] == means
+    assert_uses_are_recorded(record.metrics)
+
+
+def assert_uses_are_recorded(metrics):
+    """Of the workers that have a buffer below them."""
+    assert all(describe(name) for name in metrics)
+    assert not any("staleness" in name and name.endswith("module_1") for name in metrics)
+    for module in ("module_2", "module_3"):
+        assert metrics[f"pipeline/uses_per_batch/{module}"] >= 1
+        assert 0 <= metrics[f"pipeline/dropped_share/{module}"] < 1
+        least, most = (metrics[f"pipeline/staleness_{x}/{module}"] for x in ("median", "max"))
+        assert 0 <= least <= metrics[f"pipeline/staleness_p90/{module}"] <= most
+
+
+# -- interrupted -----------------------------------------------------------------------------------
+
+
+def test_all_workers_take_all_their_steps_through_a_death_and_an_interruption(
+    tmp_path, monkeypatch
+):
+    """A worker is killed; then SIGTERM ends all; then the same command finishes the training."""
+    states = []
+    take_over = AsynchronousTrainer._take_over
+
+    def kept(self, state):
+        states.append(state)
+        take_over(self, state)
+
+    monkeypatch.setattr(AsynchronousTrainer, "_take_over", kept)
+    suite, runs = suite_in(tmp_path), RunsFolder(tmp_path / "runs")
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    bench.checkpoint_seconds = 0.0
+
+    def kill():
+        oldest = sorted(children_of_a_pipeline(), key=lambda child: child.create_time())
+        oldest[1].kill()
+
+    bench.progress = Acting(At(3, kill))
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.FAILED
+    assert "worker 2 (module_2) of the pipeline was killed by SIGKILL" in str(record.error)
+    assert not children_of_a_pipeline()
+
+    bench.progress = Acting(At(5, lambda: psutil.Process().send_signal(signal.SIGTERM)))
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, bench, runs=runs)
+    assert not children_of_a_pipeline()
+
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] >= 5
+    assert len(record.losses) == 12
+    taken = [
+        int(moments["step"])
+        for of_unit in states[-1]["optimisers"].values()
+        for moments in of_unit["state"].values()
+    ]
+    assert set(taken) == {24}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.held_out=0.5"], "training.held_out = 0.5 asks for losses after every epoch"),
+        (["training.schedule=joint"], "training.buffer is between the processes of a pipeline"),
+        (["training.buffer.slowdown={module_7=2.0}"], "module_7"),
+        (["training.buffer.slowdown={module_2=0.5}"], "slowdown"),
+        (["training.buffer.size=0"], "training.buffer.size"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(overrides, said, tmp_path):
+    with pytest.raises(ConfigError, match=said) as caught:
+        configs(suite_in(tmp_path, *overrides), methods=["gim"], device=CPU)
+    assert "\n" not in str(caught.value)
