@@ -12,6 +12,7 @@ import typer
 from gim_bench.cli import data
 from gim_bench.cli import list as listing
 from gim_bench.cli.check import check
+from gim_bench.cli.export import export
 from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, LOST, WRONG_USE
 from gim_bench.cli.patches import patches
 from gim_bench.cli.probe import probe
@@ -33,7 +34,7 @@ app = typer.Typer(
     # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
-for command in (run, status, cancel, sweep, probe, patches, sync, report, check, show):
+for command in (run, status, cancel, sweep, probe, patches, sync, report, check, show, export):
     app.command()(results_alone()(command))
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")
