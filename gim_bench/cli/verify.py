@@ -93,5 +93,6 @@ def _run_again(
     )
     work = replace(work, cells=[cell for cell in work.cells if cell.seed == claim.seed])
     work.check()
-    (record,) = work.run(work.share({}, workers=1), rerun=False)
+    share = work.share({}, workers=1)
+    (record,) = work.run(share, records=work.records(), rerun=False)
     return record
