@@ -1,7 +1,8 @@
 """gim_bench: does training without end-to-end backpropagation work, what does it cost and save?
 
 In Python: `results` is the table of a folder of runs, `load` an encoder with its weights, and
-`features` what its modules tell of examples (docs/python.md). Each is imported when it is used.
+`features` what its modules tell of examples; `export` writes one for people without gim_bench
+(docs/python.md). Each is imported when it is used.
 
 Start reading at `contract.py`, then `cells/run.py`.
 """
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from gim_bench.api.encoders import Trained as Trained
     from gim_bench.api.encoders import features as features
     from gim_bench.api.encoders import load as load
+    from gim_bench.api.export import export as export
     from gim_bench.api.tables import results as results
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ _API = {
     "load": "gim_bench.api.encoders",
     "features": "gim_bench.api.encoders",
     "Trained": "gim_bench.api.encoders",
+    "export": "gim_bench.api.export",
 }
 
 

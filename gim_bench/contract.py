@@ -254,7 +254,7 @@ class Encoder(nn.Module, ABC):
         activations = self.prepare(inputs)
         for stage in self.stages:
             activations = stage(activations)
-            yield self.pool(activations, batch_size=len(inputs))
+            yield self.pool(activations, batch_size=inputs.shape[0])
 
 
 # -- methods -------------------------------------------------------------------------------------

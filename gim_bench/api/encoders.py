@@ -4,6 +4,7 @@ Letters: n = examples, d = feature dimensions.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gim_bench.api.plain import centre
 from gim_bench.cells.defaults import with_defaults
 from gim_bench.contract import Encoder, Images
-from gim_bench.datasets.images.crops import check_crop, in_gray
+from gim_bench.datasets.images.crops import check_crop, luma
 from gim_bench.datasets.images.crops import normalise as normalise_images
 from gim_bench.datasets.speech.windows import normalise as normalise_samples
 from gim_bench.errors import ConfigError
@@ -61,21 +63,28 @@ class Trained:
                     f"windows of speech have {self.augmentation.samples} samples or more: these "
                     f"have {values.shape[1]}"
                 )
-            return normalise_samples(values, augmentation=self.augmentation)
+            return self.read(values)
         _check(values, "images", torch.uint8, "[image channel row column]", dimensions=4)
         if values.shape[1] not in (1, 3):
             raise ConfigError(f"images have 1 or 3 channels: these have {values.shape[1]}")
-        images = Images(images=values.numpy(), labels={})
-        if self.augmentation.grayscale:
-            images = in_gray(images)
         if isinstance(self.augmentation, RegionSettings):
-            return normalise_images(torch.from_numpy(images.images), augmentation=self.augmentation)
+            return self.read(values)
         size = self.augmentation.crop
-        check_crop(images, crop=size, name="the images")
-        height, width = images.images.shape[-2:]
-        top, left = (height - size) // 2, (width - size) // 2
-        centre = torch.from_numpy(images.images)[:, :, top : top + size, left : left + size]
-        return normalise_images(centre, augmentation=self.augmentation)
+        check_crop(Images(images=values.numpy(), labels={}), crop=size, name="the images")
+        return self.read(centre(values, size=size))
+
+    def read(self, values: Tensor) -> Float[Tensor, "n *shape"]:
+        """Examples that are cropped already, in gray where the encoder's are gray, normalised."""
+        if isinstance(self.augmentation, WindowSettings):
+            return normalise_samples(values, augmentation=self.augmentation)
+        if self.augmentation.grayscale and values.shape[1] > 1:
+            values = luma(values)
+        return normalise_images(values, augmentation=self.augmentation)
+
+    def pooled(self, inputs: Float[Tensor, "n *shape"]) -> Iterator[Float[Tensor, "n d"]]:
+        """The encodings of each module, lowest first, averaged over places."""
+        for m, z in enumerate(self.module.grids(inputs)):
+            yield self.module.steps(z, module=m).mean(dim=1)
 
 
 def load(cell: str | Path) -> Trained:
@@ -126,8 +135,7 @@ def features(
     with torch.no_grad():
         for some in torch.as_tensor(examples).split(batch_size):
             inputs = trained.transform(some).to(weights.device, weights.dtype)
-            for m, z in enumerate(trained.module.grids(inputs)):
-                pooled = trained.module.steps(z, module=m).mean(dim=1)
+            for m, pooled in enumerate(trained.pooled(inputs)):
                 found.setdefault(module_name(m), []).append(pooled.float().cpu())
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 

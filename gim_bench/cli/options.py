@@ -27,7 +27,7 @@ def _suites(beginning: str) -> list[str]:
     return [name for name in shipped_suites() if name.startswith(beginning)]
 
 
-def _methods(beginning: str) -> list[str]:
+def method_names(beginning: str) -> list[str]:
     return [name for name in sorted(registry.methods()) if name.startswith(beginning)]
 
 
@@ -58,7 +58,9 @@ DataOption = Annotated[
 RunsDirOption = Annotated[Path, typer.Option("--runs-dir", help="The folder of the records.")]
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--method", help="Only this method; may be repeated.", autocompletion=_methods),
+    typer.Option(
+        "--method", help="Only this method; may be repeated.", autocompletion=method_names
+    ),
 ]
 WorkersOption = Annotated[
     int | None,

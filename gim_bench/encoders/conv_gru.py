@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gim_bench.contract import STEP_CENTRE, Encoder, Modality, Shape
-from gim_bench.hardware.devices import at_least_fp32
+from gim_bench.hardware.devices import at_least_fp32, without_autocast
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import NotNegative, PositiveInt
 from gim_bench.settings.schema import EncoderSettings
@@ -75,7 +75,7 @@ class GRU(nn.Module):
         self.through_time = True
 
     def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b e t"]:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             z = rearrange(x, "b d t -> b t d").to(next(self.gru.parameters()).dtype)
             # Both branches are the same function, but only `self.gru` gives the same last bits.
             whole = self.through_time or not torch.is_grad_enabled()
@@ -149,7 +149,7 @@ class ConvGRUEncoder(Encoder):
         """
         owner, counts = self._owner(module, rows=z.shape[1], device=z.device)
         inside = z.squeeze(2)[:, : len(owner)].to(at_least_fp32(z.dtype))
-        sums = inside.new_zeros(len(z), len(counts), z.shape[3])
+        sums = inside.new_zeros(z.shape[0], len(counts), z.shape[3])
         return sums.index_add_(1, owner, inside) / counts
 
     def _owner(

@@ -122,7 +122,7 @@ class FoldedConvNet(PatchEncoder):
 
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch; above the fold, every place of the grid as it is."""
-        if len(activations) == batch_size:
+        if activations.shape[0] == batch_size:
             return ImageEncoder.pool(self, activations, batch_size=batch_size)
         return super().pool(activations, batch_size=batch_size)
 

@@ -46,7 +46,7 @@ class PatchEncoder(ImageEncoder):
 
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch, laid out as the square grid of the patches."""
-        side = round((len(activations) // batch_size) ** 0.5)
+        side = round((activations.shape[0] // batch_size) ** 0.5)
         # Channels last before the mean: the gradient gets the layout of the activations. In NCHW
         # every layer of the backward pass would convert it.
         means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))

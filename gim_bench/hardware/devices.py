@@ -1,7 +1,7 @@
 """The device and the number format of a cell: decided once, explicit from then on."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError
@@ -80,6 +80,18 @@ def autocast(device: "torch.device", precision: Precision) -> Iterator[None]:
     enabled = precision is Precision.BF16
     with arithmetic(precision), torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
         yield
+
+
+def without_autocast(device: "torch.device") -> AbstractContextManager[object]:
+    """Within the block nothing is computed in a narrower format.
+
+    Where autocast is off already nothing is entered, so that `torch.export` sees no region.
+    """
+    import torch
+
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def at_least_fp32(dtype: "torch.dtype") -> "torch.dtype":

@@ -145,7 +145,7 @@ def test_a_row_without_an_encoder_is_refused(tmp_path):
         gim_bench.load(runs.folder_of(record))
 
 
-def test_the_examples_of_the_page_run(finished, monkeypatch):
+def test_the_examples_of_the_page_run(finished, monkeypatch, sizes_need_not_be_ints):
     """docs/python.md, from top to bottom, in a folder with finished cells."""
     _, _, _, runs = finished
     monkeypatch.chdir(runs.root.parent)

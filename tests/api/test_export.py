@@ -1,0 +1,245 @@
+"""Encoders written for people without gim_bench."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import gim_bench
+from gim_bench.api.card import UNKNOWN, model_card
+from gim_bench.api.encoders import Trained
+from gim_bench.api.standalone import CONSTANTS, standalone
+from gim_bench.cells.run import run_cell
+from gim_bench.errors import ConfigError
+from gim_bench.records.folder import RunsFolder
+from gim_bench.settings.augmentations import CropSettings, WindowSettings
+from tests.conftest import encoder_cases
+from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+from tests.toys import ToyEncoder, ToySettings
+
+pytestmark = pytest.mark.usefixtures("sizes_need_not_be_ints")
+
+# A process of a stranger: gim_bench cannot be imported, and nothing can be unpickled.
+STRANGER = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"gim_bench", "baselines", "tests", "einops", "jaxtyping"}:
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Refused())
+import importlib.util
+import pathlib
+import torch
+from safetensors.torch import load_file, save_file
+
+def refuse(*arguments, **options):
+    raise AssertionError("unpickled")
+
+torch.load = refuse
+for folder in map(pathlib.Path, sys.argv[1:]):
+    spec = importlib.util.spec_from_file_location("encoder", folder / "encoder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    encoder = module.Encoder()
+    with torch.no_grad():
+        for name, examples in load_file(folder / "examples").items():
+            save_file({k: v.contiguous() for k, v in encoder(examples).items()}, folder / name)
+"""
+
+
+def read_by_a_stranger(*folders):
+    """{batch: features} of each folder, in which `examples` holds batches."""
+    subprocess.run(
+        [sys.executable, "-c", STRANGER, *map(str, folders)],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=folders[0],
+        check=True,
+    )
+    return [{b: load_file(f / b) for b in load_file(f / "examples")} for f in folders]
+
+
+def same_features(found, trained, batches):
+    for name, examples in batches.items():
+        ours = gim_bench.features(trained, examples.numpy())
+        assert list(found[name]) == list(ours)
+        for module, values in ours.items():
+            np.testing.assert_allclose(found[name][module].numpy(), values, rtol=0, atol=1e-6)
+
+
+def images(*counts, channels=3, size=26):
+    draw = torch.Generator().manual_seed(0)
+    shape = (channels, size, size + 1)
+    return {
+        f"batch of {n}": torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=draw)
+        for n in counts
+    }
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """The folders of two finished cells, which differ in their seed."""
+    folder = tmp_path_factory.mktemp("finished")
+    suite = tiny_suite(folder)
+    bench, runs = tiny_bench(suite), RunsFolder(folder / "runs")
+    records = [run_cell(tiny_cell(suite, "gim", seed=s), bench, runs=runs) for s in (0, 1)]
+    return [runs.folder_of(record) for record in records]
+
+
+@pytest.fixture(scope="module")
+def exported(cells, tmp_path_factory, sizes_need_not_be_ints):
+    return gim_bench.export(
+        cells[0], tmp_path_factory.mktemp("export") / "gim", licence="cc-by-4.0"
+    )
+
+
+def trained(case):
+    """The encoder of a case with random weights, as `load` would give it."""
+    torch.manual_seed(0)
+    module = case.encoder(case.options, shape=case.shape).eval()
+    channels, *_ = case.shape
+    if len(case.shape) == 1:
+        return Trained(
+            module=module,
+            record=None,
+            augmentation=WindowSettings(kind="window", samples=channels),
+        )
+    augmentation = CropSettings(
+        kind="crop",
+        crop=case.shape[1],
+        grayscale=channels == 1,
+        mean=(0.4,) * channels,
+        std=(0.2,) * channels,
+    )
+    return Trained(module=module, record=None, augmentation=augmentation)
+
+
+def written(encoder, folder):
+    """The folder with the encoder's file and what it reads."""
+    folder.mkdir()
+    found = standalone(encoder, title=folder.name)
+    (folder / "encoder.py").write_text(found.source)
+    if found.constants is not None:
+        (folder / CONSTANTS).write_bytes(found.constants)
+    save_file(encoder.module.state_dict(), folder / "encoder.safetensors")
+    return folder
+
+
+def test_every_exported_encoder_computes_the_same_without_gim_bench(exported, cells, tmp_path):
+    """For batches of any size, images in gray, and images larger than the crop."""
+    every = {str(case): case for case in encoder_cases() if str(case) != "resnet"}  # the cell's
+    encoders = {name: trained(case) for name, case in every.items()}
+    folders = {name: written(encoder, tmp_path / name) for name, encoder in encoders.items()}
+    given = {}
+    for name, case in every.items():
+        speech = torch.arange(-3 * 3200, 0).reshape(3, -1)[:, : case.shape[0]].to(torch.int16)
+        given[name] = {"3": speech} if len(case.shape) == 1 else images(3, size=case.shape[1])
+    encoders["cell"], folders["cell"] = gim_bench.load(cells[0]), exported
+    given["cell"] = {**images(1, 2, 7), "gray": images(3, channels=1)["batch of 3"]}
+    for name, batches in given.items():
+        save_file({k: v.contiguous() for k, v in batches.items()}, folders[name] / "examples")
+    found = read_by_a_stranger(*(folders[name] for name in given))
+    for name, features in zip(given, found, strict=True):
+        same_features(features, encoders[name], given[name])
+
+
+def test_the_graph_names_no_device(exported):
+    graph = (exported / "encoder.py").read_text().partition("\ndef graph")[2]
+    assert "cpu" not in graph
+
+
+def test_an_export_loads_again(exported, cells):
+    examples = images(4)["batch of 4"].numpy()
+    ours, theirs = (
+        gim_bench.features(gim_bench.load(folder), examples) for folder in (exported, cells[0])
+    )
+    for name, values in theirs.items():
+        np.testing.assert_array_equal(ours[name], values)
+
+
+def test_the_card_begins_with_what_hugging_face_reads(exported, cells):
+    _, front, _ = (exported / "README.md").read_text().split("---\n", 2)
+    fields = yaml.safe_load(front)
+    record = gim_bench.load(cells[0]).record
+    assert (fields["license"], fields["library_name"]) == ("cc-by-4.0", "gim_bench")
+    ((result,),) = (each["results"] for each in fields["model-index"])
+    assert result["dataset"]["type"] == "photos"
+    assert [metric["value"] for metric in result["metrics"]] == [
+        round(record.metrics[f"accuracy/module_{m}"], 4) for m in (1, 2)
+    ]
+
+
+def test_the_card_has_numbers_with_intervals_and_where_they_come_from(exported, cells):
+    text = (exported / "README.md").read_text()
+    records = [gim_bench.load(folder).record for folder in cells]
+    for m in (1, 2):
+        first, second = (record.metrics[f"accuracy/module_{m}"] for record in records)
+        mean = (first + second) / 2
+        row = next(line for line in text.splitlines() if f"| class, module {m} |" in line)
+        assert f"| {first:.2f} ± " in row
+        assert f"| {mean:.2f} ± " in row
+    facts = records[0].provenance
+    assert str(facts["git_commit"] or "unknown") in text
+    assert facts["versions"]["torch"] in text
+    assert records[0].key in text
+    assert "The weights: cc-by-4.0." in text
+    assert records[0].protocol in text
+
+
+def test_the_card_of_one_seed_has_no_mean(cells, tmp_path):
+    alone = tmp_path / "gim" / "seed-0"
+    alone.mkdir(parents=True)
+    for name in ("record.json", "encoder.safetensors"):
+        (alone / name).write_bytes((cells[0] / name).read_bytes())
+    text = model_card(gim_bench.load(alone), folder=alone, licence=UNKNOWN)
+    assert "mean of" not in text
+    assert "The weights: not stated." in text
+
+
+def test_the_configuration_says_what_the_features_are(exported, cells):
+    config = json.loads((exported / "config.json").read_text())
+    dims = gim_bench.load(cells[0]).module.dims
+    assert config["features"] == {"module_1": dims[0], "module_2": dims[1]}
+    assert config["settings"]["encoder"]["kind"] == "resnet"
+
+
+def test_a_folder_with_something_in_it_is_left_alone(cells, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(ConfigError, match="is there and not empty: name a new folder"):
+        gim_bench.export(cells[0], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+class Counting(ToyEncoder):
+    """Takes the number of examples as a number of Python."""
+
+    def prepare(self, inputs):
+        return super().prepare(inputs)[: 4 * len(inputs)]
+
+
+def test_an_encoder_that_cannot_be_exported_is_refused_in_one_line():
+    module = Counting(ToySettings(), shape=(1, 16, 16)).eval()
+    crop = CropSettings(kind="crop", crop=16, mean=(0.4,), std=(0.2,))
+    with pytest.raises(ConfigError, match=r"cannot export Counting .*x\.shape\[0\], not from len"):
+        standalone(Trained(module=module, record=None, augmentation=crop), title="counting")
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (torch.zeros(2, 3, 26, 26), r"examples are torch.uint8 .*: these are torch.float32"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"or larger images: these are of shape \[3,"),
+    ],
+)
+def test_examples_of_another_kind_are_refused_there_too(exported, examples, message):
+    space = {"__file__": str(exported / "encoder.py"), "__name__": "encoder"}
+    exec(compile((exported / "encoder.py").read_text(), "encoder.py", "exec"), space)  # noqa: S102
+    with pytest.raises(ValueError, match=message):
+        space["Encoder"](exported)(examples)
