@@ -55,9 +55,11 @@ def check(command):
     if PLACEHOLDERS & set(command):
         pytest.skip("a pattern, not a command")
     options = parsed(shlex.split(command, comments=True))
-    suite, methods = options.get("suite"), options.get("method") or ()
-    methods = [methods] if isinstance(methods, str) else methods
-    if suite is not None and not suite.endswith(".toml"):
+    suites, methods = (options.get(name) or () for name in ("suite", "method"))
+    suites, methods = ([x] if isinstance(x, str) else x for x in (suites, methods))
+    for suite in suites:
+        if suite.endswith(".toml"):
+            continue
         assert suite in shipped_suites(), f"no suite {suite!r}"
         loaded = load_suite(suite, overrides=options.get("set_") or ())
         configs(loaded, methods=methods, device=torch.device("cpu"))

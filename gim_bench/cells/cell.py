@@ -1,12 +1,13 @@
 """One cell of a suite's table."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from gim_bench.cells.pretrained import Base
 from gim_bench.settings.schema import CellConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One method on one data set with one seed, with everything that decides its numbers."""
 
@@ -17,7 +18,7 @@ class Cell:
     data_sha256: str
     base: Base | None = None  # a finished encoder, frozen below the modules that are trained
 
-    @property
+    @cached_property
     def key(self) -> str:
         return self.config.key(data_sha256=self.data_sha256, seed=self.seed)
 

@@ -37,7 +37,7 @@ def run_table(
     is waited for. Raises: OSError.
     """
     if before is None:
-        before = records_before(table, runs)
+        before = records_of(table, runs)
     waiting = list(table)
     told: set[str] = set()
     while waiting:
@@ -55,14 +55,18 @@ def run_table(
             time.sleep(WAIT_SECONDS)
 
 
+def records_of(table: Sequence[Cell], runs: RunsFolder) -> dict[str, Record | None]:
+    """The cells' records, by key; None where a cell has none."""
+    return {cell.key: found(cell, runs) for cell in table}
+
+
 def records_before(
-    table: Sequence[Cell], runs: RunsFolder, *, since: datetime | None = None
+    records: Mapping[str, Record | None], *, since: datetime | None
 ) -> dict[str, Record | None]:
-    """The cells' records at the time `since`, which is now by default, by key.
+    """The records as they were at the time `since`, which is now by default.
 
     A record that was written later stands for no record: the cell has ended since.
     """
-    records = {cell.key: found(cell, runs) for cell in table}
     return {
         key: None if record is not None and _ended_after(record, since) else record
         for key, record in records.items()
@@ -88,6 +92,8 @@ def found(cell: Cell, runs: RunsFolder) -> Record | None:
 
 def _ended(cell: Cell, runs: RunsFolder, *, before: Record | None, rerun: bool) -> Record | None:
     """The cell's record, if the cell needs no run."""
+    if before is not None and before.status is Status.DONE and not rerun:
+        return before
     record = found(cell, runs)
     if record is None or record.status is Status.RUNNING:
         return None

@@ -14,7 +14,7 @@ from gim_bench.cells.crew import at_work
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share
-from gim_bench.cells.table import found, records_before, run_table
+from gim_bench.cells.table import found, records_of, run_table
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
@@ -36,7 +36,7 @@ def run_by_workers(
     Raises: OSError.
     """
     if before is None:
-        before = records_before(table, runs)
+        before = records_of(table, runs)
     left = {cell.key: cell for cell in table}
     job = _Unclaimed(table=table, before=before, rerun=rerun, runs=runs.root)
     with at_work(job, bench, share=share, logs=logs) as ended:

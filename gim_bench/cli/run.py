@@ -1,7 +1,7 @@
 """The command `run`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,7 +135,7 @@ def run(
 ) -> None:
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
-    from gim_bench.cli.workload import workload_of
+    from gim_bench.cli.workload import done_among, workload_of
     from gim_bench.settings.suites import load_suite
 
     cluster = cluster_of(launcher, file=launcher_options, device=device)
@@ -161,12 +161,14 @@ def run(
         asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
         launch(work, cluster, asked=asked, tracker=tracker)
         return
-    finished = {} if rerun else work.finished()
+    known = work.records()
+    finished = {} if rerun else done_among(known)
     share = work.share(finished, workers=workers)
     if plan:
         _print_plan(work, finished, share=share)
         return
-    records = _run_cells(work, finished, share=share, tracker=tracker, rerun=rerun, since=since)
+    cells = work.run(share, records=known, rerun=rerun, since=since)
+    records = _run_cells(work, cells, finished=len(finished), tracker=tracker)
     _print_results(work, records, tracker=tracker, as_json=json)
     _exit_if_failed(work, records)
 
@@ -211,21 +213,18 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Sha
 
 
 def _run_cells(
-    work: "Workload",
-    finished: Mapping[str, Record],
-    *,
-    share: "Share",
-    tracker: "Tracker | None",
-    rerun: bool,
-    since: datetime | None,
+    work: "Workload", cells: Iterable[Record], *, finished: int, tracker: "Tracker | None"
 ) -> list[Record]:
-    """Run the cells, and mirror each record at once. Return the records in the cells' order."""
+    """Run the cells, and mirror each record at once. Return the records in the cells' order.
+
+    `cells` yields the record of every cell once it is there; `finished` were done before.
+    """
     from gim_bench.tracking import followed, mirror_cell, summarise
 
     work.runs.check_writable()
     if finished:
         work.progress.say(
-            f"{len(finished)} of {len(work.cells)} cells are done already (--rerun runs them again)"
+            f"{finished} of {len(work.cells)} cells are done already (--rerun runs them again)"
         )
     records: dict[str, Record] = {}
     live = (
@@ -241,7 +240,7 @@ def _run_cells(
     )
     try:
         with live:
-            for record in work.run(share, rerun=rerun, since=since):
+            for record in cells:
                 records[record.key] = record
                 if record.error:
                     work.progress.say(f"{record.method} seed {record.seed} failed: {record.error}")

@@ -17,7 +17,7 @@ from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
-from gim_bench.cells.table import found, records_before, run_table
+from gim_bench.cells.table import records_before, records_of, run_table
 from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.contract import Dataset
@@ -81,10 +81,13 @@ class Workload:
                 f"{idle / 1e9:.2f} GB that a process holds before it works: raise it"
             )
 
+    def records(self) -> dict[str, Record | None]:
+        """The records of all cells as they are now, by key; None where a cell has none."""
+        return records_of(self.cells, self.runs)
+
     def finished(self) -> dict[str, Record]:
         """The records of the finished cells, by key."""
-        records = [found(cell, self.runs) for cell in self.cells]
-        return {r.key: r for r in records if r is not None and r.status is Status.DONE}
+        return done_among(self.records())
 
     def check_workers(self, workers: int | None) -> None:
         """Check that the suite allows so many workers. Raises: ConfigError."""
@@ -118,12 +121,20 @@ class Workload:
         share.settle()
         return share
 
-    def run(self, share: Share, *, rerun: bool, since: datetime | None = None) -> Iterator[Record]:
+    def run(
+        self,
+        share: Share,
+        *,
+        records: Mapping[str, Record | None],
+        rerun: bool,
+        since: datetime | None = None,
+    ) -> Iterator[Record]:
         """Yield the record of every cell as soon as it is there.
 
-        A cell that ended after `since` is not run again. Raises: OSError.
+        `records` are those of now. A cell that ended after `since` is not run again.
+        Raises: OSError.
         """
-        before = records_before(self.cells, self.runs, since=since)
+        before = records_before(records, since=since)
         if share.workers == 1:
             run = run_apart if self.suite.fresh_process else run_cell
             yield from run_table(
@@ -147,6 +158,15 @@ class Workload:
                 before=before,
                 logs=logs,
             )
+
+
+def done_among(records: Mapping[str, Record | None]) -> dict[str, Record]:
+    """The records of finished cells, by key."""
+    return {
+        key: record
+        for key, record in records.items()
+        if record is not None and record.status is Status.DONE
+    }
 
 
 def workload_of(

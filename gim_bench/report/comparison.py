@@ -155,14 +155,21 @@ def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Diff
     A method declares the settings that are about the method itself. A row declares a setting that
     its table in the suite has, as long as the rows without the setting agree.
     """
-    tables = [by_name(full) for full in each_with_defaults(r.config for r in records)]
-    for table in tables:
-        if table.pop("method.name", None) == table.get("method.like"):
-            table.pop("method.like", None)  # the method itself, not a variant
+    full = each_with_defaults(record.config for record in records)
+    named = {id(config): _settings(config) for config in full}
+    tables = [named[id(config)] for config in full]
     return [
         _difference(name, cells, by=_declared_by(name, cells, rows))
         for name, cells in _by_value(records, tables).items()
     ]
+
+
+def _settings(full: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a complete configuration, without the name of the row."""
+    table = by_name(full)
+    if table.pop("method.name", None) == table.get("method.like"):
+        table.pop("method.like", None)  # the method itself, not a variant
+    return table
 
 
 def _declared_by(name: str, cells: Cells, rows: Rows) -> By:
@@ -234,7 +241,9 @@ def _follows(cells: Cells, count: Count, *, rows: Rows) -> bool:
         deciding = [*count.of_method, *(TURNS if in_turn else ())]
         return _text({"row": own} | {each: method.get(each) for each in deciding})
 
-    declared = [{declaration(record) for record in having} for having in cells.values()]
+    # Seeds share a configuration, and with it what it declares.
+    unlike = [{(r.method, id(r.config)): r for r in having} for having in cells.values()]
+    declared = [{declaration(record) for record in having.values()} for having in unlike]
     return sum(map(len, declared)) == len(set().union(*declared))
 
 
@@ -270,15 +279,21 @@ def count_settings(records: Sequence[Record]) -> int:
 def _by_value(
     records: Sequence[Record], tables: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, list[Record]]]:
-    """{name: {value: records}} of every name with several values; `tables` has one per record."""
+    """{name: {value: records}} of every name with several values; `tables` has one per record.
+
+    Records may share a table, as seeds do: it is looked at once.
+    """
     found = {}
-    names = dict.fromkeys(name for table in tables for name in table)
+    unlike = {id(table): table for table in tables}
+    names = dict.fromkeys(name for table in unlike.values() for name in table)
     for name in names:
-        if _is_one([table.get(name, ABSENT) for table in tables]):
+        values = {key: table.get(name, ABSENT) for key, table in unlike.items()}
+        if _is_one([*values.values()]):
             continue
+        texts = {key: _text(value) for key, value in values.items()}
         cells: dict[str, list[Record]] = {}
         for record, table in zip(records, tables, strict=True):
-            cells.setdefault(_text(table.get(name, ABSENT)), []).append(record)
+            cells.setdefault(texts[id(table)], []).append(record)
         # A table that some records lack differs in its settings, not as a whole.
         if len(cells) > 1 and not any(other.startswith(f"{name}.") for other in names):
             found[name] = cells

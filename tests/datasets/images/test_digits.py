@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from gim_bench.contract import Split
 from gim_bench.datasets.images import digits as module
-from gim_bench.datasets.images.digits import CLASSES, Digits, render
+from gim_bench.datasets.images.digits import CLASSES, Digits, render, scanned_digits
 from gim_bench.errors import DataError
 
 SMALL = {
@@ -184,3 +184,14 @@ def test_a_disk_without_room_is_named(tmp_path):
     (tmp_path / "digits").write_text("a file where a folder should be")
     with pytest.raises(DataError, match=r"digits: cannot keep the images .*make room for 0 MB"):
         digits(tmp_path).split(Split.TEST)
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_the_digits_are_those_of_scikit_learn_whichever_way_they_are_read(is_found, monkeypatch):
+    if not is_found:
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    images, labels = scanned_digits()
+    known = load_digits()
+    assert np.array_equal(images, known.images)
+    assert images.dtype == known.images.dtype
+    assert np.array_equal(labels, known.target)
