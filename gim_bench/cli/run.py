@@ -18,6 +18,7 @@ from gim_bench.cli.options import (
     DeviceOption,
     MethodOption,
     NoTrackingOption,
+    QuietOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
@@ -130,6 +131,7 @@ def run(
     why: WhyOption = False,
     plan: PlanOption = False,
     json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
@@ -147,6 +149,7 @@ def run(
         data_dir=data_dir,
         runs_dir=runs_dir,
         base=None if from_ is None else read_base(from_),
+        quiet=quiet,
     )
     work.bench.every(checkpoint_every, live_seconds=live_every)
     work.bench.limit(cell_timeout, memory_gb=memory_limit)
