@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.options import DataDirOption, DeviceOption, SuiteOption
+from gim_bench.cli.options import DataDirOption, DeviceOption, QuietOption, SuiteOption
 from gim_bench.errors import ConfigError
 from gim_bench.system.streams import show
 
@@ -27,6 +27,7 @@ def verify(
     ] = 0,
     device: DeviceOption = "auto",
     data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Run one cell of a submission again: exit code 1 if a number does not hold, 3 if none can.
 
@@ -52,7 +53,14 @@ def verify(
         file=sys.stderr,
     )
     with tempfile.TemporaryDirectory(prefix="gim-bench-verify-") as folder:
-        again = _run_again(claim, loaded, device=device, data_dir=data_dir, runs_dir=Path(folder))
+        again = _run_again(
+            claim,
+            loaded,
+            device=device,
+            data_dir=data_dir,
+            runs_dir=Path(folder),
+            quiet=quiet,
+        )
     try:
         found = verified(read, claim=claim, again=again, seed=seed)
     except CannotJudgeError as error:
@@ -78,7 +86,13 @@ def _check_settings(submission: "Submission", suite: "Suite") -> None:
 
 
 def _run_again(
-    claim: "Record", suite: "Suite", *, device: str, data_dir: Path | None, runs_dir: Path
+    claim: "Record",
+    suite: "Suite",
+    *,
+    device: str,
+    data_dir: Path | None,
+    runs_dir: Path,
+    quiet: bool,
 ) -> "Record":
     """The record of the same cell, run on this machine."""
     from gim_bench.cli.workload import workload_of
@@ -86,12 +100,13 @@ def _run_again(
     work = workload_of(
         suite,
         methods=[claim.method],
-        seeds=claim.seed + 1,
+        seeds=1,
         device=device,
         data_dir=data_dir,
         runs_dir=runs_dir,
+        quiet=quiet,
     )
-    work = replace(work, cells=[cell for cell in work.cells if cell.seed == claim.seed])
+    work = replace(work, cells=[replace(cell, seed=claim.seed) for cell in work.cells])
     work.check()
     share = work.share({}, workers=1)
     (record,) = work.run(share, records=work.records(), rerun=False)
