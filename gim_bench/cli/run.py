@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.launch import Launch, cluster_of, launch
+from gim_bench.cli.launch import Cluster, Launch, cluster_of, launch
 from gim_bench.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -84,7 +84,10 @@ LiveOption = Annotated[
 ]
 LauncherOption = Annotated[
     str,
-    typer.Option(help="local: processes here. slurm: submit workers to a Slurm cluster, return."),
+    typer.Option(
+        help="local: processes here. slurm: submit workers to a Slurm cluster, return. ray: run "
+        "workers as tasks of a Ray cluster."
+    ),
 ]
 LauncherOptionsOption = Annotated[
     Path | None, typer.Option(help="A TOML file of what each worker on the cluster asks for.")
@@ -159,7 +162,7 @@ def run(
     work.check()
     if cluster is not None:
         asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
-        launch(work, cluster, asked=asked, tracker=tracker)
+        _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
         return
     known = work.records()
     finished = {} if rerun else done_among(known)
@@ -255,6 +258,32 @@ def _run_cells(
         )
         raise typer.Exit(INTERRUPTED) from None
     return [records[cell.key] for cell in work.cells]
+
+
+def _launch(
+    work: "Workload",
+    cluster: Cluster,
+    *,
+    asked: Launch,
+    tracker: "Tracker | None",
+    as_json: bool,
+) -> None:
+    """Have a cluster run the cells; where that has ended, print the results."""
+    try:
+        launch(work, cluster, asked=asked, tracker=tracker)
+    except KeyboardInterrupt:
+        work.progress.say("interrupted: the same command resumes")
+        raise typer.Exit(INTERRUPTED) from None
+    if cluster.is_slurm or asked.plan:
+        return
+    records = [record for record in work.records().values() if record is not None]
+    _print_results(work, records, tracker=tracker, as_json=as_json)
+    _exit_if_failed(work, records)
+    left = len(work.cells) - sum(record.status is Status.DONE for record in records)
+    if left:
+        folder = work.runs.root / work.suite.name / "ray"
+        print(f"error: {left} cell(s) were not run to their end: see {folder}", file=sys.stderr)
+        raise typer.Exit(FAILED)
 
 
 def _print_results(
