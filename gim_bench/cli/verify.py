@@ -100,13 +100,13 @@ def _run_again(
     work = workload_of(
         suite,
         methods=[claim.method],
-        seeds=claim.seed + 1,
+        seeds=1,
         device=device,
         data_dir=data_dir,
         runs_dir=runs_dir,
         quiet=quiet,
     )
-    work = replace(work, cells=[cell for cell in work.cells if cell.seed == claim.seed])
+    work = replace(work, cells=[replace(cell, seed=claim.seed) for cell in work.cells])
     work.check()
     share = work.share({}, workers=1)
     (record,) = work.run(share, records=work.records(), rerun=False)

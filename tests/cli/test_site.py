@@ -7,7 +7,11 @@ import pytest
 
 from gim_bench.records import provenance
 from gim_bench.seals import sealed
+from gim_bench.site.submissions import read_submission
+from gim_bench.site.verification import standing_of
+from gim_bench.tracking import Tracker
 from tests.check.cells import COMMITTED
+from tests.cli.commands import records
 
 SITE = ("site", "--suite", "./tiny.toml", "--submissions", "submissions", "--output", "public")
 VERIFY = ("verify", "--submission", "submissions/ann", "--suite", "./tiny.toml")
@@ -62,14 +66,14 @@ def test_an_altered_number_is_refused_in_one_line(sent, gim_bench, tmp_path):
     assert "ann" not in board(tmp_path)
 
 
-def test_an_altered_number_under_a_new_seal_does_not_hold(sent, gim_bench, tmp_path):
+def test_an_altered_number_under_a_new_seal_does_not_hold(sent, gim_bench):
     altered(sent, reseal=True)
     answer = gim_bench(*VERIFY)
     assert answer.code == 1
     assert "accuracy is " in answer.out
-    assert gim_bench(*SITE).code == 0
-    assert "ann" not in board(tmp_path)
-    assert "refused: " in (tmp_path / "public/index.html").read_text()
+    (listed, reason) = standing_of(read_submission(sent.parent, suite="tiny"))
+    assert not listed
+    assert reason == f"refused: {answer.out.strip()}"
 
 
 def test_records_with_other_settings_are_refused(sent, gim_bench):
@@ -83,13 +87,22 @@ def test_records_with_other_settings_are_refused(sent, gim_bench):
     assert "its settings or its protocol are not those of suite 'tiny'" in answer.err
 
 
-def test_suites_of_ones_own_are_named_by_their_files(finished, gim_bench, tmp_path):
+def test_records_lead_to_their_runs_on_a_server(finished, gim_bench, monkeypatch, tmp_path):
+    (record,) = [r for r in records(tmp_path) if r["method"] == "gim"]
+    page = "http://mlflow.example/#/experiments/1/runs/2"
+    monkeypatch.setattr(Tracker, "check", lambda _: None)
+    monkeypatch.setattr(Tracker, "pages_of_cells", lambda *_: {record["key"]: page})
+    answer = gim_bench(*SITE[:3], "--tracking-uri", "http://mlflow.example")
+    assert answer.code == 0
+    assert answer.err.splitlines()[-1].endswith("files to site: open site/index.html")
+    linked = [path for path in (tmp_path / "site").rglob("*.html") if page in path.read_text()]
+    assert [path.parent.name for path in linked] == ["gim"]
+
+
+def test_suites_of_ones_own_are_named_by_their_files(finished, gim_bench):
     answer = gim_bench("site")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert answer.err.startswith("error: no records in runs: name the folder with --runs-dir, or")
-    answer = gim_bench("site", "--suite", "./tiny.toml")
-    assert answer.code == 0
-    assert answer.err.splitlines()[-1].endswith("files to site: open site/index.html")
 
 
 def test_only_a_server_has_pages_to_link_to(finished, gim_bench):

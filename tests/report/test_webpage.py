@@ -20,7 +20,7 @@ from gim_bench.report.document import (
     Section,
     Table,
 )
-from gim_bench.report.webpage import as_html
+from gim_bench.report.webpage import Surroundings, as_html
 from tests.browser import errors_of_html, opened_browser
 from tests.browser import opened as opened_file
 
@@ -57,13 +57,13 @@ DOTS = Figure(
 
 
 @pytest.fixture(scope="module")
-def page():
+def document():
     """Every kind of block, some of them twice."""
     answer = Answer(
         question="Does it work?", verdict="Not known", sentences=["Run `python -m gim_bench run`"]
     )
     picture = Picture(title="Patches", alt="What neuron 1 sees", content=PIXEL, file="patches.png")
-    document = Document(
+    return Document(
         title="Suite quickstart",
         summary=[answer, DOTS, Bullets(["Protocol: none"])],
         sections=[
@@ -71,7 +71,22 @@ def page():
             Section(title="Figures", blocks=[CURVES, replace(DOTS, title="Another"), picture]),
         ],
     )
+
+
+@pytest.fixture(scope="module")
+def page(document):
     return as_html(document)
+
+
+@pytest.fixture(scope="module")
+def page_of_site(document):
+    """The same as a page of a site, with links in its first table."""
+    links = [["gim.html", "gim.html"], *[["", ""]] * (len(TABLE.rows) - 1)]
+    sections = [Section(title="Tables", blocks=[replace(TABLE, links=links)]), document.sections[1]]
+    within = Surroundings(
+        style="../style.css", script="../sort.js", navigation=[("R & D", "../index.html")]
+    )
+    return as_html(replace(document, sections=sections), within=within)
 
 
 # -- without a browser -----------------------------------------------------------------------------
@@ -87,11 +102,25 @@ def test_the_page_is_parsed_without_an_error(page):
     html5lib.HTMLParser(strict=True).parse(page)
 
 
-def test_the_page_passes_the_checker_of_html(page, tmp_path):
+def test_pages_pass_the_checker_of_html(page, page_of_site, tmp_path):
     """The Nu HTML checker, with its rules on elements, attributes and style."""
-    file = tmp_path / "report.html"
-    file.write_text(page, encoding="utf-8")
-    assert errors_of_html(file) == ""
+    files = {"report.html": page, "site.html": page_of_site}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert errors_of_html(*(tmp_path / name for name in files)) == ""
+
+
+def test_a_page_of_a_site_holds_neither_style_nor_script(page_of_site):
+    assert '<link rel="stylesheet" href="../style.css">' in page_of_site
+    assert '<script src="../sort.js"></script>' in page_of_site
+    assert "<style>" not in page_of_site.partition("<main>")[0]
+
+
+def test_cells_and_navigation_of_a_site_are_links(page_of_site):
+    assert '<th scope=row><a href="gim.html">gim</a></th>' in page_of_site
+    assert '<td class=number><a href="gim.html">9.5 ± 1.0</a></td>' in page_of_site
+    assert "<td class=number>1,010.0</td>" in page_of_site
+    assert '<li><a href="../index.html">R &amp; D</a></li>' in page_of_site
 
 
 def test_commands_in_answers_stand_as_code(page):

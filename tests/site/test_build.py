@@ -17,7 +17,7 @@ from gim_bench.site.again import verified
 from gim_bench.site.build import MANIFEST, Content, OfSuite, build_site
 from gim_bench.site.submissions import submissions_in
 from gim_bench.site.verification import save_verification
-from tests.browser import errors_of_html, opened, opened_browser, violations
+from tests.browser import opened, opened_browser, violations
 from tests.report.cells import Suite, describes
 from tests.site.made import seeds, sent, submission_of
 
@@ -214,27 +214,26 @@ def test_other_data_has_a_table_of_its_own(tmp_path):
 # -- checkers --------------------------------------------------------------------------------------
 
 
-def pages_of_each_kind(site):
-    (record,) = site.glob("suites/quickstart/random_init/seed-0-*.html")
-    names = (
-        "index", "leaderboard", "checks", "suites/quickstart/index", "suites/quickstart/records",
-        "suites/quickstart/gim/index",
-    )  # fmt: skip
-    return [record, *(site / f"{name}.html" for name in names)]
-
-
-def test_every_kind_of_page_passes_the_checker_of_html(site):
-    assert errors_of_html(*pages_of_each_kind(site)) == ""
+def test_every_page_is_parsed_without_an_error(site):
+    html5lib = pytest.importorskip("html5lib", reason="html5lib is not installed")
+    for page in site.rglob("*.html"):
+        html5lib.HTMLParser(strict=True).parse(page.read_text())
 
 
 @pytest.mark.slow
-def test_every_kind_of_page_is_accessible_in_light_and_dark_and_fits_a_telephone(site):
+def test_pages_are_accessible_in_light_and_dark_and_fit_a_telephone(site):
     """All rules of axe, with a style sheet that is read from beside the page."""
+    (record,) = site.glob("suites/quickstart/random_init/seed-0-*.html")
+    windows = [
+        (site / "index.html", 360, "light"),
+        (site / "leaderboard.html", 360, "dark"),
+        (site / "checks.html", 1200, "dark"),
+        (record, 360, "dark"),
+    ]
     with opened_browser() as browser:
-        for page in pages_of_each_kind(site):
-            for width, scheme in ((1200, "light"), (360, "dark")):
-                with opened(browser, page, width=width, scheme=scheme) as window:
-                    assert violations(window) == [], page
-                    assert window.evaluate("document.documentElement.scrollWidth") == width, page
-                    ink = window.evaluate("getComputedStyle(document.body).color")
-                    assert (ink == "rgb(230, 230, 230)") == (scheme == "dark")
+        for page, width, scheme in windows:
+            with opened(browser, page, width=width, scheme=scheme) as window:
+                assert violations(window) == [], page
+                assert window.evaluate("document.documentElement.scrollWidth") == width, page
+                ink = window.evaluate("getComputedStyle(document.body).color")
+                assert (ink == "rgb(230, 230, 230)") == (scheme == "dark")
