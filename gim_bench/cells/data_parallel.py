@@ -1,27 +1,23 @@
 """Cells whose batches are shared by processes (training.processes)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gim_bench import seeding
-from gim_bench.cells.bench import Bench, maker_of
+from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import (
     Model,
-    build,
     planned_steps,
     trainer_settings,
-    training_batches,
 )
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.shares import device_of
-from gim_bench.contract import Dataset, GradientFlow, Learner
+from gim_bench.cells.parts import PartOfCell, told
+from gim_bench.contract import GradientFlow, Learner
 from gim_bench.hardware import memory
 from gim_bench.hardware.threads import cores
-from gim_bench.progress import Silence
 from gim_bench.training.data_parallel import AveragingTrainer, DataParallelTrainer, Part
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.workers import Ticks, threads_of_each
@@ -43,47 +39,28 @@ def data_parallel_trainer_of(
     apart: Int[Tensor, "item"] | None,
 ) -> DataParallelTrainer:
     """The trainer of a learner whose batches processes share; they visit no items `apart`."""
-    make = _PartOf(
-        cell=cell,
-        model=model,
-        dataset=maker_of(bench.dataset),
-        device=str(bench.device),
-        apart=None if apart is None else apart.tolist(),
-    )
     return DataParallelTrainer(
         learner,
         device=bench.device,
         processes=cell.config.training.processes,
-        make=make,
+        make=_PartOf(**told(cell, model, bench, apart=apart)),
         ticks=Ticks(batches, steps=planned_steps(cell, bench)),
         **trainer_settings(cell),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PartOf:
-    """Makes a process's part of a cell, in that process."""
-
-    cell: Cell
-    model: Model
-    dataset: Callable[[], Dataset]
-    device: str
-    apart: list[int] | None
+class _PartOf(PartOfCell):
+    """Makes a process's part of a cell: all units, and a share of every batch."""
 
     def __call__(self, rank: int) -> Part:
-        cell = self.cell
-        device = torch.device(device_of(rank, torch.device(self.device)))
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        bench = Bench(self.dataset(), device=device, progress=Silence())
-        learner = build(cell, bench, target=self.model.target)
-        # Dropout and noise of layers: every process draws its own.
-        like = cell.config.method.like
-        torch.manual_seed(seeding.derive("training", like, cell.seed, "process", rank))
-        apart = None if self.apart is None else torch.tensor(self.apart)
+        bench = self.bench(rank)
+        if bench.device.type == "cuda":
+            torch.cuda.set_device(bench.device)
+        learner = self.learner(bench, "process", rank)
+        settings = trainer_settings(self.cell)
         return Part(
-            trainer=AveragingTrainer(learner, device=device, **trainer_settings(cell)),
-            source=training_batches(cell, self.model, bench, apart=apart),
+            trainer=AveragingTrainer(learner, device=bench.device, **settings),
+            source=self.batches(bench),
         )
 
 

@@ -7,30 +7,26 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gim_bench import seeding
-from gim_bench.cells.bench import Bench, maker_of
+from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import (
     Model,
-    build,
     planned_steps,
     rates_of,
     trainer_of,
     trainer_settings,
-    training_batches,
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
-from gim_bench.cells.shares import device_of, devices_of
-from gim_bench.contract import Batch, Dataset, Learner, Split
+from gim_bench.cells.parts import PartOfCell, told
+from gim_bench.cells.shares import devices_of
+from gim_bench.contract import Batch, Learner, Split
 from gim_bench.hardware import memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
 from gim_bench.methods.stack import StackLearner
-from gim_bench.progress import Silence
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
@@ -65,14 +61,6 @@ def pipelined_trainer_of(
     `batches` are those of the lowest worker, which visits no items `apart`.
     """
     steps = planned_steps(cell, bench)
-    make = _PartOf(
-        cell=cell,
-        model=model,
-        dataset=maker_of(bench.dataset),
-        device=str(bench.device),
-        apart=None if apart is None else apart.tolist(),
-        steps=steps,
-    )
     training, units = cell.config.training, list(learner.units())
     kind: Callable[..., PipelinedTrainer] = PipelinedTrainer
     if training.buffer is not None:
@@ -81,7 +69,7 @@ def pipelined_trainer_of(
         learner,
         device=bench.device,
         shares=shared_out(units, workers=training.workers),
-        make=make,
+        make=_PartOf(**told(cell, model, bench, apart=apart), steps=steps),
         ticks=Ticks(batches, steps=steps),
         **trainer_settings(cell),
     )
@@ -93,36 +81,23 @@ def slowdown_of(cell: Cell, share: Sequence[str]) -> float:
     return 1.0 if buffer is None else max(buffer.slowdown.get(unit, 1.0) for unit in share)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PartOf:
-    """Makes a worker's part of a cell, in the worker's process."""
+@dataclass(frozen=True, kw_only=True)
+class _PartOf(PartOfCell):
+    """Makes a worker's part of a cell: its units, and the batches where it is the lowest."""
 
-    cell: Cell
-    model: Model
-    dataset: Callable[[], Dataset]
-    device: str
-    apart: list[int] | None
     steps: int
 
     def __call__(self, number: int, units: Sequence[str]) -> Part:
-        cell = self.cell
-        bench = Bench(
-            self.dataset(),
-            device=torch.device(device_of(number, torch.device(self.device))),
-            progress=Silence(),
-        )
-        learner = build(cell, bench, target=self.model.target)
+        bench, training = self.bench(number), self.cell.config.training
+        learner = self.learner(bench, *units)
         assert isinstance(learner, StackLearner)
         learner.keep_units(units)
-        # Dropout and noise of layers: every worker draws its own.
-        torch.manual_seed(seeding.derive("training", cell.config.method.like, cell.seed, *units))
-        apart = None if self.apart is None else torch.tensor(self.apart)
         return Part(
-            trainer=trainer_of(cell, learner, device=bench.device, share=units),
-            source=None if number else training_batches(cell, self.model, bench, apart=apart),
+            trainer=trainer_of(self.cell, learner, device=bench.device, share=units),
+            source=None if number else self.batches(bench),
             steps=self.steps,
-            rates=rates_of(cell.config.training, steps=self.steps),
-            slowdown=slowdown_of(cell, units),
+            rates=rates_of(training, steps=self.steps),
+            slowdown=slowdown_of(self.cell, units),
         )
 
 
