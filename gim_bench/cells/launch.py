@@ -11,7 +11,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.estimate import estimate
 from gim_bench.cells.shares import all_small
 from gim_bench.hardware.threads import threads_asked_for
-from gim_bench.settings.slurm import SlurmOptions
+from gim_bench.settings.launchers import LauncherOptions, SlurmOptions
 
 MOST_TASKS = 16  # unless more are asked for
 SMALL_AT_ONCE = 4  # small cells beside each other on a GPU, which one of them does not fill
@@ -75,7 +75,7 @@ def costs_of(waiting: Sequence[Cell], bench: Bench) -> Costs:
 
 def resources(
     waiting: Sequence[Cell],
-    options: SlurmOptions,
+    options: LauncherOptions,
     *,
     gpus: int,
     tasks: int | None,
@@ -94,7 +94,9 @@ def resources(
     tasks = min(tasks or MOST_TASKS, most)
     cpus = options.cpus or (at_once if small else CPUS * max(1, gpus))
     threads = threads_asked_for() or (1 if small else max(1, cpus // at_once))
-    minutes, memory = options.minutes, options.memory_gib
+    minutes, memory = None, options.memory_gib
+    if isinstance(options, SlurmOptions):
+        minutes = options.minutes
     if costs is not None:
         each = max(costs.longest_seconds, costs.seconds / (tasks * at_once))
         minutes = minutes or _minutes(SLACK * each + START_SECONDS)

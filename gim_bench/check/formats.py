@@ -5,6 +5,7 @@ Formats of services that keep histories are in `trackers`.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -29,11 +30,13 @@ from gim_bench.report.document import (
 )
 from gim_bench.report.markdown import as_markdown
 
-VERDICTS = ("text", "json", "junit", "md")
+VERDICTS = ("text", "json", "junit", "md", "comment")
+LONGEST_COMMENT = 65_000  # characters; GitHub takes 65,536
 FORMATS = (*VERDICTS, *TRACKERS)
 HEADINGS = ("method", "metric", "reference", "now", "difference", "tolerance", "detects", "verdict")
 EXACT_HEADINGS = ("method", "metric", "seeds", "changed", "largest change", "verdict")
 TEXT_COLUMNS = {"method", "metric", "seeds", "changed", "verdict"}
+TOO_LONG = "Too long for a comment: `check --format md` prints them."
 MEGABYTES = Style("MB", 1e-6, 1)
 
 
@@ -42,6 +45,7 @@ def render(verdict: Verdict, fmt: str) -> str:
     writers: dict[str, Callable[[], str]] = {
         "text": lambda: _as_text(_document(verdict)),
         "md": lambda: as_markdown(_document(verdict)),
+        "comment": lambda: _as_comment(verdict),
         "json": lambda: json.dumps(_as_dict(verdict), indent=2),
         "junit": lambda: _as_junit(verdict),
     }
@@ -206,6 +210,22 @@ def _aligned(table: Table) -> str:
         ).rstrip()
         for row in cells
     )
+
+
+def marker(suite: str) -> str:
+    """The hidden line by which a later check of the suite finds its comment on a pull request."""
+    return f"<!-- gim_bench check {suite} -->"
+
+
+def _as_comment(verdict: Verdict) -> str:
+    """Markdown after the marker; without the tables where GitHub would refuse the length."""
+    document = _document(verdict)
+    text = f"{marker(verdict.suite)}\n{as_markdown(document)}"
+    if len(text) <= LONGEST_COMMENT:
+        return text
+    lists = [s for s in document.sections if not any(isinstance(b, Table) for b in s.blocks)]
+    short = replace(document, sections=[*lists, Section(title="Tables", blocks=[TOO_LONG])])
+    return f"{marker(verdict.suite)}\n{as_markdown(short)}"[:LONGEST_COMMENT]
 
 
 # -- for programs ----------------------------------------------------------------------------------

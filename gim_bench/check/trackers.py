@@ -33,23 +33,28 @@ def for_tracker(records: Sequence[Record], fmt: str) -> str:
     `fmt` is one of `TRACKERS`. A tool of github-action-benchmark knows one direction: accuracies
     are for `github-bigger`; losses, memory and time are for `github-smaller`.
     """
-    means = list(_means(records))
+    means = [mean for alike in newest_by_method(records).values() for mean in means_of(alike)]
     if fmt == BENCHER:
         return json.dumps(_as_bencher(means), indent=2)
     chosen = [mean for mean in means if _is_bigger_better(mean) == (fmt == BIGGER)]
     return json.dumps([_as_github(mean) for mean in chosen], indent=2)
 
 
-def _means(records: Sequence[Record]) -> Iterator[Mean]:
+def newest_by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The newest finished cells with results of this version, by method."""
     current = [r for r in records if r.provenance.get("results_version") == RESULTS_VERSION]
     by_method: dict[str, list[Record]] = {}
     for record in newest_done(current):
         by_method.setdefault(record.method, []).append(record)
-    for method, alike in by_method.items():
-        summaries, first = summarise_metrics(alike), alike[0]
-        for name in compared(summaries):
-            unit = unit_of(name, first.config)
-            yield Mean(f"{first.suite}/{method}", name, unit, summaries[name])
+    return by_method
+
+
+def means_of(alike: Sequence[Record]) -> Iterator[Mean]:
+    """The mean of each metric that a check compares, over the cells of one method."""
+    summaries, first = summarise_metrics(alike), alike[0]
+    for name in compared(summaries):
+        unit = unit_of(name, first.config)
+        yield Mean(f"{first.suite}/{first.method}", name, unit, summaries[name])
 
 
 def _is_bigger_better(mean: Mean) -> bool:

@@ -29,11 +29,15 @@ def check(
         str,
         typer.Option(
             "--format",
-            help="text, md, json or junit; the means alone as github-smaller, github-bigger or "
-            "bencher.",
+            help="text, md, comment, json or junit; the means alone as github-smaller, "
+            "github-bigger or bencher.",
         ),
     ] = "text",
     output: OutputOption = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="A file of JSON lines: append the means of this check."),
+    ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Make these records the new reference.")
     ] = False,
@@ -57,6 +61,8 @@ def check(
     room.check_format(fmt)
     if reason is not None and not update:
         raise ConfigError("--reason is for a new reference: add --update, or leave it out")
+    if history is not None and (update or bisect is not None):
+        raise ConfigError("--history is for a check: leave it out with --update and --bisect")
     loaded = load_suite(suite, overrides=set_ or ())
     path = against or room.reference_path(loaded.name)
     if bisect is not None:
@@ -79,6 +85,9 @@ def check(
     is_verdict = fmt not in room.TRACKERS
     text = room.render(verdict, fmt) if is_verdict else room.for_tracker(records, fmt)
     deliver(text, output=output)
+    if history is not None:
+        lines = room.append(history, records, verdict=verdict)
+        print(f"appended {lines} line(s) to {history}", file=sys.stderr)
     raise typer.Exit(verdict.exit_code)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from gim_bench.cli.options import (
     DataDirOption,
+    QuietOption,
     SetOption,
     SkipOption,
     SuiteOption,
@@ -28,10 +29,11 @@ def prepare(
     data_dir: DataDirOption = None,
     set_: SetOption = None,
     skip_bad_files: SkipOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Download or decode the data of a suite."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
-    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir)
+    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir, quiet=quiet)
     dataset.prepare()
     _say_notes(dataset)
     show(f"the data of suite {suite!r} is ready")
@@ -44,10 +46,11 @@ def verify(
     data_dir: DataDirOption = None,
     set_: SetOption = None,
     skip_bad_files: SkipOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Check every file of a suite's data."""
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
-    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir)
+    dataset = _dataset(suite, overrides=overrides, data_dir=data_dir, quiet=quiet)
     dataset.verify()
     _say_notes(dataset)
     show(f"the data of suite {suite!r} is intact")
@@ -58,10 +61,12 @@ def _say_notes(dataset: "Dataset") -> None:
         dataset.progress.say(note)
 
 
-def _dataset(suite: str, *, overrides: Sequence[str], data_dir: Path | None) -> "Dataset":
+def _dataset(
+    suite: str, *, overrides: Sequence[str], data_dir: Path | None, quiet: bool
+) -> "Dataset":
     from gim_bench.cli.display import progress_for
     from gim_bench.cli.workload import dataset_of_suite
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=overrides)
-    return dataset_of_suite(loaded, data_dir=data_dir, progress=progress_for())
+    return dataset_of_suite(loaded, data_dir=data_dir, progress=progress_for(quiet=quiet))

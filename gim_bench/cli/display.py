@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from gim_bench.progress import Progress, Task
+from gim_bench.progress import Progress, Silence, Task
 from gim_bench.system.streams import Stream
 
 PLAIN_EVERY_SECONDS = 15.0
 
 
-def progress_for(*, terminal: bool | None = None) -> Progress:
-    """Bars if standard error is a terminal, else lines; `terminal` overrules."""
+def progress_for(*, terminal: bool | None = None, quiet: bool = False) -> Progress:
+    """Bars if standard error is a terminal, else lines; `terminal` overrules. Quiet: no tasks."""
+    if quiet:
+        return LinesWithoutTasks()
     console = Console(stderr=True, highlight=False)
     return Bars(console) if (console.is_terminal if terminal is None else terminal) else Lines()
 
@@ -86,6 +88,14 @@ class Lines:
 
         yield _Shown(clock, show)
         self.say(clock.ending())
+
+
+class LinesWithoutTasks(Lines):
+    """Lines that stay, such as failures, and nothing of the work under way."""
+
+    @contextmanager
+    def task(self, title: str, *, total: int, unit: str) -> Iterator[Task]:
+        yield Silence()
 
 
 class _Clock:

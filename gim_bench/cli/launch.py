@@ -1,4 +1,4 @@
-"""Workers on a Slurm cluster: `run --launcher slurm` submits them and returns."""
+"""Workers on a cluster: `--launcher slurm` submits them, `--launcher ray` sees them through."""
 
 import shlex
 import sys
@@ -19,10 +19,10 @@ from gim_bench.system.streams import show
 if TYPE_CHECKING:
     from gim_bench.cells.launch import Resources
     from gim_bench.cli.workload import Workload
-    from gim_bench.settings.slurm import SlurmOptions
+    from gim_bench.settings.launchers import LauncherOptions, SlurmOptions
     from gim_bench.tracking import Tracker
 
-LAUNCHERS = ("local", "slurm")
+LAUNCHERS = ("local", "slurm", "ray")
 # Options of `run` that a worker gets otherwise, or not at all. The address of a store may hold a
 # password, so it stands in the environment and in no file.
 VALUES_KEPT_BACK = {
@@ -44,10 +44,17 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A Slurm cluster, and the GPUs of each worker there."""
+    """A cluster of Slurm or Ray, and the GPUs of each worker there."""
 
-    options: "SlurmOptions"
+    options: "LauncherOptions"
     gpus: int
+
+    @property
+    def is_slurm(self) -> bool:
+        """Whether jobs are submitted; tasks of Ray last as long as the command."""
+        from gim_bench.settings.launchers import SlurmOptions
+
+        return isinstance(self.options, SlurmOptions)
 
     @property
     def device(self) -> str:
@@ -66,15 +73,19 @@ def cluster_of(launcher: str, *, file: Path | None, device: str) -> Cluster | No
     """The cluster of a launcher; None for processes on this machine. Raises: ConfigError."""
     import torch
 
-    from gim_bench.settings.slurm import read_slurm_options
+    from gim_bench.settings.launchers import RayOptions, SlurmOptions, read_options
 
     if launcher not in LAUNCHERS:
         raise ConfigError(unknown_name("launcher", launcher, known=LAUNCHERS, where="--launcher"))
     if launcher == "local":
         if file is not None:
-            raise ConfigError(f"--launcher-options {file} has no reader: add --launcher slurm")
+            raise ConfigError(
+                f"--launcher-options {file} has no reader: add --launcher slurm or ray"
+            )
         return None
-    options = read_slurm_options(file)
+    options: LauncherOptions = read_options(
+        file, SlurmOptions if launcher == "slurm" else RayOptions
+    )
     asks = device.startswith("cuda")
     if options.gpus is None:
         seen = device == "auto" and torch.cuda.is_available()
@@ -88,28 +99,30 @@ def cluster_of(launcher: str, *, file: Path | None, device: str) -> Cluster | No
 
 
 def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Tracker | None") -> None:
-    """Submit workers for the unfinished cells; with `asked.plan`, only print their script.
+    """Have workers run the unfinished cells; with `asked.plan`, only print what they would run.
 
-    Raises: ConfigError.
+    Jobs of Slurm are submitted, tasks of Ray are seen through. Raises: ConfigError.
     """
     from gim_bench.cells.launch import costs_of, resources
-    from gim_bench.system import slurm
+    from gim_bench.cli.launch_ray import run_on_ray, tasks_at_most
+    from gim_bench.settings.launchers import RayOptions, SlurmOptions
 
     work.check_workers(asked.workers)
     done = set() if asked.rerun else _done(work, cluster)
     options = cluster.options
     waiting = [cell for cell in work.cells if (cell.config.method.name, cell.seed) not in done]
     if not waiting:
-        report = _command("report", asked.suite, work.runs.root)
-        show(f"all {len(work.cells)} cells are done: {report}")
+        if cluster.is_slurm:
+            report = _command("report", asked.suite, work.runs.root)
+            show(f"all {len(work.cells)} cells are done: {report}")
         return
     is_timed = work.bench.device.type == cluster.device
-    is_silent = options.minutes is None or options.memory_gib is None
+    is_silent = isinstance(options, SlurmOptions) and None in (options.minutes, options.memory_gib)
     each = resources(
         waiting,
         options,
         gpus=cluster.gpus,
-        tasks=asked.workers,
+        tasks=asked.workers or tasks_at_most(options),
         costs=costs_of(waiting, work.bench) if is_silent and is_timed else None,
         alone=work.suite.fresh_process,
     )
@@ -118,20 +131,49 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
             "this machine has no GPU to plan on: tasks get the time and memory that are the "
             "cluster's defaults, unless the launcher options have minutes and memory_gib"
         )
-    if work.suite.training.precision is Precision.AUTO and options.constraint is None:
+    _warn_of_precision(work, options)
+    command = _worker_command(cluster, since=asked.since, cells_at_once=each.cells_at_once)
+    described = f"{each}; {len(waiting)} of {len(work.cells)} cells are to be run"
+    if isinstance(options, SlurmOptions):
+        _run_on_slurm(work, options, each, command, described, asked=asked, tracker=tracker)
+    elif asked.plan:
+        show(f"{shlex.join(command)}\n{described}")
+    else:
+        assert isinstance(options, RayOptions)
+        run_on_ray(work, options, each, command, described, waiting=len(waiting), tracker=tracker)
+
+
+def _warn_of_precision(work: "Workload", options: "LauncherOptions") -> None:
+    """Say that nodes of a cluster may decide the precision differently."""
+    alike = getattr(options, "constraint", None)
+    if work.suite.training.precision is Precision.AUTO and alike is None:
         work.progress.say(
             'training.precision is "auto", which each node decides: where nodes differ, keep them '
-            "alike by `constraint` in the launcher options"
+            "alike by `constraint` in the launcher options of Slurm, or set the precision"
         )
+
+
+def _run_on_slurm(
+    work: "Workload",
+    options: "SlurmOptions",
+    each: "Resources",
+    command: Sequence[str],
+    described: str,
+    *,
+    asked: Launch,
+    tracker: "Tracker | None",
+) -> None:
+    """Submit an array of workers, or print their script. Raises: ConfigError."""
+    from gim_bench.system import slurm
+
     folder = (work.runs.root / work.suite.name / "slurm").resolve()
     of_sbatch = _sbatch_options(each, options, name=job_name(work.suite.name), folder=folder)
     script = slurm.worker_script(
-        _worker_command(cluster, since=asked.since, cells_at_once=each.cells_at_once),
+        command,
         options=of_sbatch,
         setup=[f"export OMP_NUM_THREADS={each.threads}", *options.setup],
         requeues=options.requeues,
     )
-    described = f"{each}; {len(waiting)} of {len(work.cells)} cells are to be run"
     if asked.plan:
         show(f"{script}\n{described}")
         return

@@ -19,9 +19,11 @@ from gim_bench.cli.probe import probe
 from gim_bench.cli.report import report
 from gim_bench.cli.run import run
 from gim_bench.cli.show import show
+from gim_bench.cli.site import site
 from gim_bench.cli.status import cancel, status
 from gim_bench.cli.sweep import sweep
 from gim_bench.cli.sync import sync
+from gim_bench.cli.verify import verify
 from gim_bench.errors import BenchError, one_line
 from gim_bench.system.interrupts import terminate_as_interrupt
 from gim_bench.system.streams import forgiving, results_alone
@@ -34,7 +36,10 @@ app = typer.Typer(
     # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
-for command in (run, status, cancel, sweep, probe, patches, sync, report, check, show, export):
+COMMANDS = (
+    run, status, cancel, sweep, probe, patches, sync, report, check, show, site, verify, export,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(results_alone()(command))
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")

@@ -76,6 +76,9 @@ TrackingOption = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
 ]
 NoTrackingOption = Annotated[bool, typer.Option("--no-tracking", help="Run without MLflow.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress; notes and failures stay.")
+]
 OutputOption = Annotated[Path | None, typer.Option(help="A file instead of the terminal.")]
 
 

@@ -12,6 +12,7 @@ from gim_bench.cli.options import (
     DeviceOption,
     MethodOption,
     NoTrackingOption,
+    QuietOption,
     RunsDirOption,
     SetOption,
     SuiteOption,
@@ -41,6 +42,7 @@ def patches(
     runs_dir: RunsDirOption = RUNS_DIR,
     tracking_uri: TrackingOption = DEFAULT_URI,
     no_tracking: NoTrackingOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Draw the test patches that excite the neurons of finished encoders most."""
     from gim_bench.cells.patches import Sizes, check_images, draw_patches
@@ -56,6 +58,7 @@ def patches(
         device=device,
         data_dir=data_dir,
         runs_dir=runs_dir,
+        quiet=quiet,
     )
     check_images(suite, work.bench)
     finished = work.finished()

@@ -12,6 +12,7 @@ from gim_bench.cli.options import (
     DataDirOption,
     DeviceOption,
     MethodOption,
+    QuietOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
@@ -52,6 +53,7 @@ def probe(
     runs_dir: RunsDirOption = RUNS_DIR,
     workers: WorkersOption = None,
     rerun: RerunOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Read finished encoders again under other protocols, without training."""
     from gim_bench.settings.protocols import protocols_of
@@ -72,6 +74,7 @@ def probe(
         device=device,
         data_dir=data_dir,
         runs_dir=runs_dir,
+        quiet=quiet,
     )
     left_out = _read_all(work, settings, suite=suite, workers=workers, rerun=rerun)
     finished = list(work.finished().values())

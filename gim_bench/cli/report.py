@@ -12,7 +12,7 @@ from gim_bench.cli.options import (
     SetOption,
     SuiteOption,
 )
-from gim_bench.cli.results import deliver, found_records
+from gim_bench.cli.results import deliver, found_records, report_sources
 from gim_bench.errors import ConfigError
 
 
@@ -28,13 +28,9 @@ def report(
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Print the table of a suite from its records."""
-    from gim_bench.cells.resolve import describer
     from gim_bench.records.folder import RunsFolder
-    from gim_bench.records.patches import pictures_of
-    from gim_bench.records.protocols import KeptResults
     from gim_bench.report import render
-    from gim_bench.report.changes import changed_settings, left_out
-    from gim_bench.report.rates import settings_of_rows
+    from gim_bench.report.changes import changed_settings
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
@@ -44,21 +40,7 @@ def report(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
             f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
         )
-    runs = RunsFolder(runs_dir)
-    text = render(
-        found.records,
-        suite=loaded,
-        describes=describer(loaded),
-        fmt=fmt,
-        metrics=metric or (),
-        notes=[
-            changed_settings(loaded, file=load_suite(suite)) if set_ else "",
-            *(note[:1].upper() + note[1:] for note in found.notes()),
-            left_out(found.other_settings, kept=found.records),
-        ],
-        settings=settings_of_rows(loaded),
-        predictions=runs.predictions,
-        results=KeptResults(runs.folder_of),
-        pictures=lambda record: pictures_of(record, folder=runs.folder_of(record)),
-    )
+    changes = changed_settings(loaded, file=load_suite(suite)) if set_ else ""
+    sources = report_sources(loaded, found, runs=RunsFolder(runs_dir), notes=[changes])
+    text = render(found.records, fmt=fmt, metrics=metric or (), **sources)
     deliver(text, output=output)

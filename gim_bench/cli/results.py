@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record
@@ -12,6 +12,7 @@ from gim_bench.records.statistics import Origin, newest_origin, origin_of
 from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
+    from gim_bench.records.folder import RunsFolder
     from gim_bench.settings.schema import Suite
 
 DIGITS = 12  # of a sha256 that are shown
@@ -73,6 +74,31 @@ def found_records(suite: "Suite", runs_dir: Path, *, data: str | None) -> Found:
     )
     _say(found)
     return found
+
+
+def report_sources(
+    suite: "Suite", found: Found, *, runs: "RunsFolder", notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The arguments of a report on these records beside the records themselves."""
+    from gim_bench.cells.resolve import describer
+    from gim_bench.records.patches import pictures_of
+    from gim_bench.records.protocols import KeptResults
+    from gim_bench.report.changes import left_out
+    from gim_bench.report.rates import settings_of_rows
+
+    return {
+        "suite": suite,
+        "describes": describer(suite),
+        "notes": [
+            *notes,
+            *(note[:1].upper() + note[1:] for note in found.notes()),
+            left_out(found.other_settings, kept=found.records),
+        ],
+        "settings": settings_of_rows(suite),
+        "predictions": runs.predictions,
+        "results": KeptResults(runs.folder_of),
+        "pictures": lambda record: pictures_of(record, folder=runs.folder_of(record)),
+    }
 
 
 def _with_settings(suite: "Suite", runs_dir: Path) -> tuple[list[Record], list[Record]]:

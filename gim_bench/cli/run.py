@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.launch import Launch, cluster_of, launch
+from gim_bench.cli.launch import Cluster, Launch, cluster_of, launch
 from gim_bench.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -18,6 +18,7 @@ from gim_bench.cli.options import (
     DeviceOption,
     MethodOption,
     NoTrackingOption,
+    QuietOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
@@ -83,7 +84,10 @@ LiveOption = Annotated[
 ]
 LauncherOption = Annotated[
     str,
-    typer.Option(help="local: processes here. slurm: submit workers to a Slurm cluster, return."),
+    typer.Option(
+        help="local: processes here. slurm: submit workers to a Slurm cluster, return. ray: run "
+        "workers as tasks of a Ray cluster."
+    ),
 ]
 LauncherOptionsOption = Annotated[
     Path | None, typer.Option(help="A TOML file of what each worker on the cluster asks for.")
@@ -130,6 +134,7 @@ def run(
     why: WhyOption = False,
     plan: PlanOption = False,
     json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
@@ -147,6 +152,7 @@ def run(
         data_dir=data_dir,
         runs_dir=runs_dir,
         base=None if from_ is None else read_base(from_),
+        quiet=quiet,
     )
     work.bench.every(checkpoint_every, live_seconds=live_every)
     work.bench.limit(cell_timeout, memory_gb=memory_limit)
@@ -156,7 +162,7 @@ def run(
     work.check()
     if cluster is not None:
         asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
-        launch(work, cluster, asked=asked, tracker=tracker)
+        _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
         return
     known = work.records()
     finished = {} if rerun else done_among(known)
@@ -252,6 +258,32 @@ def _run_cells(
         )
         raise typer.Exit(INTERRUPTED) from None
     return [records[cell.key] for cell in work.cells]
+
+
+def _launch(
+    work: "Workload",
+    cluster: Cluster,
+    *,
+    asked: Launch,
+    tracker: "Tracker | None",
+    as_json: bool,
+) -> None:
+    """Have a cluster run the cells; where that has ended, print the results."""
+    try:
+        launch(work, cluster, asked=asked, tracker=tracker)
+    except KeyboardInterrupt:
+        work.progress.say("interrupted: the same command resumes")
+        raise typer.Exit(INTERRUPTED) from None
+    if cluster.is_slurm or asked.plan:
+        return
+    records = [record for record in work.records().values() if record is not None]
+    _print_results(work, records, tracker=tracker, as_json=as_json)
+    _exit_if_failed(work, records)
+    left = len(work.cells) - sum(record.status is Status.DONE for record in records)
+    if left:
+        folder = work.runs.root / work.suite.name / "ray"
+        print(f"error: {left} cell(s) were not run to their end: see {folder}", file=sys.stderr)
+        raise typer.Exit(FAILED)
 
 
 def _print_results(

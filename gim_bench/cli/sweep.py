@@ -15,6 +15,7 @@ from gim_bench.cli.options import (
     DeviceOption,
     MethodOption,
     NoTrackingOption,
+    QuietOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
@@ -106,6 +107,7 @@ def sweep(
     tracking_uri: TrackingOption = DEFAULT_URI,
     no_tracking: NoTrackingOption = False,
     json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Try learning rates of the linear probe on finished cells, or settings of training."""
     from gim_bench.cli.workload import workload_of
@@ -129,6 +131,7 @@ def sweep(
         device=device,
         data_dir=data_dir,
         runs_dir=runs_dir,
+        quiet=quiet,
     )
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:

@@ -178,6 +178,7 @@ def workload_of(
     data_dir: Path | None,
     runs_dir: Path,
     base: Base | None = None,
+    quiet: bool = False,
 ) -> Workload:
     """The cells of `suite` for these methods and the first `seeds` seeds.
 
@@ -188,7 +189,7 @@ def workload_of(
     """
     if base is not None and seeds is not None:
         raise ConfigError(f"--from {base.folder} is of seed {base.record.seed}: leave out --seeds")
-    progress = progress_for()
+    progress = progress_for(quiet=quiet)
     resolved_device = resolve_device(device)
     configured = configs(
         suite,

@@ -29,6 +29,7 @@ from gim_bench.report.webpage import as_html
 
 __all__ = [
     "FORMATS",
+    "build",
     "check_sources",
     "render",
     "render_protocols",

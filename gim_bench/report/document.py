@@ -17,6 +17,8 @@ class Column:
 class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
+    # Address that a page of a site links each cell to, "" for no link; empty: no cell has a link.
+    links: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

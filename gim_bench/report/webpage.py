@@ -1,11 +1,13 @@
-"""The report as one self-contained HTML page: no font, no network, and no script but the sorting.
+"""The report as an HTML page: no font, no network, and no script but the sorting.
 
-The page follows the reader's light or dark scheme, and fits a telephone of 360 pixels.
+A page is self-contained, or shares style and script with the other pages of a site. The page
+follows the reader's light or dark scheme, and fits a telephone of 360 pixels.
 """
 
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import count
 
@@ -33,11 +35,16 @@ h2 {{ margin-top: 2.2rem; }}
 .answer p {{ margin: .2rem 0; }}
 .verdict {{ font-weight: 600; }}
 code {{ font-size: .9em; }}
+a {{ color: inherit; }}
+table a {{ text-decoration-style: dotted; }}
+nav ul {{ display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: 0; padding: 0;
+         list-style: none; }}
 .scroll {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .8rem; border-bottom: 1px solid #8888; text-align: left; }}
 thead th {{ border-bottom-width: 2px; vertical-align: bottom; }}
 tbody th {{ font-weight: inherit; }}
+tbody td:not(.number) {{ min-width: 8rem; }}
 tbody tr:hover {{ background: #8882; }}
 th button {{ font: inherit; color: inherit; background: none; border: 0; padding: 0;
             text-align: inherit; cursor: pointer; }}
@@ -89,8 +96,20 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 
-def as_html(document: Document) -> str:
-    """The document as a page; every text in it is escaped."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Files and links that the pages of a site share, as addresses relative to the page."""
+
+    style: str
+    script: str
+    navigation: Sequence[tuple[str, str]]  # (text, address)
+
+
+def as_html(document: Document, *, within: Surroundings | None = None) -> str:
+    """The document as a page; every text in it is escaped.
+
+    The page holds its style and its script, unless it lies `within` a site.
+    """
     title = escape(document.title)
     page = _Page()
     body = [f"<h1>{title}</h1>", *(page.block(b, under=document.title) for b in document.summary)]
@@ -105,17 +124,20 @@ def as_html(document: Document) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{title}</title>",
-            f"<style>{_style()}</style></head>",
-            "<body><main>",
+            f'<link rel="stylesheet" href="{within.style}"></head>'
+            if within
+            else f"<style>{style()}</style></head>",
+            f"<body>{_navigation(within.navigation) if within else ''}<main>",
             *body,
             "</main>",
-            f"<script>{SCRIPT}</script>",
+            f'<script src="{within.script}"></script>' if within else f"<script>{SCRIPT}</script>",
             "</body></html>\n",
         ]
     )
 
 
-def _style() -> str:
+def style() -> str:
+    """The style sheet of all pages."""
     return STYLE.format(
         ink=INKS[LIGHT],
         paper=LIGHT,
@@ -124,6 +146,15 @@ def _style() -> str:
         dark_paper=DARK,
         dark=variables(DARK),
     )
+
+
+def _navigation(links: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<li>{_link(escape(text), address)}</li>" for text, address in links)
+    return f'<nav aria-label="Site"><ul>{items}</ul></nav>\n'
+
+
+def _link(html: str, address: str) -> str:
+    return f'<a href="{escape(address)}">{html}</a>' if address else html
 
 
 class _Page:
@@ -176,22 +207,25 @@ def _figure(figure: Figure) -> str:
 
 def _table(table: Table, *, name: str) -> str:
     heading = "".join(_cell("th", c.heading, c, scope="col") for c in table.columns)
-    body = "\n".join(f"<tr>{_row(row, table)}</tr>" for row in table.rows)
+    links = table.links or [[""] * len(table.columns)] * len(table.rows)
+    rows = zip(table.rows, links, strict=True)
+    body = "\n".join(f"<tr>{_row(row, of_row, table)}</tr>" for row, of_row in rows)
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(name)}"><table>\n'
         f"<thead><tr>{heading}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
-def _row(cells: Sequence[str], table: Table) -> str:
+def _row(cells: Sequence[str], links: Sequence[str], table: Table) -> str:
     """The cells of a row; the first is a heading if the column holds words."""
     first = "td" if table.columns[0].numeric else "th"
     return "".join(
-        _cell(first if place == 0 else "td", cell, column, scope="row")
-        for place, (cell, column) in enumerate(zip(cells, table.columns, strict=True))
+        _cell(first if place == 0 else "td", cell, column, scope="row", link=link)
+        for place, (cell, link, column) in enumerate(zip(cells, links, table.columns, strict=True))
     )
 
 
-def _cell(tag: str, text: str, column: Column, *, scope: str) -> str:
+def _cell(tag: str, text: str, column: Column, *, scope: str, link: str = "") -> str:
     of_heading = f" scope={scope}" if tag == "th" else ""
-    return f"<{tag}{of_heading}{' class=number' if column.numeric else ''}>{escape(text)}</{tag}>"
+    kind = " class=number" if column.numeric else ""
+    return f"<{tag}{of_heading}{kind}>{_link(escape(text), link)}</{tag}>"

@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 
 from gim_bench.errors import TrackingError, first_line
 from gim_bench.records.live import Attempt
-from gim_bench.system.addresses import concealed
+from gim_bench.system.addresses import concealed, masked
 from gim_bench.system.locks import LOCK_SECONDS, locked
 from gim_bench.tracking.addresses import (
     DEFAULT_URI,
@@ -25,7 +25,7 @@ from gim_bench.tracking.addresses import (
     store_file,
     unusable,
 )
-from gim_bench.tracking.entries import PARENT, SENT
+from gim_bench.tracking.entries import KEY, PARENT, SENT
 from gim_bench.tracking.loading import import_mlflow, without_deprecations
 from gim_bench.tracking.stores import Found, check_server, check_store, move_artifacts
 
@@ -164,6 +164,19 @@ class Store:
 
     def _children(self, experiment: str, run_id: str) -> list[Found]:
         return self._search(experiment, {PARENT: run_id})
+
+    def pages_of_cells(self, suite: str) -> dict[str, str]:
+        """The page of each cell's run on a server, by the key of the cell.
+
+        Empty where the store has nothing of the suite. Raises: TrackingError.
+        """
+        with self._prepared():
+            experiment = self._client.get_experiment_by_name(experiment_name(suite))
+            if experiment is None:
+                return {}
+            place = f"{masked(self.uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs"
+            runs = self._search(experiment.experiment_id, {"kind": "cell"})
+            return {run.tags[KEY]: f"{place}/{run.run_id}" for run in runs if KEY in run.tags}
 
     # -- cells that train ------------------------------------------------------------------------
 

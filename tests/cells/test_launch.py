@@ -4,7 +4,7 @@ import pytest
 
 from gim_bench.cells.launch import Costs, costs_of, resources
 from gim_bench.hardware import threads
-from gim_bench.settings.slurm import SlurmOptions
+from gim_bench.settings.launchers import SlurmOptions
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
 
 GIB = 2**30

@@ -48,6 +48,21 @@ def test_markdown_has_the_same_in_a_table(verdict):
     assert "61.0 ± 0.6 (3)" in row
 
 
+def test_a_comment_is_the_same_markdown_after_a_hidden_marker(verdict):
+    first, rest = render(verdict, "comment").split("\n", 1)
+    assert first == "<!-- gim_bench check tiny -->"
+    assert rest == render(verdict, "md")
+
+
+def test_a_comment_that_github_would_refuse_has_no_tables(verdict, monkeypatch):
+    monkeypatch.setattr("gim_bench.check.formats.LONGEST_COMMENT", 2_000)
+    text = render(verdict, "comment")
+    assert len(text) <= 2_000
+    assert "- gim accuracy, %: 61.0 ± 0.6 (3), now 48.8" in text
+    assert text.endswith("Too long for a comment: `check --format md` prints them.")
+    assert "|" not in text
+
+
 def test_the_number_of_false_alarms_to_expect_is_stated(verdict):
     legend = render(verdict, "text").splitlines()[-1]
     assert "12 comparisons share a chance of 1% (0.00083 each)" in legend

@@ -73,6 +73,14 @@ def test_means_for_a_service_of_histories_take_the_place_of_the_verdict(referenc
     assert "accuracy" in json.loads(answer.out)["tiny/gim"]
 
 
+def test_a_check_is_added_to_a_history(referenced, gim_bench, tmp_path):
+    for checks in (1, 2):
+        answer = gim_bench(*CHECK, "--history", "history.jsonl")
+        assert (answer.code, answer.err) == (0, "appended 2 line(s) to history.jsonl\n")
+        kept = (tmp_path / "history.jsonl").read_text().splitlines()
+        assert [json.loads(line)["method"] for line in kept] == ["gim", "random_init"] * checks
+
+
 def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
     """What was run before an edit is not run again, and says nothing of the edit."""
     monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_commit": "b" * 40})
@@ -127,6 +135,8 @@ def test_a_check_that_cannot_read_is_not_worse(referenced, gim_bench, monkeypatc
     [
         (("--update",), "a new reference needs a reason"),
         (("--reason", "x"), "--reason is for a new reference"),
+        (("--update", "--reason", "x", "--history", "h"), "--history is for a check"),
+        (("--history", "tiny.toml/a"), "cannot append to the history tiny.toml/a"),
         (("--format", "xml"), "no format 'xml'"),
         (("--against", "none.json"), "cannot read the reference none.json"),
         (("--against", "tiny.toml"), "tiny.toml: the file: invalid JSON"),

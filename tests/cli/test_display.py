@@ -43,6 +43,14 @@ def test_what_is_asked_for_is_shown(terminal, kind):
     assert isinstance(progress_for(terminal=terminal), kind)
 
 
+def test_quiet_shows_lines_that_stay_and_no_task(capsys):
+    progress = progress_for(terminal=True, quiet=True)
+    with progress.task("gim seed 0", total=3, unit="step") as task:
+        task.advance(3, loss=1.0)
+        progress.say("gim seed 0 failed")
+    assert capsys.readouterr().err == "gim seed 0 failed\n"
+
+
 # -- lines -----------------------------------------------------------------------------------------
 
 

@@ -177,12 +177,12 @@ WRONG = {
     "unknown launcher": (
         (*PLAIN, "--launcher", "slrum"),
         "",
-        "no launcher 'slrum' (--launcher). Did you mean 'slurm'? Available: local, slurm",
+        "no launcher 'slrum' (--launcher). Did you mean 'slurm'? Available: local, ray, slurm",
     ),
     "options without a cluster": (
         (*PLAIN, *FILE),
         "",
-        "--launcher-options slurm.toml has no reader: add --launcher slurm",
+        "--launcher-options slurm.toml has no reader: add --launcher slurm or ray",
     ),
     "unknown option": (
         (*LAUNCH, *FILE),
@@ -220,6 +220,34 @@ def test_wrong_use_is_one_line_and_exit_code_2(mistake, gim_bench, slurm, option
     assert complaint in answer.err
     assert answer.err.count("\n") == 1
     assert not slurm.was_asked("sbatch")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('address = "127.0.0.1:1"', "no Ray cluster answers at 127.0.0.1:1 (Connection refused)"),
+        ('address = "head"', "address = 'head' in the launcher options is none of Ray: use "),
+        (
+            'partition = "long"',
+            "no setting 'partition' (ray.toml: partition). Available: ",
+        ),
+    ],
+)
+def test_a_ray_that_is_not_there_is_one_line_and_exit_code_2(text, complaint, gim_bench, tmp_path):
+    file = tmp_path / "ray.toml"
+    file.write_text(text)
+    answer = gim_bench(*PLAIN, "--launcher", "ray", "--launcher-options", str(file))
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1].startswith(f"error: {complaint}")
+
+
+def test_the_plan_of_tasks_of_ray_is_the_command_that_they_run(gim_bench):
+    answer = gim_bench(*PLAIN, "--launcher", "ray", "--plan")
+    assert answer.code == 0
+    command, described = answer.out.splitlines()
+    assert command.startswith(sys.executable)
+    assert "--launcher" not in command
+    assert "2 of 2 cells are to be run" in described
 
 
 def test_a_slurm_that_refuses_is_one_line_and_exit_code_2(gim_bench, slurm, options, tmp_path):

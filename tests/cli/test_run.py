@@ -24,6 +24,12 @@ def test_progress_goes_to_standard_error_in_plain_lines(finished):
     assert "\x1b" not in finished.err
 
 
+def test_a_quiet_run_shows_its_table_and_no_progress(gim_bench):
+    answer = gim_bench(*PLAIN, "--method", "random_init", "--quiet")
+    assert re.search(r"^\| *random_init\b", answer.out, re.MULTILINE)
+    assert answer.err == ""
+
+
 def test_without_tracking_nothing_of_mlflow_is_left(finished, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.toml", "runs"}
 

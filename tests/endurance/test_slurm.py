@@ -3,34 +3,17 @@
 They take minutes, as the other tests of this folder do: `tox -e endurance`.
 """
 
-import sqlite3
 from collections import Counter
-from contextlib import closing
 
 import pytest
 
-from gim_bench.records.claims import CLAIM
-from gim_bench.records.record import Status
 from tests.clusters import missing, slurm_in, wait_until
 from tests.endurance.commands import begin, finish, records, results
-from tests.tiny_suite import TOML
+from tests.endurance.slow_suite import are_done, cells_in_mlflow, claims
 
 pytestmark = pytest.mark.slow
 
 MINUTES = 60.0
-# GIM whose steps take their time without keeping a core busy.
-PLUGIN = '''
-import os, time
-from gim_bench.methods.gim import GreedyInfoMax
-
-
-class Slow(GreedyInfoMax):
-    """GIM that sleeps."""
-
-    def losses(self, batch):
-        time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
-        yield from super().losses(batch)
-'''
 OPTIONS = "minutes = {minutes}\nmemory_gib = 1\ncpus = 1\n"
 
 
@@ -40,23 +23,6 @@ def cluster(tmp_path):
         pytest.skip(reason)
     with slurm_in(tmp_path / "slurm") as started:
         yield started
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with a suite of one slow method, which a plug-in brings."""
-    info = tmp_path / "site" / "slow-1.0.dist-info"
-    info.mkdir(parents=True)
-    (tmp_path / "site" / "slow.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gim_bench.methods]\nslow = slow:METHODS\n")
-    with (tmp_path / "site" / "slow.py").open("a") as file:
-        file.write('\nMETHODS = {"slow": "slow:Slow"}\n')
-    place = tmp_path / "work"
-    place.mkdir()
-    (place / "tiny.toml").write_text(TOML.replace('["gim", "random_init"]', '["slow"]'))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    return place
 
 
 def submit(folder, *, seeds, workers, minutes, epochs):
@@ -69,25 +35,6 @@ def submit(folder, *, seeds, workers, minutes, epochs):
     assert code == 0, err
     (script,) = folder.glob("runs/tiny/slurm/*.sh")
     return script.stem
-
-
-def claims(folder):
-    return list(folder.glob(f"runs/tiny/slow/*/{CLAIM}"))
-
-
-def are_done(folder, count):
-    found = records(folder, "tiny")
-    return len(found) == count and {r.status for r in found.values()} == {Status.DONE}
-
-
-def cells_in_mlflow(folder):
-    """The number of active runs of each cell."""
-    query = (
-        "SELECT value, COUNT(*) FROM tags JOIN runs USING (run_uuid) "
-        "WHERE key = 'gim_bench.key' AND lifecycle_stage = 'active' GROUP BY value"
-    )
-    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        return dict(database.execute(query).fetchall())
 
 
 def queue(cluster, job):

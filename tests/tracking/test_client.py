@@ -56,6 +56,15 @@ def test_a_cell_becomes_a_run_in_the_suites_experiment(tracker):
     assert run.data.params["method.objective"] == "info_nce"
 
 
+def test_the_page_of_a_cell_s_run_is_found_by_the_key_of_the_cell(tracker):
+    tracker.mirror(cell(seed=3))
+    tracker.summarise("quickstart", [cell(seed=3)])
+    (run,) = runs(tracker, "tags.kind = 'cell'")
+    place = f"{tracker.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert tracker.pages_of_cells("quickstart") == {key_of("gim", 3): place}
+    assert tracker.pages_of_cells("elsewhere") == {}
+
+
 def models(tracker, run):
     return tracker._client.search_logged_models([run.info.experiment_id])
 

@@ -1,0 +1,72 @@
+"""Workers as tasks of a Ray cluster: the command stays until they have run all cells."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gim_bench.records.record import Status
+
+if TYPE_CHECKING:
+    from gim_bench.cells.launch import Resources
+    from gim_bench.cli.workload import Workload
+    from gim_bench.settings.launchers import LauncherOptions, RayOptions
+    from gim_bench.tracking import Tracker
+
+
+def tasks_at_most(options: "LauncherOptions") -> int | None:
+    """The tasks that are useful at most; None: as many as there are cells."""
+    from gim_bench.hardware.threads import cores
+    from gim_bench.settings.launchers import RayOptions
+
+    return cores() if isinstance(options, RayOptions) and options.address is None else None
+
+
+def run_on_ray(
+    work: "Workload",
+    options: "RayOptions",
+    each: "Resources",
+    command: Sequence[str],
+    described: str,
+    *,
+    waiting: int,
+    tracker: "Tracker | None",
+) -> None:
+    """Run `command` in tasks until `waiting` cells have ended, and no task is left.
+
+    Raises: ConfigError, and KeyboardInterrupt after all commands have ended.
+    """
+    from gim_bench.system import ray_tasks
+
+    work.runs.check_writable()
+    folder = (work.runs.root / work.suite.name / "ray").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    store = {} if tracker is None else {"MLFLOW_TRACKING_URI": tracker.uri}
+    tasks = [
+        ray_tasks.Task(
+            command=command,
+            folder=Path.cwd(),
+            environment={"OMP_NUM_THREADS": str(each.threads), **store},
+            log=folder / f"{number + 1}.log",
+            cpus=each.cpus,
+            gpus=each.gpus,
+            memory_bytes=None if each.memory_gib is None else each.memory_gib * 2**30,
+            retries=options.requeues,
+        )
+        for number in range(each.tasks)
+    ]
+    ended = 0
+    with ray_tasks.cluster(options.address) as where:
+        work.progress.say(f"{where}: {described}; logs are in {folder}")
+        with work.progress.task("cells", total=waiting, unit="cell") as task:
+            before = _ended(work)
+            for line in ray_tasks.run(tasks):
+                if line:
+                    work.progress.say(line)
+                now = max(ended, _ended(work) - before)
+                task.advance(now - ended)
+                ended = now
+
+
+def _ended(work: "Workload") -> int:
+    """How many cells have a record of their end."""
+    return sum(r is not None and r.status is not Status.RUNNING for r in work.records().values())

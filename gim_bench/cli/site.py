@@ -1,0 +1,112 @@
+"""The command `site`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gim_bench.cli.options import RUNS_DIR, RunsDirOption
+from gim_bench.cli.results import found_records, report_sources
+from gim_bench.errors import ConfigError
+from gim_bench.settings.shipped import shipped_suites
+
+if TYPE_CHECKING:
+    from gim_bench.records.folder import RunsFolder
+    from gim_bench.settings.schema import Suite
+    from gim_bench.site.build import OfSuite
+
+WHO = "gim_bench"
+
+
+def site(
+    output: Annotated[Path, typer.Option(help="The folder of the site.")] = Path("site"),
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A shipped suite, or a TOML file; may be repeated.  [default: all shipped suites "
+            "that have records]",
+            show_default=False,
+        ),
+    ] = None,
+    submissions: Annotated[
+        Path | None, typer.Option(help="The folder with the records of others.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="The history that check --history appends to.")
+    ] = None,
+    who: Annotated[str, typer.Option(help="Whose records those of --runs-dir are.")] = WHO,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="An MLflow server: records are linked to its runs.")
+    ] = None,
+    runs_dir: RunsDirOption = RUNS_DIR,
+) -> None:
+    """Write a static site: a page for each suite, a leaderboard, and every record."""
+    from gim_bench.check.history import read_history
+    from gim_bench.records.folder import RunsFolder
+    from gim_bench.settings.suites import load_suite
+    from gim_bench.site.build import Content, build_site
+    from gim_bench.site.submissions import submissions_in
+
+    runs = RunsFolder(runs_dir)
+    there = runs.suites()
+    named = suite or [name for name in there if name in shipped_suites()]
+    loaded = [load_suite(name) for name in named]
+    unknown = [name for name in there if name not in {each.name for each in loaded}]
+    notes = [
+        f"the records of suite {name!r}, whose settings are not known: name its file with --suite"
+        for name in (unknown if suite is None else ())
+    ]
+    sent, refused = submissions_in(submissions) if submissions else ([], [])
+    suites = [made for each in loaded if (made := _of_suite(each, runs))]
+    if not (suites or sent or refused):
+        raise ConfigError(
+            f"no records in {runs_dir}: name the folder with --runs-dir, or a file of a suite of "
+            f"your own with --suite"
+        )
+    for line in [*(f"left out: {note}" for note in notes), *(each.line for each in refused)]:
+        print(line, file=sys.stderr)
+    content = Content(
+        suites=suites,
+        who=who,
+        submissions=sent,
+        refused=refused,
+        history=read_history(history) if history else (),
+        runs_in_mlflow=_runs_in_mlflow(tracking_uri, suites) if tracking_uri else {},
+        notes=notes,
+    )
+    files = build_site(content, output=output)
+    print(f"wrote {files} files to {output}: open {output / 'index.html'}", file=sys.stderr)
+
+
+def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":
+    """The records of a suite with its report; None without any record of its settings."""
+    from gim_bench.records.protocols import KeptResults
+    from gim_bench.report import build
+    from gim_bench.site.build import OfSuite
+
+    found = found_records(suite, runs.root, data=None)
+    if not found.records:
+        return None
+    return OfSuite(
+        suite=suite,
+        about=suite.summary,
+        records=found.records,
+        runs=runs,
+        report=build(found.records, **report_sources(suite, found, runs=runs)),
+        results=KeptResults(runs.folder_of),
+    )
+
+
+def _runs_in_mlflow(uri: str, suites: "list[OfSuite]") -> dict[str, str]:
+    """The page of each cell's run, by key. Raises: ConfigError; TrackingError."""
+    from gim_bench.tracking import Tracker
+
+    if not uri.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--tracking-uri {uri!r} has no pages to link to: name an MLflow server by http(s)://"
+        )
+    tracker = Tracker(uri)
+    tracker.check()
+    found = [tracker.pages_of_cells(of_suite.suite.name) for of_suite in suites]
+    return {key: page for pages in found for key, page in pages.items()}

@@ -1,0 +1,113 @@
+"""The command `verify`."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gim_bench.cli.options import DataDirOption, DeviceOption, QuietOption, SuiteOption
+from gim_bench.errors import ConfigError
+from gim_bench.system.streams import show
+
+if TYPE_CHECKING:
+    from gim_bench.records.record import Record
+    from gim_bench.settings.schema import Suite
+    from gim_bench.site.submissions import Submission
+
+
+def verify(
+    submission: Annotated[
+        Path, typer.Option(help="Records that somebody sent: submissions/<who>.")
+    ],
+    suite: SuiteOption,
+    seed: Annotated[
+        int, typer.Option(help="Draws the cell that runs again, with the records' digest.")
+    ] = 0,
+    device: DeviceOption = "auto",
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Run one cell of a submission again: exit code 1 if a number does not hold, 3 if none can.
+
+    The outcome is kept beside the records, where `site` reads it.
+    """
+    import sys
+
+    from gim_bench.check.outcome import EXIT_CODES, Outcome
+    from gim_bench.settings.suites import load_suite
+    from gim_bench.site.again import CannotJudgeError, verified
+    from gim_bench.site.submissions import Refused, read_submission
+    from gim_bench.site.verification import save_verification
+
+    loaded = load_suite(suite)
+    read = read_submission(submission, suite=loaded.name)
+    if isinstance(read, Refused):
+        raise ConfigError(read.line)
+    _check_settings(read, loaded)
+    claim = read.drawn(seed=seed)
+    print(
+        f"{read.name}, sha256 {read.digest[:12]}…, draw {seed}: {claim.method} seed {claim.seed} "
+        f"runs again",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory(prefix="gim-bench-verify-") as folder:
+        again = _run_again(
+            claim,
+            loaded,
+            device=device,
+            data_dir=data_dir,
+            runs_dir=Path(folder),
+            quiet=quiet,
+        )
+    try:
+        found = verified(read, claim=claim, again=again, seed=seed)
+    except CannotJudgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
+    path = save_verification(read, found)
+    show(found.line)
+    print(f"wrote {path}", file=sys.stderr)
+    raise typer.Exit(EXIT_CODES[found.outcome])
+
+
+def _check_settings(submission: "Submission", suite: "Suite") -> None:
+    """Every record has the settings and the protocol of the suite. Raises: ConfigError."""
+    from gim_bench.cells.resolve import describer
+
+    describes = describer(suite)
+    for record in submission.records:
+        if record.protocol != suite.protocol or not describes(record.config):
+            raise ConfigError(
+                f"refused: {submission.path_of(record)}: its settings or its protocol are not "
+                f"those of suite {suite.name!r}: send cells of the suite as it is"
+            )
+
+
+def _run_again(
+    claim: "Record",
+    suite: "Suite",
+    *,
+    device: str,
+    data_dir: Path | None,
+    runs_dir: Path,
+    quiet: bool,
+) -> "Record":
+    """The record of the same cell, run on this machine."""
+    from gim_bench.cli.workload import workload_of
+
+    work = workload_of(
+        suite,
+        methods=[claim.method],
+        seeds=1,
+        device=device,
+        data_dir=data_dir,
+        runs_dir=runs_dir,
+        quiet=quiet,
+    )
+    work = replace(work, cells=[replace(cell, seed=claim.seed) for cell in work.cells])
+    work.check()
+    share = work.share({}, workers=1)
+    (record,) = work.run(share, records=work.records(), rerun=False)
+    return record

@@ -1,0 +1,124 @@
+"""Records of others: `submissions/<who>/<suite>/<method>/seed-<n>-<key8>/record.json`.
+
+A submission is all that one person sends of one suite. Nothing but its records is read.
+"""
+
+import math
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gim_bench.errors import ConfigError
+from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.records.sealed import read_record
+from gim_bench.seals import digest, sha256_of
+
+WHO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """The finished records that one person sends of one suite."""
+
+    who: str
+    suite: str
+    root: Path  # submissions/<who>, which is laid out as a folder of runs
+    records: Sequence[Record]  # sorted by path
+    digest: str  # sha256 over the places and the contents of all records
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.suite
+
+    @property
+    def name(self) -> str:
+        return f"{self.who}/{self.suite}"
+
+    def path_of(self, record: Record) -> Path:
+        """The file of a record."""
+        return RunsFolder(self.root).folder_of(record) / RECORD
+
+    def drawn(self, *, seed: int) -> Record:
+        """The record of the cell that runs again: drawn by `seed` and the submission's digest.
+
+        Whoever changes a record changes the draw. Whoever does not know the seed cannot try
+        changes until the draw spares them.
+        """
+        return random.Random(f"{seed} {self.digest}").choice(self.records)
+
+
+class Refused(NamedTuple):
+    """A submission that does not count, by its first file at fault, and the reason in one line."""
+
+    path: Path
+    reason: str
+    who: str
+    suite: str
+    cells: int
+
+    @property
+    def line(self) -> str:
+        return f"refused: {self.path}: {self.reason}"
+
+
+def submissions_in(root: Path) -> tuple[list[Submission], list[Refused]]:
+    """All submissions below `root`, by person and suite, and those that are refused.
+
+    Raises: ConfigError if there is no such folder.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"no folder of submissions {root}: name it with --submissions")
+    found: list[Submission] = []
+    refused: list[Refused] = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for suite in RunsFolder(folder).suites():
+            match read_submission(folder, suite=suite):
+                case Submission() as submission:
+                    found.append(submission)
+                case fault:
+                    refused.append(fault)
+    return found, refused
+
+
+def read_submission(root: Path, *, suite: str) -> Submission | Refused:
+    """The submission of a suite in `submissions/<who>`, or the reason why it is refused.
+
+    One record that is altered, unfinished or in the wrong folder has all of them refused: a
+    submission is verified as a whole. Raises: ConfigError without any record of the suite.
+    """
+    paths = sorted(root.glob(f"{suite}/*/seed-*/{RECORD}"))
+    if not paths:
+        raise ConfigError(
+            f"no record of suite {suite!r} in {root}: a submission is "
+            f"<who>/<suite>/<method>/seed-<n>-<key>/{RECORD}, as run leaves it"
+        )
+    records = [read_record(path) for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        for reason in _faults(path, record, root=root, suite=suite):
+            return Refused(path, reason, who=root.name, suite=suite, cells=len(paths))
+    contents = {path.relative_to(root).as_posix(): sha256_of(path) for path in paths}
+    return Submission(
+        who=root.name,
+        suite=suite,
+        root=root,
+        records=[record for record in records if record is not None],
+        digest=digest(contents),
+    )
+
+
+def _faults(path: Path, record: Record | None, *, root: Path, suite: str) -> Iterator[str]:
+    if not WHO.fullmatch(root.name):
+        yield "the folder of a submission is named by letters, digits, dots, dashes and underscores"
+    if record is None:
+        yield "the record was altered or cut off since it was written, or is of another version"
+        return
+    if record.suite != suite or RunsFolder(root).folder_of(record) / RECORD != path:
+        yield f"the record is of {record.suite} {record.method} seed {record.seed}: keep its folder"
+    if record.status is not Status.DONE:
+        yield f"the cell is {record.status}: send finished cells"
+    if broken := [name for name, x in record.metrics.items() if not math.isfinite(x)]:
+        yield f"{broken[0]} is not a finite number"

@@ -1,0 +1,239 @@
+"""The site: pages whose links all lead somewhere, valid, accessible, and rebuilt in place."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gim_bench.check.history import Entry, Point
+from gim_bench.errors import ConfigError
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Status
+from gim_bench.report import build
+from gim_bench.site.again import verified
+from gim_bench.site.build import MANIFEST, Content, OfSuite, build_site
+from gim_bench.site.submissions import submissions_in
+from gim_bench.site.verification import save_verification
+from tests.browser import opened, opened_browser, violations
+from tests.report.cells import Suite, describes
+from tests.site.made import seeds, sent, submission_of
+
+RUN = "https://mlflow.example/#/experiments/1/runs/2"
+
+
+def content_of(root, *, records, **changes):
+    """The content of a site with one suite."""
+    runs = RunsFolder(root / "runs")
+    for record in records:
+        runs.save(record)
+    report = build(records, suite=Suite(), describes=describes)
+    of_suite = OfSuite(
+        suite=Suite(),
+        about="Half of <the> noise",
+        records=records,
+        runs=runs,
+        report=report,
+        results=lambda _: {},
+    )
+    return Content(**{"suites": [of_suite], "who": "us"} | changes)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Two methods of ours, ann's verified records, ben's that wait, carl's that were altered."""
+    root = tmp_path_factory.mktemp("site")
+    records = [*seeds([60, 62]), sent("random_init", accuracy=20), failed()]
+    folder = root / "submissions"
+    for who in ("ann", "ben", "carl"):
+        found = submission_of(seeds([65]), root=folder / who)
+        if who == "ann":
+            claim = found.records[0]
+            again = verified(found, claim=claim, again=claim, seed=0)
+            save_verification(found, again)
+    altered = found.path_of(found.records[0])
+    altered.write_text(altered.read_text().replace("65", "99"))
+    sent_in, refused = submissions_in(folder)
+    content = content_of(
+        root,
+        records=records,
+        submissions=sent_in,
+        refused=refused,
+        history=history(),
+        runs_in_mlflow={records[0].key: RUN},
+    )
+    build_site(content, output=root / "public")
+    return root / "public"
+
+
+def failed():
+    return sent("cpc", status=Status.FAILED, error="<no> room", metrics={})
+
+
+def history():
+    """Two checks of one method."""
+    return [
+        Entry(
+            at=f"2026-11-0{number}T10:00:00+00:00",
+            suite="quickstart",
+            method="gim",
+            commit=commit * 40,
+            outcome="passes",
+            machine="A CPU, 1 thread(s)",
+            data_sha256="0" * 64,
+            results_version=5,
+            metrics={"accuracy": Point(unit="%", mean=60.0 + number, std=1.0, seeds=3)},
+        )
+        for number, commit in ((1, "a"), (2, "b"))
+    ]
+
+
+class Links(HTMLParser):
+    """The addresses of a page, and the text of each cell of a table with its link, if any."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.addresses, self.cells, self._cell = [], [], None
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag in ("td", "th"):
+            self._cell = ["", ""]
+            self.cells.append(self._cell)
+        if "href" in found or "src" in found:
+            self.addresses.append(found.get("href") or found.get("src"))
+            if tag == "a" and self._cell is not None:
+                self._cell[1] = found["href"]
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = None
+
+    def handle_data(self, text):
+        if self._cell is not None:
+            self._cell[0] += text
+
+
+def test_every_link_leads_to_a_file_of_the_site_or_to_mlflow(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        for address in Links(page).addresses:
+            assert address == RUN or (page.parent / address).is_file(), (page, address)
+
+
+def test_every_number_of_the_report_is_a_link_to_its_records(site):
+    page = site / "suites/quickstart/index.html"
+    numbers = {text: link for text, link in Links(page).cells if re.match(r"[-+]?\d[^%]*$", text)}
+    assert numbers["61.0 ± 1.4"] == "gim/index.html"
+    assert numbers["20.0"].startswith("random_init/seed-0-")
+    assert all(numbers.values())
+
+
+def test_the_numbers_of_a_method_lead_to_the_record_of_each_seed(site):
+    page = site / "suites/quickstart/gim/index.html"
+    linked = {text: link for text, link in Links(page).cells if link}
+    assert Path(linked["60"]).name.startswith("seed-0-")
+    assert Path(linked["62"]).name.startswith("seed-1-")
+
+
+def test_the_site_has_a_copy_of_each_record_as_it_was_sealed(site):
+    (copy,) = site.glob("suites/quickstart/gim/seed-1-*.json")
+    (record,) = (site.parent / "runs").glob("quickstart/gim/seed-1-*/record.json")
+    assert copy.read_bytes() == record.read_bytes()
+
+
+def test_the_page_of_a_record_leads_to_its_run_in_mlflow(site):
+    first, second = sorted(site.glob("suites/quickstart/gim/seed-*.html"))
+    assert RUN in Links(first).addresses
+    assert RUN not in Links(second).addresses
+    assert "accuracy/module_1" in first.read_text()
+
+
+def test_the_leaderboard_says_who_when_which_commit_and_on_what(site):
+    rows = re.findall(r"<tr>(.*?)</tr>", (site / "leaderboard.html").read_text())
+    words = [re.sub(r"<[^>]*>", "|", row) for row in rows]
+    first, second, third = [[word for word in row.split("|") if word] for row in words[1:]]
+    assert first[:3] == ["gim", "ann", "65.0"]
+    assert first[-1].startswith("gim seed 0 ran again on")
+    assert second[:3] == ["gim", "us", "61.0 ± 1.4"]
+    assert second[-4:] == ["2026-11-01", "abcdef012345", "A CPU, 1 thread(s)", "measured here"]
+    assert third[0] == "random_init"
+
+
+def test_only_verified_records_of_others_are_listed(site):
+    front = (site / "index.html").read_text()
+    assert "waits for python -m gim_bench verify --submission" in front
+    assert "refused: the record was altered" in front
+    assert (site / "submissions/ann/quickstart/index.html").is_file()
+    assert not (site / "submissions/ben").exists()
+    assert not (site / "submissions/carl").exists()
+
+
+def test_texts_of_records_are_escaped(site):
+    (page,) = site.glob("suites/quickstart/cpc/seed-0-*.html")
+    assert "&lt;no&gt; room" in page.read_text()
+    assert "Half of &lt;the&gt; noise" in (site / "index.html").read_text()
+
+
+def test_a_second_build_replaces_the_first_and_removes_what_is_gone(tmp_path):
+    output = tmp_path / "public"
+    build_site(content_of(tmp_path, records=seeds([60, 62])), output=output)
+    (output / "CNAME").write_text("bench.example")
+    build_site(content_of(tmp_path, records=seeds([60])), output=output)
+    assert not list(output.glob("suites/*/gim/seed-1-*"))
+    assert (output / "CNAME").exists()
+    written = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert set(json.loads((output / MANIFEST).read_text())["files"]) == written - {"CNAME"}
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "thesis.tex").write_text("all of it")
+    with pytest.raises(ConfigError, match="holds files that are no site of this command"):
+        build_site(content_of(tmp_path, records=seeds([60])), output=tmp_path / "public")
+    assert [path.name for path in (tmp_path / "public").iterdir()] == ["thesis.tex"]
+
+
+def test_other_data_has_a_table_of_its_own(tmp_path):
+    ours, theirs = seeds([60]), sent(seed=0, accuracy=90)
+    facts = {**theirs.provenance, "data_sha256": "f" * 64}
+    found = submission_of([replace(theirs, provenance=facts)], root=tmp_path / "sent" / "ann")
+    again = verified(found, claim=found.records[0], again=found.records[0], seed=0)
+    save_verification(found, again)
+    content = content_of(tmp_path, records=ours, submissions=[found])
+    build_site(content, output=tmp_path / "public")
+    board = (tmp_path / "public" / "leaderboard.html").read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", board)
+    assert headings == ["quickstart, data 0123456789ab", f"quickstart, data {'f' * 12}"]
+
+
+# -- checkers --------------------------------------------------------------------------------------
+
+
+def test_every_page_is_parsed_without_an_error(site):
+    html5lib = pytest.importorskip("html5lib", reason="html5lib is not installed")
+    for page in site.rglob("*.html"):
+        html5lib.HTMLParser(strict=True).parse(page.read_text())
+
+
+@pytest.mark.slow
+def test_pages_are_accessible_in_light_and_dark_and_fit_a_telephone(site):
+    """All rules of axe, with a style sheet that is read from beside the page."""
+    (record,) = site.glob("suites/quickstart/random_init/seed-0-*.html")
+    windows = [
+        (site / "index.html", 360, "light"),
+        (site / "leaderboard.html", 360, "dark"),
+        (site / "checks.html", 1200, "dark"),
+        (record, 360, "dark"),
+    ]
+    with opened_browser() as browser:
+        for page, width, scheme in windows:
+            with opened(browser, page, width=width, scheme=scheme) as window:
+                assert violations(window) == [], page
+                assert window.evaluate("document.documentElement.scrollWidth") == width, page
+                ink = window.evaluate("getComputedStyle(document.body).color")
+                assert (ink == "rgb(230, 230, 230)") == (scheme == "dark")

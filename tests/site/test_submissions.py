@@ -1,0 +1,77 @@
+"""Submissions: records of others are read whole, or refused with a line."""
+
+from dataclasses import replace
+
+import pytest
+
+from gim_bench.errors import ConfigError
+from gim_bench.records.record import Status
+from gim_bench.site.submissions import Refused, read_submission, submissions_in
+from tests.site.made import seeds, sent, submission_of
+
+
+@pytest.fixture
+def ann(tmp_path):
+    return tmp_path / "submissions" / "ann"
+
+
+def test_finished_records_are_a_submission(ann):
+    found = submission_of(seeds([60, 61]), root=ann)
+    assert (found.name, [r.seed for r in found.records]) == ("ann/quickstart", [0, 1])
+    assert submissions_in(ann.parent) == ([found], [])
+
+
+def test_a_record_with_an_altered_number_is_refused_in_one_line(ann):
+    found = submission_of(seeds([60, 61]), root=ann)
+    path = found.path_of(found.records[1])
+    path.write_text(path.read_text().replace('"accuracy": 61', '"accuracy": 71'))
+    (refused,) = submissions_in(ann.parent)[1]
+    assert refused.line == (
+        f"refused: {path}: the record was altered or cut off since it was written, or is of "
+        f"another version"
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (sent(status=Status.FAILED, error="no room"), "the cell is failed: send finished cells"),
+        (sent(metrics={"accuracy": float("inf")}), None),  # written as null, so left out
+    ],
+)
+def test_only_finished_cells_are_taken(record, reason, ann):
+    found = submission_of([record], root=ann)
+    assert (found.reason if isinstance(found, Refused) else None) == reason
+
+
+def test_a_record_in_the_folder_of_another_cell_is_refused(ann):
+    found = submission_of(seeds([60]), root=ann)
+    path = found.path_of(found.records[0])
+    path.parent.rename(path.parent.with_name("seed-1-00000000"))
+    assert read_submission(ann, suite="quickstart").reason == (
+        "the record is of quickstart gim seed 0: keep its folder"
+    )
+
+
+def test_the_folder_of_a_person_has_a_plain_name(tmp_path):
+    found = submission_of(seeds([60]), root=tmp_path / "ann's records")
+    assert found.reason.startswith("the folder of a submission is named by letters")
+
+
+def test_a_folder_without_records_is_one_line(ann):
+    with pytest.raises(ConfigError, match="no record of suite 'quickstart' in"):
+        read_submission(ann, suite="quickstart")
+    with pytest.raises(ConfigError, match="no folder of submissions"):
+        submissions_in(ann.parent)
+
+
+def test_the_draw_depends_on_the_seed_and_on_every_record(ann):
+    records = seeds([60] * 8)
+    first = submission_of(records, root=ann)
+    drawn = [first.drawn(seed=n).seed for n in range(20)]
+    assert drawn == [first.drawn(seed=n).seed for n in range(20)]
+    assert len(set(drawn)) > 4
+    changed = [*records[:-1], replace(records[-1], metrics={"accuracy": 61.0})]
+    second = submission_of(changed, root=ann)
+    assert second.digest != first.digest
+    assert [second.drawn(seed=n).seed for n in range(20)] != drawn
