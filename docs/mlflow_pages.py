@@ -15,9 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
+
 START_SECONDS = 600
 SCRIPT_SECONDS = 60  # of a page's own clock, which waits for no wall clock
 SIZE = "1600,1000"
+WIDTH = 1188  # pixels, without MLflow's assistant on the right
+COLOURS = 64
 
 
 def main(store: str, suite: str, folder: str) -> None:
@@ -32,7 +36,7 @@ def main(store: str, suite: str, folder: str) -> None:
 
 
 def pages(address: str, suite: str) -> dict[str, str]:
-    """The pages of a suite's experiment, and of its newest cell, by the name of the picture."""
+    """The pages of an experiment and of its newest isolated cell, by the name of the picture."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=address)
@@ -40,7 +44,8 @@ def pages(address: str, suite: str) -> dict[str, str]:
     if experiment is None:
         sys.exit(f"the store has no experiment gim_bench/{suite}: run the suite first")
     number = experiment.experiment_id
-    cells = client.search_runs([number], "tags.kind = 'cell'", max_results=1)
+    trained = "tags.kind = 'cell' and tags.gradient_flow = 'isolated'"
+    cells = client.search_runs([number], trained, max_results=1)
     whole = f"#/experiments/{number}"
     shown = {"runs": f"{whole}/runs", "models": f"{whole}/models"}
     if cells:
@@ -50,7 +55,7 @@ def pages(address: str, suite: str) -> dict[str, str]:
 
 
 def shoot(browser: str, address: str, *, file: Path) -> None:
-    """Write a picture of a page after its scripts have run."""
+    """Write a picture of a page after its scripts have run, in few colours."""
     with tempfile.TemporaryDirectory() as profile:
         subprocess.run(  # noqa: S603 - a browser of this machine, at a page of this machine
             [
@@ -68,6 +73,9 @@ def shoot(browser: str, address: str, *, file: Path) -> None:
             check=True,
             stderr=subprocess.DEVNULL,
         )
+    with Image.open(file) as shown:
+        picture = shown.convert("RGB").crop((0, 0, WIDTH, shown.height)).quantize(COLOURS)
+    picture.save(file, optimize=True)
 
 
 @contextmanager

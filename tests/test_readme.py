@@ -16,7 +16,7 @@ from gim_bench.cli.main import app
 from gim_bench.settings.suites import load_suite, shipped_suites
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = ("python -m gim_bench", "gim-bench")
 PLACEHOLDERS = set("<>…$[]{}|")  # lines with these are patterns, not commands
 
@@ -70,6 +70,12 @@ def check(command):
 @pytest.mark.parametrize("command", cases())
 def test_a_command_of_the_documentation_can_be_typed(command):
     check(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_links_to_are_there(page):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
 
 
 def test_the_readme_shows_how_to_start_and_how_to_test():

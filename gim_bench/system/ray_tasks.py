@@ -82,8 +82,8 @@ def _knock(address: str) -> None:
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"no Ray cluster answers at {address} ({error.strerror or first_line(error)}): start one with "
-            f"`ray start --head`, or correct `address` in the launcher options"
+            f"no Ray cluster answers at {address} ({error.strerror or first_line(error)}): start "
+            f"one with `ray start --head`, or correct `address` in the launcher options"
         ) from None
 
 
@@ -96,7 +96,7 @@ def run(tasks: Sequence[Task]) -> Iterator[str]:
     import ray
 
     # Nodes need not find this package before the command does.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
     def started(task: Task) -> Any:
         asked: dict[str, Any] = {"num_cpus": task.cpus, "num_gpus": task.gpus}
