@@ -45,6 +45,8 @@ class BarlowTwins(StackLearner):
         modalities=frozenset({Modality.IMAGE}),
     )
 
+    shares_losses = True
+
     class Options(Settings):
         """The head of a unit, and the noise on what a unit gives. Sizes follow from the encoder."""
 

@@ -18,9 +18,10 @@ from gim_bench.contract import Batch, Modality
 from gim_bench.hardware import memory
 from gim_bench.methods.stack import StackLearner
 from gim_bench.settings.schema import Schedule
-from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out
+from gim_bench.training.pipeline.trainer import PipelinedTrainer, shared_out
 from gim_bench.training.pipeline.worker import Part
 from gim_bench.training.trainer import Trainer
+from gim_bench.training.workers import Ticks
 
 ROUNDS, WARM = 8, 6
 # Steps after the last timed one, so that no worker is idle while it is waited for.

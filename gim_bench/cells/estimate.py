@@ -12,6 +12,7 @@ from torch import Tensor
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.data_parallel import of_a_process, rounds, shares_batches
 from gim_bench.cells.pipelines import is_pipelined, predict
 from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import Learner, Split
@@ -28,6 +29,7 @@ from gim_bench.probing.questions import question
 from gim_bench.probing.reading import readable
 from gim_bench.settings.augmentations import RegionSettings
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
+from gim_bench.training.workers import threads_of_a_worker
 
 TIMED_STEPS = 3
 SMALL_SIDES = (768, 1536)  # pixels of the regions from which larger ones are extrapolated
@@ -116,6 +118,12 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
                 predicted = predict(cell, learner, bench, timed_steps=TIMED_STEPS)
                 train_seconds += steps * predicted.seconds
                 remark = str(predicted)
+            elif steps and shares_batches(cell):
+                processes = cell.config.training.processes
+                with threads_of_a_worker(processes):
+                    seconds = _seconds_per_step(of_a_process(cell), learner, bench)
+                train_seconds += steps * seconds * rounds(processes, bench.device)
+                remark = f"{processes} processes share each batch; their exchange is not timed"
             elif steps:
                 train_seconds += steps * _seconds_per_step(cell, learner, bench)
             elif cell.config.method.trains_on != "none":

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gim_bench import seeding
+from gim_bench.cells import data_parallel, pipelines
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import (
     Model,
@@ -20,10 +21,11 @@ from gim_bench.cells.build import (
     training_batches,
 )
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.data_parallel import data_parallel_trainer_of, shares_batches
 from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
-from gim_bench.cells.pipelines import costs_of, is_pipelined, peaks_of, pipelined_trainer_of
+from gim_bench.cells.pipelines import is_pipelined, peaks_of, pipelined_trainer_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
 from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
@@ -48,10 +50,11 @@ from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.training.audit import Audit, audit
 from gim_bench.training.checkpoints import Checkpoints
+from gim_bench.training.data_parallel import DataParallelTrainer
 from gim_bench.training.inside import look_inside
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.loop import Observe, Trained, fit
-from gim_bench.training.pipeline.worker import Measured
+from gim_bench.training.pipeline.trainer import PipelinedTrainer
 from gim_bench.training.trainer import Trainer
 
 
@@ -74,7 +77,7 @@ class TrainingPhase:
     peaks: memory.Peaks = field(default_factory=memory.Peaks)
     used: energy.Energy = field(default_factory=energy.Energy)
     audited: Audit = field(default_factory=Audit)
-    workers: Mapping[str, float] = field(default_factory=dict)  # metrics of a pipeline's workers
+    workers: Mapping[str, float] = field(default_factory=dict)  # metrics of processes of its own
     # Seconds of the fixed work, mean of before and after training; 0 if nothing is trained.
     calibration_seconds: float = 0.0
 
@@ -153,11 +156,10 @@ def _train(
         trained = course.run(title=f"{model.name}: training")
     after = calibration_seconds(bench.device)
     why_not = _not_alone(trained, course)
-    measured = course.measured
     workers: dict[str, float] = {}
-    if measured and not why_not:
-        peaks = peaks_of(measured)
-        workers = costs_of(measured, examples=trained.steps * course.batches.batch_size)
+    if (of_workers := course.peaks_of_workers) and not why_not:
+        peaks = peaks_of(of_workers)
+        workers = course.costs_of_workers(examples=trained.steps * course.batches.batch_size)
         if devices_of(bench.device) > 1:
             used.metrics.pop("energy/gpu_joules", None)
             used.notes["gpu"] = "not measured: the workers are on several GPUs"
@@ -201,13 +203,17 @@ class _Course:
         self.steps = planned_steps(cell, bench)
         self.batches = training_batches(cell, model, bench, apart=apart)
         self.source: Source = self.batches
-        self.measured: Sequence[Measured] = []  # by the workers of a pipeline
+        self.trainer: Trainer
         if is_pipelined(cell, learner):
-            pipelined = pipelined_trainer_of(
+            self.trainer = pipelined_trainer_of(
                 cell, model, learner, bench, batches=self.batches, apart=apart
             )
-            self.trainer: Trainer = pipelined
-            self.source, self.measured = pipelined.ticks, pipelined.measured
+            self.source = self.trainer.ticks
+        elif shares_batches(cell):
+            self.trainer = data_parallel_trainer_of(
+                cell, model, learner, bench, batches=self.batches, apart=apart
+            )
+            self.source = self.trainer.ticks
         else:
             self.trainer = trainer_of(cell, learner, device=bench.device)
         epochs = -(-self.steps // len(self.batches))
@@ -216,9 +222,25 @@ class _Course:
         self.observe: Observe | None = None
         self.live: Live | None = None
         self.on_epoch: Callable[[int], None] | None = None
-        in_one = not (self.trainer.one_by_one or is_pipelined(cell, learner))
+        in_one = self.source is self.batches and not self.trainer.one_by_one
         if watch is not None and in_one:
             self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
+
+    @property
+    def peaks_of_workers(self) -> list[memory.Peaks]:
+        """Peaks of each process that took the steps for this one."""
+        match self.trainer:
+            case PipelinedTrainer(measured=measured):
+                return [found.peaks for found in measured]
+            case DataParallelTrainer(measured=peaks):
+                return peaks
+        return []
+
+    def costs_of_workers(self, *, examples: int) -> dict[str, float]:
+        """Metrics of the processes that took the steps, which visited so many examples."""
+        if isinstance(self.trainer, PipelinedTrainer):
+            return pipelines.costs_of(self.trainer.measured, examples=examples)
+        return data_parallel.costs_of(self.peaks_of_workers)
 
     @property
     def kept_batches(self) -> int:

@@ -23,6 +23,7 @@ from gim_bench.cells.build import (
     training_batches,
 )
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.data_parallel import shares_batches
 from gim_bench.cells.shares import device_of, devices_of
 from gim_bench.contract import Batch, Dataset, Learner, Split
 from gim_bench.hardware import memory
@@ -34,18 +35,20 @@ from gim_bench.settings.schema import Schedule
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
 from gim_bench.training.pipeline.buffer import Use
-from gim_bench.training.pipeline.trainer import PipelinedTrainer, Ticks, shared_out, threads_of_each
+from gim_bench.training.pipeline.trainer import PipelinedTrainer, shared_out
 from gim_bench.training.pipeline.worker import Measured, Part
+from gim_bench.training.workers import Ticks, threads_of_a_worker, threads_of_each
 
 
 def has_workers(cell: Cell) -> bool:
     """Whether processes of its own may train the cell, which has to be their parent."""
-    return cell.config.method.schedule is Schedule.PIPELINE
+    return cell.config.method.schedule is Schedule.PIPELINE or shares_batches(cell)
 
 
 def is_pipelined(cell: Cell, learner: Learner) -> bool:
     """Whether there are units to share out; else one process trains the one unit there is."""
-    return has_workers(cell) and cell.config.method.only is None and len(learner.units()) > 1
+    scheduled = cell.config.method.schedule is Schedule.PIPELINE
+    return scheduled and cell.config.method.only is None and len(learner.units()) > 1
 
 
 def pipelined_trainer_of(
@@ -157,11 +160,8 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
     trainers = [trainer_of(cell, learner, device=bench.device, share=share) for share in shares]
     batches = bench.batches(cell, Split(cell.config.method.trains_on)).epoch(1)
     batches = islice(batches, timed_steps + 1)
-    threads = torch.get_num_threads()
-    own = threads_of_each(len(shares))
     times: list[list[float]] = [[] for _ in shares]
-    torch.set_num_threads(own)
-    try:
+    with threads_of_a_worker(len(shares)):
         while True:
             with timed(bench.device) as fetching:
                 given = next(batches, None)
@@ -174,10 +174,8 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
                     trainer.step(given, hand_on=above)
                 times[number].append(seconds[0] + (0 if number else fetching[0]))
                 given = handed[0] if handed else given
-    finally:
-        torch.set_num_threads(threads)
     dealt = bench.device.type != "cpu"
-    served = devices_of(bench.device) if dealt else cores() // own
+    served = devices_of(bench.device) if dealt else cores() // threads_of_each(len(shares))
     return Prediction(
         shares=shares,
         seconds_of=[statistics.median(each[1:] or each) for each in times],
@@ -186,12 +184,12 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
     )
 
 
-def peaks_of(measured: Sequence[Measured]) -> memory.Peaks:
+def peaks_of(workers: Sequence[memory.Peaks]) -> memory.Peaks:
     """The highest of every peak among the workers: the most that one process holds."""
-    names = set.intersection(*(set(found.peaks.metrics) for found in measured))
-    metrics = {name: max(x.peaks.metrics[name] for x in measured) for name in sorted(names)}
-    notes = measured[0].peaks.notes.items()
-    about = f"; the highest of {len(measured)} workers, as here for the first"
+    names = set.intersection(*(set(peaks.metrics) for peaks in workers))
+    metrics = {name: max(peaks.metrics[name] for peaks in workers) for name in sorted(names)}
+    notes = workers[0].notes.items()
+    about = f"; the highest of {len(workers)} workers, as here for the first"
     return memory.Peaks(metrics=metrics, notes={name: f"{note}{about}" for name, note in notes})
 
 

@@ -1,9 +1,13 @@
 """Settings of a row that do not go together: each is refused in one line."""
 
+import torch
+
+from gim_bench.cells.shares import devices_of
 from gim_bench.contract import GradientFlow, Learner, Setup
 from gim_bench.encoders.tiles import TiledEncoder
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.methods.stack import StackLearner, partition
+from gim_bench.objectives.info_nce import InfoNCESettings
 from gim_bench.settings.augmentations import RegionSettings
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import (
@@ -31,6 +35,18 @@ def check_together(
     _check_units(kind, setup, method, origin=origin)
     _check_tiles(kind, setup, method, recipe, origin=origin)
     _check_pipeline(kind, setup, suite, recipe, method, origin=origin)
+    if recipe.training.processes > 1 and setup.gradient_flow is not GradientFlow.NONE:
+        _check_processes(kind, setup, suite, recipe, method, origin=origin)
+
+
+def check_devices(processes: int, device: torch.device, *, origin: str) -> None:
+    """Each process that shares a batch has a GPU of its own. Raises: ConfigError."""
+    devices = devices_of(device)
+    if device.type == "cuda" and processes > max(1, devices):
+        raise ConfigError(
+            f"{origin}: training.processes = {processes} needs a GPU for each process, and there "
+            f"are {devices} with --device {device}: use --device cuda for all, or fewer processes"
+        )
 
 
 def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
@@ -164,3 +180,57 @@ def _check_buffer(
         if unit not in units:
             where = f"{origin}: training.buffer.slowdown"
             raise ConfigError(unknown_name("unit", unit, known=units, where=where))
+
+
+def _check_processes(
+    kind: type[Learner],
+    setup: Setup,
+    suite: Suite,
+    recipe: Recipe,
+    method: MethodSettings,
+    *,
+    origin: str,
+) -> None:
+    """Processes share batches that can be divided, and are not looked into."""
+    training = recipe.training
+    asked = f"{origin}: training.processes = {training.processes}"
+    if not issubclass(kind, StackLearner):
+        raise ConfigError(
+            f"{asked} is for methods that train a stack of modules, and {method.like!r} is none: "
+            f"leave it out"
+        )
+    if method.schedule is Schedule.PIPELINE:
+        raise ConfigError(
+            f'{asked} has all units in every process, and with schedule = "pipeline" each process '
+            f'has its own: use "interleaved", or leave processes out'
+        )
+    if training.batch_size % training.processes:
+        raise ConfigError(
+            f"{asked} cannot share batches of {training.batch_size} equally: use a "
+            f"training.batch_size that {training.processes} divides"
+        )
+    _check_groups(setup.objective, share=training.batch_size // training.processes, asked=asked)
+    if training.kept_outputs is not None:
+        raise ConfigError(f"{asked} keeps no outputs on disk: leave out training.kept_outputs")
+    if training.compile and not setup.encoder.examples_are_independent(setup.encoder_options):
+        raise ConfigError(
+            f"{asked} synchronises the batch norm of {setup.encoder_options.kind!r}, which is not "
+            f"compiled: leave out training.compile"
+        )
+    if suite.inside is not None:
+        raise ConfigError(
+            f"{asked}: [inside] looks at all modules after every epoch, and other processes have "
+            f"them: leave [inside] or processes out"
+        )
+
+
+def _check_groups(objective: Settings, *, share: int, asked: str) -> None:
+    """Groups that negatives are drawn within lie in one process, or have whole processes."""
+    if not isinstance(objective, InfoNCESettings) or objective.negatives_within is None:
+        return
+    within = objective.negatives_within
+    if share % within and within % share:
+        raise ConfigError(
+            f"{asked} gives {share} examples to each process, which neither divide nor are divided "
+            f"by info_nce.negatives_within = {within}: use {share}, or another training.batch_size"
+        )

@@ -98,9 +98,8 @@ class Workload:
             )
         if workers not in (None, 1) and any(has_workers(cell) for cell in self.cells):
             raise ConfigError(
-                f"{workers} workers (--workers or GIM_BENCH_WORKERS) for cells with the schedule "
-                f'"pipeline", each of which has processes of its own (training.workers): use '
-                f"--workers 1"
+                f"{workers} workers (--workers or GIM_BENCH_WORKERS) for cells that have processes "
+                f'of their own (the schedule "pipeline", or training.processes): use --workers 1'
             )
 
     def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:

@@ -3,6 +3,9 @@
 Every draw depends on (dataset, seed, epoch) alone and is made on the CPU. So every method on every
 device sees the same examples, crops and windows at the same step. View 1 is the same however many
 views a method takes; each further view has random streams of its own.
+
+Where processes share batches (hardware/process_group.py), each augments its own examples alone. It
+draws for all of them, so that all processes together have the batch that one process has.
 """
 
 import warnings
@@ -186,7 +189,10 @@ class Batches(ABC):
 
     @abstractmethod
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
-        """The chosen items as a batch with a view for each of `streams`."""
+        """The chosen items as a batch with a view for each of `streams`.
+
+        Where processes share the batch, it is drawn for all items and has the process's own.
+        """
 
 
 def whole_batches(items: int, *, batch_size: int, held_out: float) -> int:

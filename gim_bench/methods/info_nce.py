@@ -9,3 +9,4 @@ class InfoNCEStack(PredictionStack):
 
     predicts_with = InfoNCEHead
     table = INFO_NCE.name
+    shares_losses = True

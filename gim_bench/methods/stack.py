@@ -25,6 +25,7 @@ from gim_bench.contract import (
     eval_mode,
 )
 from gim_bench.encoders.tiles import Span, TiledEncoder, composed, spans
+from gim_bench.hardware import process_group
 from gim_bench.methods.compiling import begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
 from gim_bench.settings.protocols import Reading
@@ -90,6 +91,15 @@ class Encodings:
     # The grids of the unit's other modules, lowest first, for heads that ask for them.
     lower: tuple[Grid, ...] = ()
 
+    def gathered(self) -> "Encodings":
+        """Those of all examples of a batch that processes share."""
+        if process_group.size() == 1:
+            return self
+        c = process_group.gathered(self.c)
+        z = c if self.z is self.c else process_group.gathered(self.z)
+        lower = tuple(process_group.gathered(grid) for grid in self.lower)
+        return replace(self, z=z, c=c, lower=lower)
+
 
 class StackLearner(Learner):
     """An encoder whose units are each trained by a head of their own; subclasses give the head."""
@@ -97,6 +107,9 @@ class StackLearner(Learner):
     encoder: Encoder
     # Whether heads look at the grids of the lower modules of their own unit.
     sees_lower_grids: ClassVar[bool] = False
+    # Whether the loss of processes that share a batch is computed from each one's own examples, and
+    # exchanges what it needs of the others. Otherwise each computes the loss of the whole batch.
+    shares_losses: ClassVar[bool] = False
 
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
@@ -196,6 +209,7 @@ class StackLearner(Learner):
             Recompute.PIECES: self._in_pieces,
             Recompute.TILES: self._in_tiles,
         }.get(self.recompute, self._through)
+        whole = batch if self.shares_losses else _with_all_labels(batch)
         for unit in units:
             # The activations at the top are for the unit above, if that is trained, too.
             keep = unit is not units[-1] or hand_on is not None
@@ -209,7 +223,9 @@ class StackLearner(Learner):
             if unit is units[-1] and hand_on is not None:
                 hand_on(self._above(unit.name, [view.detach() for view in views], batch))
                 views.clear()
-            yield unit.name, self.loss(self.heads[unit.name], encodings, batch)
+            if not self.shares_losses:
+                encodings = [each.gathered() for each in encodings]
+            yield unit.name, self.loss(self.heads[unit.name], encodings, whole)
 
     def keep_units(self, units: Collection[str]) -> None:
         """Drop the weights of all other units, which another process trains."""
@@ -385,6 +401,12 @@ class StackLearner(Learner):
 def _pieces(activations: Tensor, examples: int) -> Sequence[Tensor]:
     """At most `PIECES` parts of the activations of a batch, each of whole examples."""
     return activations.split(-(-examples // PIECES) * (len(activations) // examples))
+
+
+def _with_all_labels(batch: Batch) -> Batch:
+    """The batch with the labels of all processes that share it."""
+    labels = {name: process_group.gathered(labels) for name, labels in batch.labels.items()}
+    return replace(batch, labels=labels)
 
 
 def _channels_last(activations: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.contract import Objective
+from gim_bench.hardware import process_group
 from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.settings.base import PositiveFloat, Settings
 
@@ -72,6 +73,9 @@ def barlow_twins(
 class BarlowTwinsHead(nn.Module):
     """Pooling, a projector, and the loss of two views' projections.
 
+    Where processes share a batch, each projects its own examples, and all have the loss of the
+    whole batch.
+
     Source: Siddiqui et al. 2023; the projector as in Zbontar et al. 2021.
     """
 
@@ -107,7 +111,8 @@ class BarlowTwinsHead(nn.Module):
     ) -> Float[Tensor, ""]:
         projections = [self.projector(self.pooled(view)) for view in (one, other)]
         with torch.autocast(one.device.type, enabled=False):  # bf16 loses the small correlations
-            loss = barlow_twins(*projections, redundancy=self.settings.redundancy)
+            whole = (process_group.gathered(z.to(at_least_fp32(z.dtype))) for z in projections)
+            loss = barlow_twins(*whole, redundancy=self.settings.redundancy)
             return self.settings.scale * loss
 
 

@@ -1,7 +1,7 @@
 """InfoNCE between each place of a grid and the places below: patches, or later time steps.
 
 Letters: k = prediction step, d = channels of z, e = channels of c; anchor = a place that predicts,
-negative = a wrong encoding drawn for an anchor.
+negative = a wrong encoding drawn for an anchor, group = examples that negatives are drawn among.
 """
 
 import math
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gim_bench.contract import Objective
+from gim_bench.hardware import process_group
 from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.objectives.prediction import PredictionHead, PredictionSettings
 from gim_bench.settings.base import PositiveInt
@@ -61,6 +62,9 @@ class InfoNCEHead(PredictionHead):
     of the encodings is gathered (docs/decisions/0008). `negatives_from` has the released code's
     draws: "targets" on images, "permutations" on speech.
 
+    Where processes share a batch, each computes the loss of its own examples. It draws for all of
+    them, as one process does, and has the encodings of others where a group reaches over processes.
+
     Scores are computed in fp32 or wider, whatever precision the predictors have. The gradients of
     an anchor's scores sum to 0, which cancels the mean that all encodings share; rounded to bf16
     they do not, and the mean outweighs what distinguishes the encodings.
@@ -81,28 +85,47 @@ class InfoNCEHead(PredictionHead):
         c: Float[Tensor, "example row column e"],
     ) -> Float[Tensor, ""]:
         """Mean over k of the loss of predicting z in row i + skip_rows + k from c in row i."""
-        within = self.settings.negatives_within
-        if within is None:
-            return self._loss(z, c)
-        groups = zip(z.split(within), c.split(within), strict=True)
-        return torch.stack([self._loss(*group) for group in groups]).mean()
+        examples = process_group.size() * len(c)
+        own = process_group.own(examples)
+        within = self.settings.negatives_within or examples
+        known = own.start  # the first example in z
+        if within > len(c):
+            z, known = process_group.gathered(z.to(at_least_fp32(z.dtype))), 0
+        losses = []
+        for start in range(0, examples, within):
+            size = min(within, examples - start)
+            first, last = max(start, own.start), min(start + size, own.stop)
+            if first < last:
+                group = _part(z, start - known, size)
+                anchors = _part(c, first - own.start, last - first)
+                losses.append(self._loss(group, anchors, first=first - start))
+            else:  # a group of another process: draws go on behind those that it takes
+                with torch.no_grad():
+                    self._loss(z[:size], c[:0])
+        return torch.stack(losses).mean()
 
     def _loss(
         self,
-        z: Float[Tensor, "example row column d"],
+        z: Float[Tensor, "group row column d"],
         c: Float[Tensor, "example row column e"],
+        *,
+        first: int = 0,
     ) -> Float[Tensor, ""]:
-        """The loss of examples that draw negatives among themselves."""
+        """The loss of examples that draw negatives among their group.
+
+        They are the examples of the group from number `first` on, and draw what they draw where
+        they are the whole group. The loss of no examples is not a number.
+        """
         z = z.to(at_least_fp32(z.dtype))
         targets, anchors = self._window(z, c)
         predictions = self.predicted(anchors)
         with torch.autocast(z.device.type, enabled=False):
             # One tensor for each k: their gradients are stacked once, those of slices added up.
             predicted = predictions.unbind(dim=3)
-            scores = self._scores_of_negatives(z, targets, anchors, predictions)
+            scores = self._scores_of_negatives(z, targets, anchors, predictions, first=first)
             losses = []
             for k, negatives in enumerate(scores, start=1):
-                below = self.below(targets, anchors=anchors, k=k)
+                below = _part(self.below(targets, anchors=anchors, k=k), first, len(c))
                 rows = below.shape[1]
                 positives = (predicted[k - 1][:, :rows] * below).sum(dim=-1)
                 losses.append(info_nce(positives, negatives[:, :rows]))
@@ -110,17 +133,20 @@ class InfoNCEHead(PredictionHead):
 
     def _scores_of_negatives(
         self,
-        z: Float[Tensor, "example row column d"],
-        targets: Float[Tensor, "example target_row column d"],
+        z: Float[Tensor, "group row column d"],
+        targets: Float[Tensor, "group target_row column d"],
         anchors: Float[Tensor, "example i column e"],
         predictions: Float[Tensor, "example i column k d"],
+        *,
+        first: int,
     ) -> Iterator[Float[Tensor, "example _ column negative"]]:
         """The scores of every anchor's negatives, for k = 1, 2, …: of the rows i that have targets.
 
         Where one draw serves all k, the scores are of all rows i.
         """
         if self.settings.negatives_from == "all":
-            scores = predictions @ rearrange(self._negatives(z, anchors), "... n d -> ... d n")
+            negatives = self._negatives(z, anchors, first=first)
+            scores = predictions @ rearrange(negatives, "... n d -> ... d n")
             yield from scores.unbind(dim=3)
             return
         permutations = None
@@ -128,28 +154,31 @@ class InfoNCEHead(PredictionHead):
             permutations = self._permutations(z.shape[:3].numel(), device=z.device)
         for k in range(1, predictions.shape[3] + 1):
             below = self.below(targets, anchors=anchors, k=k)
+            ours = _part(below, first, len(anchors))
             negatives = (
-                self._negatives(below, below)
+                self._negatives(below, ours, first=first)
                 if permutations is None
-                else self._shifted(z, permutations, anchors=below)
+                else self._shifted(z, permutations, anchors=ours, first=first)
             )
             predicted = predictions[:, : below.shape[1], :, k - 1]
             yield (negatives @ predicted.unsqueeze(-1)).squeeze(-1)
 
     def _negatives(
         self,
-        z: Float[Tensor, "example row column d"],
+        z: Float[Tensor, "group row column d"],
         anchors: Float[Tensor, "example i column e"],
+        *,
+        first: int = 0,
     ) -> Float[Tensor, "example i column negative d"]:
-        """Negatives of every anchor: encodings from random places of the batch."""
-        candidates = rearrange(z, "example row column d -> (example row column) d")
-        drawn: Int[Tensor, "example i column negative"] = torch.randint(
+        """Negatives of every anchor: encodings from random places of the group."""
+        candidates = rearrange(z, "group row column d -> (group row column) d")
+        drawn: Int[Tensor, "group i column negative"] = torch.randint(
             len(candidates),
-            (*anchors.shape[:3], self.settings.negatives),
+            (len(z), *anchors.shape[1:3], self.settings.negatives),
             generator=self.generator,
             device=z.device,
         )
-        return F.embedding(drawn, candidates)
+        return F.embedding(_part(drawn, first, len(anchors)), candidates)
 
     def _permutations(self, places: int, *, device: torch.device) -> Int[Tensor, "place negative"]:
         """Random permutations of all places, one for each negative of an anchor."""
@@ -161,14 +190,22 @@ class InfoNCEHead(PredictionHead):
 
     def _shifted(
         self,
-        z: Float[Tensor, "example row column d"],
+        z: Float[Tensor, "group row column d"],
         permutations: Int[Tensor, "place negative"],
         *,
         anchors: Float[Tensor, "example i column d"],
+        first: int,
     ) -> Float[Tensor, "example i column negative d"]:
         """The encodings at the end of each permutation, as many as there are anchors.
 
         Fewer anchors predict further steps: their negatives begin later in the permutations.
         """
-        drawn = permutations[-anchors.shape[:3].numel() :].unflatten(0, anchors.shape[:3])
-        return F.embedding(drawn, rearrange(z, "example row column d -> (example row column) d"))
+        whole = (len(z), *anchors.shape[1:3])
+        drawn = permutations[-math.prod(whole) :].unflatten(0, whole)
+        candidates = rearrange(z, "group row column d -> (group row column) d")
+        return F.embedding(_part(drawn, first, len(anchors)), candidates)
+
+
+def _part(values: Tensor, first: int, count: int) -> Tensor:
+    """`count` examples from number `first` on; all of them without a slice, which has a cost."""
+    return values if count == len(values) else values[first : first + count]

@@ -1,6 +1,7 @@
 """Every metric that a record may hold, with its unit and the better direction.
 
-The metric of one module ends in "/module_<k>"; the bare name belongs to the top module.
+The metric of one module ends in "/module_<k>"; the bare name belongs to the top module. The metric
+of one of the processes that share a batch ends in "/process_<k>".
 """
 
 import re
@@ -180,6 +181,8 @@ METRICS = {
             Metric("dropped_share", "ratio", Better.LOWER, "of batches that were never used"),
             *MEMORY,
         ),
+        Metric("data_parallel/processes", "processes", Better.LOWER, "that shared each batch"),
+        *_within("data_parallel/", "of the process with that number", *MEMORY),
         Metric(
             "memory/largest_batch",
             "images or windows per batch",
@@ -191,11 +194,11 @@ METRICS = {
 
 
 def describe(name: str) -> Metric:
-    """The metric called `name`, with or without "/module_<k>".
+    """The metric called `name`, with or without "/module_<k>" or "/process_<k>".
 
     Raises: ConfigError for an unknown name.
     """
-    metric = METRICS.get(re.sub(r"/module_\d+$", "", name))
+    metric = METRICS.get(re.sub(r"/(module|process)_\d+$", "", name))
     if metric is None:
         raise ConfigError(unknown_name("metric", name, known=METRICS))
     return metric

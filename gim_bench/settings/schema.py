@@ -160,6 +160,8 @@ class TrainingSettings(Settings):
     # Processes of the schedule "pipeline", which the units are shared out to; None: one for each.
     workers: PositiveInt | None = None
     buffer: BufferSettings | None = None  # between these processes; None: lossless and in order
+    # Processes that share each batch, on a device each.
+    processes: PositiveInt = 1
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
     compile: bool = False  # the encoder's layers, by torch.compile

@@ -11,6 +11,19 @@ from multiprocessing.process import BaseProcess
 FAREWELL_SECONDS = 60.0  # for a child's checkpoint
 
 
+class NeighbourGoneError(Exception):
+    """The process at the other end of a connection has ended."""
+
+
+@contextmanager
+def of_neighbours() -> Iterator[None]:
+    """A context in which a broken connection, or a buffer that cannot be fetched, has a name."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise NeighbourGoneError from error
+
+
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
     """Within the block, started processes ignore Ctrl-C: this process ends them."""

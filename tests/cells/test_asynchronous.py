@@ -15,7 +15,8 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
-from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
+from gim_bench.training.pipeline import asynchronous
+from gim_bench.training.workers import take_over
 from tests.cells.crews import Acting, At, children_of_a_pipeline
 from tests.cells.test_pipelines import PIPELINE
 from tests.cells.tiny_cells import same
@@ -140,13 +141,12 @@ def test_all_workers_take_all_their_steps_through_a_death_and_an_interruption(
 ):
     """A worker is killed; then SIGTERM ends all; then the same command finishes the training."""
     states = []
-    take_over = AsynchronousTrainer._take_over
 
-    def kept(self, state):
+    def kept(learner, state):
         states.append(state)
-        take_over(self, state)
+        take_over(learner, state)
 
-    monkeypatch.setattr(AsynchronousTrainer, "_take_over", kept)
+    monkeypatch.setattr(asynchronous, "take_over", kept)
     suite, runs = suite_in(tmp_path), RunsFolder(tmp_path / "runs")
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
     bench.checkpoint_seconds = 0.0

@@ -27,44 +27,15 @@ from gim_bench.records.record import Status
 from gim_bench.training.checkpoints import Checkpoints
 from tests.cells.crews import Acting, At, children_of_a_pipeline
 from tests.cells.tiny_cells import same
+from tests.cells.trainings import suite_in, trained_in
 from tests.tiny_suite import (
     CPU,
-    SPEECH_TOML,
-    TOML,
     noise_registered,
     tiny_bench,
     tiny_cell,
-    tiny_suite,
 )
 
-# Three modules, a rate that changes with every step, and losses of held-out examples: three epochs
-# of two steps.
-IMAGES = (
-    "encoder.blocks=[1, 1, 1]",
-    "training.epochs=3",
-    "training.batch_size=10",
-    "training.held_out=0.5",
-    "training.rate_schedule={kind='cosine', warmup_epochs=1}",
-)
-SPEECH = ("training.epochs=2",)
 PIPELINE = "training.schedule=pipeline"
-
-
-def suite_in(folder, *overrides, speech=False):
-    folder.mkdir(exist_ok=True)
-    shared = SPEECH if speech else IMAGES
-    return tiny_suite(folder, *shared, *overrides, toml=SPEECH_TOML if speech else TOML)
-
-
-def trained_in(folder, *overrides, speech=False, method="gim", **settings):
-    """The record and the weights of a cell of the suite with these overrides."""
-    suite = suite_in(folder, *overrides, speech=speech)
-    bench, runs = tiny_bench(suite), RunsFolder(folder / "runs")
-    for name, value in settings.items():
-        setattr(bench, name, value)
-    record = run_cell(tiny_cell(suite, method), bench, runs=runs)
-    assert record.status is Status.DONE, record.error
-    return record, load_file(runs.folder_of(record) / "encoder.safetensors")
 
 
 def assert_equal(pipelined, interleaved):

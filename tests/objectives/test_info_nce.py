@@ -37,9 +37,9 @@ class RecordingHead(InfoNCEHead):
         """W_1 … W_K."""
         return list(self.predictors.weight.detach().chunk(self.settings.prediction_steps))
 
-    def _negatives(self, z: Tensor, anchors: Tensor) -> Tensor:
+    def _negatives(self, z: Tensor, anchors: Tensor, *, first: int = 0) -> Tensor:
         self.anchors.append(anchors.detach())
-        drawn = super()._negatives(z, anchors)
+        drawn = super()._negatives(z, anchors, first=first)
         self.drawn.append(drawn.detach())
         return drawn
 
@@ -49,7 +49,7 @@ class ScriptedHead(RecordingHead):
 
     places: Tensor
 
-    def _negatives(self, z: Tensor, anchors: Tensor) -> Tensor:
+    def _negatives(self, z: Tensor, anchors: Tensor, *, first: int = 0) -> Tensor:
         return z.flatten(0, 2)[self.places]
 
 

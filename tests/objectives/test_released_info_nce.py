@@ -49,8 +49,8 @@ class Recording(InfoNCEHead):
         self.permuted.append(super()._permutations(places, device=device))
         return self.permuted[-1]
 
-    def _negatives(self, z, anchors):
-        self.drawn.append(super()._negatives(z, anchors).detach())
+    def _negatives(self, z, anchors, *, first=0):
+        self.drawn.append(super()._negatives(z, anchors, first=first).detach())
         return self.drawn[-1]
 
 

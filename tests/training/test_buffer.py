@@ -9,8 +9,8 @@ from hypothesis import strategies as some
 
 from gim_bench.contract import Batch
 from gim_bench.settings.schema import BufferPolicy
+from gim_bench.system.children import NeighbourGoneError
 from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Link, Slots
-from gim_bench.training.pipeline.ring import NeighbourGoneError
 from tests.training.plain_buffer import PlainBuffer
 
 LEAST_USED, FRESHEST = BufferPolicy

@@ -8,7 +8,7 @@ import torch
 
 from gim_bench.errors import DataError, RoomError, TrainingError
 from gim_bench.hardware import memory
-from gim_bench.training.pipeline.worker import Failure
+from gim_bench.training.workers import Failure
 
 
 class OddError(Exception):

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from gim_bench.contract import Batch
-from gim_bench.training.pipeline.ring import (
-    BUFFERS,
-    Inlet,
-    Kind,
-    NeighbourGoneError,
-    Outlet,
-    Parcel,
-)
+from gim_bench.system.children import NeighbourGoneError
+from gim_bench.training.pipeline.ring import BUFFERS, Inlet, Kind, Outlet, Parcel
 
 CPU = torch.device("cpu")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from gim_bench.datasets.batches import ViewStreams
 from gim_bench.datasets.images import transforms
 from gim_bench.datasets.images.transforms import Boxes, Pixels
+from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import (
     BlurSettings,
@@ -90,9 +91,12 @@ def cut_out(pixels: Pixels, *, side: int, draw: torch.Generator) -> Pixels:
 
     Source: DeVries and Taylor 2017 (Cutout).
     """
-    images, _, height, width = pixels.shape
-    rows = transforms.covered(torch.randint(height, (images,), generator=draw), height, side=side)
-    columns = transforms.covered(torch.randint(width, (images,), generator=draw), width, side=side)
+    height, width = pixels.shape[2:]
+    whole = process_group.size() * len(pixels)
+    centres = (torch.randint(end, (whole,), generator=draw) for end in (height, width))
+    row, column = (of_all[process_group.own(whole)] for of_all in centres)
+    rows = transforms.covered(row, height, side=side)
+    columns = transforms.covered(column, width, side=side)
     square = (rows[:, :, None] & columns[:, None, :])[:, None]
     return pixels.masked_fill(moved(square, device=pixels.device), 0)
 
@@ -104,8 +108,8 @@ def _jittered(pixels: Pixels, *, settings: JitterSettings, draw: torch.Generator
     """
     images = len(pixels)
     chosen = _chosen(images, settings.probability, draw=draw)
-    order = torch.rand(images, 4, generator=draw).argsort(dim=1)
-    fractions = torch.rand(4, images, generator=draw)
+    order = process_group.drawn((images, 4), draw=draw).argsort(dim=1)
+    fractions = process_group.drawn((4, images), example=1, draw=draw)
     changes = [
         (transforms.brightness, _around_1(settings.brightness)),
         (transforms.contrast, _around_1(settings.contrast)),
@@ -127,12 +131,12 @@ def _around_1(strength: float) -> tuple[float, float]:
 def _blurred(pixels: Pixels, *, settings: BlurSettings, draw: torch.Generator) -> Pixels:
     images = len(pixels)
     chosen = _chosen(images, settings.probability, draw=draw)
-    sigma = _between(settings.sigma, torch.rand(images, generator=draw))
+    sigma = _between(settings.sigma, process_group.drawn((images,), draw=draw))
     return _changed(pixels, chosen, partial(transforms.blur, kernel=settings.kernel), sigma)
 
 
 def _chosen(images: int, probability: float, *, draw: torch.Generator) -> Bool[Tensor, "b"]:
-    return torch.rand(images, generator=draw) < probability
+    return process_group.drawn((images,), draw=draw) < probability
 
 
 def _between(ends: tuple[float, float], fraction: Tensor) -> Tensor:

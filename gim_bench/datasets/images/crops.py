@@ -16,11 +16,11 @@ from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resid
 from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
 from gim_bench.datasets.images.transforms import Boxes, resized_crop
 from gim_bench.errors import DataError
+from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import constant, moved
 from gim_bench.settings.augmentations import (
     CropSettings,
     RegionSettings,
-    ResizedSettings,
     ViewSettings,
 )
 
@@ -92,22 +92,31 @@ class ImageBatches(Batches):
             self._view(chosen, settings=self.augmentation.view(number), streams=of_view)
             for number, of_view in enumerate(streams, start=1)
         ]
-        return self._batch(chosen, views)
+        return self._batch(chosen[process_group.own(len(chosen))], views)
 
     def _view(
         self, chosen: Int[Tensor, "b"], *, settings: ViewSettings, streams: ViewStreams
     ) -> Float[Tensor, "b channel size size"]:
-        """One augmented view of the chosen images, normalised.
+        """One augmented view of the process's own among the chosen images, normalised.
 
         Places are drawn even where crops are resized, so that resizing moves neither the order of
         images nor a flip.
         """
-        places = self._random_places(len(chosen), streams.place)
+        own = process_group.own(len(chosen))
+        places = Places(
+            *(of_all[own] for of_all in self._random_places(len(chosen), streams.place))
+        )
         if settings.resized:
+            height, width = self.images.shape[-2:]
             draw = streams.of("resized")
-            pixels = self._resized_crops(chosen, places.flip, settings=settings.resized, draw=draw)
+            boxes = random_boxes(
+                len(chosen), height=height, width=width, settings=settings.resized, draw=draw
+            )
+            pixels = self._resized_crops(
+                chosen[own], places.flip, boxes=Boxes(*(side[own] for side in boxes))
+            )
         else:
-            pixels = self._crops(chosen, places)
+            pixels = self._crops(chosen[own], places)
         if settings.photometric:
             pixels = pixels if pixels.is_floating_point() else pixels / 255
             pixels = photometric(pixels, settings=settings, streams=streams)
@@ -139,16 +148,9 @@ class ImageBatches(Batches):
         return moved(pixels, device=self.device)
 
     def _resized_crops(
-        self,
-        chosen: Int[Tensor, "b"],
-        flip: Bool[Tensor, "b"],
-        *,
-        settings: ResizedSettings,
-        draw: torch.Generator,
+        self, chosen: Int[Tensor, "b"], flip: Bool[Tensor, "b"], *, boxes: Boxes
     ) -> Float[Tensor, "b channel size size"]:
-        """Random resized crops, in 0..1."""
-        height, width = self.images.shape[-2:]
-        boxes = random_boxes(len(chosen), height=height, width=width, settings=settings, draw=draw)
+        """The boxes of the images, resized, in 0..1."""
         whole = self.images.index_select(0, moved(chosen, device=self.images.device))
         return resized_crop(
             moved(whole, device=self.device),

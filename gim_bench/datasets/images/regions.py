@@ -14,6 +14,7 @@ from gim_bench import seeding
 from gim_bench.contract import Batch
 from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, shared
 from gim_bench.datasets.images.crops import luma, normalise
+from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import moved
 from gim_bench.large_images import LargeImages
 from gim_bench.settings.augmentations import RegionSettings
@@ -108,7 +109,10 @@ class RegionBatches(_LargeBatches):
         return Windows(images, tops, lefts)
 
     def _batch(self, windows: Windows) -> Batch:
-        return Batch(inputs=self._squares(windows, size=self.augmentation.window), labels={})
+        """A batch of the process's own among the windows."""
+        own = process_group.own(len(windows.images))
+        ours = Windows(*(values[own] for values in windows))
+        return Batch(inputs=self._squares(ours, size=self.augmentation.window), labels={})
 
 
 class PlaceBatches(_LargeBatches):
@@ -135,7 +139,7 @@ class PlaceBatches(_LargeBatches):
             yield self._batch(chosen)
 
     def _augmented(self, chosen: Int[Tensor, "b"], streams: Sequence[ViewStreams]) -> Batch:
-        return self._batch(chosen)
+        return self._batch(chosen[process_group.own(len(chosen))])
 
     def _batch(self, chosen: Int[Tensor, "b"]) -> Batch:
         return Batch(

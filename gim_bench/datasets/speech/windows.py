@@ -15,6 +15,7 @@ from torch import Tensor
 from gim_bench.contract import FIRST_LABEL, UNLABELLED, Batch, Recordings, label_frames
 from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resident, shared
 from gim_bench.datasets.speech.audio import FULL_SCALE
+from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
 
@@ -107,7 +108,8 @@ class WindowBatches(Batches):
         places = (self._lengths[chosen] - self.augmentation.samples) // FRAME_SAMPLES + 1
         fraction = torch.rand(len(chosen), generator=draw, dtype=torch.float64)
         frames = (fraction * places.clamp(min=1)).long()
-        return Windows(chosen, frames, frames + FIRST_LABEL)
+        own = process_group.own(len(chosen))
+        return Windows(chosen[own], frames[own], frames[own] + FIRST_LABEL)
 
     @cached_property
     def _tiles(self) -> Windows:

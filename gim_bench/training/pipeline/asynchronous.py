@@ -16,10 +16,11 @@ from typing import Any
 
 from gim_bench.contract import Batch
 from gim_bench.settings.schema import BufferSettings
+from gim_bench.system.children import of_neighbours
 from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Link, Slots
-from gim_bench.training.pipeline.ring import of_neighbours
-from gim_bench.training.pipeline.trainer import SPAWN, Employed, PipelinedTrainer
-from gim_bench.training.pipeline.worker import Begin, Post, Worker, receive_state, tell
+from gim_bench.training.pipeline.trainer import PipelinedTrainer
+from gim_bench.training.pipeline.worker import Begin, Post, Worker
+from gim_bench.training.workers import SPAWN, Crew, Employed, receive_state, take_over, tell
 
 PATIENCE_SECONDS = 0.005  # between two looks of a worker that has nothing to do
 
@@ -95,6 +96,46 @@ class AsynchronousWorker(Worker):
             position = 0
 
 
+class Inboxes(Crew):
+    """Workers whose messages are kept by kind, in order: fast ones are heard before their turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inboxes: dict[Employed, dict[str, deque[list[Any]]]] = {}
+
+    def end(self) -> None:
+        super().end()
+        self._inboxes = {}
+
+    def hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
+        inbox = self.inbox(worker)[wanted]
+        while not inbox:
+            ready = wait([each.connection for each in self.workers])
+            for each in self.workers:
+                if each.connection in ready:
+                    self._listen(each)
+        return tuple(inbox.popleft())
+
+    def inbox(self, worker: Employed) -> dict[str, deque[list[Any]]]:
+        """What the worker has said and nobody has heard, by kind."""
+        return self._inboxes.setdefault(worker, defaultdict(deque))
+
+    def _listen(self, worker: Employed) -> None:
+        """Put the worker's next message into its inbox. Raises: as `hear`."""
+        inbox = self.inbox(worker)
+        try:
+            kind, *said = worker.connection.recv()
+            if kind == "state":
+                said.append(len(inbox["losses"]))
+            if kind in ("state", "done"):
+                said.append(receive_state(worker.connection))
+        except (EOFError, OSError):
+            self.explain()
+        if kind == "failed":
+            raise said[0].again()
+        inbox[kind].append(said)
+
+
 class AsynchronousTrainer(PipelinedTrainer):
     """Hears of the steps of workers that are not at the same step.
 
@@ -103,12 +144,12 @@ class AsynchronousTrainer(PipelinedTrainer):
     """
 
     kind = AsynchronousWorker
+    crew = Inboxes
+    _crew: Inboxes
 
     def __init__(self, *args: Any, buffer: BufferSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.buffer = buffer
-        # Messages of each worker by kind, in order: the fast ones are heard before their turn.
-        self._inboxes: dict[int, dict[str, deque[list[Any]]]] = {}
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Nothing is held out; after the last epoch, take over what the workers have learned."""
@@ -122,10 +163,11 @@ class AsynchronousTrainer(PipelinedTrainer):
         if self._final is not None or not wanted:
             return self._final if wanted else None
         self._ask("state")
-        heard = [self._hear(worker, "state") for worker in self._crew]
+        workers = self._crew.workers
+        heard = [self._crew.hear(worker, "state") for worker in workers]
         ahead = [
-            [list(said) for said in islice(self._inbox(worker)["losses"], count)]
-            for worker, (count, _) in zip(self._crew, heard, strict=True)
+            [list(said) for said in islice(self._crew.inbox(worker)["losses"], count)]
+            for worker, (count, _) in zip(workers, heard, strict=True)
         ]
         return {**self._merged([state for _, state in heard]), "ahead": ahead}
 
@@ -140,53 +182,23 @@ class AsynchronousTrainer(PipelinedTrainer):
             Link(connection=upper, slots=slots, lock=lock),
         )
 
-    def _hire(self) -> None:
-        self._inboxes = {}
-        super()._hire()
-
     def _begins_at(
-        self, worker: Employed, resumed: Mapping[str, Any] | None, *, position: int
+        self, number: int, resumed: Mapping[str, Any] | None, *, position: int
     ) -> tuple[int, int]:
         """Steps are counted through all epochs."""
+        ahead = self._crew.inbox(self._crew.workers[number])["losses"]
         if resumed is not None:
-            self._inbox(worker)["losses"].extend(resumed["ahead"][worker.number])
-        return 1, self._steps_heard + len(self._inbox(worker)["losses"])
+            ahead.extend(resumed["ahead"][number])
+        return 1, self._steps_heard + len(ahead)
 
     def _finish(self) -> None:
-        heard = [self._hear(worker, "done") for worker in self._crew]
+        heard = [self._crew.hear(worker, "done") for worker in self._crew.workers]
         self.measured.extend(measured for measured, _ in heard)
         self._final = self._merged([state for _, state in heard])
         self._ask("stop")
-        self._take_over(self._final)
+        take_over(self.learner, self._final)
 
     def _ask(self, what: str) -> None:
-        for worker in self._crew:
+        for worker in self._crew.workers:
             with suppress(OSError):  # it has ended, and the next look at its messages tells
                 worker.connection.send(what)
-
-    def _hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
-        inbox = self._inbox(worker)[wanted]
-        while not inbox:
-            ready = wait([each.connection for each in self._crew])
-            for each in self._crew:
-                if each.connection in ready:
-                    self._listen(each)
-        return tuple(inbox.popleft())
-
-    def _listen(self, worker: Employed) -> None:
-        """Put the worker's next message into its inbox. Raises: its error, or WorkerError."""
-        inbox = self._inbox(worker)
-        try:
-            kind, *said = worker.connection.recv()
-            if kind == "state":
-                said.append(len(inbox["losses"]))
-            if kind in ("state", "done"):
-                said.append(receive_state(worker.connection))
-        except (EOFError, OSError):
-            self._explain()
-        if kind == "failed":
-            raise said[0].again()
-        inbox[kind].append(said)
-
-    def _inbox(self, worker: Employed) -> dict[str, deque[list[Any]]]:
-        return self._inboxes.setdefault(worker.number, defaultdict(deque))

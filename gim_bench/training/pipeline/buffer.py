@@ -22,7 +22,7 @@ from torch import Tensor
 from gim_bench.contract import Batch
 from gim_bench.hardware.transfers import moved
 from gim_bench.settings.schema import BufferPolicy
-from gim_bench.training.pipeline.ring import of_neighbours
+from gim_bench.system.children import of_neighbours
 
 EMPTY = -1
 

@@ -6,8 +6,7 @@ all empty.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from gim_bench.contract import Batch
 from gim_bench.hardware.transfers import moved
+from gim_bench.system.children import of_neighbours
 
 BUFFERS = 1  # of a ring; a second one took a tenth more memory and no less time
 
@@ -50,19 +50,6 @@ class _Header(NamedTuple):
     made: Sequence[Tensor] | None  # the tensors of the buffer, where it is new
     labels: Mapping[str, np.ndarray]
     encoded_by: str | None
-
-
-class NeighbourGoneError(Exception):
-    """The process at the other end of a ring has ended."""
-
-
-@contextmanager
-def of_neighbours() -> Iterator[None]:
-    """A context in which a broken connection, or a buffer that cannot be fetched, has a name."""
-    try:
-        yield
-    except (EOFError, OSError) as error:
-        raise NeighbourGoneError from error
 
 
 class Outlet:

@@ -1,43 +1,22 @@
 """A process of a pipeline: it trains its units, parcel by parcel."""
 
-import io
-import os
-import signal
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
-from traceback import format_exception
-from typing import IO, Any, NamedTuple, cast
-
-import torch
+from typing import Any, NamedTuple
 
 from gim_bench.contract import Batch
-from gim_bench.errors import BenchError
 from gim_bench.hardware import memory
 from gim_bench.methods.stack import HandOn
-from gim_bench.system.children import end_with_parent
-from gim_bench.system.interrupts import ENDINGS
-from gim_bench.system.streams import forgive
+from gim_bench.system.children import of_neighbours
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Use
-from gim_bench.training.pipeline.ring import (
-    Inlet,
-    Kind,
-    NeighbourGoneError,
-    Outlet,
-    Parcel,
-    of_neighbours,
-)
+from gim_bench.training.pipeline.ring import Inlet, Kind, Outlet, Parcel
 from gim_bench.training.trainer import Trainer
-
-# Errors that say to their reader what happened; others are told by their names.
-KNOWN = (RuntimeError, MemoryError, torch.OutOfMemoryError)
-NEIGHBOUR_GONE = 76  # exit code of a worker whose neighbour or parent has ended
+from gim_bench.training.workers import at_post, receive_state, send_state, tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,33 +50,6 @@ class Measured(NamedTuple):
     uses: Sequence[Use] = ()  # of the batches of a buffer, step by step
 
 
-class Failure(NamedTuple):
-    """An error of a worker, for its parent to raise."""
-
-    name: str  # of its class
-    text: str
-    number: int | None  # of an error of the system
-    traceback: str
-
-    @classmethod
-    def of(cls, error: Exception) -> "Failure":
-        number = error.errno if isinstance(error, OSError) else None
-        text = str(error) if number is None else os.strerror(number)
-        return cls(type(error).__name__, text, number, "".join(format_exception(error)))
-
-    def again(self) -> Exception:
-        """The error, with the worker's traceback as a note; a RuntimeError where it is unknown."""
-        known = {kind.__name__: kind for kind in (*BenchError.__subclasses__(), *KNOWN)}
-        if self.number is not None:
-            error: Exception = OSError(self.number, self.text)
-        elif self.name in known:
-            error = known[self.name](self.text)
-        else:
-            error = RuntimeError(f"{self.name}: {self.text}")
-        error.add_note(self.traceback)
-        return error
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
     """What a worker begins with; its part is made in the worker's own process."""
@@ -113,58 +65,10 @@ def serve(post: Post) -> None:
     """Train the worker's part; the parent hears of every step.
 
     Messages: ("ready", names of the state), ("losses", {unit: loss}, whether a state follows),
-    ("validated", {unit: loss}), ("done", measured), after which a state follows, and ("failed",
-    failure), which is the last one. Signals are for the parent, which ends its workers.
+    ("validated", {unit: loss}), ("done", measured), after which a state follows, and those of
+    `at_post`.
     """
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
-    forgive()
-    end_with_parent(at_once=True)
-    try:
-        post.kind(post).work()
-    except NeighbourGoneError:
-        sys.exit(NEIGHBOUR_GONE)
-    except Exception as error:  # the parent raises it, if it is there
-        with suppress(NeighbourGoneError):
-            tell(post.parent, "failed", Failure.of(error))
-
-
-def tell(parent: Connection, *message: Any) -> None:
-    """Raises: NeighbourGoneError where the parent has ended."""
-    with of_neighbours():
-        parent.send(message)
-
-
-# -- states ----------------------------------------------------------------------------------------
-
-
-class _Through:
-    """A file whose content goes through a connection as it is written."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def write(self, content: bytes | memoryview) -> int:
-        if content:
-            self._connection.send_bytes(content)
-        return len(content)
-
-    def flush(self) -> None: ...
-
-
-def send_state(connection: Connection, state: Mapping[str, Any]) -> None:
-    """Send a state of tensors, numbers, lists and mappings, tensor by tensor. Raises: OSError."""
-    torch.save(dict(state), cast(IO[bytes], _Through(connection)))
-    connection.send_bytes(b"")
-
-
-def receive_state(connection: Connection) -> dict[str, Any]:
-    """The state that `send_state` sends, on the CPU. Raises: EOFError or OSError."""
-    file = io.BytesIO()
-    while part := connection.recv_bytes():
-        file.write(part)
-    file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    at_post(post.parent, lambda: post.kind(post).work())
 
 
 # -- at work ---------------------------------------------------------------------------------------
