@@ -20,8 +20,11 @@ START_SECONDS = 600
 class Server:
     """Within its block it answers at `uri`; what it holds stays in `folder` when it dies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, store: str = "", artifacts: str = "") -> None:
+        """Without `store` and `artifacts`, a SQLite file and a folder keep what the server gets."""
         self.folder = folder
+        self._store = store or f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = artifacts or str(folder / "artifacts")
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             self.port = unused.getsockname()[1]
@@ -62,8 +65,8 @@ class Server:
         return sorted((run.to_dictionary() for run in runs), key=lambda run: run["info"]["run_id"])
 
     def _start(self) -> None:
-        store = ("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}")
-        files = ("--artifacts-destination", str(self.folder / "artifacts"))
+        store = ("--backend-store-uri", self._store)
+        files = ("--serve-artifacts", "--artifacts-destination", self._artifacts)
         where = ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *store, *files, *where],

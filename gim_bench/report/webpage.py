@@ -44,7 +44,7 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .8rem; border-bottom: 1px solid #8888; text-align: left; }}
 thead th {{ border-bottom-width: 2px; vertical-align: bottom; }}
 tbody th {{ font-weight: inherit; }}
-tbody td:not(.number) {{ min-width: 8rem; }}
+tbody td:not(.number) {{ min-width: 6rem; }}
 tbody tr:hover {{ background: #8882; }}
 th button {{ font: inherit; color: inherit; background: none; border: 0; padding: 0;
             text-align: inherit; cursor: pointer; }}

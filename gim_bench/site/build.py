@@ -188,7 +188,7 @@ def _add_submissions(site: _Site) -> Iterator[SubmissionLine]:
                 submission.records, suite=submission.suite, runs=runs, root=root, who=submission.who
             )
             for row in rows_of(submission.records, (), predictions=lambda _: None):
-                site.standings.append(_sent(submission, row, pages[row.method], standing.reason))
+                site.standings.append(_sent(submission, row, pages[row.method], standing.short))
             site.files[page] = site.files[f"{root}/records.html"]
         yield SubmissionLine(
             who=submission.who,

@@ -18,7 +18,7 @@ from gim_bench.report.columns import (
     with_unit,
 )
 from gim_bench.report.document import Bullets, Column, Document, Section, Table
-from gim_bench.site.links import relative
+from gim_bench.site.links import NUMBER, relative
 from gim_bench.site.records import commit_of, hardware_of
 
 ORDER = (
@@ -83,9 +83,14 @@ def _table(group: Sequence[Standing], *, page: str) -> Table:
         _words("ran again", [each.verified for each in ordered]),
     ]
     table = table_of(columns)
-    own = [column.numeric or place == 0 for place, column in enumerate(table.columns)]
     addresses = [relative(each.page, page=page) for each in ordered]
-    links = [[address if is_own else "" for is_own in own] for address in addresses]
+    links = [
+        [
+            address if place == 0 or (column.numeric and NUMBER.match(cell)) else ""
+            for place, (column, cell) in enumerate(zip(table.columns, row, strict=True))
+        ]
+        for address, row in zip(addresses, table.rows, strict=True)
+    ]
     return replace(table, links=links)
 
 

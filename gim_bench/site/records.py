@@ -9,7 +9,7 @@ from gim_bench.records.metrics import describe, unit_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import finished_at, flatten, summarise
 from gim_bench.report.build import provenance_of
-from gim_bench.report.columns import NONE
+from gim_bench.report.columns import NONE, with_unit
 from gim_bench.report.document import Bullets, Column, Document, Section, Table
 from gim_bench.site.links import relative
 
@@ -75,12 +75,12 @@ def method_page(cells: Sequence[Listed], *, page: str) -> Document:
     for name in names:
         values = [cell.record.metrics.get(name) for cell in cells]
         known = [value for value in values if value is not None]
-        rows.append([name, _unit(name, first), repr(summarise(known).mean), *map(_exact, values)])
+        named = with_unit(name, _unit(name, first))
+        rows.append([named, _exact(summarise(known).mean), *map(_exact, values)])
         here = [a if v is not None else "" for a, v in zip(addresses, values, strict=True)]
-        links.append(["", "", "", *here])
+        links.append(["", "", *here])
     columns = [
         Column(heading="metric", numeric=False),
-        Column(heading="unit", numeric=False),
         Column(heading="mean"),
         *(Column(heading=f"seed {cell.record.seed}") for cell in cells),
     ]

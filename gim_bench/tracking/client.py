@@ -6,25 +6,27 @@ from several processes: processes at the same SQLite file take turns. A server o
 there each process looks again after its changes, until a look finds nothing to change.
 """
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gim_bench.errors import class_and_first_line
 from gim_bench.records.live import Attempt
 from gim_bench.records.record import Record
 from gim_bench.system.addresses import concealed
 from gim_bench.tracking.addresses import scheme_of, store_file, unusable
+from gim_bench.tracking.artifacts import names_in, repository_of, write_artifacts
 from gim_bench.tracking.connection import Store, experiment_name, local_path
 from gim_bench.tracking.entries import (
     ATTEMPT,
     CURVES,
     DIGEST,
     PARENT,
-    PATCHES,
     PLACE,
     RECORDS,
     SENT,
@@ -34,16 +36,18 @@ from gim_bench.tracking.entries import (
     sweep_entry,
 )
 from gim_bench.tracking.modules import SOURCE_TYPE, ModuleModel
-from gim_bench.tracking.plots import FIGURES, figures_of
 from gim_bench.tracking.stores import Found, runs_in_file
 
 if TYPE_CHECKING:  # MLflow takes seconds to import
+    from mlflow.entities import RunInfo
     from mlflow.exceptions import MlflowException
+
+T = TypeVar("T")
 
 LOOKS = 20  # at a store that other processes change at the same time
 LOOK_AGAIN_SECONDS = 0.1  # times the number of looks so far
 # Limits of MLflow's API.
-METRICS_PER_BATCH = 1000
+METRICS_PER_BATCH = 900  # a thousand with the parameters
 PARAMETERS_PER_BATCH = 100
 PARAMETER_CHARACTERS = 6000
 TAG_CHARACTERS = 5000
@@ -126,6 +130,7 @@ class Tracker(Store):
         same entry may delete each other's run; the last one to delete looks again afterwards.
         """
         experiment = self._experiment(suite)
+        written = ""  # the run that this call has written, with its artifacts
         for look in range(LOOKS):
             if look > 1:  # other processes are changing the same runs
                 time.sleep(LOOK_AGAIN_SECONDS * look)
@@ -137,11 +142,12 @@ class Tracker(Store):
             if not intact:
                 begun = [run for run in mine if entry.completes(run)]
                 if begun:
-                    self._complete(experiment, min(begun, key=_age), entry)
+                    written = self._complete(experiment, min(begun, key=_age), entry)
                 else:
-                    self._create(experiment, entry)
+                    written = self._create(experiment, entry)
             elif len(mine) == 1:
-                return self._supply(intact[0].run_id, entry) or look > 0
+                (run,) = intact
+                return run.run_id == written or self._supply(run, entry) or look > 0
             else:
                 kept = min(intact, key=_age)
                 for run in mine:
@@ -164,23 +170,23 @@ class Tracker(Store):
             self._client.delete_run(child.run_id)
         self._client.delete_run(run_id)
 
-    def _create(self, experiment: str, entry: Entry) -> None:
+    def _create(self, experiment: str, entry: Entry) -> str:
         """Create a run that holds the entry, unless another process deletes the run meanwhile.
 
-        A run that is begun and fails is removed.
+        A run that is begun and fails is removed. Return the id of the run.
         """
         from mlflow.exceptions import MlflowException
 
-        run_id = self._begin(experiment, entry)
+        run = self._begin(experiment, entry)
+        run_id: str = run.run_id
         try:
             if entry.attempt is not None:
                 self._catch_up(run_id, entry.attempt)
             self._log_data(run_id, entry)
-            self._log_models(experiment, run_id, entry)
-            self._fill(run_id, entry)
-            for child in entry.children:
-                self._fill(self._begin(experiment, child, parent=run_id), child)
-            self._supply(run_id, entry)
+            self._fill(run_id, entry, models=self._create_models(experiment, run_id, entry))
+            children = (partial(self._add, experiment, run_id, child) for child in entry.children)
+            self._at_once(list(children))
+            self._supply(run, entry, is_new=True)
             self._client.set_tag(run_id, DIGEST, entry.digest())
         except BaseException as error:
             # A process that was ready earlier may have taken this run for a broken one.
@@ -189,11 +195,18 @@ class Tracker(Store):
                 self._delete(experiment, run_id)
             if not is_lost:
                 raise
+        return run_id
 
-    def _complete(self, experiment: str, run: Found, entry: Entry) -> None:
+    def _add(self, experiment: str, parent: str, child: Entry) -> None:
+        """Create a child of a run."""
+        self._fill(self._begin(experiment, child, parent=parent).run_id, child)
+
+    def _complete(self, experiment: str, run: Found, entry: Entry) -> str:
         """Complete a run that was begun as the cell trained, unless another process deletes it.
 
         A run that fails half-way is completed by the next call: points are logged once.
+
+        Return the id of the run.
         """
         from mlflow.entities import RunTag
         from mlflow.exceptions import MlflowException
@@ -205,13 +218,14 @@ class Tracker(Store):
             self._catch_up(run.run_id, entry.attempt, sent=int(run.tags.get(SENT, 0)))
             self._log_data(run.run_id, entry)
             self._delete_models(experiment, run.run_id)  # of a call that failed
-            self._log_models(experiment, run.run_id, entry)
-            self._fill(run.run_id, entry)
-            self._supply(run.run_id, entry)
+            models = self._create_models(experiment, run.run_id, entry)
+            self._fill(run.run_id, entry, models=models)
+            self._supply(run, entry)
             self._client.set_tag(run.run_id, DIGEST, entry.digest())
         except MlflowException as error:
             if not self._is_lost(run.run_id, error):
                 raise
+        return run.run_id
 
     def _catch_up(self, run_id: str, attempt: Attempt, *, sent: int = 0) -> None:
         """Log the points after the first `sent`."""
@@ -239,44 +253,22 @@ class Tracker(Store):
             # Another process has entered the data set between MLflow's look and its insertion.
             self._client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
-    def _log_models(self, experiment: str, run_id: str, entry: Entry) -> None:
-        """Log each module as a model, with its metrics at the step that is its number.
+    def _create_models(
+        self, experiment: str, run_id: str, entry: Entry
+    ) -> Mapping[str, ModuleModel]:
+        """Create a model for each module; return the modules by the ids of their models.
 
         A server of MLflow 2 knows no models: runs there are without.
         """
         from mlflow.exceptions import MlflowException
 
         try:
-            self._create_models(experiment, run_id, entry)
+            made = self._at_once([self._creation(experiment, run_id, m) for m in entry.modules])
         except MlflowException as error:
             if error.error_code != "ENDPOINT_NOT_FOUND":
                 raise
-
-    def _create_models(self, experiment: str, run_id: str, entry: Entry) -> None:
-        from mlflow.entities import LoggedModelOutput, Metric
-
-        if not entry.modules:
-            return
-        made = self._at_once([self._creation(experiment, run_id, m) for m in entry.modules])
-        of_data: dict[str, str] = {}
-        if entry.data is not None:
-            of_data = {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
-        now = entry.finished_ms or int(time.time() * 1000)
-        metrics = [
-            Metric(name, value, now, module.number, model_id=model, run_id=run_id, **of_data)
-            for module, model in zip(entry.modules, made, strict=True)
-            for name, value in module.metrics.items()
-        ]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-        # MLflow's tab of models has the models that are ready.
-        ready = self._client.finalize_logged_model
-        self._at_once([partial(ready, model, "READY") for model in made])
-        outputs = [
-            LoggedModelOutput(model, module.number)
-            for module, model in zip(entry.modules, made, strict=True)
-        ]
-        self._client.log_outputs(run_id, outputs)
+            return {}
+        return dict(zip(made, entry.modules, strict=True))
 
     def _creation(self, experiment: str, run_id: str, module: ModuleModel) -> Callable[[], str]:
         """A call that creates a module's model and returns its id."""
@@ -303,75 +295,87 @@ class Tracker(Store):
             if error.error_code not in {"ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}:
                 raise
 
-    def _supply(self, run_id: str, entry: Entry) -> bool:
+    def _supply(self, run: "RunInfo | Found", entry: Entry, *, is_new: bool = False) -> bool:
         """Write the artifacts that the run lacks; artifacts out of reach cost no number.
 
-        Return whether any was written.
+        A run that `is_new` lacks all of them. Return whether any was written.
         """
         if self.artifacts_away or not entry.artifacts:
             return False
         try:
-            missing = set(entry.artifacts) - self._artifacts(run_id)
-            for name in missing & set(entry.files):
-                self._client.log_text(run_id, entry.files[name], name)
-            for path in entry.pictures:
-                if f"{PATCHES}/{path.name}" in missing:
-                    self._client.log_artifact(run_id, str(path), artifact_path=PATCHES)
+            kept = repository_of(run.artifact_uri, store=self.uri)
+            missing = set(entry.artifacts) - (set() if is_new else names_in(kept))
+            with tempfile.TemporaryDirectory() as folder:
+                paths = write_artifacts(entry, missing, folder=Path(folder))
+                self._at_once([partial(kept.log_artifact, str(p), to) for p, to in paths])
             if CURVES in missing:
                 columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
-                self._client.log_table(run_id, columns, CURVES)
-            for name, draw in figures_of(entry).items():
-                if name in missing:
-                    self._client.log_figure(run_id, draw(), name)
+                self._client.log_table(run.run_id, columns, CURVES)
         except Exception as error:  # of the library of any kind of artifact store
             self.artifacts_away = concealed(class_and_first_line(error), self.uri)
             return False
         return bool(missing)
 
-    def _artifacts(self, run_id: str) -> set[str]:
-        """The names of the artifacts that a run has, those in folders included."""
-        found = {item.path for item in self._client.list_artifacts(run_id)}
-        for folder in found & {PATCHES, FIGURES}:
-            found |= {item.path for item in self._client.list_artifacts(run_id, folder)}
-        return found
-
     def _is_active(self, run_id: str) -> bool:
         return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
 
-    def _begin(self, experiment: str, entry: Entry, *, parent: str | None = None) -> str:
-        """Create a run with the tags of the entry, and return its id."""
+    def _begin(self, experiment: str, entry: Entry, *, parent: str | None = None) -> "RunInfo":
+        """Create a run with the tags of the entry."""
         tags = entry.tags | entry.identity | ({} if parent is None else {PARENT: parent})
         if entry.records:
             tags |= {RECORDS: " ".join(entry.records), PLACE: entry.place}
         if entry.attempt is not None:
             tags |= {ATTEMPT: entry.attempt.name, PLACE: entry.place}
-        run = self._client.create_run(
+        return self._client.create_run(
             experiment,
             start_time=entry.started_ms,
             run_name=entry.name,
             tags={name: value[:TAG_CHARACTERS] for name, value in tags.items()},
-        )
-        return str(run.info.run_id)
+        ).info
 
-    def _fill(self, run_id: str, entry: Entry) -> None:
-        """Log the numbers and settings of the entry, and end the run."""
-        from mlflow.entities import Metric, Param
+    def _fill(
+        self, run_id: str, entry: Entry, *, models: Mapping[str, ModuleModel] | None = None
+    ) -> None:
+        """Log the numbers and settings of the entry and of its models, and end the run.
 
+        The metrics of a model are metrics of the run, too, at the step that is the module's number.
+        """
+        from mlflow.entities import LoggedModelOutput, Metric, Param
+
+        models = models or {}
         now = entry.finished_ms or int(time.time() * 1000)
+        of_data: dict[str, str] = {}
+        if entry.data is not None:
+            of_data = {"dataset_name": entry.data.name, "dataset_digest": entry.data.digest}
+        metrics = [
+            Metric(name, value, now, module.number, model_id=model, run_id=run_id, **of_data)
+            for model, module in models.items()
+            for name, value in module.metrics.items()
+        ]
         live = () if entry.attempt is None else entry.attempt.points
         there = {(point.name, point.step) for point in live}
-        metrics = [
+        metrics += [
             Metric(name, value, now, step)
             for name, value, step in entry.points
             if (name, step) not in there
         ]
         params = [Param(name, value[:PARAMETER_CHARACTERS]) for name, value in entry.params.items()]
-        for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-        for start in range(0, len(params), PARAMETERS_PER_BATCH):
-            self._client.log_batch(run_id, params=params[start : start + PARAMETERS_PER_BATCH])
+        for some, settings in zip_longest(
+            _in_parts(metrics, METRICS_PER_BATCH), _in_parts(params, PARAMETERS_PER_BATCH)
+        ):
+            self._client.log_batch(run_id, metrics=some or (), params=settings or ())
+        if models:
+            # MLflow's tab of models has the models that are ready.
+            ready = [partial(self._client.finalize_logged_model, m, "READY") for m in models]
+            outputs = [LoggedModelOutput(model, each.number) for model, each in models.items()]
+            self._at_once([*ready, partial(self._client.log_outputs, run_id, outputs)])
         if entry.status != "RUNNING":
             self._client.set_terminated(run_id, status=entry.status, end_time=now)
+
+
+def _in_parts(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """The items in order, in parts of at most so many."""
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 def _age(run: Found) -> tuple[int, str]:

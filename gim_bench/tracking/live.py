@@ -86,7 +86,7 @@ class LiveRuns(Tracker):
     def _begun(self, suite: str, entry: Entry, *, folder: Path) -> _Run | None:
         """A new run; None if the cell has ended meanwhile, whose record has a run of its own."""
         experiment = self._experiment(suite)
-        run_id = self._begin(experiment, entry)
+        run_id: str = self._begin(experiment, entry).run_id
         if not seems_held(folder):
             self._delete(experiment, run_id)
             return None

@@ -71,7 +71,7 @@ def test_an_altered_number_under_a_new_seal_does_not_hold(sent, gim_bench):
     answer = gim_bench(*VERIFY)
     assert answer.code == 1
     assert "accuracy is " in answer.out
-    (listed, reason) = standing_of(read_submission(sent.parent, suite="tiny"))
+    listed, reason, _ = standing_of(read_submission(sent.parent, suite="tiny"))
     assert not listed
     assert reason == f"refused: {answer.out.strip()}"
 

@@ -22,16 +22,17 @@ def verify(submission, **found):
 
 
 def test_a_submission_waits_for_its_verification(submission):
-    listed, reason = standing_of(submission)
+    listed, reason, _ = standing_of(submission)
     assert not listed
     assert reason == (
-        f"waits for python -m gim_bench verify --submission {submission.root} --suite quickstart"
+        f"waits for python -m gim_bench verify --submission {submission.root.parent.name}/ann "
+        f"--suite quickstart"
     )
 
 
 def test_a_submission_whose_numbers_hold_is_listed(submission):
     verify(submission)
-    listed, reason = standing_of(submission)
+    listed, reason, _ = standing_of(submission)
     assert listed
     assert "gim seed 0 ran again on 20" in reason
     assert json.loads((submission.folder / VERIFIED).read_text())["seed"] == 7
@@ -39,7 +40,7 @@ def test_a_submission_whose_numbers_hold_is_listed(submission):
 
 def test_a_submission_whose_numbers_do_not_hold_is_refused(submission):
     verify(submission, accuracy=50)
-    listed, reason = standing_of(submission)
+    listed, reason, _ = standing_of(submission)
     assert not listed
     assert reason.startswith("refused: gim seed 0 ran again on")
     assert "accuracy is 50" in reason

@@ -3,16 +3,14 @@
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from gim_bench.sweep import studies as shared
 from gim_bench.sweep.probe_rates import BATCH, GRID
 from gim_bench.sweep.studies import Outcome, Studies
 from gim_bench.system.addresses import sqlite_address
+from tests.databases import postgresql
 from tests.sweep.sharing import complete, tried
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -389,40 +388,6 @@ def test_a_study_of_another_encoder_is_refused(studies):
     studies.open("study", {"encoder_sha256": "a"})
     with pytest.raises(ConfigError, match=r"begun with another encoder_sha256[^\n]*$"):
         studies.open("study", {"encoder_sha256": "b"})
-
-
-@contextmanager
-def postgresql():
-    """The address of a server of its own, on a socket in a folder of its own."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = Path(found[-1] if found else shutil.which("initdb") or "")
-    if not initdb.is_file():
-        pytest.skip("PostgreSQL's initdb is not installed")
-    pytest.importorskip("psycopg")
-    user = {"user": "nobody", "extra_groups": []} if os.getuid() == 0 else {}  # root is refused
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    if user:
-        shutil.chown(folder, "nobody")
-    data, quiet = folder / "data", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    create = [initdb, "-D", data, "-U", "tester", "-A", "trust", "--no-sync"]
-    subprocess.run(create, check=True, cwd=folder, **user, **quiet)
-    server = subprocess.Popen(
-        [initdb.with_name("postgres"), "-D", data, "-k", folder, "-c", "listen_addresses="],
-        cwd=folder,
-        **user,
-        **quiet,
-    )
-    try:
-        deadline = time.monotonic() + 300
-        while not list(folder.glob(".s.PGSQL.*[0-9]")):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield f"postgresql://tester@/postgres?host={folder}"
-    finally:
-        server.send_signal(signal.SIGINT)  # stops without waiting for connections
-        server.wait(timeout=300)
-        shutil.rmtree(folder)
 
 
 @pytest.mark.slow

@@ -611,6 +611,27 @@ def test_an_error_of_one_call_is_raised_when_the_other_calls_are_over(at_a_serve
     assert ended == ["last"]
 
 
+def test_a_cell_takes_one_call_for_its_numbers_and_looks_for_no_artifact_of_a_new_run(
+    tracker, monkeypatch
+):
+    """Each call is a wait at a slow server, those for models and artifacts apart."""
+    client, calls = tracker._client, []
+
+    class Counted:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(client, name)
+
+    tracker.summarise("quickstart", [cell(seed=9)])  # makes the experiment
+    monkeypatch.setitem(vars(tracker), "_client", Counted())
+    tracker.mirror(cell())
+    of_models = {"create_logged_model", "finalize_logged_model"}
+    assert [name for name in calls if name not in of_models] == [
+        "search_runs", "create_run", "log_inputs", "log_batch", "log_outputs", "set_terminated",
+        "set_tag", "search_runs",
+    ]  # fmt: skip
+
+
 # -- stores that fail ------------------------------------------------------------------------------
 
 
