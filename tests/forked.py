@@ -28,3 +28,11 @@ def forked_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "SPAWN", FORKED)
         yield
+
+
+@contextmanager
+def spawned_workers() -> Iterator[None]:
+    """Within the block, the workers of trainings are started as users' are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "SPAWN", multiprocessing.get_context("spawn"))
+        yield

@@ -1,17 +1,26 @@
 """Cells with processes of their own: looking at these, and acting while they train."""
 
+import os
+
 import psutil
 
 from gim_bench.progress import Silence
 
 
-def children():
-    return psutil.Process().children(recursive=True)
+def workers_of_a_cell():
+    """Processes of a training that is under way, or that it has left.
+
+    Not those of multiprocessing itself: the tracker of resources, and the process that is forked.
+    """
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if not _is_multiprocessing_s_own(child)]
 
 
-def children_of_a_pipeline():
-    """Processes that a pipeline has left; multiprocessing keeps one of its own."""
-    return [child for child in children() if "resource_tracker" not in " ".join(child.cmdline())]
+def _is_multiprocessing_s_own(child):
+    command = " ".join(child.cmdline())
+    return "resource_tracker" in command or (
+        "forkserver" in command and child.ppid() == os.getpid()
+    )
 
 
 class Acting(Silence):

@@ -17,9 +17,10 @@ from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.pipeline import asynchronous
 from gim_bench.training.workers import take_over
-from tests.cells.crews import Acting, At, children_of_a_pipeline
+from tests.cells.crews import Acting, At, workers_of_a_cell
 from tests.cells.test_pipelines import PIPELINE
 from tests.cells.tiny_cells import same
+from tests.forked import forked_workers
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 from tests.training.plain_buffer import PlainBuffer
 
@@ -36,6 +37,12 @@ SETTINGS = (
 
 def suite_in(folder, *overrides):
     return tiny_suite(folder, *SETTINGS, *overrides)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    with forked_workers():
+        yield
 
 
 @pytest.fixture
@@ -152,19 +159,19 @@ def test_all_workers_take_all_their_steps_through_a_death_and_an_interruption(
     bench.checkpoint_seconds = 0.0
 
     def kill():
-        oldest = sorted(children_of_a_pipeline(), key=lambda child: child.create_time())
+        oldest = sorted(workers_of_a_cell(), key=lambda child: child.create_time())
         oldest[1].kill()
 
     bench.progress = Acting(At(3, kill))
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.FAILED
     assert "worker 2 (module_2) of the pipeline was killed by SIGKILL" in str(record.error)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
 
     bench.progress = Acting(At(5, lambda: psutil.Process().send_signal(signal.SIGTERM)))
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell, bench, runs=runs)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
 
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)

@@ -1,7 +1,6 @@
 """Cells whose batches are shared by processes."""
 
 import multiprocessing
-import os
 import signal
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
-from tests.cells.crews import Acting, At
+from tests.cells.crews import Acting, At, workers_of_a_cell
 from tests.cells.tiny_cells import same
 from tests.cells.trainings import suite_in, trained_in
 from tests.forked import forked_workers
@@ -40,12 +39,6 @@ def forked():
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     return trained_in(tmp_path_factory.mktemp("shared"), TWO)
-
-
-def processes_left():
-    """Processes that a training has left: children of the one that is forked."""
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if child.ppid() != os.getpid()]
 
 
 def assert_equal(ours, theirs):
@@ -120,13 +113,13 @@ def test_a_signal_stops_all_processes_and_the_same_command_ends_alike(tmp_path):
     cell, bench = tiny_cell(suite, "greedy_supervised"), tiny_bench(suite)
 
     def end_all():
-        for process in (*processes_left(), psutil.Process()):
+        for process in (*workers_of_a_cell(), psutil.Process()):
             process.send_signal(signal.SIGTERM)
 
     bench.progress = Acting(At(2, end_all))
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell, bench, runs=runs)
-    assert not processes_left()
+    assert not workers_of_a_cell()
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
@@ -143,7 +136,7 @@ def test_a_killed_process_fails_the_cell_in_a_line_and_the_same_command_ends_ali
     bench.checkpoint_seconds = 0.0
 
     def kill():
-        max(processes_left(), key=lambda child: child.create_time()).kill()
+        max(workers_of_a_cell(), key=lambda child: child.create_time()).kill()
 
     bench.progress = Acting(At(4, kill))
     record = run_cell(cell, bench, runs=runs)
@@ -152,7 +145,7 @@ def test_a_killed_process_fails_the_cell_in_a_line_and_the_same_command_ends_ali
         "process 2 of the 2 that share each batch was killed by SIGKILL (exit code -9), as by the "
         "system when memory is full: the same command resumes from the last checkpoint"
     )
-    assert not processes_left()
+    assert not workers_of_a_cell()
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
@@ -177,7 +170,7 @@ def test_a_process_that_cannot_start_fails_the_cell_in_its_own_words(tmp_path):
     record = run_cell(tiny_cell(suite, "gim"), bench, runs=RunsFolder(tmp_path / "runs"))
     assert record.status is Status.FAILED
     assert record.error == "the disk of the images is not there"
-    assert not processes_left()
+    assert not workers_of_a_cell()
 
 
 # -- what does not go together ---------------------------------------------------------------------

@@ -25,9 +25,10 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.checkpoints import Checkpoints
-from tests.cells.crews import Acting, At, children_of_a_pipeline
+from tests.cells.crews import Acting, At, workers_of_a_cell
 from tests.cells.tiny_cells import same
 from tests.cells.trainings import suite_in, trained_in
+from tests.forked import forked_workers, spawned_workers
 from tests.tiny_suite import (
     CPU,
     noise_registered,
@@ -50,6 +51,13 @@ def assert_equal(pipelined, interleaved):
     assert ours.isolation == theirs.isolation
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Most tests need no workers that import everything anew."""
+    with forked_workers():
+        yield
+
+
 # -- the same numbers ------------------------------------------------------------------------------
 
 
@@ -60,7 +68,8 @@ def interleaved(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipelined(tmp_path_factory):
-    return trained_in(tmp_path_factory.mktemp("pipelined"), PIPELINE)
+    with spawned_workers():
+        return trained_in(tmp_path_factory.mktemp("pipelined"), PIPELINE)
 
 
 def test_three_processes_train_images_to_the_bits_of_one(pipelined, interleaved):
@@ -166,7 +175,7 @@ def test_a_signal_stops_all_workers_after_one_step_and_the_same_command_ends_ali
     bench.progress = Acting(At(number, lambda: os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell, bench, runs=runs)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
     assert list(runs.root.glob("**/checkpoint-*.pt"))
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
@@ -182,13 +191,13 @@ def test_a_signal_to_all_processes_stops_after_a_checkpoint_as_well(long_interle
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
 
     def end_all():
-        for process in (*children_of_a_pipeline(), psutil.Process()):
+        for process in (*workers_of_a_cell(), psutil.Process()):
             process.send_signal(signal.SIGTERM)
 
     bench.progress = Acting(At(5, end_all))
     with pytest.raises(KeyboardInterrupt):
         run_cell(cell, bench, runs=runs)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
@@ -270,7 +279,7 @@ def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alik
     bench.checkpoint_seconds = 0.0
 
     def kill():
-        oldest = sorted(children_of_a_pipeline(), key=lambda child: child.create_time())
+        oldest = sorted(workers_of_a_cell(), key=lambda child: child.create_time())
         oldest[worker].kill()
 
     bench.progress = Acting(At(9, kill))
@@ -281,7 +290,7 @@ def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alik
         f"code -9), as by the system when memory is full: the same command resumes from the last "
         f"checkpoint"
     )
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
@@ -306,10 +315,11 @@ def test_a_worker_that_cannot_start_fails_the_cell_in_its_own_words(tmp_path, mo
     bench = tiny_bench(suite)
     there = bench.dataset
     bench.dataset = Elsewhere(options=there.options, data_dir=None, cache_dir=Path("unused"))
-    record = run_cell(tiny_cell(suite, "gim"), bench, runs=runs)
+    with spawned_workers():
+        record = run_cell(tiny_cell(suite, "gim"), bench, runs=runs)
     assert record.status is Status.FAILED
     assert record.error == "the disk of the images is not there"
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
 
 
 def test_a_loss_that_is_not_finite_fails_the_cell_and_ends_the_workers(tmp_path):
@@ -317,7 +327,7 @@ def test_a_loss_that_is_not_finite_fails_the_cell_and_ends_the_workers(tmp_path)
     record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "r"))
     assert record.status is Status.FAILED
     assert "lower training.learning_rate" in str(record.error)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
 
 
 @pytest.mark.slow
@@ -327,9 +337,9 @@ def test_a_pipeline_runs_in_a_cell_s_own_process(interleaved, tmp_path):
     assert record.status is Status.DONE, record.error
     assert record.losses == interleaved[0].losses
     deadline = time.monotonic() + 10
-    while children_of_a_pipeline() and time.monotonic() < deadline:
+    while workers_of_a_cell() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not children_of_a_pipeline()
+    assert not workers_of_a_cell()
 
 
 # -- predicted -------------------------------------------------------------------------------------
