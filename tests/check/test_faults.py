@@ -88,5 +88,7 @@ def test_a_target_one_row_too_near_is_noticed_although_the_loss_falls(worse, mon
 
 def test_one_negative_where_the_setting_says_sixteen_is_noticed(worse, monkeypatch):
     negatives = InfoNCEHead._negatives
-    monkeypatch.setattr(InfoNCEHead, "_negatives", lambda *args: negatives(*args)[..., :1, :])
+    monkeypatch.setattr(
+        InfoNCEHead, "_negatives", lambda *args, **kwargs: negatives(*args, **kwargs)[..., :1, :]
+    )
     assert worse() == LOSS
