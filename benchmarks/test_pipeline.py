@@ -35,11 +35,12 @@ class Noise:
 
     stream = ("noise", 0)
 
-    def __init__(self, *, batch_size: int) -> None:
+    def __init__(self, *, batch_size: int, steps: int) -> None:
         self.batch_size = batch_size
+        self.steps = steps
 
     def __len__(self) -> int:
-        return STEPS
+        return self.steps
 
     def epoch(self, number: int) -> Iterator[Batch]:
         batch = Batch(inputs=inputs(self.batch_size, Modality.IMAGE), labels={})
@@ -49,7 +50,7 @@ class Noise:
         return iter(())
 
 
-def part(batch_size: int, number: int, units: Sequence[str]) -> Part:
+def part(noise: Noise, number: int, units: Sequence[str]) -> Part:
     """A worker's part, made in the worker's process."""
     torch.set_num_threads(1)
     own = learner("gim", Modality.IMAGE)
@@ -57,8 +58,8 @@ def part(batch_size: int, number: int, units: Sequence[str]) -> Part:
     own.keep_units(units)
     return Part(
         trainer=Trainer(own, schedule=Schedule.PIPELINE, share=units, **SETTINGS),
-        source=None if number else Noise(batch_size=batch_size),
-        steps=STEPS,
+        source=None if number else noise,
+        steps=noise.steps,
         rates=None,
     )
 
@@ -91,13 +92,13 @@ def _stepped(trainer, ticks):
 @pytest.mark.parametrize("workers", [2, 3])
 def test_a_pipeline(benchmark, tried_only, workers):
     own = learner("gim", Modality.IMAGE)
-    batch_size = 1 if tried_only else IMAGES
+    noise = Noise(batch_size=1, steps=1) if tried_only else Noise(batch_size=IMAGES, steps=STEPS)
     trainer = PipelinedTrainer(
         own,
         schedule=Schedule.PIPELINE,
         shares=shared_out(list(own.units()), workers=workers),
-        make=partial(part, batch_size),
-        ticks=Ticks(Noise(batch_size=batch_size), steps=STEPS),
+        make=partial(part, noise),
+        ticks=Ticks(noise, steps=noise.steps),
         **SETTINGS,
     )
     with trainer.at_work():
