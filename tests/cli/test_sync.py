@@ -141,11 +141,11 @@ def test_a_server_that_dies_or_hangs_costs_no_cell_and_sync_makes_it_good(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     fill, filled = Tracker._fill, []
 
-    def in_the_middle(tracker, run_id, entry):
+    def in_the_middle(tracker, run_id, entry, **models):
         filled.append(entry.name)
         if len(filled) == 2:
             end(server)
-        fill(tracker, run_id, entry)
+        fill(tracker, run_id, entry, **models)
 
     monkeypatch.setattr(Tracker, "_fill", in_the_middle)
     with Server(tmp_path / "server") as server:
