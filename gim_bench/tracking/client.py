@@ -312,6 +312,8 @@ class Tracker(Store):
                 columns = {name: [row[name] for row in entry.curves] for name in entry.curves[0]}
                 self._client.log_table(run.run_id, columns, CURVES)
         except Exception as error:  # of the library of any kind of artifact store
+            if isinstance(error, MlflowException) and self._is_lost(run.run_id, error):
+                return False
             self.artifacts_away = concealed(class_and_first_line(error), self.uri)
             return False
         return bool(missing)
