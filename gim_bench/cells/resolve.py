@@ -9,7 +9,7 @@ from gim_bench import registry
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.defaults import agrees
 from gim_bench.cells.pretrained import Base
-from gim_bench.cells.together import check_devices, check_together
+from gim_bench.cells.together import Case, check_devices, check_together
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
@@ -125,7 +125,8 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         kind.check(method.options, setup=setup)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    check_together(kind, setup, suite, recipe, method, origin=origin)
+    case = Case(kind=kind, setup=setup, suite=suite, recipe=recipe, method=method, origin=origin)
+    check_together(case)
     check_devices(recipe.training.processes, device, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe

@@ -1,5 +1,7 @@
 """Settings of a row that do not go together: each is refused in one line."""
 
+from dataclasses import dataclass
+
 import torch
 
 from gim_bench.cells.shares import devices_of
@@ -17,26 +19,29 @@ from gim_bench.settings.schema import (
     Recompute,
     Schedule,
     Suite,
-    TrainingSettings,
 )
 
 
-def check_together(
-    kind: type[Learner],
-    setup: Setup,
-    suite: Suite,
-    recipe: Recipe,
-    method: MethodSettings,
-    *,
-    origin: str,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A row of a suite in its surroundings, and where its settings stand."""
+
+    kind: type[Learner]
+    setup: Setup
+    suite: Suite
+    recipe: Recipe
+    method: MethodSettings
+    origin: str
+
+
+def check_together(case: Case) -> None:
     """Method, encoder, schedule and recomputing go together. Raises: ConfigError."""
-    _check_pieces(setup, method, origin=origin)
-    _check_units(kind, setup, method, origin=origin)
-    _check_tiles(kind, setup, method, recipe, origin=origin)
-    _check_pipeline(kind, setup, suite, recipe, method, origin=origin)
-    if recipe.training.processes > 1 and setup.gradient_flow is not GradientFlow.NONE:
-        _check_processes(kind, setup, suite, recipe, method, origin=origin)
+    _check_pieces(case)
+    _check_units(case)
+    _check_tiles(case)
+    _check_pipeline(case)
+    if case.recipe.training.processes > 1 and case.setup.gradient_flow is not GradientFlow.NONE:
+        _check_processes(case)
 
 
 def check_devices(processes: int, device: torch.device, *, origin: str) -> None:
@@ -49,7 +54,9 @@ def check_devices(processes: int, device: torch.device, *, origin: str) -> None:
         )
 
 
-def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
+def _check_pieces(case: Case) -> None:
+    """A batch is encoded in pieces where its examples do not depend on each other."""
+    setup, method, origin = case.setup, case.method, case.origin
     if method.recompute is Recompute.PIECES and not setup.encoder.examples_are_independent(
         setup.encoder_options
     ):
@@ -60,11 +67,12 @@ def _check_pieces(setup: Setup, method: MethodSettings, *, origin: str) -> None:
         )
 
 
-def _check_units(kind: type[Learner], setup: Setup, method: MethodSettings, *, origin: str) -> None:
+def _check_units(case: Case) -> None:
     """Modules are grouped where flow is isolated, into no more units than modules."""
+    setup, method, origin = case.setup, case.method, case.origin
     if method.units is None:
         return
-    if setup.gradient_flow is not GradientFlow.ISOLATED or not issubclass(kind, StackLearner):
+    if setup.gradient_flow is not GradientFlow.ISOLATED or not issubclass(case.kind, StackLearner):
         raise ConfigError(
             f"{origin}: units = {method.units} groups the modules of a method with isolated "
             f"gradient flow, and the flow of {method.like!r} is {setup.gradient_flow}: leave out "
@@ -77,18 +85,17 @@ def _check_units(kind: type[Learner], setup: Setup, method: MethodSettings, *, o
         )
 
 
-def _check_tiles(
-    kind: type[Learner], setup: Setup, method: MethodSettings, recipe: Recipe, *, origin: str
-) -> None:
+def _check_tiles(case: Case) -> None:
     """What is encoded tile by tile needs an encoder whose tiles are those of the whole."""
-    streams = recipe.training.kept_outputs is not None and isinstance(
-        recipe.augmentation, RegionSettings
+    setup, method, origin = case.setup, case.method, case.origin
+    streams = case.recipe.training.kept_outputs is not None and isinstance(
+        case.recipe.augmentation, RegionSettings
     )
     wanted = 'recompute = "tiles"' if method.recompute is Recompute.TILES else ""
     wanted = wanted or ("training.kept_outputs of large images" if streams else "")
     if not wanted:
         return
-    kept = recipe.training.kept_outputs
+    kept = case.recipe.training.kept_outputs
     if streams and kept is not None and kept.epochs > 1:
         raise ConfigError(
             f"{origin}: training.kept_outputs.epochs = {kept.epochs}, but outputs over whole large "
@@ -100,47 +107,41 @@ def _check_tiles(
             f"{setup.encoder_options.kind!r} differ from the whole image's: use the encoder "
             f"pyramid, or leave it out"
         )
-    if not issubclass(kind, StackLearner) or kind.sees_lower_grids or method.uses_labels:
+    if not issubclass(case.kind, StackLearner) or case.kind.sees_lower_grids or method.uses_labels:
         raise ConfigError(
             f"{origin}: {wanted} is for methods without labels that look at one module at a time, "
             f"and {method.like!r} is none of them: leave it out"
         )
 
 
-def _check_pipeline(
-    kind: type[Learner],
-    setup: Setup,
-    suite: Suite,
-    recipe: Recipe,
-    method: MethodSettings,
-    *,
-    origin: str,
-) -> None:
+def _check_pipeline(case: Case) -> None:
     """Processes of their own train units that hand activations on, and are not looked into."""
-    training = recipe.training
+    method, origin = case.method, case.origin
+    training = case.recipe.training
     if method.schedule is not Schedule.PIPELINE:
-        if kind.traits.schedule is None:
-            _check_needs_no_pipeline(training, method, origin=origin)
+        if case.kind.traits.schedule is None:
+            _check_needs_no_pipeline(case)
         return
     if method.gradient_flow != GradientFlow.ISOLATED:
         return
-    if not issubclass(kind, StackLearner):
+    if not issubclass(case.kind, StackLearner):
         raise ConfigError(
             f'{origin}: with schedule = "pipeline" units hand activations on, and those of '
             f'{method.like!r} hand on none: use "interleaved"'
         )
-    if suite.inside is not None:
+    if case.suite.inside is not None:
         raise ConfigError(
             f"{origin}: [inside] looks at all modules after every epoch, and with schedule = "
             f'"pipeline" other processes have them: leave [inside] out, or use "interleaved"'
         )
     if training.buffer is not None:
-        _check_buffer(training.buffer, training, setup, method, origin=origin)
+        _check_buffer(case, training.buffer)
 
 
-def _check_needs_no_pipeline(
-    training: TrainingSettings, method: MethodSettings, *, origin: str
-) -> None:
+def _check_needs_no_pipeline(case: Case) -> None:
+    """Settings of a pipeline are given to a pipeline."""
+    method, origin = case.method, case.origin
+    training = case.recipe.training
     for name, purpose in (
         ("workers", "shares units out to the processes"),
         ("buffer", "is between the processes"),
@@ -156,15 +157,10 @@ def _check_needs_no_pipeline(
         )
 
 
-def _check_buffer(
-    buffer: BufferSettings,
-    training: TrainingSettings,
-    setup: Setup,
-    method: MethodSettings,
-    *,
-    origin: str,
-) -> None:
+def _check_buffer(case: Case, buffer: BufferSettings) -> None:
     """Workers that do not wait have no common moment, at which held-out losses could be taken."""
+    setup, method, origin = case.setup, case.method, case.origin
+    training = case.recipe.training
     if training.held_out:
         raise ConfigError(
             f"{origin}: training.held_out = {training.held_out} asks for losses after every epoch, "
@@ -182,19 +178,12 @@ def _check_buffer(
             raise ConfigError(unknown_name("unit", unit, known=units, where=where))
 
 
-def _check_processes(
-    kind: type[Learner],
-    setup: Setup,
-    suite: Suite,
-    recipe: Recipe,
-    method: MethodSettings,
-    *,
-    origin: str,
-) -> None:
+def _check_processes(case: Case) -> None:
     """Processes share batches that can be divided, and are not looked into."""
-    training = recipe.training
+    setup, method, origin = case.setup, case.method, case.origin
+    training = case.recipe.training
     asked = f"{origin}: training.processes = {training.processes}"
-    if not issubclass(kind, StackLearner):
+    if not issubclass(case.kind, StackLearner):
         raise ConfigError(
             f"{asked} is for methods that train a stack of modules, and {method.like!r} is none: "
             f"leave it out"
@@ -217,7 +206,7 @@ def _check_processes(
             f"{asked} synchronises the batch norm of {setup.encoder_options.kind!r}, which is not "
             f"compiled: leave out training.compile"
         )
-    if suite.inside is not None:
+    if case.suite.inside is not None:
         raise ConfigError(
             f"{asked}: [inside] looks at all modules after every epoch, and other processes have "
             f"them: leave [inside] or processes out"

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from gim_bench.cli.options import (
 from gim_bench.cli.results import deliver, records_of
 from gim_bench.errors import ConfigError, one_line
 from gim_bench.system.streams import show
+
+if TYPE_CHECKING:
+    from gim_bench.check.judge import Verdict
+    from gim_bench.records.record import Record
+    from gim_bench.settings.schema import Suite
 
 
 def check(
@@ -55,40 +60,57 @@ def check(
     With --bisect, commits of gim_bench are run and checked to find the first that is worse.
     """
     from gim_bench import check as room
-    from gim_bench.check.outcome import EXIT_CODES, Outcome
     from gim_bench.settings.suites import load_suite
 
     room.check_format(fmt)
-    if reason is not None and not update:
-        raise ConfigError("--reason is for a new reference: add --update, or leave it out")
-    if history is not None and (update or bisect is not None):
-        raise ConfigError("--history is for a check: leave it out with --update and --bisect")
+    _check_together(update=update, reason=reason, history=history, bisect=bisect)
     loaded = load_suite(suite, overrides=set_ or ())
     path = against or room.reference_path(loaded.name)
     if bisect is not None:
-        if update:
-            raise ConfigError("--bisect writes no reference: leave out --update")
         _bisect(bisect, suite, path, overrides=set_ or ())
         return
     if update:
-        records = records_of(loaded, runs_dir, data=data)
-        seen = room.update(path, records, suite=loaded, reason=reason or "")
+        seen = room.update(
+            path, records_of(loaded, runs_dir, data=data), suite=loaded, reason=reason or ""
+        )
         print("\n".join([f"wrote {path}", *seen]), file=sys.stderr)
         return
-    reference = room.read_reference(path, suite=loaded.name)
-    try:
-        records = records_of(loaded, runs_dir, data=data, usual=reference.data_sha256)
-        verdict = room.judge(records, reference, suite=loaded)
-    except OSError as error:
-        print(f"error: cannot judge: {one_line(str(error))}", file=sys.stderr)
-        raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
-    is_verdict = fmt not in room.TRACKERS
-    text = room.render(verdict, fmt) if is_verdict else room.for_tracker(records, fmt)
+    records, verdict = _judged(loaded, path, runs_dir, data=data)
+    tracked = fmt in room.TRACKERS
+    text = room.for_tracker(records, fmt) if tracked else room.render(verdict, fmt)
     deliver(text, output=output)
     if history is not None:
         lines = room.append(history, records, verdict=verdict)
         print(f"appended {lines} line(s) to {history}", file=sys.stderr)
     raise typer.Exit(verdict.exit_code)
+
+
+def _check_together(
+    *, update: bool, reason: str | None, history: Path | None, bisect: str | None
+) -> None:
+    """Options that make sense together. Raises: ConfigError."""
+    if reason is not None and not update:
+        raise ConfigError("--reason is for a new reference: add --update, or leave it out")
+    if update and bisect is not None:
+        raise ConfigError("--bisect writes no reference: leave out --update")
+    if history is not None and (update or bisect is not None):
+        raise ConfigError("--history is for a check: leave it out with --update and --bisect")
+
+
+def _judged(
+    suite: "Suite", reference: Path, runs_dir: Path, *, data: str | None
+) -> "tuple[list[Record], Verdict]":
+    """The records and the verdict on them; the command ends where they cannot be read."""
+    from gim_bench import check as room
+    from gim_bench.check.outcome import EXIT_CODES, Outcome
+
+    known = room.read_reference(reference, suite=suite.name)
+    try:
+        records = records_of(suite, runs_dir, data=data, usual=known.data_sha256)
+        return records, room.judge(records, known, suite=suite)
+    except OSError as error:
+        print(f"error: cannot judge: {one_line(str(error))}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
 
 
 def _bisect(good: str, suite: str, reference: Path, *, overrides: Sequence[str]) -> None:

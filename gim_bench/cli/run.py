@@ -138,7 +138,7 @@ def run(
 ) -> None:
     """Run the unfinished cells of a suite and print its table."""
     from gim_bench.cells.pretrained import read_base
-    from gim_bench.cli.workload import done_among, workload_of
+    from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
     cluster = cluster_of(launcher, file=launcher_options, device=device)
@@ -160,19 +160,26 @@ def run(
         _print_reasons(work)
         return
     work.check()
-    if cluster is not None:
-        asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
+    asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
+    if cluster is None:
+        _run_here(work, asked=asked, tracker=tracker, as_json=json)
+    else:
         _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
-        return
+
+
+def _run_here(work: "Workload", *, asked: Launch, tracker: "Tracker | None", as_json: bool) -> None:
+    """Run the cells on this machine and print the results; with `asked.plan`, only the plan."""
+    from gim_bench.cli.workload import done_among
+
     known = work.records()
-    finished = {} if rerun else done_among(known)
-    share = work.share(finished, workers=workers)
-    if plan:
+    finished = {} if asked.rerun else done_among(known)
+    share = work.share(finished, workers=asked.workers)
+    if asked.plan:
         _print_plan(work, finished, share=share)
         return
-    cells = work.run(share, records=known, rerun=rerun, since=since)
+    cells = work.run(share, records=known, rerun=asked.rerun, since=asked.since)
     records = _run_cells(work, cells, finished=len(finished), tracker=tracker)
-    _print_results(work, records, tracker=tracker, as_json=json)
+    _print_results(work, records, tracker=tracker, as_json=as_json)
     _exit_if_failed(work, records)
 
 

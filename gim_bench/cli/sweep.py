@@ -36,6 +36,7 @@ from gim_bench.tracking import DEFAULT_URI
 if TYPE_CHECKING:
     from gim_bench.cells.cell import Cell
     from gim_bench.cli.workload import Workload
+    from gim_bench.settings.schema import Suite
     from gim_bench.sweep import Pretraining, ProbeTrials
     from gim_bench.tracking import Tracker
 
@@ -115,12 +116,10 @@ def sweep(
     from gim_bench.settings.suites import load_suite
     from gim_bench.sweep import Pretraining, ProbeTrials, parse_space
 
-    overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
-    loaded = load_suite(suite, overrides=overrides)
-    if loaded.probe is None:
-        raise ConfigError(f"suite {loaded.name!r} has no [probe]: there is nothing to sweep")
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
+    overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
+    loaded = _with_probe(load_suite(suite, overrides=overrides))
     axes = parse_space(space or ())
     count = trials or (TRIALS_OF_CELLS if axes else TRIALS_OF_PROBES)
     tracker = None if no_tracking else tracker_for(tracking_uri, runs_dir=runs_dir)
@@ -150,6 +149,13 @@ def sweep(
     probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, suite=suite, database=database, tracker=tracker)
     show(render_sweeps(found, suite=loaded.name, as_json=json))
+
+
+def _with_probe(suite: "Suite") -> "Suite":
+    """The suite. Raises: ConfigError if it has no probe."""
+    if suite.probe is None:
+        raise ConfigError(f"suite {suite.name!r} has no [probe]: there is nothing to sweep")
+    return suite
 
 
 def _trained(cells: Sequence["Cell"]) -> Sequence["Cell"]:

@@ -1,10 +1,14 @@
 """Cells with processes of their own: looking at these, and acting while they train."""
 
 import os
+import signal
 
 import psutil
+import pytest
 
+from gim_bench.cells.run import run_cell
 from gim_bench.progress import Silence
+from gim_bench.records.record import Status
 
 
 def workers_of_a_cell():
@@ -54,3 +58,21 @@ class At:
         self.left -= 1
         if not self.left:
             self.act()
+
+
+def end_all():
+    """SIGTERM to this process and its workers."""
+    for process in (*workers_of_a_cell(), psutil.Process()):
+        process.send_signal(signal.SIGTERM)
+
+
+def interrupted_and_finished(cell, bench, runs, *, at):
+    """The record of a cell that `at` interrupts, once the same command has finished it."""
+    bench.progress = Acting(at)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, bench, runs=runs)
+    assert not workers_of_a_cell()
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    return record

@@ -11,13 +11,12 @@ from gim_bench.cells import phases
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
-from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.pipeline import asynchronous
 from gim_bench.training.workers import take_over
-from tests.cells.crews import Acting, At, workers_of_a_cell
+from tests.cells.crews import Acting, At, interrupted_and_finished, workers_of_a_cell
 from tests.cells.test_pipelines import PIPELINE
 from tests.cells.tiny_cells import same
 from tests.forked import forked_workers
@@ -168,14 +167,8 @@ def test_all_workers_take_all_their_steps_through_a_death_and_an_interruption(
     assert "worker 2 (module_2) of the pipeline was killed by SIGKILL" in str(record.error)
     assert not workers_of_a_cell()
 
-    bench.progress = Acting(At(5, lambda: psutil.Process().send_signal(signal.SIGTERM)))
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, bench, runs=runs)
-    assert not workers_of_a_cell()
-
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
+    at = At(5, lambda: psutil.Process().send_signal(signal.SIGTERM))
+    record = interrupted_and_finished(cell, bench, runs, at=at)
     assert record.provenance["resumed_at_step"][0] >= 5
     assert len(record.losses) == 12
     taken = [

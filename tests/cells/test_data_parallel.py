@@ -1,10 +1,8 @@
 """Cells whose batches are shared by processes."""
 
 import multiprocessing
-import signal
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +18,7 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
-from tests.cells.crews import Acting, At, workers_of_a_cell
+from tests.cells.crews import Acting, At, end_all, interrupted_and_finished, workers_of_a_cell
 from tests.cells.tiny_cells import same
 from tests.cells.trainings import suite_in, trained_in
 from tests.forked import forked_workers
@@ -111,18 +109,7 @@ def test_a_signal_stops_all_processes_and_the_same_command_ends_alike(tmp_path):
     undisturbed = trained_in(tmp_path / "undisturbed", TWO, DROPOUT, method="greedy_supervised")
     suite, runs = suite_in(tmp_path, TWO, DROPOUT), RunsFolder(tmp_path / "runs")
     cell, bench = tiny_cell(suite, "greedy_supervised"), tiny_bench(suite)
-
-    def end_all():
-        for process in (*workers_of_a_cell(), psutil.Process()):
-            process.send_signal(signal.SIGTERM)
-
-    bench.progress = Acting(At(2, end_all))
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, bench, runs=runs)
-    assert not workers_of_a_cell()
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
+    record = interrupted_and_finished(cell, bench, runs, at=At(2, end_all))
     assert record.provenance["resumed_at_step"] == [2]
     weights = load_file(runs.folder_of(record) / "encoder.safetensors")
     assert_equal((record, weights), undisturbed)

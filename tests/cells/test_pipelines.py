@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +24,13 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.checkpoints import Checkpoints
-from tests.cells.crews import Acting, At, workers_of_a_cell
+from tests.cells.crews import (
+    Acting,
+    At,
+    end_all,
+    interrupted_and_finished,
+    workers_of_a_cell,
+)
 from tests.cells.tiny_cells import same
 from tests.cells.trainings import suite_in, trained_in
 from tests.forked import forked_workers, spawned_workers
@@ -172,14 +177,8 @@ def test_a_signal_stops_all_workers_after_one_step_and_the_same_command_ends_ali
 ):
     suite, runs = suite_in(tmp_path, PIPELINE), RunsFolder(tmp_path / "runs")
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
-    bench.progress = Acting(At(number, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, bench, runs=runs)
-    assert not workers_of_a_cell()
-    assert list(runs.root.glob("**/checkpoint-*.pt"))
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
+    at = At(number, lambda: os.kill(os.getpid(), signal.SIGINT))
+    record = interrupted_and_finished(cell, bench, runs, at=at)
     assert record.provenance["resumed_at_step"][0] >= number
     assert_equal((record, load_file(runs.folder_of(record) / "encoder.safetensors")), interleaved)
 
@@ -189,18 +188,7 @@ def test_a_signal_to_all_processes_stops_after_a_checkpoint_as_well(long_interle
     """As `timeout`, a scheduler or a terminal that hangs up sends it."""
     suite, runs = suite_in(tmp_path, PIPELINE, LONG), RunsFolder(tmp_path / "runs")
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
-
-    def end_all():
-        for process in (*workers_of_a_cell(), psutil.Process()):
-            process.send_signal(signal.SIGTERM)
-
-    bench.progress = Acting(At(5, end_all))
-    with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, bench, runs=runs)
-    assert not workers_of_a_cell()
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
+    record = interrupted_and_finished(cell, bench, runs, at=At(5, end_all))
     assert record.provenance["resumed_at_step"][0] >= 5
     assert_equal(
         (record, load_file(runs.folder_of(record) / "encoder.safetensors")), long_interleaved
