@@ -300,6 +300,8 @@ class Tracker(Store):
 
         A run that `is_new` lacks all of them. Return whether any was written.
         """
+        from mlflow.exceptions import MlflowException
+
         if self.artifacts_away or not entry.artifacts:
             return False
         try:
