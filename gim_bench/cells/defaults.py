@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic_core import to_jsonable_python
@@ -10,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from gim_bench import registry
 from gim_bench.errors import ConfigError
 from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.records.record import Record
 from gim_bench.records.sealed import finite
 from gim_bench.records.statistics import flatten
 from gim_bench.settings.base import Settings
@@ -72,13 +74,24 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 def each_with_defaults(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`with_defaults` of every configuration; equal ones are completed once, and share a table."""
     known: dict[str, dict[str, Any]] = {}
-    found = []
-    for config in configs:
-        text = json.dumps(config, default=str)
-        if text not in known:
-            known[text] = with_defaults(config)
-        found.append(known[text])
-    return found
+    found: dict[int, dict[str, Any]] = {}
+    given = [*configs]
+    for config in given:
+        if id(config) not in found:
+            text = json.dumps(config, default=str)
+            if text not in known:
+                known[text] = with_defaults(config)
+            found[id(config)] = known[text]
+    return [found[id(config)] for config in given]
+
+
+def sharing_configs(records: Iterable[Record]) -> list[Record]:
+    """The records; those with equal configurations, as seeds have, share one object."""
+    known: dict[str, dict[str, Any]] = {}
+    return [
+        replace(record, config=known.setdefault(json.dumps(record.config), record.config))
+        for record in records
+    ]
 
 
 def _plugin(find: Callable[[str], Plugin], table: Any, name: str) -> Plugin | None:

@@ -1,5 +1,6 @@
 """The device and the number format of a cell: decided once, explicit from then on."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -50,8 +51,24 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Precision
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - no public name
+        fast = _cpu_multiplies_in_bf16()
     return Precision.BF16 if fast else Precision.FP32
+
+
+def _cpu_multiplies_in_bf16() -> bool:
+    """Whether the CPU has instructions for it.
+
+    PyTorch supports bf16 on every x86 CPU with AVX-512. Where such a CPU lacks AVX512_BF16 and AMX,
+    it computes in fp32 with conversions, and fp32 alone is faster (docs/experiments.md).
+    """
+    import torch
+
+    native = (
+        platform.machine() not in {"x86_64", "AMD64"}
+        or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public name
+        or torch.cpu._is_amx_tile_supported()  # noqa: SLF001
+    )
+    return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gim_bench.records.metrics import target_of
 PREDICTIONS = "predictions.npz"
 PARTS = ("labels", "items", "predicted")
 UNPREFIXED = "class"  # the target whose metrics have no prefix
+VERSION_1 = np.lib.format.magic(1, 0)  # of npy, what numpy writes
 LARGEST = 2**31  # bytes of all arrays: ten times those of LibriSpeech's phones
 
 
@@ -81,14 +83,33 @@ def target_named(metric: str) -> str:
 
 
 def _arrays(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of an npz file, by name. numpy refuses pickled objects."""
+    """Every array of an npz file, by name."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         if (size := sum(entry.file_size for entry in entries)) > LARGEST:
             raise ValueError(f"{size:,} bytes of arrays, at most {LARGEST:,} are read")
         for entry in entries:
-            file = io.BytesIO(archive.read(entry))
-            yield entry.filename.removesuffix(".npy"), np.lib.format.read_array(file)
+            yield entry.filename.removesuffix(".npy"), _array(archive.read(entry))
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of an npy file. numpy refuses pickled objects. Raises: ValueError."""
+    length = int.from_bytes(content[8:10], "little")
+    if content.startswith(VERSION_1):
+        shape, _, of_type = _header(content[8 : 10 + length])
+        if len(shape) == 1 and shape[0] > 0:
+            return np.frombuffer(content, of_type, count=shape[0], offset=10 + length)
+    return np.lib.format.read_array(io.BytesIO(content))
+
+
+@lru_cache(maxsize=1000)
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether in Fortran's order, type) of an array.
+
+    numpy compiles each header as Python, which takes longer than reading the array; all seeds of a
+    suite have the same headers.
+    """
+    return np.lib.format.read_array_header_1_0(io.BytesIO(header))
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from gim_bench.cells.defaults import sharing_configs
 from gim_bench.records.intervals import marks_of
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
 from gim_bench.records.predictions import Predictions
@@ -80,6 +81,7 @@ def build(
 
     Raises: ConfigError for a published table that is not there.
     """
+    records = sharing_configs(records)
     rows = rows_of(records, suite.methods, predictions=predictions)
     done = [record for row in rows for record in row.records]
     published = load(suite.published)

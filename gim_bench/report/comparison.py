@@ -156,7 +156,8 @@ def differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Diff
     its table in the suite has, as long as the rows without the setting agree.
     """
     full = each_with_defaults(record.config for record in records)
-    named = {id(config): _settings(config) for config in full}
+    unlike = {id(config): config for config in full}
+    named = {key: _settings(config) for key, config in unlike.items()}
     tables = [named[id(config)] for config in full]
     return [
         _difference(name, cells, by=_declared_by(name, cells, rows))

@@ -37,7 +37,7 @@ class Settings(BaseModel):
         field = type(self).model_fields[name]
         return bool(
             not field.is_required()
-            and self.entries()[name] == field.get_default(call_default_factory=True)
+            and getattr(self, name) == field.get_default(call_default_factory=True)
         )
 
 

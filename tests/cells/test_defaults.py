@@ -13,7 +13,13 @@ import pytest
 
 from gim_bench.cells import explain
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.defaults import agrees, settings_by_name, with_defaults
+from gim_bench.cells.defaults import (
+    agrees,
+    each_with_defaults,
+    settings_by_name,
+    sharing_configs,
+    with_defaults,
+)
 from gim_bench.cells.explain import why
 from gim_bench.cells.resolve import cells, configs, describes
 from gim_bench.cells.table import found, run_table
@@ -233,3 +239,13 @@ def test_a_setting_without_a_finite_value_agrees_with_its_record(record, cell):
     ours["dataset"] |= {"scale": float("nan")}
     config = record.config | {"dataset": record.config["dataset"] | {"scale": None}}
     assert agrees(config, ours)
+
+
+def test_equal_configurations_are_one_object(record):
+    other = replace(record, config=record.config | {"device": "cuda"})
+    shared = sharing_configs([record, replace(record, config=copy.deepcopy(record.config)), other])
+    assert shared[0].config is shared[1].config == record.config
+    assert shared[2].config == other.config
+    full = each_with_defaults(one.config for one in shared)
+    assert full[0] is full[1]
+    assert full == [with_defaults(one.config) for one in (record, record, other)]

@@ -82,8 +82,28 @@ def test_auto_is_bf16_on_gpus_from_ampere_on(capability, expected, gpus):
     assert resolve_precision(Precision.AUTO, GPU) is expected
 
 
-def test_auto_on_a_cpu_is_one_of_the_two():
-    assert resolve_precision(Precision.AUTO, CPU) in (Precision.FP32, Precision.BF16)
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "amx", "expected"),
+    [
+        ("x86_64", True, False, Precision.BF16),
+        ("x86_64", False, True, Precision.BF16),
+        ("AMD64", False, False, Precision.FP32),  # computes in fp32, with conversions
+        ("aarch64", False, False, Precision.BF16),
+    ],
+)
+def test_auto_is_bf16_on_cpus_with_instructions_for_it(
+    machine, avx512_bf16, amx, expected, monkeypatch
+):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert resolve_precision(Precision.AUTO, CPU) is expected
+
+
+def test_auto_is_fp32_on_a_cpu_where_pytorch_has_no_bf16(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert resolve_precision(Precision.AUTO, CPU) is Precision.FP32
 
 
 @pytest.mark.parametrize(

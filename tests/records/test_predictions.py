@@ -41,6 +41,13 @@ def test_negative_numbers_survive():
     assert Predictions.unpacked(packed).predicted["accuracy"].tolist() == [-1, 1, 2]
 
 
+@pytest.mark.parametrize("length", [0, 1, 300])
+def test_lists_of_any_length_are_read(length):
+    numbers = np.arange(length)
+    read = Predictions.unpacked(archive(**{"labels/class": numbers, "items/class": numbers}))
+    assert read.labels["class"].tolist() == numbers.tolist()
+
+
 def test_equal_predictions_give_equal_bytes():
     assert predictions().packed() == predictions().packed()
 
@@ -56,10 +63,24 @@ def pickled():
     return file.getvalue()
 
 
+def of_shape(shape):
+    """An archive whose arrays of three numbers say that they have another shape."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for name in ("labels/class.npy", "items/class.npy"):
+            array = io.BytesIO()
+            header = {"descr": "<i8", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(array, header)
+            made.writestr(name, array.getvalue() + bytes(24))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"",
+        of_shape((4,)),
+        of_shape((-1,)),
         b"text",
         pickle.dumps(Harmful()),
         pickled(),
