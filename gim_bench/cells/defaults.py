@@ -87,7 +87,7 @@ def each_with_defaults(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, A
 
 def sharing_configs(records: Iterable[Record]) -> list[Record]:
     """The records; those with equal configurations, as seeds have, share one object."""
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, Mapping[str, Any]] = {}
     return [
         replace(record, config=known.setdefault(json.dumps(record.config), record.config))
         for record in records
