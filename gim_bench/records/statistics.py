@@ -3,9 +3,10 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from gim_bench.records.record import Record, Status
@@ -149,6 +150,20 @@ def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def spans(numbers: Iterable[int]) -> list[str]:
+    """The numbers in order, three or more in a row as one span.
+
+    >>> spans([3, 0, 1, 2, 7, 5, 6, 9, 10])
+    ['0 to 3', '5 to 7', '9', '10']
+    """
+    in_order = sorted(set(numbers))
+    rows = groupby(enumerate(in_order), key=lambda placed: placed[1] - placed[0])
+    found = []
+    for row in ([number for _, number in placed] for _, placed in rows):
+        found += [f"{row[0]} to {row[-1]}"] if len(row) > 2 else [str(number) for number in row]
+    return found
 
 
 @cache

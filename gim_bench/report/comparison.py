@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from gim_bench.cells.defaults import by_name, each_with_defaults
 from gim_bench.records.record import Record
-from gim_bench.records.statistics import flatten
+from gim_bench.records.statistics import flatten, spans
 from gim_bench.settings.schema import Schedule
 
 ABSENT = "absent"
@@ -252,10 +252,8 @@ def _seeds(records: Sequence[Record]) -> list[Difference]:
     """The seeds of each row, where not all rows have the same."""
     holders: dict[str, list[str]] = {}
     for method in dict.fromkeys(record.method for record in records):
-        seeds = sorted(record.seed for record in records if record.method == method)
-        unbroken = seeds == [*range(seeds[0], seeds[-1] + 1)] and len(seeds) > 2
-        shown = f"{seeds[0]} to {seeds[-1]}" if unbroken else ", ".join(map(str, seeds))
-        holders.setdefault(shown, []).append(method)
+        seeds = spans(record.seed for record in records if record.method == method)
+        holders.setdefault(", ".join(seeds), []).append(method)
     found = Difference(name="seeds", kind=Kind.SEEDS, by=By.RUN, holders=holders)
     return [found] if len(holders) > 1 else []
 
@@ -316,13 +314,21 @@ def _difference(name: str, cells: Cells, *, by: By) -> Difference:
     torn = {method for method in methods if methods.count(method) > 1}
     by = By.NOBODY if torn else by
     holders = {
-        value: [f"{r.method} seed {r.seed}" if r.method in torn else r.method for r in having]
+        value: list(_holders(having, torn))
         for value, having in cells.items()
         if by is By.NOBODY or value != ABSENT  # an option of another method
     }
-    unique = {value: list(dict.fromkeys(who)) for value, who in holders.items()}
     kind = _kind(name, cells, declared=by is not By.NOBODY)
-    return Difference(name=name, kind=kind, by=by, holders=unique)
+    return Difference(name=name, kind=kind, by=by, holders=holders)
+
+
+def _holders(having: Sequence[Record], torn: Collection[str]) -> Iterator[str]:
+    """The methods of the records; of a method whose seeds are torn apart, the seeds."""
+    seeds: dict[str, list[int]] = {}
+    for record in having:
+        seeds.setdefault(record.method, []).append(record.seed)
+    for method, held in seeds.items():
+        yield from (f"{method} seed {span}" for span in spans(held)) if method in torn else [method]
 
 
 def _kind(name: str, cells: Cells, *, declared: bool) -> Kind:

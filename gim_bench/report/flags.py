@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gim_bench.records.metrics import TARGETS, unit_of
 from gim_bench.records.record import Record
+from gim_bench.records.statistics import spans
 from gim_bench.report.document import Block, Bullets
 
 STILL_LEARNING = 0.02  # share of everything learnt that the last epoch brought
@@ -30,7 +31,7 @@ def flags(records: Sequence[Record]) -> list[Block]:
         runs = [(r, found) for r in records if r.method == method and (found := _learning(r))]
         if runs:
             record, (_, phrase) = max(runs, key=lambda run: run[1][0])
-            others = ", ".join(str(r.seed) for r, _ in runs if r is not record)
+            others = ", ".join(spans(r.seed for r, _ in runs if r is not record))
             less = f"; less with seed {others}" if others else ""
             lines.append(f"{method}, seed {record.seed}: {phrase}{less}")
     return [Bullets(lines), RULE] if lines else []

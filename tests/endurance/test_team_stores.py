@@ -27,6 +27,7 @@ BUCKET = "team"
 KEYS = {"AWS_ACCESS_KEY_ID": "made-up-user", "AWS_SECRET_ACCESS_KEY": "made-up-secret"}
 SUITE = ("--suite", "./tiny.toml", "--set", "training.epochs=5")
 TINY = ("run", *SUITE, "--seeds", "2")
+TRIALS = 6
 FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -134,3 +135,48 @@ def test_artifacts_lie_in_the_bucket_whose_keys_the_server_alone_has(team):
     kept = [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert sum(key.endswith("/artifacts/record.json") for key in kept) >= 4
     assert not (team.server.folder / "artifacts").exists()
+
+
+@pytest.fixture(scope="module")
+def swept(team):
+    """Four processes share the trials of the team's sweeps: the address of their database."""
+    import psycopg
+
+    with psycopg.connect(team.database, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE sweeps")
+    trials = driven(team.database).replace("/postgres", "/sweeps")
+    told = trials.replace("tester@", f"tester:{os.environ['PGPASSWORD']}@")  # as many write it
+    shared = ("--trials", str(TRIALS), "--storage", told, "--tracking-uri", team.server.uri)
+    codes = together(team.folder, *[("sweep", *SUITE, "--seeds", "2", *shared)] * 4)
+    assert codes == [0] * 4, said(team.folder)
+    return trials
+
+
+def test_four_processes_share_the_trials_of_a_sweep(swept):
+    import optuna
+
+    studies = optuna.get_all_study_summaries(swept)
+    assert len(studies) == 4  # two methods, two seeds
+    for study in studies:
+        trials = optuna.load_study(study_name=study.study_name, storage=swept).trials
+        done = [t for t in trials if t.state is optuna.trial.TrialState.COMPLETE]
+        assert len(done) == TRIALS
+        assert len({str(t.params) for t in done}) == TRIALS
+
+
+def test_the_password_of_the_database_is_in_nothing_that_was_written(team, swept):
+    import psycopg
+
+    password = os.environ["PGPASSWORD"]
+    written = [p for of in (team.folder, team.server.folder) for p in of.rglob("*") if p.is_file()]
+    assert len(written) > 30
+    assert not [path for path in written if password.encode() in path.read_bytes()]
+    looked = 0
+    for address in (team.database, swept.replace("+psycopg", "")):
+        with psycopg.connect(address) as connection:
+            own = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            for (table,) in connection.execute(own).fetchall():
+                rows = connection.execute(f'SELECT t::text FROM "{table}" t').fetchall()  # noqa: S608
+                looked += len(rows)
+                assert not [table for (row,) in rows if password in row]
+    assert looked > 1000

@@ -47,6 +47,12 @@ def test_runs_of_a_method_that_still_learn_share_a_line():
     assert line.endswith("; less with seed 0, 3")
 
 
+def test_of_many_runs_that_still_learn_the_seeds_are_spans():
+    runs = [replace(run(1.9, CHANCE - 0.9, CHANCE - 1.0), seed=seed) for seed in range(100)]
+    (line,) = lines(*runs)
+    assert line.endswith("; less with seed 1 to 99")
+
+
 def test_a_loss_that_rises_a_little_is_not_flagged():
     assert lines(run(1.0, 1.1)) == []
 

@@ -446,6 +446,14 @@ def test_the_seeds_of_one_row_never_differ_by_declaration():
     assert "UNDECLARED by method and row: training.learning_rate." in verdict(*records, rows=rows)
 
 
+def test_seeds_in_a_row_are_named_as_one_span():
+    rates = [0.25 if seed == 3 else 0.5 for seed in range(8)]
+    records = [cell(seed=seed, training__learning_rate=rate) for seed, rate in enumerate(rates)]
+    assert undeclared([*records, cell("cpc", training__learning_rate=0.5)]) == [
+        "training.learning_rate: 0.5: gim seed 0 to 2, gim seed 4 to 7, cpc; 0.25: gim seed 3"
+    ]
+
+
 def test_the_steps_of_a_row_that_trains_for_longer_are_the_rows():
     rows = {"cpc": nested("training.epochs", 12)}
     records = [cell("gim"), cell("cpc", training__epochs=12, counts={"train/steps": 2400.0})]
