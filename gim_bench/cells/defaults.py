@@ -1,7 +1,7 @@
 """Configurations of records, with the settings that the package learnt after the record."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
@@ -73,25 +73,26 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def each_with_defaults(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`with_defaults` of every configuration; equal ones are completed once, and share a table."""
-    known: dict[str, dict[str, Any]] = {}
-    found: dict[int, dict[str, Any]] = {}
-    given = [*configs]
-    for config in given:
-        if id(config) not in found:
-            text = json.dumps(config, default=str)
-            if text not in known:
-                known[text] = with_defaults(config)
-            found[id(config)] = known[text]
-    return [found[id(config)] for config in given]
+    shared = _shared(configs)
+    full = {key: with_defaults(config) for key, config in {id(c): c for c in shared}.items()}
+    return [full[id(config)] for config in shared]
 
 
-def sharing_configs(records: Iterable[Record]) -> list[Record]:
+def sharing_configs(records: Sequence[Record]) -> list[Record]:
     """The records; those with equal configurations, as seeds have, share one object."""
+    shared = _shared(record.config for record in records)
+    return [replace(record, config=of) for record, of in zip(records, shared, strict=True)]
+
+
+def _shared(configs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The configurations; equal ones are one object. An object is looked at once."""
+    given = [*configs]
     known: dict[str, Mapping[str, Any]] = {}
-    return [
-        replace(record, config=known.setdefault(json.dumps(record.config), record.config))
-        for record in records
-    ]
+    first: dict[int, Mapping[str, Any]] = {}
+    for config in given:
+        if id(config) not in first:
+            first[id(config)] = known.setdefault(json.dumps(config, default=str), config)
+    return [first[id(config)] for config in given]
 
 
 def _plugin(find: Callable[[str], Plugin], table: Any, name: str) -> Plugin | None:

@@ -328,7 +328,10 @@ def _holders(having: Sequence[Record], torn: Collection[str]) -> Iterator[str]:
     for record in having:
         seeds.setdefault(record.method, []).append(record.seed)
     for method, held in seeds.items():
-        yield from (f"{method} seed {span}" for span in spans(held)) if method in torn else [method]
+        if method in torn:
+            yield from (f"{method} seed {span}" for span in spans(held))
+        else:
+            yield method
 
 
 def _kind(name: str, cells: Cells, *, declared: bool) -> Kind:
