@@ -23,6 +23,7 @@ from gim_bench.site.leaderboard import Standing, leaderboard
 from gim_bench.site.links import linked, relative
 from gim_bench.site.records import Listed, list_page, method_page, record_page
 from gim_bench.site.submissions import Refused, Submission
+from gim_bench.site.verification import Standing as Verified
 from gim_bench.site.verification import standing_of
 from gim_bench.system.atomic import write_atomically
 
@@ -188,7 +189,7 @@ def _add_submissions(site: _Site) -> Iterator[SubmissionLine]:
                 submission.records, suite=submission.suite, runs=runs, root=root, who=submission.who
             )
             for row in rows_of(submission.records, (), predictions=lambda _: None):
-                site.standings.append(_sent(submission, row, pages[row.method], standing.short))
+                site.standings.append(_sent(submission, row, pages[row.method], standing))
             site.files[page] = site.files[f"{root}/records.html"]
         yield SubmissionLine(
             who=submission.who,
@@ -199,14 +200,14 @@ def _add_submissions(site: _Site) -> Iterator[SubmissionLine]:
         )
 
 
-def _sent(submission: Submission, row: Row, page: str, verified: str) -> Standing:
+def _sent(submission: Submission, row: Row, page: str, verified: Verified) -> Standing:
     return Standing(
         suite=submission.suite,
         protocol=row.records[0].protocol,
         who=submission.who,
         row=row,
         page=page,
-        verified=verified,
+        verified=verified.of_row(row.method),
     )
 
 

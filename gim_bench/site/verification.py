@@ -76,7 +76,17 @@ class Standing(NamedTuple):
 
     listed: bool
     reason: str
-    short: str = ""  # of a submission that is listed
+    found: Verification | None = None  # of a submission that is listed
+
+    def of_row(self, method: str) -> str:
+        """How far the numbers of a method were verified: its own cell ran again, or another's."""
+        if self.found is None:
+            return self.reason
+        cell = f"seed {self.found.cell_seed}"
+        if self.found.method != method:
+            return f"no cell of this row; {self.found.method} {cell} did"
+        way = "bit for bit" if self.found.exact else "within tolerance"
+        return f"{cell}: {way}, {self.found.at[:10]}"
 
 
 _STORED = TypeAdapter(Verification)
@@ -106,5 +116,4 @@ def standing_of(submission: Submission) -> Standing:
         return Standing(False, f"the records changed since they were verified: {again}")
     if found.outcome is not Outcome.PASSES:
         return Standing(False, f"refused: {found.line}")
-    way = "bit for bit" if found.exact else "within tolerance"
-    return Standing(True, found.line, f"{way}, {found.at[:10]}")
+    return Standing(True, found.line, found)

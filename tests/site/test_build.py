@@ -48,13 +48,13 @@ def site(tmp_path_factory):
     records = [*seeds([60, 62]), sent("random_init", accuracy=20), failed()]
     folder = root / "submissions"
     for who in ("ann", "ben", "carl"):
-        found = submission_of(seeds([65]), root=folder / who)
+        found = submission_of([*seeds([65]), sent("cpc", accuracy=99)], root=folder / who)
         if who == "ann":
-            claim = found.records[0]
+            (claim,) = (record for record in found.records if record.method == "gim")
             again = verified(found, claim=claim, again=claim, seed=0)
             save_verification(found, again)
     altered = found.path_of(found.records[0])
-    altered.write_text(altered.read_text().replace("65", "99"))
+    altered.write_text(altered.read_text().replace("9.0", "8.0"))
     sent_in, refused = submissions_in(folder)
     content = content_of(
         root,
@@ -156,12 +156,16 @@ def test_the_page_of_a_record_leads_to_its_run_in_mlflow(site):
 def test_the_leaderboard_says_who_when_which_commit_and_on_what(site):
     rows = re.findall(r"<tr>(.*?)</tr>", (site / "leaderboard.html").read_text())
     words = [re.sub(r"<[^>]*>", "|", row) for row in rows]
-    first, second, third = [[word for word in row.split("|") if word] for row in words[1:]]
+    claimed, first, second, third = [
+        [word for word in row.split("|") if word] for row in words[1:]
+    ]
     assert {text for text, link in Links(site / "leaderboard.html").cells if link} == {
-        "gim", "random_init", "65.0", "61.0 ± 1.4", "± 12.7", "20.0", "1", "2",
+        "cpc", "gim", "random_init", "99.0", "65.0", "61.0 ± 1.4", "± 12.7", "20.0", "1", "2",
     }  # fmt: skip
+    assert claimed[:3] == ["cpc", "ann", "99.0"]
+    assert claimed[-1] == "no cell of this row; gim seed 0 did"
     assert first[:3] == ["gim", "ann", "65.0"]
-    assert first[-1].startswith("bit for bit, 20")
+    assert first[-1].startswith("seed 0: bit for bit, 20")
     assert second[:3] == ["gim", "us", "61.0 ± 1.4"]
     assert second[-4:] == ["2026-11-01", "abcdef012345", "A CPU, 1 thread(s)", "measured here"]
     assert third[0] == "random_init"

@@ -35,6 +35,8 @@ def test_a_submission_whose_numbers_hold_is_listed(submission):
     listed, reason, _ = standing_of(submission)
     assert listed
     assert "gim seed 0 ran again on 20" in reason
+    assert standing_of(submission).of_row("gim").startswith("seed 0: bit for bit, 20")
+    assert standing_of(submission).of_row("cpc") == "no cell of this row; gim seed 0 did"
     assert json.loads((submission.folder / VERIFIED).read_text())["seed"] == 7
 
 
