@@ -34,6 +34,10 @@ from gim_bench.report.rivals import (
 from gim_bench.report.suite_like import SuiteLike
 
 WORKS = "Does it work?"
+READING = (
+    "In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one. In the "
+    "tables below, ± after a number is a standard deviation over seeds."
+)
 # By the signs of the differences from an untrained encoder and from end to end, None if unknown.
 VERDICTS: Mapping[tuple[int | None, int | None], str] = {
     (1, 1): "Yes, and better than end to end",
@@ -169,12 +173,13 @@ def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: Suite
 
 def _reaches(subject: Row, name: str) -> str:
     """The mean accuracy of the subject, with its interval if it covers seeds."""
-    summary, style, seeds = subject.summaries[name], style_of(name), len(subject.records)
+    summary, style, every = subject.summaries[name], style_of(name), len(subject.records)
     estimate = interval_of(subject, name)
     half = estimate.half_width() if estimate and estimate.seeds else None
     mean = show(summary.mean, half, style)
     if half is None:
         return f"{subject.method} reaches {mean} % with one seed, which has no interval"
+    seeds = every if summary.n == every else f"{summary.n} of {every}"
     return f"{subject.method} reaches {mean} % ({seeds} seeds)"
 
 

@@ -9,7 +9,7 @@ from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
 from gim_bench.records.predictions import Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
-from gim_bench.report.answers import answers
+from gim_bench.report.answers import READING, answers
 from gim_bench.report.best import best_module_table
 from gim_bench.report.columns import BYTES, PERCENT, PublishedNumbers, Row
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
@@ -150,7 +150,9 @@ def _answered(rows: Sequence[Row], *, suite: SuiteLike) -> list[Block]:
     done = [row for row in rows if row.records]
     headline = headline_of(done)
     costs = accuracy_over_cost(done, headline, fresh_process=suite.fresh_process)
-    return [*answers(rows, headline, suite=suite), *costs]
+    given = answers(rows, headline, suite=suite)
+    numbers = any("±" in answer.paragraph() for answer in given)
+    return [*given, *([READING] if numbers else []), *costs]
 
 
 def _results(

@@ -23,6 +23,7 @@ ENERGY = [name for name in TRAINING if name.startswith("energy/")]
 ON_GPU, ON_HOST = "memory/gpu_allocated_over_baseline_bytes", "memory/host_over_baseline_bytes"
 PLACES = {ON_GPU: "allocated on the GPU", ON_HOST: "of the host"}
 NOT_KNOWN = "Not known"
+NOT_MEASURED = "not measured: "  # begins the reasons in a record
 MEMORY_SUITE = "`python -m gim_bench run --suite memory`"
 WITHOUT_MODULES = (
     f"no finished rows train one module each (`only`, as gim_module_1 of the suite memory). "
@@ -54,6 +55,7 @@ def what_it_costs(rivals: Rivals, *, suite: SuiteLike) -> Answer:
         sentences=[
             f"{own}{text}",
             *([f"No ratio: {_one_seed(subject, twin, suite=suite)}"] if lacking else []),
+            *_resumed(subject, twin),
             *energy,
         ],
     )
@@ -117,14 +119,26 @@ def _why_not(ours: Row, twin: Row | None, *, suite: SuiteLike) -> str:
 def _one_seed(*rows: Row, suite: SuiteLike) -> str:
     """What is missing where costs that vary have one seed."""
     if all(len(row.records) > 1 for row in rows):
-        return "measurements of 0 have no ratio"
+        return "measurements of 0 or less have no ratio"
     return without_interval(*rows, suite=suite)
 
 
 def _without_energy(subject: Row) -> str:
     notes = subject.records[0].provenance.get("energy") or {}
-    reasons = "; ".join(dict.fromkeys(map(str, notes.values())))
-    return f"Energy: {reasons or 'not measured, as the records are older than its measurement'}"
+    reasons = [str(note).removeprefix(NOT_MEASURED) for note in notes.values()]
+    known = "; ".join(dict.fromkeys(reasons)) or "the records are older than its measurement"
+    return f"Energy: {NOT_MEASURED}{known}"
+
+
+def _resumed(*rows: Row) -> list[str]:
+    """A sentence on cells whose time is that of several processes together."""
+    counts = [sum("resumed_at_step" in record.provenance for record in r.records) for r in rows]
+    found = [
+        f"{row.method} in {count} of {len(row.records)} seeds"
+        for row, count in zip(rows, counts, strict=True)
+        if count
+    ]
+    return [f"Interrupted and resumed, which adds to the time: {listed(found)}"] if found else []
 
 
 def _no_memory(subject: Row, name: str, suite: SuiteLike) -> str:
@@ -203,13 +217,13 @@ def _verdict_on_time(ratio: Ratio | None) -> str:
 
 def _verdict_on_memory(alone: Ratio | None, in_pipeline: Ratio | None) -> str:
     parts = [_saved(alone, "alone"), _saved(in_pipeline, "in a pipeline")]
-    text = listed(parts) if alone or in_pipeline else "not known"
+    text = "; ".join(parts) if alone or in_pipeline else "not known"
     return f"{text[:1].upper()}{text[1:]}"
 
 
 def _saved(ratio: Ratio | None, where: str) -> str:
     if ratio is None:
-        return f"{where} not known"
+        return f"{where}, not known"
     if ratio.is_less:
         return f"{100 * (1 - ratio.value):.0f} % of the memory {where}"
     return f"{'nothing' if ratio.is_more else 'nothing proven'} {where}"

@@ -43,6 +43,7 @@ class Ratio:
 def ratios(ours: Row, theirs: Row, names: Sequence[str]) -> dict[str, Ratio]:
     """The ratio of each cost that both rows have, with seeds enough for an interval.
 
+    A cost that a seed measured as 0 or less, as memory over a baseline may be, has no ratio.
     The intervals are of 95 %, corrected by Holm for all inexact ones together. Logarithms of costs
     are compared, with seeds unpaired (Welch 1947).
     """
@@ -66,7 +67,7 @@ def own_cost(row: Row, name: str) -> str:
     """The mean cost of a row with its unit, and the half width of its interval over seeds."""
     summary, style = row.summaries[name], style_of(name)
     mean, half = summary.mean * style.factor, summary.ci95
-    decimals = max(0, 2 - math.floor(math.log10(mean))) if mean > 0 else 0
+    decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 0
     spread = (
         f" ± {half * style.factor:,.{decimals}f}" if half and not name.startswith(EXACT) else ""
     )
@@ -74,8 +75,9 @@ def own_cost(row: Row, name: str) -> str:
 
 
 def _logs(row: Row, name: str) -> np.ndarray:
-    values = [value for value in values_by_seed(row.records, name).values() if value > 0]
-    return np.log(np.array(values))
+    """Logarithms of a cost by seed; none at all where a seed has no logarithm."""
+    values = np.array(list(values_by_seed(row.records, name).values()))
+    return np.log(values) if (values > 0).all() else np.array([])
 
 
 def _repeats(*logs: np.ndarray) -> bool:

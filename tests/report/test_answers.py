@@ -96,6 +96,18 @@ def test_one_seed_has_no_interval_and_nothing_is_claimed():
     assert f"`{RUN} --method gim --method random_init --seeds 3`" in said
 
 
+def test_seeds_without_a_number_are_not_counted():
+    """60.5 is the mean of two seeds; the third has no finite accuracy."""
+    said = answer(WORKS, all_three((60.0, 61.0, float("nan"))))
+    assert "gim reaches 60.5 ± 6.4 % (2 of 3 seeds)" in said
+
+
+def test_the_two_meanings_of_plus_and_minus_are_told_apart():
+    page = report_on(all_three())
+    assert page.index(SAVES) < page.index("In the answers, ± is half of a 95 % interval")
+    assert "In the answers" not in report_on(all_three((90.0,), (50.0,), (10.0,)))
+
+
 def test_predictions_of_one_seed_are_no_interval_over_seeds():
     """They cover the choice of the test examples: this network, and no other."""
     records = all_three((75.0,), (50.0,), (25.0,))
@@ -310,6 +322,17 @@ def test_the_reason_why_energy_is_missing_is_given():
     notes = {"energy": {"gpu": "not measured: the cell ran on the CPU"}}
     records = timed("gim", 1.0, 2.0, provenance=provenance(**notes))
     assert "Energy: not measured: the cell ran on the CPU." in answer(COSTS, records)
+    notes = {"energy": {"gpu": "not measured: no GPU", "cpu": "not measured: no counter"}}
+    records = timed("gim", 1.0, 2.0, provenance=provenance(**notes))
+    assert "Energy: not measured: no GPU; no counter." in answer(COSTS, records)
+
+
+def test_cells_that_were_resumed_are_named_beside_their_time():
+    resumed = timed("gim", 1.0, 2.0, provenance=provenance(resumed_at_step=[7]))
+    records = [resumed[0], timed("gim", 1.0, 2.0)[1], *timed("cpc", 2.0, 4.0)]
+    said = "Interrupted and resumed, which adds to the time: gim in 1 of 2 seeds."
+    assert said in answer(COSTS, records)
+    assert "resumed" not in answer(COSTS, [*timed("gim", 1.0, 2.0), *timed("cpc", 2.0, 4.0)])
 
 
 # -- what does it save? ----------------------------------------------------------------------------
@@ -341,7 +364,7 @@ def module(number, *gigabytes, name=ON_GPU):
 def test_memory_is_a_ratio_alone_and_of_the_largest_module_in_a_pipeline():
     records = [*peaks("gim", 2.0), *peaks("cpc", 4.0), *module(1, 1.0), *module(2, 0.5)]
     found = answer(SAVES, records)
-    assert f"**{SAVES}** 50 % of the memory alone and 75 % of the memory in a pipeline." in found
+    assert f"**{SAVES}** 50 % of the memory alone; 75 % of the memory in a pipeline." in found
     assert "gim peaks at 2.00 GB allocated on the GPU: 0.50 times the memory of cpc" in found
     assert "the largest (gim_module_1) peaks at 1.00 GB at most: 0.25 times the memory" in found
 
@@ -349,13 +372,13 @@ def test_memory_is_a_ratio_alone_and_of_the_largest_module_in_a_pipeline():
 def test_a_pipeline_without_a_row_for_every_module_is_not_known():
     records = [*peaks("gim", 2.0), *peaks("cpc", 4.0), *module(1, 1.0)]
     found = answer(SAVES, records)
-    assert "50 % of the memory alone and in a pipeline not known." in found
+    assert "50 % of the memory alone; in a pipeline, not known." in found
     assert "Run `python -m gim_bench run --suite memory`" in found
 
 
 def test_more_memory_is_no_saving():
     found = answer(SAVES, [*peaks("gim", 5.0), *peaks("cpc", 4.0)])
-    assert f"**{SAVES}** Nothing alone and in a pipeline not known." in found
+    assert f"**{SAVES}** Nothing alone; in a pipeline, not known." in found
     assert "1.25 times the memory of cpc" in found
 
 
@@ -374,6 +397,16 @@ def test_host_memory_of_one_seed_has_no_ratio_but_allocated_memory_repeats():
     assert f"**{SAVES}** Not known." in found
     assert "times" not in found
     assert "with one seed have no intervals" in found
+
+
+def test_memory_of_which_a_seed_measured_nothing_has_no_ratio():
+    """A ratio of the other seeds alone would claim what was not measured."""
+    records = [*peaks("gim", -0.2, 0.5, 0.6, name=ON_HOST), *peaks("cpc", 4.0, 4.1, name=ON_HOST)]
+    found = answer(SAVES, records, suite=Suite(fresh_process=True))
+    assert f"**{SAVES}** Not known. Alone, gim peaks at 0.300 ± 1.083 GB of the host." in found
+    assert "No ratio: measurements of 0 or less have no ratio" in found
+    below = [*peaks("gim", -0.2, -0.3, name=ON_HOST), *records[3:]]
+    assert "gim peaks at -0.250 ±" in answer(SAVES, below, suite=Suite(fresh_process=True))
 
 
 def test_no_memory_is_compared_across_machines():

@@ -18,10 +18,13 @@ quickstart --method cpc`. Against untrained: random_init with one seed has no in
 
 **What does it cost?** Not known. Training gim takes 61.0 ± 12.7 s. Against end to end: cpc, which \
 trains its objective end to end, has no finished cell. Run `python -m gim_bench run --suite \
-quickstart --method cpc`. Energy: not measured, as the records are older than its measurement.
+quickstart --method cpc`. Energy: not measured: the records are older than its measurement.
 
 **What does it save?** Not known. No answer, because gim has no peak of memory. Run \
 `python -m gim_bench run --suite memory`.
+
+In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one. In the tables \
+below, ± after a number is a standard deviation over seeds.
 
 Figure (drawn by --format html): Accuracy over time of training
 

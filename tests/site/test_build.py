@@ -156,9 +156,7 @@ def test_the_page_of_a_record_leads_to_its_run_in_mlflow(site):
 def test_the_leaderboard_says_who_when_which_commit_and_on_what(site):
     rows = re.findall(r"<tr>(.*?)</tr>", (site / "leaderboard.html").read_text())
     words = [re.sub(r"<[^>]*>", "|", row) for row in rows]
-    claimed, first, second, third = [
-        [word for word in row.split("|") if word] for row in words[1:]
-    ]
+    claimed, first, second, third = [[word for word in row.split("|") if word] for row in words[1:]]
     assert {text for text, link in Links(site / "leaderboard.html").cells if link} == {
         "cpc", "gim", "random_init", "99.0", "65.0", "61.0 ± 1.4", "± 12.7", "20.0", "1", "2",
     }  # fmt: skip
