@@ -16,16 +16,16 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import files_of, frozen
-from gim_bench.contract import Encoder, Images, Modality, Split
+from gim_bench.contract import Encoder, Images, Split
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
-from gim_bench.large_images import LargeImages
 from gim_bench.methods.stack import module_name
 from gim_bench.probing.patches import Box, most_exciting, receptive_fields, widest
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.patches import Drawn, Picture, Pictures, save_pictures, sha256
 from gim_bench.records.record import Record
-from gim_bench.settings.augmentations import CropSettings
+from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
+from gim_bench.settings.schema import AugmentationSettings
 
 SHOWN_PIXELS = 48  # a patch is enlarged by a whole factor to about this size
 LINE_PIXELS = 2  # between patches
@@ -48,14 +48,14 @@ class Seen(NamedTuple):
     numbers: np.ndarray  # [image], ascending
 
 
-def check_images(suite: str, bench: Bench) -> None:
+def check_images(suite: str, augmentation: AugmentationSettings) -> None:
     """Raises: ConfigError if the suite is of speech, or of large images."""
-    if bench.dataset.modality is not Modality.IMAGE:
+    if isinstance(augmentation, WindowSettings):
         raise ConfigError(
             f"{suite} is a suite of speech: patches are drawn of images alone; name a suite of "
             f"images"
         )
-    if isinstance(bench.split(Split.TEST), LargeImages):
+    if isinstance(augmentation, RegionSettings):
         raise ConfigError(f"{suite} is a suite of large images: patches are drawn of small ones")
 
 
@@ -69,7 +69,7 @@ def draw_patches(
 
     Raises: ConfigError if the cell has no encoder of images with a grid, or a damaged one.
     """
-    check_images(cell.suite, bench)
+    check_images(cell.suite, cell.config.augmentation)
     seen = _some(bench, cell, images=sizes.images)
     pictures: list[Picture] = []
     contents: dict[str, bytes] = {}

@@ -51,8 +51,10 @@ def patches(
     from gim_bench.tracking import mirror_cell
 
     tracker = None if no_tracking else tracker_for(tracking_uri, runs_dir=runs_dir)
+    settings = load_suite(suite, overrides=set_ or ())
+    check_images(suite, settings.augmentation)  # before the data are made
     work = workload_of(
-        load_suite(suite, overrides=set_ or ()),
+        settings,
         methods=method or (),
         seeds=seeds,
         device=device,
@@ -60,7 +62,6 @@ def patches(
         runs_dir=runs_dir,
         quiet=quiet,
     )
-    check_images(suite, work.bench)
     finished = work.finished()
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
     drawn = unfinished = 0

@@ -89,7 +89,7 @@ def test_whole_checks_of_unchanged_code_fail_in_less_than_one_of_twenty_cases(su
     suite = suite.model_copy(update={"methods": ("gim", "cpc")})  # nothing to be told from
     records = cells(suite, methods=suite.methods)
     draw = np.random.default_rng(0)
-    checks = 150
+    checks = 100
     failed = 0
     for _ in range(checks):
         drawn = [replace(r, metrics=drawn_metrics(draw)) for r in (*records, *records)]

@@ -33,8 +33,14 @@ def test_a_cell_that_is_not_finished_is_named_beside_the_pictures_of_the_others(
     assert len(answer.out.split()) == 4
 
 
-def test_a_suite_of_speech_is_refused_before_its_cells_are_looked_for(gim_bench):
+def test_a_suite_of_speech_is_refused_before_its_data_are_made(gim_bench):
     answer = gim_bench("patches", "--suite", "quickstart-audio", "--no-tracking")
     assert answer.code == 2
     assert "quickstart-audio is a suite of speech" in answer.err
-    assert "left out" not in answer.err
+    assert "speaking" not in answer.err
+
+
+def test_a_suite_of_large_images_is_refused(gim_bench):
+    answer = gim_bench("patches", "--suite", "larger-than-memory", "--no-tracking")
+    assert answer.code == 2
+    assert "larger-than-memory is a suite of large images" in answer.err
