@@ -1,8 +1,9 @@
 """gim_bench: does training without end-to-end backpropagation work, what does it cost and save?
 
-In Python: `results` is the table of a folder of runs, `load` an encoder with its weights, and
-`features` what its modules tell of examples; `export` writes one for people without gim_bench
-(docs/python.md). Each is imported when it is used.
+In Python: `run` runs a suite, and `results` is the table of a folder of runs. `summary` and
+`differences` have means and comparisons with intervals, `figures` those of the report. `load` is an
+encoder with its weights, and `features` what its modules tell of examples; `export` writes one for
+people without gim_bench (docs/python.md). Each is imported when it is used.
 
 Start reading at `contract.py`, then `cells/run.py`.
 """
@@ -11,10 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gim_bench.api.comparisons import differences as differences
+    from gim_bench.api.comparisons import figures as figures
+    from gim_bench.api.comparisons import summary as summary
     from gim_bench.api.encoders import Trained as Trained
     from gim_bench.api.encoders import features as features
     from gim_bench.api.encoders import load as load
     from gim_bench.api.export import export as export
+    from gim_bench.api.running import run as run
     from gim_bench.api.tables import results as results
 
 __version__ = "0.1.0"
@@ -26,7 +31,11 @@ __version__ = "0.1.0"
 RESULTS_VERSION = 5
 
 _API = {
+    "run": "gim_bench.api.running",
     "results": "gim_bench.api.tables",
+    "summary": "gim_bench.api.comparisons",
+    "differences": "gim_bench.api.comparisons",
+    "figures": "gim_bench.api.comparisons",
     "load": "gim_bench.api.encoders",
     "features": "gim_bench.api.encoders",
     "Trained": "gim_bench.api.encoders",

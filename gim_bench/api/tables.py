@@ -1,7 +1,7 @@
 """Records as a table of pandas."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,20 @@ def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.Da
         raise ConfigError(f"no records of suite {suite!r} in {runs_dir}: {_listed(known)}")
     if not known:
         raise ConfigError(f"no records in {runs_dir}: name the folder of --runs-dir")
-    rows = []
+    found: list[Record] = []
     for name in known if suite is None else [suite]:
         records, damaged = runs.read(name)
         if damaged:
             warnings.warn(
                 f"left out: {len(damaged)} damaged record(s), such as {damaged[0]}", stacklevel=2
             )
-        for record in records:
-            rows += list(_rows(record, folder=str(runs.folder_of(record))))
+        found += records
+    return table_of(found, runs=runs)
+
+
+def table_of(records: Sequence[Record], *, runs: RunsFolder) -> pd.DataFrame:
+    """The table of these records, which lie in `runs`."""
+    rows = [row for r in records for row in _rows(r, folder=str(runs.folder_of(r)))]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"module": "Int64", "value": "float64"})
 
@@ -84,11 +89,11 @@ def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
         except ConfigError as error:  # a metric of a later version
             warnings.warn(f"left out: {error}", stacklevel=3)
             continue
-        yield shared | _about(name) | {"value": value, "unit": unit}
+        yield shared | about(name) | {"value": value, "unit": unit}
 
 
 @cache
-def _about(name: str) -> dict[str, Any]:
+def about(name: str) -> dict[str, Any]:
     """Target, metric, module and better direction of a metric, from its name in a record."""
     target, bare = target_of(name)
     metric, _, module = bare.partition("/module_")

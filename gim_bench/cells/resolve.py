@@ -1,6 +1,7 @@
 """Resolution of a suite and the command line: a complete configuration for every cell."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.progress import Progress
 from gim_bench.seals import digest
 from gim_bench.settings.augmentations import WindowSettings
 from gim_bench.settings.base import Precision, Settings
@@ -40,6 +42,17 @@ def dataset_of(suite: Suite) -> tuple[type[Dataset], Settings]:
         kind.Options, suite.dataset.options, origin=f"suite {suite.name}", name="dataset"
     )
     return kind, options
+
+
+def dataset_of_suite(suite: Suite, *, data_dir: Path | None, progress: Progress) -> Dataset:
+    """The data set of a suite, whose files may not be there yet. Raises: ConfigError."""
+    kind, options = dataset_of(suite)
+    if data_dir is not None and not kind.needs_data_dir:
+        raise ConfigError(
+            f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
+            f"for your own images use --suite folder, for recordings --suite folder-audio"
+        )
+    return kind(options=options, data_dir=data_dir, progress=progress)
 
 
 def configs(

@@ -64,8 +64,8 @@ def _say_notes(dataset: "Dataset") -> None:
 def _dataset(
     suite: str, *, overrides: Sequence[str], data_dir: Path | None, quiet: bool
 ) -> "Dataset":
+    from gim_bench.cells.resolve import dataset_of_suite
     from gim_bench.cli.display import progress_for
-    from gim_bench.cli.workload import dataset_of_suite
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=overrides)

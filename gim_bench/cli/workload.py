@@ -14,13 +14,12 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pipelines import has_workers
 from gim_bench.cells.pretrained import Base
-from gim_bench.cells.resolve import cells, configs, dataset_of
+from gim_bench.cells.resolve import cells, configs, dataset_of_suite
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
 from gim_bench.cells.table import records_before, records_of, run_table
 from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
-from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError
 from gim_bench.hardware import memory
 from gim_bench.hardware.devices import resolve_device
@@ -212,14 +211,3 @@ def workload_of(
         runs=RunsFolder(runs_dir),
         base=base,
     )
-
-
-def dataset_of_suite(suite: Suite, *, data_dir: Path | None, progress: Progress) -> Dataset:
-    """The data set of a suite, whose files may not be there yet. Raises: ConfigError."""
-    kind, options = dataset_of(suite)
-    if data_dir is not None and not kind.needs_data_dir:
-        raise ConfigError(
-            f"the data set {suite.dataset.name!r} of suite {suite.name!r} takes no --data-dir; "
-            f"for your own images use --suite folder, for recordings --suite folder-audio"
-        )
-    return kind(options=options, data_dir=data_dir, progress=progress)

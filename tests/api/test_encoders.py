@@ -15,7 +15,7 @@ from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.records.folder import RECORD, RunsFolder
-from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import SPEECH_TOML, TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -145,13 +145,14 @@ def test_a_row_without_an_encoder_is_refused(tmp_path):
         gim_bench.load(runs.folder_of(record))
 
 
-def test_the_examples_of_the_page_run(finished, monkeypatch, sizes_need_not_be_ints):
-    """docs/python.md, from top to bottom, in a folder with finished cells."""
-    _, _, _, runs = finished
-    monkeypatch.chdir(runs.root.parent)
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch, sizes_need_not_be_ints):
+    """docs/python.md, from top to bottom, in a folder with the file of the tiny suite."""
+    (tmp_path / "tiny.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
     code = "\n".join(
         re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
     )
     space = {}
     exec(compile(code, "docs/python.md", "exec"), space)  # noqa: S102 - our own page
     assert json.loads(space["by_module"].to_json())["count"]
+    assert (tmp_path / "error.pdf").is_file()

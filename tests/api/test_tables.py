@@ -117,6 +117,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_what_python_is_offered_is_listed_and_nothing_else_is_there():
-    assert {"results", "load", "features"} <= set(dir(gim_bench))
+    names = {"run", "results", "summary", "differences", "figures", "load", "features", "export"}
+    assert names <= set(dir(gim_bench))
     with pytest.raises(AttributeError, match="no attribute 'resluts'"):
         _ = gim_bench.resluts

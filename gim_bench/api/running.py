@@ -1,0 +1,122 @@
+"""A suite that runs from Python, in this process."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from gim_bench.api.tables import table_of
+from gim_bench.cells.bench import Bench
+from gim_bench.cells.fresh_process import run_apart
+from gim_bench.cells.pipelines import has_workers
+from gim_bench.cells.resolve import cells, configs, dataset_of_suite
+from gim_bench.cells.run import run_cell
+from gim_bench.cells.shares import share_out
+from gim_bench.cells.table import records_of, run_table
+from gim_bench.errors import ConfigError
+from gim_bench.hardware.devices import resolve_device
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Record, Status
+from gim_bench.report import check_sources
+from gim_bench.settings.suites import load_suite
+
+
+def run(
+    suite: str | Path,
+    *,
+    methods: Sequence[str] = (),
+    seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    rerun: bool = False,
+    tell: Callable[[str], None] | None = print,
+) -> pd.DataFrame:
+    """Run the unfinished cells of a suite one after another, and return the table of all of them.
+
+    `suite` is the name of a shipped suite or a TOML file; `methods` and `seeds` are the suite's own
+    by default. `settings` are those of `--set`, {"training.epochs": 2}. Cells are the command's:
+    they have the same keys, records and numbers, and a finished one is not run again unless `rerun`
+    asks for it. Nothing is mirrored to MLflow, which `python -m gim_bench sync` does later.
+
+    `tell` is called with a line for each cell. The table has the columns of `results`. A cell that
+    fails has a row with the status "failed", and does not end the others.
+
+    Raises: ConfigError for unknown names and settings, DataError if the data is not there or cannot
+    carry a cell, OSError if a record cannot be written. An interruption leaves a checkpoint, from
+    which the same call goes on.
+    """
+    progress = _Lines(tell)
+    loaded = load_suite(str(suite), overrides=overrides_of(settings or {}))
+    check_sources(loaded)
+    on = resolve_device(device)
+    configured = configs(loaded, methods=methods, device=on)
+    place = None if data_dir is None else Path(data_dir)
+    dataset = dataset_of_suite(loaded, data_dir=place, progress=progress)
+    wanted = range(loaded.seeds if seeds is None else _at_least_one(seeds))
+    sha256 = dataset.fingerprint()
+    table = cells(loaded, configured, seeds=wanted, data_sha256=sha256)
+    bench, runs = Bench(dataset, device=on, progress=progress), RunsFolder(Path(runs_dir))
+    for note in dataset.notes():
+        progress.say(note)
+    for config in configured.values():
+        bench.check(config)
+    runs.check_writable()
+    before = records_of(table, runs)
+    waiting = [c for c in table if not _is_done(before[c.key])]
+    alone = loaded.fresh_process or any(map(has_workers, waiting))
+    found: dict[str, Record] = {}
+    with _threads_kept():
+        share_out(waiting, device=on, workers=1, alone=alone).settle()
+        how = run_apart if loaded.fresh_process else run_cell
+        for record in run_table(table, bench, runs=runs, run=how, rerun=rerun, before=before):
+            found[record.key] = record
+            progress.say(_line(record))
+    return table_of([found[cell.key] for cell in table], runs=runs)
+
+
+def overrides_of(settings: Mapping[str, Any]) -> list[str]:
+    """The settings as `--set` takes them. Strings, numbers and lists of JSON are those of TOML."""
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def _at_least_one(seeds: int) -> int:
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}: at least one is run")
+    return seeds
+
+
+def _is_done(record: Record | None) -> bool:
+    return record is not None and record.status is Status.DONE
+
+
+def _line(record: Record) -> str:
+    cell = f"{record.method} seed {record.seed}: {record.status.value}"
+    return f"{cell}: {record.error}" if record.error else cell
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Within the block, PyTorch may compute with another number of threads."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Lines(Silence):
+    """Progress that hands its lines to a function, and shows no bars."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self.tell = tell
+
+    def say(self, line: str) -> None:
+        if self.tell is not None:
+            self.tell(line)

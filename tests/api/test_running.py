@@ -1,0 +1,102 @@
+"""A suite that runs from Python."""
+
+import pytest
+import torch
+
+import gim_bench
+from gim_bench.errors import ConfigError
+from gim_bench.records.folder import RunsFolder
+from tests.tiny_suite import TOML, tiny_bench, tiny_cell, tiny_suite
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """The file of the tiny suite."""
+    (tmp_path / "tiny.toml").write_text(TOML)
+    return tmp_path / "tiny.toml"
+
+
+def test_a_suite_runs_and_its_table_is_that_of_results(suite, tmp_path):
+    lines = []
+    table = gim_bench.run(suite, seeds=2, runs_dir=tmp_path / "runs", tell=lines.append)
+    assert {(row.method, row.seed) for row in table.itertuples()} == {
+        (method, seed) for method in ("gim", "random_init") for seed in (0, 1)
+    }
+    order = ["method", "seed", "metric", "module"]
+    ours, theirs = (
+        each.sort_values(order).reset_index(drop=True)
+        for each in (table, gim_bench.results(tmp_path / "runs"))
+    )
+    assert ours.equals(theirs)
+    assert lines[0] == "gim seed 0: done"
+    assert len(lines) == 4
+
+
+def test_finished_cells_are_not_run_again_unless_asked(suite, tmp_path):
+    def finished_at(**options):
+        gim_bench.run(
+            suite, methods=["random_init"], seeds=1, runs_dir=tmp_path, tell=None, **options
+        )
+        (record,) = RunsFolder(tmp_path).records("tiny")
+        return record.provenance["finished_at"], record.provenance["started_at"]
+
+    first = finished_at()
+    assert finished_at() == first
+    path = next(tmp_path.glob("tiny/random_init/*/record.json"))
+    before = path.stat().st_mtime_ns
+    finished_at(rerun=True)
+    assert path.stat().st_mtime_ns > before
+
+
+def test_cells_have_the_keys_of_the_command(suite, tmp_path):
+    table = gim_bench.run(
+        suite, methods=["gim"], seeds=1, settings={"training.epochs": 2}, runs_dir=tmp_path
+    )
+    same = tiny_suite(tmp_path, "training.epochs=2")
+    sha256 = table.data_sha256.iloc[0]
+    assert tiny_bench(same).dataset.fingerprint() == sha256
+    assert set(table.key) == {tiny_cell(same, "gim", data_sha256=sha256).key}
+
+
+def test_the_threads_of_pytorch_are_left_as_they_were(suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gim_bench.run(suite, methods=["random_init"], seeds=1, runs_dir=tmp_path, tell=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_cell_that_fails_is_a_row_and_a_line(suite, tmp_path, monkeypatch):
+    from gim_bench.methods.gim import GreedyInfoMax
+
+    def losses(self, batch):
+        raise RuntimeError("the forward pass fell over")
+        yield
+
+    monkeypatch.setattr(GreedyInfoMax, "losses", losses)
+    lines = []
+    table = gim_bench.run(suite, seeds=1, runs_dir=tmp_path, tell=lines.append)
+    assert dict(zip(table.method, table.status, strict=True)) == {
+        "gim": "failed",
+        "random_init": "done",
+    }
+    assert "gim seed 0: failed: " in lines[0]
+    assert "the forward pass fell over" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ["gmi"]}, "gmi"),
+        ({"settings": {"training.epoch": 2}}, "epoch"),
+        ({"seeds": 0}, "seeds is 0: at least one is run"),
+        ({"data_dir": "images"}, "takes no --data-dir"),
+    ],
+)
+def test_wrong_use_is_refused_before_a_cell_runs(options, message, suite, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        gim_bench.run(suite, runs_dir=tmp_path / "runs", **options)
+    assert not (tmp_path / "runs").exists()
