@@ -14,6 +14,7 @@ from gim_bench.cli.options import (
     RunsDirOption,
     SetOption,
     SuiteOption,
+    words,
 )
 from gim_bench.cli.results import deliver, records_of
 from gim_bench.errors import ConfigError, one_line
@@ -36,6 +37,16 @@ def check(
             "--format",
             help="text, md, comment, json or junit; the means alone as github-smaller, "
             "github-bigger or bencher.",
+            autocompletion=words(
+                "text",
+                "md",
+                "comment",
+                "json",
+                "junit",
+                "github-smaller",
+                "github-bigger",
+                "bencher",
+            ),
         ),
     ] = "text",
     output: OutputOption = None,

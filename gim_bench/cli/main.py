@@ -29,6 +29,8 @@ from gim_bench.system.interrupts import terminate_as_interrupt
 from gim_bench.system.streams import forgiving, results_alone
 from gim_bench.system.user import settle_user
 
+PROGRAM = "gim-bench"  # as pip installs it
+
 app = typer.Typer(
     help="Gradient-isolated representation learning, measured beside its baselines.",
     no_args_is_help=True,
@@ -79,8 +81,10 @@ def _exit_code() -> int:
 
 def _run_app() -> None:
     """Run a command, and raise the interruption that Typer makes an exit of."""
+    # `python -m gim_bench` is no word that a shell could complete.
+    name = PROGRAM if {"--install-completion", "--show-completion"} & {*sys.argv[1:2]} else None
     try:
-        app()
+        app(prog_name=name)
     except SystemExit as ending:
         context = ending.__context__
         cause = getattr(context, "__cause__", None) or context

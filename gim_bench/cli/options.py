@@ -1,5 +1,6 @@
 """Options that several commands share, and exit codes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,15 @@ RUNS_DIR = DEFAULT_RUNS_DIR
 
 def _suites(beginning: str) -> list[str]:
     return [name for name in shipped_suites() if name.startswith(beginning)]
+
+
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Completion of an option that takes one of these words."""
+
+    def completed(beginning: str) -> list[str]:
+        return [word for word in known if word.startswith(beginning)]
+
+    return completed
 
 
 def method_names(beginning: str) -> list[str]:
@@ -71,7 +81,12 @@ WorkersOption = Annotated[
     ),
 ]
 SeedsOption = Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0 on.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda or cuda:<number>.", autocompletion=words("auto", "cpu", "cuda")
+    ),
+]
 TrackingOption = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
 ]

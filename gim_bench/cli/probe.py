@@ -22,11 +22,17 @@ from gim_bench.cli.options import (
     overrides_of,
 )
 from gim_bench.errors import ConfigError
+from gim_bench.settings.shipped import shipped_protocols
 from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
     from gim_bench.cli.workload import Workload
     from gim_bench.settings.protocols import ProtocolSettings
+
+
+def _protocols(beginning: str) -> list[str]:
+    return [name for name in shipped_protocols() if name.startswith(beginning)]
+
 
 ProtocolOption = Annotated[
     list[str] | None,
@@ -34,6 +40,7 @@ ProtocolOption = Annotated[
         "--protocol",
         help="Only this protocol; may be repeated.  [default: the package's and the suite's]",
         show_default=False,
+        autocompletion=_protocols,
     ),
 ]
 RerunOption = Annotated[

@@ -11,16 +11,28 @@ from gim_bench.cli.options import (
     RunsDirOption,
     SetOption,
     SuiteOption,
+    words,
 )
 from gim_bench.cli.results import deliver, found_records, report_sources
 from gim_bench.errors import ConfigError
+from gim_bench.records.metrics import METRICS
 
 
 def report(
     suite: SuiteOption,
-    fmt: Annotated[str, typer.Option("--format", help="md, html, json, csv or latex.")] = "md",
+    fmt: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="md, html, json, csv or latex.",
+            autocompletion=words("md", "html", "json", "csv", "latex"),
+        ),
+    ] = "md",
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Only this metric; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--metric", help="Only this metric; may be repeated.", autocompletion=words(*METRICS)
+        ),
     ] = None,
     output: OutputOption = None,
     set_: SetOption = None,

@@ -28,6 +28,7 @@ from gim_bench.cli.options import (
     WorkersOption,
     overrides_of,
     tracker_for,
+    words,
 )
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record, Status
@@ -86,7 +87,8 @@ LauncherOption = Annotated[
     str,
     typer.Option(
         help="local: processes here. slurm: submit workers to a Slurm cluster, return. ray: run "
-        "workers as tasks of a Ray cluster."
+        "workers as tasks of a Ray cluster.",
+        autocompletion=words("local", "slurm", "ray"),
     ),
 ]
 LauncherOptionsOption = Annotated[

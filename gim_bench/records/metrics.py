@@ -167,21 +167,27 @@ METRICS = {
         ),
         *_within("memory/", "training", *MEMORY),
         *_within("memory/probe_", "probes", *MEMORY),
-        Metric("pipeline/workers", "processes", Better.LOWER, "that trained the units"),
+        Metric("pipeline/workers", "processes", Better.LOWER, "processes that trained the units"),
         *_within(
             "pipeline/",
             "of the worker with that module on top",
             Metric("idle_share", "ratio", Better.LOWER, "share of its time spent waiting"),
-            Metric("seconds_without_batch", "s", Better.LOWER, "waiting for the worker below"),
-            Metric("seconds_without_room", "s", Better.LOWER, "waiting for the worker above"),
-            Metric("bytes_per_sample", "bytes", Better.LOWER, "handed on for every example"),
+            Metric(
+                "seconds_without_batch", "s", Better.LOWER, "time of waiting for the worker below"
+            ),
+            Metric(
+                "seconds_without_room", "s", Better.LOWER, "time of waiting for the worker above"
+            ),
+            Metric("bytes_per_sample", "bytes", Better.LOWER, "bytes handed on for every example"),
             *STALENESS,
-            Metric("uses_per_batch", "uses", Better.LOWER, "of a batch that was used, the mean"),
-            Metric("uses_of_a_batch_max", "uses", Better.LOWER, "of the batch used most"),
-            Metric("dropped_share", "ratio", Better.LOWER, "of batches that were never used"),
+            Metric("uses_per_batch", "uses", Better.LOWER, "mean uses of a batch that was used"),
+            Metric("uses_of_a_batch_max", "uses", Better.LOWER, "uses of the batch used most"),
+            Metric("dropped_share", "ratio", Better.LOWER, "share of batches that were never used"),
             *MEMORY,
         ),
-        Metric("data_parallel/processes", "processes", Better.LOWER, "that shared each batch"),
+        Metric(
+            "data_parallel/processes", "processes", Better.LOWER, "processes that shared each batch"
+        ),
         *_within("data_parallel/", "of the process with that number", *MEMORY),
         Metric(
             "memory/largest_batch",
