@@ -73,11 +73,28 @@ def test_a_history_is_fetched_or_begun_but_never_lost(code, history, script, tmp
         assert (tmp_path / "history.jsonl").read_text() == history
 
 
-def test_the_site_is_published_by_pinned_actions_with_the_least_permissions():
-    text = (ROOT / ".github" / "workflows" / "site.yml").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_pinned_actions_that_keep_no_token(workflow):
+    text = workflow.read_text()
     actions = re.findall(r"uses: (\S+)", text)
-    assert len(actions) == 4
+    assert actions
     assert all(re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action) for action in actions)
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+
+
+def test_the_job_that_runs_the_code_of_a_pull_request_may_write_nothing():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    tested, comment = text.split("\n  comment:\n")
+    assert ": write" not in tested
+    assert re.findall(r"([\w-]+): write", comment) == ["pull-requests"]
+    assert "ref: ${{ github.event.pull_request.base.sha }}" in comment
+
+
+def test_the_site_is_published_with_the_least_permissions():
+    text = (ROOT / ".github" / "workflows" / "site.yml").read_text()
     build, publish = text.split("\n  publish:\n")
     assert re.findall(r"\w+: write|id-token: write", build) == []
     assert re.findall(r"([\w-]+): write", publish) == ["pages", "id-token"]
