@@ -39,6 +39,12 @@ def site(
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server: records are linked to its runs.")
     ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A link on every page, as in Documentation=docs/index.html; may be repeated."
+        ),
+    ] = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Write a static site: a page for each suite, a leaderboard, and every record."""
@@ -74,9 +80,22 @@ def site(
         history=read_history(history) if history else (),
         runs_in_mlflow=_runs_in_mlflow(tracking_uri, suites) if tracking_uri else {},
         notes=notes,
+        links=dict(map(_link, link or ())),
     )
     files = build_site(content, output=output)
     print(f"wrote {files} files to {output}: open {output / 'index.html'}", file=sys.stderr)
+
+
+def _link(text: str) -> tuple[str, str]:
+    """The words and the address of a link. Raises: ConfigError."""
+    words, _, address = text.partition("=")
+    scheme, colon, _ = address.partition("://")
+    if not (words and address) or (colon and scheme not in {"http", "https"}):
+        raise ConfigError(
+            f"--link {text!r} is no link: write it as in --link Documentation=docs/index.html, or "
+            f"with an address that begins with https://"
+        )
+    return words, address
 
 
 def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":

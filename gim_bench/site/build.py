@@ -56,6 +56,7 @@ class Content:
     refused: Sequence[Refused] = ()
     history: Sequence[Entry] = ()
     runs_in_mlflow: Mapping[str, str] = field(default_factory=dict)  # addresses by key of the cell
+    links: Mapping[str, str] = field(default_factory=dict)  # of the navigation, beside the pages
     notes: Sequence[str] = ()
 
 
@@ -81,7 +82,10 @@ class _Site:
         within = Surroundings(
             style=relative(STYLE_SHEET, page=page),
             script=relative(SORTING, page=page),
-            navigation=[(text, relative(place, page=page)) for text, place in places.items()],
+            navigation=[
+                *((text, relative(place, page=page)) for text, place in places.items()),
+                *((text, _address(to, page=page)) for text, to in self.content.links.items()),
+            ],
         )
         self.files[page] = as_html(document, within=within).encode()
 
@@ -138,6 +142,11 @@ def build_site(content: Content, *, output: Path) -> int:
     site.add(FRONT, front_page(suites, submissions, page=FRONT, notes=content.notes))
     _write(site.files, output=output, earlier=earlier)
     return len(site.files)
+
+
+def _address(to: str, *, page: str) -> str:
+    """A link from a page to a whole address, or to a place within the site."""
+    return to if "://" in to else relative(to, page=page)
 
 
 def _add_suite(site: _Site, of_suite: OfSuite) -> SuiteLine:

@@ -105,6 +105,13 @@ def test_suites_of_ones_own_are_named_by_their_files(finished, gim_bench):
     assert answer.err.startswith("error: no records in runs: name the folder with --runs-dir, or")
 
 
+@pytest.mark.parametrize("link", ["docs/index.html", "Docs=", "Docs=javascript://x"])
+def test_what_is_no_link_is_refused_in_one_line(link, finished, gim_bench):
+    answer = gim_bench("site", "--suite", "./tiny.toml", "--link", link)
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "--link Documentation=docs/index.html" in answer.err
+
+
 def test_only_a_server_has_pages_to_link_to(finished, gim_bench):
     answer = gim_bench(*SITE[:3], "--tracking-uri", "sqlite:///mlflow.db")
     assert (answer.code, answer.err.count("\n")) == (2, 1)

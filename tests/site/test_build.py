@@ -125,6 +125,17 @@ def test_every_link_leads_to_a_file_of_the_site_or_to_mlflow(site):
             assert address == RUN or (page.parent / address).is_file(), (page, address)
 
 
+def test_links_of_the_navigation_lead_from_every_page(tmp_path):
+    to = {"Docs": "docs/index.html", "Source": "https://example.org/code"}
+    content = content_of(tmp_path, records=[sent()], links=to)
+    build_site(content, output=tmp_path / "public")
+    for page in (tmp_path / "public").rglob("*.html"):
+        depth = len(page.relative_to(tmp_path / "public").parts) - 1
+        addresses = Links(page).addresses
+        assert "../" * depth + "docs/index.html" in addresses
+        assert "https://example.org/code" in addresses
+
+
 def test_every_number_of_the_report_is_a_link_to_its_records(site):
     page = site / "suites/quickstart/index.html"
     numbers = {text: link for text, link in Links(page).cells if re.match(r"[-+]?\d[^%]*$", text)}
