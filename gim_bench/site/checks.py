@@ -47,7 +47,8 @@ def checks_page(history: Sequence[Entry]) -> Document:
         for (suite, machine, data, version), entries in groups.items()
     ]
     about = (
-        "Means over seeds at each check that was added to the history, oldest first. Only checks "
+        "Means over seeds at each check that was added to the history, oldest first; ± is the "
+        "standard deviation over seeds. Accuracy and loss are those of the top module. Only checks "
         "on the same machine stand beside each other, as memory and speed depend on it."
     )
     return Document(title="Checks over time", summary=[about], sections=sections)
