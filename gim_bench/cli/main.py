@@ -81,10 +81,11 @@ def _exit_code() -> int:
 
 def _run_app() -> None:
     """Run a command, and raise the interruption that Typer makes an exit of."""
-    # `python -m gim_bench` is no word that a shell could complete.
-    name = PROGRAM if {"--install-completion", "--show-completion"} & {*sys.argv[1:2]} else None
+    asked = {"--install-completion", "--show-completion"} & {*sys.argv[1:2]}
     try:
-        app(prog_name=name)
+        if asked:  # of a program: `python -m gim_bench` is no word that a shell could complete
+            app(prog_name=PROGRAM)
+        app()
     except SystemExit as ending:
         context = ending.__context__
         cause = getattr(context, "__cause__", None) or context

@@ -23,13 +23,14 @@ def verify(
     ],
     suite: SuiteOption,
     seed: Annotated[
-        int, typer.Option(help="Draws the cell that runs again, with the records' digest.")
+        int, typer.Option(help="Draws the cells that run again, with the records' digest.")
     ] = 0,
+    cells: Annotated[int, typer.Option(min=1, help="How many cells run again.")] = 1,
     device: DeviceOption = "auto",
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Run one cell of a submission again: exit code 1 if a number does not hold, 3 if none can.
+    """Run cells of a submission again: exit code 1 if a number does not hold, 3 if none can.
 
     The outcome is kept beside the records, where `site` reads it.
     """
@@ -46,30 +47,24 @@ def verify(
     if isinstance(read, Refused):
         raise ConfigError(read.line)
     _check_settings(read, loaded)
-    claim = read.drawn(seed=seed)
-    print(
-        f"{read.name}, sha256 {read.digest[:12]}…, draw {seed}: {claim.method} seed {claim.seed} "
-        f"runs again",
-        file=sys.stderr,
-    )
-    with tempfile.TemporaryDirectory(prefix="gim-bench-verify-") as folder:
-        again = _run_again(
-            claim,
-            loaded,
-            device=device,
-            data_dir=data_dir,
-            runs_dir=Path(folder),
-            quiet=quiet,
+    found = []
+    for claim in read.drawn(seed=seed, count=cells):
+        print(
+            f"{read.name}, sha256 {read.digest[:12]}…, draw {seed}: {claim.method} seed "
+            f"{claim.seed} runs again",
+            file=sys.stderr,
         )
-    try:
-        found = verified(read, claim=claim, again=again, seed=seed)
-    except CannotJudgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
+        again = _run_again(claim, loaded, device=device, data_dir=data_dir, quiet=quiet)
+        try:
+            found.append(verified(read, claim=claim, again=again, seed=seed))
+        except CannotJudgeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
+        show(found[-1].line)
     path = save_verification(read, found)
-    show(found.line)
     print(f"wrote {path}", file=sys.stderr)
-    raise typer.Exit(EXIT_CODES[found.outcome])
+    holds = all(each.outcome is Outcome.PASSES for each in found)
+    raise typer.Exit(EXIT_CODES[Outcome.PASSES if holds else Outcome.WORSE])
 
 
 def _check_settings(submission: "Submission", suite: "Suite") -> None:
@@ -91,23 +86,23 @@ def _run_again(
     *,
     device: str,
     data_dir: Path | None,
-    runs_dir: Path,
     quiet: bool,
 ) -> "Record":
     """The record of the same cell, run on this machine."""
     from gim_bench.cli.workload import workload_of
 
-    work = workload_of(
-        suite,
-        methods=[claim.method],
-        seeds=1,
-        device=device,
-        data_dir=data_dir,
-        runs_dir=runs_dir,
-        quiet=quiet,
-    )
-    work = replace(work, cells=[replace(cell, seed=claim.seed) for cell in work.cells])
-    work.check()
-    share = work.share({}, workers=1)
-    (record,) = work.run(share, records=work.records(), rerun=False)
+    with tempfile.TemporaryDirectory(prefix="gim-bench-verify-") as folder:
+        work = workload_of(
+            suite,
+            methods=[claim.method],
+            seeds=1,
+            device=device,
+            data_dir=data_dir,
+            runs_dir=Path(folder),
+            quiet=quiet,
+        )
+        work = replace(work, cells=[replace(cell, seed=claim.seed) for cell in work.cells])
+        work.check()
+        share = work.share({}, workers=1)
+        (record,) = work.run(share, records=work.records(), rerun=False)
     return record

@@ -42,13 +42,16 @@ class Submission:
         """The file of a record."""
         return RunsFolder(self.root).folder_of(record) / RECORD
 
-    def drawn(self, *, seed: int) -> Record:
-        """The record of the cell that runs again: drawn by `seed` and the submission's digest.
+    def drawn(self, *, seed: int, count: int = 1) -> list[Record]:
+        """The records of the cells that run again: drawn by `seed` and the submission's digest.
 
         Whoever changes a record changes the draw. Whoever does not know the seed cannot try
-        changes until the draw spares them.
+        changes until the draw spares them. More cells are drawn beside those of a smaller count.
         """
-        return random.Random(f"{seed} {self.digest}").choice(self.records)
+        draw = random.Random(f"{seed} {self.digest}")
+        first = draw.choice(self.records)
+        others = [record for record in self.records if record is not first]
+        return [first, *draw.sample(others, min(count - 1, len(others)))]
 
 
 class Refused(NamedTuple):

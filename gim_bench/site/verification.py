@@ -1,4 +1,4 @@
-"""The file `submissions/<who>/<suite>/verified.json`: a cell of a submission that ran again.
+"""The file `submissions/<who>/<suite>/verified.json`: cells of a submission that ran again.
 
 The file is sealed when it is written. It has the digest of the submission: a submission that
 changes later is no longer verified.
@@ -8,18 +8,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import FiniteFloat, TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 from gim_bench.check.outcome import Outcome
+from gim_bench.records.statistics import spans
 from gim_bench.seals import sealed, unsealed
 from gim_bench.site.submissions import Submission
 from gim_bench.system.atomic import write_atomically
 
 VERIFIED = "verified.json"
-FORMAT = 1
 
 
 @checked(frozen=True, kw_only=True)
@@ -40,7 +40,6 @@ class Number:
 class Verification:
     """How the numbers of one cell of a submission compare with the same cell run again."""
 
-    format: int = FORMAT
     submission: str  # its digest
     seed: int  # of the draw
     method: str  # of the cell
@@ -71,31 +70,39 @@ class Verification:
         )
 
 
+@checked(frozen=True, kw_only=True)
+class _Stored:
+    """What the file holds."""
+
+    format: Literal[2] = 2
+    cells: Annotated[Sequence[Verification], Field(min_length=1)]
+
+
 class Standing(NamedTuple):
     """Whether a submission is listed, and the reason in one line."""
 
     listed: bool
     reason: str
-    found: Verification | None = None  # of a submission that is listed
+    cells: Sequence[Verification] = ()  # of a submission that is listed: those that ran again
 
     def of_row(self, method: str) -> str:
-        """How far the numbers of a method were verified: its own cell ran again, or another's."""
-        if self.found is None:
-            return self.reason
-        cell = f"seed {self.found.cell_seed}"
-        if self.found.method != method:
-            return f"no cell of this row; {self.found.method} {cell} did"
-        way = "bit for bit" if self.found.exact else "within tolerance"
-        return f"{cell}: {way}, {self.found.at[:10]}"
+        """How far the numbers of a method were verified: cells of its own ran again, or others'."""
+        own = [cell for cell in self.cells if cell.method == method]
+        if not own:
+            others = ", ".join(f"{cell.method} seed {cell.cell_seed}" for cell in self.cells)
+            return f"no cell of this row; {others} did"
+        seeds = ", ".join(spans(cell.cell_seed for cell in own))
+        way = "bit for bit" if all(cell.exact for cell in own) else "within tolerance"
+        return f"seed {seeds}: {way}, {max(cell.at for cell in own)[:10]}"
 
 
-_STORED = TypeAdapter(Verification)
+_STORED = TypeAdapter(_Stored)
 
 
-def save_verification(submission: Submission, verification: Verification) -> Path:
-    """Write the verification beside the records; returns its file. Raises: OSError."""
+def save_verification(submission: Submission, cells: Sequence[Verification]) -> Path:
+    """Write what ran again beside the records; returns the file. Raises: OSError."""
     path = submission.folder / VERIFIED
-    table = sealed(asdict(verification))
+    table = sealed(asdict(_Stored(cells=cells)))
     write_atomically(path, (json.dumps(table, indent=2, allow_nan=False) + "\n").encode())
     return path
 
@@ -109,11 +116,14 @@ def standing_of(submission: Submission) -> Standing:
     if not path.exists():
         return Standing(False, f"waits for {again}")
     try:
-        found = _STORED.validate_python(unsealed(path.read_bytes()))
+        cells = _STORED.validate_python(unsealed(path.read_bytes())).cells
     except ValueError:  # pydantic's errors are ValueErrors
         return Standing(False, f"the verification was altered or is of another version: {again}")
-    if found.submission != submission.digest or found.format != FORMAT:
+    if any(cell.submission != submission.digest for cell in cells):
         return Standing(False, f"the records changed since they were verified: {again}")
-    if found.outcome is not Outcome.PASSES:
-        return Standing(False, f"refused: {found.line}")
-    return Standing(True, found.line, found)
+    broken = [cell.line for cell in cells if cell.outcome is not Outcome.PASSES]
+    if broken:
+        return Standing(False, f"refused: {broken[0]}")
+    more = len(cells) > 1
+    count = f"{len(cells)} of {len(submission.records)} cells ran again: " if more else ""
+    return Standing(True, count + "; ".join(cell.line for cell in cells), cells)

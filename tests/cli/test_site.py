@@ -29,9 +29,9 @@ def sent(finished, tmp_path):
     return tmp_path / "submissions" / "ann" / "tiny"
 
 
-def altered(folder, *, reseal):
-    """Raise the accuracy in every record by three points."""
-    for path in folder.glob("*/seed-*/record.json"):
+def altered(folder, *, reseal, where="*/seed-*"):
+    """Raise the accuracy in every record there by three points."""
+    for path in folder.glob(f"{where}/record.json"):
         record = json.loads(path.read_text())
         record["metrics"]["accuracy"] += 3.0
         path.write_text(json.dumps(sealed(record) if reseal else record))
@@ -74,6 +74,18 @@ def test_an_altered_number_under_a_new_seal_does_not_hold(sent, gim_bench):
     listed, reason, _ = standing_of(read_submission(sent.parent, suite="tiny"))
     assert not listed
     assert reason == f"refused: {answer.out.strip()}"
+
+
+def test_one_altered_number_under_a_new_seal_is_found_where_all_cells_run_again(
+    sent, gim_bench, tmp_path
+):
+    altered(sent, reseal=True, where="random_init/seed-0-*")
+    answer = gim_bench(*VERIFY, "--cells", "9")
+    assert answer.code == 1, answer.err
+    (line,) = [each for each in answer.out.splitlines() if "the record says" in each]
+    assert line.startswith("random_init seed 0 ran again on")
+    assert gim_bench(*SITE).code == 0
+    assert "ann" not in board(tmp_path)
 
 
 def test_records_with_other_settings_are_refused(sent, gim_bench):

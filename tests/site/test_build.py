@@ -52,7 +52,7 @@ def site(tmp_path_factory):
         if who == "ann":
             (claim,) = (record for record in found.records if record.method == "gim")
             again = verified(found, claim=claim, again=claim, seed=0)
-            save_verification(found, again)
+            save_verification(found, [again])
     altered = found.path_of(found.records[0])
     altered.write_text(altered.read_text().replace("9.0", "8.0"))
     sent_in, refused = submissions_in(folder)
@@ -219,7 +219,7 @@ def test_other_data_has_a_table_of_its_own(tmp_path):
     facts = {**theirs.provenance, "data_sha256": "f" * 64}
     found = submission_of([replace(theirs, provenance=facts)], root=tmp_path / "sent" / "ann")
     again = verified(found, claim=found.records[0], again=found.records[0], seed=0)
-    save_verification(found, again)
+    save_verification(found, [again])
     content = content_of(tmp_path, records=ours, submissions=[found])
     build_site(content, output=tmp_path / "public")
     board = (tmp_path / "public" / "leaderboard.html").read_text()

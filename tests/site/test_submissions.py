@@ -68,10 +68,13 @@ def test_a_folder_without_records_is_one_line(ann):
 def test_the_draw_depends_on_the_seed_and_on_every_record(ann):
     records = seeds([60] * 8)
     first = submission_of(records, root=ann)
-    drawn = [first.drawn(seed=n).seed for n in range(20)]
-    assert drawn == [first.drawn(seed=n).seed for n in range(20)]
+    drawn = [first.drawn(seed=n)[0].seed for n in range(20)]
+    assert drawn == [first.drawn(seed=n)[0].seed for n in range(20)]
     assert len(set(drawn)) > 4
+    several = [record.seed for record in first.drawn(seed=0, count=3)]
+    assert (len(set(several)), several[0]) == (3, drawn[0])
+    assert len(first.drawn(seed=0, count=99)) == len(first.records)
     changed = [*records[:-1], replace(records[-1], metrics={"accuracy": 61.0})]
     second = submission_of(changed, root=ann)
     assert second.digest != first.digest
-    assert [second.drawn(seed=n).seed for n in range(20)] != drawn
+    assert [second.drawn(seed=n)[0].seed for n in range(20)] != drawn

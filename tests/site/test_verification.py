@@ -18,7 +18,7 @@ def submission(tmp_path):
 def verify(submission, **found):
     claim = submission.records[0]
     again = sent(**({"accuracy": 60, "loss": 2.0} | found))
-    save_verification(submission, verified(submission, claim=claim, again=again, seed=7))
+    save_verification(submission, [verified(submission, claim=claim, again=again, seed=7)])
 
 
 def test_a_submission_waits_for_its_verification(submission):
@@ -37,7 +37,7 @@ def test_a_submission_whose_numbers_hold_is_listed(submission):
     assert "gim seed 0 ran again on 20" in reason
     assert standing_of(submission).of_row("gim").startswith("seed 0: bit for bit, 20")
     assert standing_of(submission).of_row("cpc") == "no cell of this row; gim seed 0 did"
-    assert json.loads((submission.folder / VERIFIED).read_text())["seed"] == 7
+    assert json.loads((submission.folder / VERIFIED).read_text())["cells"][0]["seed"] == 7
 
 
 def test_a_submission_whose_numbers_do_not_hold_is_refused(submission):
@@ -46,6 +46,29 @@ def test_a_submission_whose_numbers_do_not_hold_is_refused(submission):
     assert not listed
     assert reason.startswith("refused: gim seed 0 ran again on")
     assert "accuracy is 50" in reason
+
+
+def test_every_cell_that_ran_again_has_to_hold(submission):
+    def of(number, **found):
+        again = sent(
+            **({"seed": number, "accuracy": 60 + number, "loss": 2 + number / 100} | found)
+        )
+        return verified(submission, claim=submission.records[number], again=again, seed=7)
+
+    save_verification(submission, [of(0), of(2)])
+    assert standing_of(submission).reason.startswith("2 of 3 cells ran again: gim seed 0 ran")
+    assert standing_of(submission).of_row("gim").startswith("seed 0, 2: bit for bit, 20")
+    assert (
+        standing_of(submission).of_row("cpc") == "no cell of this row; gim seed 0, gim seed 2 did"
+    )
+    save_verification(submission, [of(0), of(2, accuracy=50)])
+    assert standing_of(submission).reason.startswith("refused: gim seed 2 ran again")
+
+
+def test_a_file_without_a_cell_does_not_count(submission):
+    path = submission.folder / VERIFIED
+    path.write_text(json.dumps(sealed({"format": 2, "cells": []})))
+    assert standing_of(submission).reason.startswith("the verification was altered")
 
 
 def test_a_verification_that_was_altered_does_not_count(submission):
