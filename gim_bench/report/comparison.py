@@ -179,31 +179,49 @@ def _declared_by(name: str, cells: Cells, rows: Rows) -> By:
     )
     # A method or an objective without such a setting says nothing about the setting.
     having = {v: c for v, c in cells.items() if v != ABSENT or not name.startswith(OF_METHOD)}
-    tacit = [v for v, c in having.items() if not all(_says(rows, r, name) for r in c)]
+    optional = ABSENT in cells
+    tacit = [
+        v for v, c in having.items() if not all(_says(rows, r, name, optional=optional) for r in c)
+    ]
     if len(tacit) < len(having) and len(tacit) <= 1:
         return By.ROW
     return By.METHOD if of_method else By.NOBODY
 
 
-def _says(rows: Rows, record: Record, setting: str) -> bool:
-    """Whether the table of the record's row has the setting, or the kind of a table around it."""
-    said = _said(rows, record)
+def _says(rows: Rows, record: Record, setting: str, *, optional: bool) -> bool:
+    """Whether the table of the record's row has the setting, or the kind of a table around it.
+
+    A row that has an `optional` table, which other rows lack, says all that stands in the table.
+    """
+    row = _row_of(rows, record)
+    said = flatten(row)
     tables = tuple(name.removesuffix("kind") for name in said if name.endswith(".kind"))
+    if optional:
+        tables += tuple(_inner_tables(row))
     short = setting.removeprefix("method.").removeprefix("options.")
     if short.startswith("info_nce."):  # a row calls the settings of any objective so
         short = short.replace("info_nce", "objective", 1)
     return short in said or short.startswith(tables)
 
 
-def _said(rows: Rows, record: Record) -> dict[str, Any]:
-    """The settings in the table of the record's row, by dotted name.
+def _row_of(rows: Rows, record: Record) -> Mapping[str, Any]:
+    """The table of the record's row.
 
     A row with modules on a base is called after the row that has the table: "gim_on_cpc_1a2b3c4d".
     """
     name = record.method
     if record.config.get("method", {}).get("base"):
         name = name if name in rows else name.partition("_on_")[0]
-    return flatten(rows.get(name, {}))
+    return rows.get(name, {})
+
+
+def _inner_tables(row: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of the tables within a row's tables: "training.buffer."."""
+    for outer, table in row.items():
+        if isinstance(table, Mapping):
+            for name, inner in table.items():
+                if isinstance(inner, Mapping):
+                    yield f"{outer}.{name}."
 
 
 def count_differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> list[Difference]:
@@ -236,7 +254,7 @@ def _follows(cells: Cells, count: Count, *, rows: Rows) -> bool:
         in_turn = method.get("schedule") == Schedule.SEQUENTIAL
         own = {
             name: value
-            for name, value in _said(rows, record).items()
+            for name, value in flatten(_row_of(rows, record)).items()
             if name.startswith(tuple(count.of_row))
         }
         deciding = [*count.of_method, *(TURNS if in_turn else ())]

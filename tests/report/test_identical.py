@@ -578,3 +578,23 @@ def test_an_option_of_a_method_that_is_not_installed_stays_as_it_is():
 
     (found,) = differences([theirs(0, {}), theirs(1, {"depth": 1})])
     assert found.described() == "absent: theirs seed 0; 1: theirs seed 1"
+
+
+@pytest.mark.parametrize("name", ["larger-than-memory", "pipeline"])
+def test_a_row_that_alone_has_a_table_declares_all_of_it(name):
+    """With its defaults: streamed outputs in bf16, a buffer's policy."""
+    records, suite = of_suite(name, {})
+    found = differences(records, rows=suite.method)
+    assert {d.name for d in found} & {"training.kept_outputs.precision", "training.buffer.policy"}
+    assert [d.name for d in found if not d.declared] == []
+
+
+def test_a_row_with_a_setting_of_a_table_that_all_have_declares_no_other():
+    rows = {"cpc": nested("training.optimiser.eps", 1e-4)}
+    adam = {"kind": "adam", "weight_decay": 0.0, "excludes": ["biases", "norms"]}
+    records = [
+        cell("gim", training__optimiser=adam | {"betas": [0.9, 0.999], "eps": 1e-8}),
+        cell("cpc", training__optimiser=adam | {"betas": [0.9, 0.99], "eps": 1e-4}),
+    ]
+    found = differences(records, rows=rows)
+    assert [d.name for d in found if not d.declared] == ["training.optimiser.betas"]
