@@ -95,13 +95,13 @@ class LocalInfoMaxHead(nn.Module):
         super().__init__()
         self.local_network = MINetwork(local_dim, units=settings.mi_units)
         self.global_network = MINetwork(global_dim, units=settings.mi_units)
-        # Of a global in the last training batch; in checkpoints, so that a resumed training that
-        # is over already knows them. 0: no batch was seen.
+        # Of a global in the last batch with gradients, which held-out batches have not; in
+        # checkpoints, so that a resumed training that is over already knows them. 0: no batch.
         self.register_buffer("candidates", torch.zeros((), dtype=torch.long))
 
     @property
     def uninformed_loss(self) -> float | None:
-        """log(candidates), in nats; None before the first batch in training."""
+        """log(candidates), in nats; None before the first batch with gradients."""
         candidates = int(self.candidates)
         return math.log(candidates) if candidates else None
 
@@ -117,7 +117,7 @@ class LocalInfoMaxHead(nn.Module):
                 "image: raise training.batch_size"
             )
         places, globals_ = self.local_network(local), self.global_network(summary)
-        if self.training:
+        if torch.is_grad_enabled():
             self.candidates.fill_(1 + (len(places) - 1) * places.shape[1])
         with torch.autocast(local.device.type, enabled=False):
             scores = globals_.flatten(0, 1) @ places.flatten(0, 1).T

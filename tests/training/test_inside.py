@@ -1,12 +1,14 @@
 """Measures of an encoder in training: closed forms, and a training that does not notice them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from gim_bench.contract import GradientFlow
+from gim_bench.objectives.local_infomax import LocalInfoMaxSettings
 from gim_bench.progress import Silence
 from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.system import interrupts
@@ -164,6 +166,20 @@ def test_the_bound_on_information_is_what_a_loss_is_below_chance():
     bound = look_inside(trainer, batch)["information_bound/module_1"]
     assert bound == pytest.approx(math.log(1 + 4) - loss.item(), abs=1e-6)
     assert losses
+
+
+def test_the_bound_of_deep_infomax_counts_the_candidates_of_the_batch_that_is_looked_at():
+    """Before training, too, and whatever the size of the batches of training."""
+    case = replace(toy_case("deep_infomax", modules=2), objective=LocalInfoMaxSettings(mi_units=4))
+    trainer = trainer_of(case)
+    (head,) = trainer.learner.heads.values()
+    with torch.no_grad():
+        for network in (head.local_network, head.global_network):
+            network.norm.weight.zero_()  # equal scores: the loss is that of an uninformed predictor
+    for examples in (4, 3):
+        found = look_inside(trainer, toy_batches().fixed(examples))
+        assert found["information_bound/module_2"] == pytest.approx(0, abs=1e-6)
+        list(trainer.losses(toy_batches().fixed(4)))  # as training does, without a step
 
 
 @pytest.mark.parametrize("method", ["supervised", Agreeing])
