@@ -17,6 +17,10 @@ from gim_bench.report.columns import (
 from gim_bench.report.costs import TRAINING
 from gim_bench.report.document import Column
 
+# Printed with the table: comments do not come along into a paper.
+SPREADS = (
+    r"$\pm$: of accuracies, half of a 95\,\% interval; of costs, standard deviation over seeds"
+)
 MEMORY = ("memory/gpu_allocated_peak_bytes", "memory/host_peak_bytes")  # the first that rows have
 SPECIAL = str.maketrans(
     {
@@ -52,14 +56,21 @@ def as_latex(rows: Sequence[Row], names: Sequence[str], *, notes: Sequence[str])
         "Accuracy: mean and half width of the 95 % interval (needs two seeds). "
         "Costs: of training, mean and standard deviation over seeds. Needs the package booktabs."
     )
+    body = [_line(cells) for cells in zip(*(each.cells for each in filled), strict=True)]
+    width = rf"\multicolumn{{{len(filled)}}}{{l}}"
     lines = [
         *(f"% {' '.join(note.split())}" for note in (*notes, reading)),
         rf"\begin{{tabular}}{{{''.join('r' if f.column.numeric else 'l' for f in filled)}}}",
         r"\toprule",
         _line([each.column.heading for each in filled]),
         r"\midrule",
-        *(_line(cells) for cells in zip(*(each.cells for each in filled), strict=True)),
+        *body,
         r"\bottomrule",
+        *(
+            [rf"{width}{{\footnotesize {SPREADS}}} \\"]
+            if any(r"$\pm$" in row for row in body)
+            else []
+        ),
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"

@@ -29,6 +29,17 @@ def test_each_method_has_a_line_with_intervals_and_costs():
     ]
 
 
+def test_the_two_meanings_of_plus_and_minus_are_printed_with_the_table():
+    one = latex([cell("gim", metrics={"accuracy": 60.0})])
+    two = latex([cell("gim", seed=s, metrics={"accuracy": 60.0 + s}) for s in (0, 1)])
+    last = two.partition(r"\bottomrule")[2].strip().splitlines()[0]
+    assert last.startswith(
+        r"\multicolumn{3}{l}{\footnotesize $\pm$: of accuracies, half of a 95\,\%"
+    )
+    assert last.endswith(r"} \\")
+    assert "multicolumn" not in one
+
+
 def test_the_comments_say_where_the_numbers_come_from():
     text = latex([cell(metrics={"accuracy": 60.0})], notes=["Left out: 1 record"])
     comments = [line for line in text.splitlines() if line.startswith("% ")]
