@@ -1,4 +1,4 @@
-"""Your own large images: TIFF files in folders named by class, read by windows."""
+"""Your own large images: TIFF files and scans in folders named by class, read by windows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,20 @@ from pydantic import Field
 
 from gim_bench.contract import Split, Target
 from gim_bench.datasets.files import FileDataset, fingerprint_of
+from gim_bench.datasets.images import slides
+from gim_bench.datasets.images.slides import SlideImage
 from gim_bench.datasets.images.tiff import TiffImage
 from gim_bench.datasets.walk import Reason, Walk, nfc, walk
 from gim_bench.errors import DataError
 from gim_bench.large_images import LargeImages
 from gim_bench.settings.base import NotNegative, Settings
 
-SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".tif", ".tiff", *slides.SUFFIXES)
 UNLABELLED = "unlabeled"
-LAYOUT = f"{UNLABELLED}/*.tif (may be left out), train/<class>/*.tif and test/<class>/*.tif"
+LAYOUT = (
+    f"{UNLABELLED}/*.tif (may be left out), train/<class>/*.tif and test/<class>/*.tif, or scans "
+    f"({', '.join(slides.SUFFIXES)})"
+)
 OUTSIDE = Reason("image outside of its folder", "images outside of their folders")
 
 
@@ -32,10 +37,10 @@ class Files:
 
 
 class LargeImageFolder(FileDataset):
-    """Large TIFF images in folders named by class: every place of an image has its class.
+    """Large images in folders named by class: every place of an image has its class.
 
-    Images are read by windows, in tiles or strips, and never whole. Places of one image never
-    serve both fitting and validation.
+    Images, TIFF files or scans of microscopes, are read by windows and never whole. Places of one
+    image never serve both fitting and validation.
     """
 
     class Options(Settings):
@@ -57,7 +62,7 @@ class LargeImageFolder(FileDataset):
         self._sha256s(fresh=True)
         for files in self._files.values():
             for path in files.paths:
-                TiffImage(path, level=self.options.level).check_decodable()
+                self._opened(path).check_decodable()
 
     def fingerprint(self) -> str:
         """sha256 of the names and contents of all images."""
@@ -71,7 +76,7 @@ class LargeImageFolder(FileDataset):
         """Without unlabelled images, the train images serve as unlabelled images too."""
         files = self._files[split if self._files[split].paths else Split.TRAIN]
         images = LargeImages(
-            images=[TiffImage(path, level=self.options.level) for path in files.paths],
+            images=[self._opened(path) for path in files.paths],
             place=self.options.place,
             labels={},
         )
@@ -138,6 +143,11 @@ class LargeImageFolder(FileDataset):
                 classes=[self._classes.index(name) for name in classes],
             )
         return found
+
+    def _opened(self, path: Path) -> TiffImage | SlideImage:
+        """The image at the resolution that is read. Raises: DataError."""
+        kind = SlideImage if path.suffix.lower() in slides.SUFFIXES else TiffImage
+        return kind(path, level=self.options.level)
 
     def _sha256s(self, *, fresh: bool) -> list[tuple[str, str]]:
         """(path below the folder, composed; sha256) of every image."""
