@@ -58,7 +58,7 @@ Protocol: {protocol}
 {notes}
 ## Training and intended use
 
-Suite `{suite}`, method `{method}`, seed {seed}, {epochs} epochs of training. `config.json` holds
+Suite `{suite}`, method `{method}`, seed {seed}, {epochs} of training. `config.json` holds
 every setting and `record.json` every measurement, under a seal. The encoder was trained to compare
 methods under identical settings. It is no general-purpose model, and its numbers hold for the data
 named here.
@@ -96,7 +96,7 @@ def model_card(trained: Trained, *, folder: Path, licence: str) -> str:
         dataset=record.dataset,
         suite=record.suite,
         seed=record.seed,
-        epochs=record.config.get("training", {}).get("epochs", 0),
+        epochs=_epochs(record),
         inputs=_inputs(trained),
         numbers=_table([heads, *rows]),
         intervals="± is half of a 95 % interval: "
@@ -107,6 +107,11 @@ def model_card(trained: Trained, *, folder: Path, licence: str) -> str:
         provenance=_table([["", ""], *_provenance(record)]),
         licence="not stated" if licence == UNKNOWN else licence,
     )
+
+
+def _epochs(record: Record) -> str:
+    count = record.config.get("training", {}).get("epochs", 0)
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def _seeds(record: Record, *, folder: Path) -> dict[int, tuple[Record, Path]]:

@@ -54,7 +54,10 @@ def datasets() -> None:
 
 @app.command()
 def metrics() -> None:
-    """List the metrics that a record may hold, with their units and better directions."""
+    """List the metrics that a record may hold, with their units and better directions.
+
+    The metric of one module ends in /module_<k>; the bare name belongs to the top module.
+    """
     from gim_bench.records.metrics import METRICS
 
     _print({m.name: f"{m.meaning} ({m.unit}; {m.better} is better)" for m in METRICS.values()})

@@ -191,6 +191,7 @@ def test_the_card_has_numbers_with_intervals_and_where_they_come_from(exported, 
     assert records[0].key in text
     assert "The weights: cc-by-4.0." in text
     assert records[0].protocol in text
+    assert "seed 0, 1 epoch of training." in text
 
 
 def test_the_card_of_one_seed_has_no_mean(cells, tmp_path):
