@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ from gim_bench.settings.suites import load_suite, shipped_suites
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_METHODS = ROOT / "docs" / "methods"
 PROGRAMS = ("python -m gim_bench", "gim-bench")
 PLACEHOLDERS = set("<>…$[]{}|")  # lines with these are patterns, not commands
 
 
 def commands(text):
     """The arguments of every gim_bench command in the code blocks of a page, line by line."""
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}(?:python|gim-bench)(?:.*\\\n)*.*\n", text, re.MULTILINE)
+    for block in (*fenced, *(textwrap.dedent(block) for block in indented)):
         for line in block.replace("\\\n", " ").splitlines():
             for part in line.removeprefix("$ ").split("&&"):
                 command = part.strip()
@@ -63,13 +67,32 @@ def check(command):
         assert suite in shipped_suites(), f"no suite {suite!r}"
         loaded = load_suite(suite, overrides=options.get("set_") or ())
         configs(loaded, methods=methods, device=torch.device("cpu"))
-    for method in methods:
-        assert method in registry.methods(), f"no method {method!r}"
+    if not suites:  # a suite knows its rows, which may have names of their own
+        assert set(methods) <= set(registry.methods())
 
 
 @pytest.mark.parametrize("command", cases())
 def test_a_command_of_the_documentation_can_be_typed(command):
     check(command)
+
+
+@pytest.mark.parametrize("method", registry.methods())
+def test_a_page_has_source_settings_deviations_and_a_command_of_the_method(method):
+    pages = [page.read_text(encoding="utf-8") for page in OF_METHODS.glob("*.md")]
+    (page,) = (text for text in pages if re.search(rf"^\| `{method}` +\|", text, re.MULTILINE))
+    assert re.search(r"\bsource", page, re.IGNORECASE)
+    assert {"## Settings", "## Deviations"} <= set(page.splitlines())
+    assert any(f"--method {method}" in re.split(r" (?=-)", command) for command in commands(page))
+
+
+@pytest.mark.parametrize("encoder", registry.encoders())
+def test_a_section_has_source_settings_deviations_and_a_command_of_the_encoder(encoder):
+    page = (OF_METHODS / "encoders.md").read_text(encoding="utf-8")
+    (section,) = (part for part in page.split("\n## ") if part.startswith(f"`{encoder}`:"))
+    assert "\nSource: " in section
+    assert "\n| setting |" in section
+    assert "deviation" in section or re.search(r"\| ours \|$", section, re.MULTILINE)
+    assert [*commands(section)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
