@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from gim_bench.site.build import OfSuite
 
 WHO = "gim_bench"
+LinkOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A link on every page, as in Documentation=docs/index.html; may be repeated."
+    ),
+]
 
 
 def site(
@@ -39,12 +45,7 @@ def site(
     tracking_uri: Annotated[
         str | None, typer.Option(help="An MLflow server: records are linked to its runs.")
     ] = None,
-    link: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A link on every page, as in Documentation=docs/index.html; may be repeated."
-        ),
-    ] = None,
+    link: LinkOption = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
     """Write a static site: a page for each suite, a leaderboard, and every record."""
