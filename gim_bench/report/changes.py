@@ -19,7 +19,7 @@ def changed_settings(suite: Suite, *, file: Suite) -> str:
     lines = [
         f"{name} = {_shown(ours, name)} (in the file {_shown(theirs, name)})"
         for name in sorted(ours.keys() | theirs.keys())
-        if name not in DROPPED and ours.get(name, ABSENT) != theirs.get(name, ABSENT)
+        if name not in DROPPED and _shown(ours, name) != _shown(theirs, name)
     ]
     return f"Not the suite's file: --set {', '.join(lines)}" if lines else ""
 
@@ -49,4 +49,6 @@ def left_out(others: Sequence[Record], *, kept: Sequence[Record]) -> str:
 
 
 def _shown(table: dict[str, Any], name: str) -> str:
-    return str(table.get(name, ABSENT))
+    """The value of a setting; a table that may be left out is None where it is."""
+    value = table.get(name)
+    return ABSENT if value is None else str(value)

@@ -18,6 +18,13 @@ def test_each_setting_that_is_not_the_files_is_named_with_both_values(tmp_path):
     )
 
 
+def test_a_table_that_the_file_leaves_out_is_named_by_its_settings_alone(tmp_path):
+    line = changed(tmp_path, "training.buffer={size=8}", "training.schedule=pipeline")
+    assert "training.buffer.size = 8 (in the file absent)" in line
+    assert "None" not in line
+    assert "training.buffer =" not in line
+
+
 @pytest.mark.parametrize("overrides", [(), ("training.epochs=1",)])
 def test_the_values_of_the_file_are_no_change(overrides, tmp_path):
     assert changed(tmp_path, *overrides) == ""
