@@ -48,9 +48,13 @@ def sqlite_address(path: Path) -> str:
 
 
 def sqlite_file(url: "URL") -> Path | None:
-    """The absolute path of the file that a SQLite address names; None if it names no file."""
+    """The absolute path of the file that a SQLite address names.
+
+    None if the address names no file, or is of another database.
+    """
     name = url.database or ""
-    return None if name in {"", ":memory:"} or name.startswith("file:") else Path(name).absolute()
+    is_file = name not in {"", ":memory:"} and not name.startswith("file:")
+    return Path(name).absolute() if is_file and url.get_backend_name() == "sqlite" else None
 
 
 def masked(address: str) -> str:

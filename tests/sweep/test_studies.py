@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
@@ -106,6 +107,7 @@ def test_an_interruption_gives_the_trials_back(studies, url):
 
 
 def worker(url, wanted, folder, *, processes):
+    """A process in a folder of its own, as on a machine of its own."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         [
@@ -117,7 +119,7 @@ def worker(url, wanted, folder, *, processes):
             str(folder),
             str(processes),
         ],
-        cwd=ROOT,
+        cwd=tempfile.mkdtemp(dir=folder.parent),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -392,5 +394,7 @@ def test_a_study_of_another_encoder_is_refused(studies):
 
 @pytest.mark.slow
 def test_two_processes_share_the_trials_of_a_postgresql_study(tmp_path):
+    """Processes of several machines have no lock file in common: the database has the lock."""
     with postgresql() as url:
         share(url, tmp_path / "claimed")
+    assert list(tmp_path.rglob("*.lock")) == []

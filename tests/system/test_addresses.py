@@ -96,6 +96,10 @@ def test_a_sqlite_address_leads_back_to_its_file(name, tmp_path):
     assert sqlite_file(parse(sqlite_address(Path(name)))) == Path.cwd() / name
 
 
+def test_a_database_of_a_server_is_no_file_here():
+    assert sqlite_file(parse("postgresql://localhost/sweeps")) is None
+
+
 @pytest.mark.parametrize("name", ["", ":memory:", "file:x?mode=memory&uri=true"])
 def test_a_database_in_memory_has_no_file(name):
     assert sqlite_file(parse(f"sqlite:///{name}")) is None
