@@ -15,6 +15,7 @@ from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share
 from gim_bench.cells.table import found, records_of, run_table
+from gim_bench.hardware import memory
 from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
@@ -63,6 +64,7 @@ class _Unclaimed:
 
     def __call__(self, bench: Bench) -> Iterator[str]:
         """Run cells; yields their keys."""
+        memory.keep_freed_blocks()  # a shared process measures no cell's own memory
         runs = RunsFolder(self.runs)
         records = run_table(
             self.table,

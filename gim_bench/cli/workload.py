@@ -135,6 +135,8 @@ class Workload:
         before = records_before(records, since=since)
         if share.workers == 1:
             run = run_apart if self.suite.fresh_process else run_cell
+            if not self.suite.fresh_process:  # a shared process measures no cell's own memory
+                memory.keep_freed_blocks()
             yield from run_table(
                 self.cells, self.bench, runs=self.runs, run=run, rerun=rerun, before=before
             )

@@ -215,3 +215,13 @@ def test_cells_that_are_measured_alone_take_no_workers(gim_bench):
         "error: 2 workers (--workers or GIM_BENCH_WORKERS) for suite 'memory', which measures one "
         "cell at a time: use --workers 1\n"
     )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_only_a_process_that_cells_share_keeps_freed_blocks(gim_bench, monkeypatch, apart):
+    """It saves page faults; a process of one cell is there to measure its memory."""
+    kept = []
+    monkeypatch.setattr("gim_bench.hardware.memory.keep_freed_blocks", lambda: kept.append(1))
+    given = ["--method", "random_init", "--set", f"fresh_process={str(apart).lower()}"]
+    assert gim_bench(*PLAIN, *given, "--workers", "1").code == 0
+    assert bool(kept) is not apart
