@@ -25,30 +25,25 @@ if TYPE_CHECKING:
     from gim_bench.records.record import Record
     from gim_bench.settings.schema import Suite
 
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="text, md, comment, json or junit; the means alone as github-smaller, "
+        "github-bigger or bencher.",
+        autocompletion=words(
+            "text", "md", "comment", "json", "junit", "github-smaller", "github-bigger", "bencher"
+        ),
+    ),
+]
+
 
 def check(
     suite: SuiteOption,
     against: Annotated[
         Path | None, typer.Option(help="Your own reference file instead of the shipped one.")
     ] = None,
-    fmt: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="text, md, comment, json or junit; the means alone as github-smaller, "
-            "github-bigger or bencher.",
-            autocompletion=words(
-                "text",
-                "md",
-                "comment",
-                "json",
-                "junit",
-                "github-smaller",
-                "github-bigger",
-                "bencher",
-            ),
-        ),
-    ] = "text",
+    fmt: FormatOption = "text",
     output: OutputOption = None,
     history: Annotated[
         Path | None,
