@@ -24,7 +24,7 @@ CLOSED_PIPE = 141  # 128 and the number of SIGPIPE, as shells have it
 RUNS_DIR = DEFAULT_RUNS_DIR
 
 
-def _suites(beginning: str) -> list[str]:
+def suites(beginning: str) -> list[str]:
     return [name for name in shipped_suites() if name.startswith(beginning)]
 
 
@@ -43,7 +43,7 @@ def method_names(beginning: str) -> list[str]:
 
 SuiteOption = Annotated[
     str,
-    typer.Option("--suite", help="A shipped suite, or a TOML file.", autocompletion=_suites),
+    typer.Option("--suite", help="A shipped suite, or a TOML file.", autocompletion=suites),
 ]
 SetOption = Annotated[
     list[str] | None,

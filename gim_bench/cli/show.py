@@ -5,19 +5,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.options import DeviceOption, MethodOption, SetOption, SuiteOption
+from gim_bench.cli.options import DeviceOption, MethodOption, SetOption, suites
+from gim_bench.errors import ConfigError
 from gim_bench.system import streams
 
 if TYPE_CHECKING:
     from gim_bench.settings.origins import Setting
 
+SuiteArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="SUITE", help="A shipped suite, or a TOML file.", autocompletion=suites),
+]
+SameOption = Annotated[
+    str | None,
+    typer.Option("--suite", help="The same, as other commands take it.", autocompletion=suites),
+]
 ChangedOption = Annotated[
     bool, typer.Option("--stated", help="Leave out settings at their defaults.")
 ]
 
 
 def show(
-    suite: SuiteOption,
+    named: SuiteArgument = None,
+    suite: SameOption = None,
     method: MethodOption = None,
     device: DeviceOption = "auto",
     set_: SetOption = None,
@@ -26,6 +36,11 @@ def show(
     """Print the settings of a suite's rows, and where each comes from."""
     from gim_bench.settings.suites import load_suite
 
+    if named is not None and suite is not None:
+        raise ConfigError(f"two suites, {named!r} and --suite {suite!r}: name one")
+    suite = named or suite
+    if suite is None:
+        raise ConfigError("no suite: name one, as in python -m gim_bench show quickstart")
     loaded = load_suite(suite, overrides=set_ or ())
     from gim_bench.cells.resolve import configs
     from gim_bench.hardware.devices import resolve_device

@@ -32,3 +32,15 @@ def test_an_unknown_suite_is_one_line(gim_bench):
     assert answer.code == 2
     (line,) = answer.err.splitlines()
     assert "quickstart" in line
+
+
+def test_the_suite_may_stand_without_its_option(gim_bench):
+    assert gim_bench("show", "smoke").out == gim_bench("show", "--suite", "smoke").out
+
+
+def test_no_suite_and_two_suites_are_one_line(gim_bench):
+    none, both = gim_bench("show"), gim_bench("show", "smoke", "--suite", "memory")
+    assert (none.code, none.err.count("\n")) == (2, 1)
+    assert "show quickstart" in none.err
+    assert (both.code, both.err.count("\n")) == (2, 1)
+    assert "name one" in both.err
