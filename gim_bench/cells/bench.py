@@ -51,12 +51,15 @@ class Bench:
         workers: int = 1,
         memory_limit: int | None = None,
         live_seconds: float = LIVE_SECONDS,
+        devices: Sequence[str] = (),
     ) -> None:
         """A training writes a checkpoint every `checkpoint_seconds`, and points for those who
         watch it every `live_seconds`.
 
         A cell that takes longer than `cell_timeout` seconds fails. `workers` processes share
         the machine, this one among them. A process of one cell may hold `memory_limit` bytes.
+        `devices` are those of the workers of a pipeline, in order; by default those that there are
+        take turns.
         """
         self.dataset = dataset
         self.device = device
@@ -66,6 +69,7 @@ class Bench:
         self.workers = workers
         self.memory_limit = memory_limit
         self.live_seconds = live_seconds
+        self.devices = devices
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 

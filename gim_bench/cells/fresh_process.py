@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +45,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
             "checkpoint_seconds": bench.checkpoint_seconds,
             "memory_limit": bench.memory_limit,
             "live_seconds": bench.live_seconds,
+            "devices": bench.devices,
         },
         # A daemon ends with this process even if a signal comes before the watch begins, but it
         # can be nobody's parent.
@@ -101,6 +102,7 @@ def _run(
     checkpoint_seconds: float,
     memory_limit: int | None,
     live_seconds: float,
+    devices: Sequence[str],
 ) -> None:
     """Run the cell in the fresh process, which ends when its parent ends."""
     terminate_as_interrupt()
@@ -113,6 +115,7 @@ def _run(
         checkpoint_seconds=checkpoint_seconds,
         memory_limit=memory_limit,
         live_seconds=live_seconds,
+        devices=devices,
     )
     if memory_limit is not None:
         memory.limit(memory_limit)

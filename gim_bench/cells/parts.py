@@ -43,8 +43,12 @@ class PartOfCell:
 
     def bench(self, number: int) -> Bench:
         """The data on the device of the process with that number."""
-        device = torch.device(device_of(number, torch.device(self.device)))
+        device = torch.device(self.device_of(number))
         return Bench(self.dataset(), device=device, progress=Silence())
+
+    def device_of(self, number: int) -> str:
+        """The device of the process with that number."""
+        return device_of(number, torch.device(self.device))
 
     def learner(self, bench: Bench, *stream: str | int) -> Learner:
         """The cell's learner, whose dropout and noise are drawn from a stream of this process."""

@@ -160,7 +160,7 @@ def _train(
     if (of_workers := course.peaks_of_workers) and not why_not:
         peaks = peaks_of(of_workers)
         workers = course.costs_of_workers(examples=trained.steps * course.batches.batch_size)
-        if devices_of(bench.device) > 1:
+        if devices_of(bench.device) > 1 or len(set(bench.devices)) > 1:
             used.metrics.pop("energy/gpu_joules", None)
             used.notes["gpu"] = "not measured: the workers are on several GPUs"
     # After the measurement: seconds and memory of the audit are not training's.

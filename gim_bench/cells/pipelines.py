@@ -1,7 +1,7 @@
 """Cells whose units are trained in processes of their own (schedule "pipeline")."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,13 +21,15 @@ from gim_bench.cells.build import (
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
 from gim_bench.cells.parts import PartOfCell, told
-from gim_bench.cells.shares import devices_of
-from gim_bench.contract import Batch, Learner, Split
+from gim_bench.cells.shares import device_of
+from gim_bench.contract import Batch, GradientFlow, Learner, Split
+from gim_bench.errors import ConfigError
 from gim_bench.hardware import memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
-from gim_bench.methods.stack import StackLearner
-from gim_bench.settings.schema import Schedule
+from gim_bench.methods.stack import StackLearner, partition
+from gim_bench.registry import encoder as encoder_class
+from gim_bench.settings.schema import CellConfig, Schedule
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
 from gim_bench.training.pipeline.buffer import Use
@@ -45,6 +47,42 @@ def is_pipelined(cell: Cell, learner: Learner) -> bool:
     """Whether there are units to share out; else one process trains the one unit there is."""
     scheduled = cell.config.method.schedule is Schedule.PIPELINE
     return scheduled and cell.config.method.only is None and len(learner.units()) > 1
+
+
+def workers_of(config: CellConfig) -> int:
+    """Processes that train the units of a cell, one each or some each; 0 without a pipeline."""
+    method = config.method
+    if method.schedule is not Schedule.PIPELINE or method.only is not None:
+        return 0
+    rows = encoder_class(config.encoder.kind).rows(config.encoder, shape=config.augmentation.shape)
+    units = partition(len(rows), GradientFlow(method.gradient_flow), units=method.units)
+    if len(units) < 2:
+        return 0
+    return len(shared_out([unit.name for unit in units], workers=config.training.workers))
+
+
+def check_devices_of_workers(configs: Iterable[CellConfig], devices: Sequence[str]) -> None:
+    """Devices that are named are named for every worker of a pipeline. Raises: ConfigError."""
+    if not devices:
+        return
+    named = f"--devices {','.join(devices)}"
+    workers = {config.method.name: workers_of(config) for config in configs}
+    if not any(workers.values()):
+        raise ConfigError(
+            f"{named} is for the workers of a pipeline, and no cell is one: leave it out, or add "
+            f"--set training.schedule=pipeline"
+        )
+    for name, count in workers.items():
+        if count not in (0, len(devices)):
+            raise ConfigError(
+                f"{named} has {len(devices)} device(s), and {name!r} has {count} worker(s): name "
+                f"{count}, or add --set training.workers={len(devices)}, or choose rows by --method"
+            )
+
+
+def devices_of_workers(bench: Bench, *, workers: int) -> list[str]:
+    """The device of each worker: as named, else those that there are, in turn."""
+    return list(bench.devices) or [device_of(number, bench.device) for number in range(workers)]
 
 
 def pipelined_trainer_of(
@@ -65,11 +103,13 @@ def pipelined_trainer_of(
     kind: Callable[..., PipelinedTrainer] = PipelinedTrainer
     if training.buffer is not None:
         kind = partial(AsynchronousTrainer, buffer=training.buffer)
+    shares = shared_out(units, workers=training.workers)
+    devices = devices_of_workers(bench, workers=len(shares))
     return kind(
         learner,
         device=bench.device,
-        shares=shared_out(units, workers=training.workers),
-        make=_PartOf(**told(cell, model, bench, apart=apart), steps=steps),
+        shares=shares,
+        make=_PartOf(**told(cell, model, bench, apart=apart), devices=devices, steps=steps),
         ticks=Ticks(batches, steps=steps),
         **trainer_settings(cell),
     )
@@ -85,7 +125,11 @@ def slowdown_of(cell: Cell, share: Sequence[str]) -> float:
 class _PartOf(PartOfCell):
     """Makes a worker's part of a cell: its units, and the batches where it is the lowest."""
 
+    devices: Sequence[str]  # of all workers
     steps: int
+
+    def device_of(self, number: int) -> str:
+        return self.devices[number]
 
     def __call__(self, number: int, units: Sequence[str]) -> Part:
         bench, training = self.bench(number), self.cell.config.training
@@ -108,13 +152,14 @@ class Prediction:
     shares: Sequence[Sequence[str]]
     seconds_of: Sequence[float]  # a step of each worker; the lowest one's with its batch
     at_once: int  # workers that the hardware serves at the same time
-    dealt: bool  # out to devices in turn, as GPUs are; cores serve whoever has work
+    devices: Sequence[str] = ()  # the GPU of each worker; cores serve whoever has work
 
     @property
     def seconds(self) -> float:
         """A step of all: as long as the slowest worker takes, where there is room for all."""
-        if self.dealt:
-            return max(sum(self.seconds_of[n :: self.at_once]) for n in range(self.at_once))
+        if self.devices:
+            of_workers = list(zip(self.devices, self.seconds_of, strict=True))
+            return max(sum(s for at, s in of_workers if at == gpu) for gpu in set(self.devices))
         return max(*self.seconds_of, sum(self.seconds_of) / self.at_once)
 
     def __str__(self) -> str:
@@ -149,13 +194,15 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
                     trainer.step(given, hand_on=above)
                 times[number].append(seconds[0] + (0 if number else fetching[0]))
                 given = handed[0] if handed else given
-    dealt = bench.device.type != "cpu"
-    served = devices_of(bench.device) if dealt else cores() // threads_of_each(len(shares))
+    devices: Sequence[str] = ()
+    if bench.device.type != "cpu":
+        devices = devices_of_workers(bench, workers=len(shares))
+    served = len(set(devices)) or cores() // threads_of_each(len(shares))
     return Prediction(
         shares=shares,
         seconds_of=[statistics.median(each[1:] or each) for each in times],
         at_once=max(1, served),
-        dealt=dealt,
+        devices=devices,
     )
 
 

@@ -87,6 +87,15 @@ DeviceOption = Annotated[
         help="auto, cpu, cuda or cuda:<number>.", autocompletion=words("auto", "cpu", "cuda")
     ),
 ]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        help="The device of each worker of a pipeline, in order, as in cuda:0,cuda:1.  "
+        "[default: those of --device, in turn]",
+        show_default=False,
+    ),
+]
 TrackingOption = Annotated[
     str, typer.Option(envvar="MLFLOW_TRACKING_URI", help="The MLflow store to mirror to.")
 ]

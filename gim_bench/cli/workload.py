@@ -12,7 +12,7 @@ from pathlib import Path
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.fresh_process import run_apart
-from gim_bench.cells.pipelines import has_workers
+from gim_bench.cells.pipelines import check_devices_of_workers, has_workers
 from gim_bench.cells.pretrained import Base
 from gim_bench.cells.resolve import cells, configs, dataset_of_suite
 from gim_bench.cells.run import run_cell
@@ -55,6 +55,7 @@ class Workload:
         """
         check_sources(self.suite)
         self._check_limit()
+        check_devices_of_workers(self.configs.values(), self.bench.devices)
         for note in self.bench.dataset.notes():
             self.progress.say(note)
         for config in self.configs.values():

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def resolve_device(name: str) -> "torch.device":
+def resolve_device(name: str, *, option: str = "--device") -> "torch.device":
     """The device of that name; for "auto" the first GPU, or the CPU if there is no GPU.
 
-    Raises: ConfigError if PyTorch cannot use the device.
+    Raises: ConfigError if PyTorch cannot use the device that `option` names.
     """
     import torch
 
@@ -26,13 +26,35 @@ def resolve_device(name: str) -> "torch.device":
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"no device {name!r} (--device): use auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"no device {name!r} ({option}): use auto, cpu, cuda or cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"no device {name!r} (--device): PyTorch sees {torch.cuda.device_count()} GPU(s); "
+            f"no device {name!r} ({option}): PyTorch sees {torch.cuda.device_count()} GPU(s); "
             f"use --device cpu, or install a driver for CUDA {torch.version.cuda}"
         )
     return device
+
+
+def listed_devices(text: str, *, device: str) -> list[str]:
+    """The names in `--devices`, which are all of one kind, that of `--device`.
+
+    Raises: ConfigError.
+    """
+    names = text.split(",")
+    for name in names:
+        kind, colon, number = name.partition(":")
+        if name != "cpu" and not (kind == "cuda" and colon and number.isdecimal()):
+            raise ConfigError(
+                f"no device {name!r} in --devices {text}: name each worker's device as cpu or "
+                f"cuda:<number>, with commas in between"
+            )
+    kinds = {name.partition(":")[0] for name in (*names, *([] if device == "auto" else [device]))}
+    if len(kinds) > 1:
+        beside = "" if device == "auto" else f" --device {device}"
+        raise ConfigError(
+            f"--devices {text}{beside} has CPUs and GPUs, whose numbers differ: use one kind"
+        )
+    return names
 
 
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:

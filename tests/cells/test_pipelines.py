@@ -12,11 +12,20 @@ import torch
 from safetensors.torch import load_file
 
 from gim_bench.cells import phases, pipelines
-from gim_bench.cells.build import build
+from gim_bench.cells.build import build, models_of
 from gim_bench.cells.fresh_process import run_apart
-from gim_bench.cells.pipelines import Prediction, predict
+from gim_bench.cells.outcome import begun
+from gim_bench.cells.pipelines import (
+    Prediction,
+    check_devices_of_workers,
+    is_pipelined,
+    pipelined_trainer_of,
+    predict,
+    workers_of,
+)
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
+from gim_bench.contract import Split
 from gim_bench.datasets.images.photos import Photos
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.progress import Silence
@@ -333,9 +342,9 @@ def test_a_pipeline_runs_in_a_cell_s_own_process(interleaved, tmp_path):
 # -- predicted -------------------------------------------------------------------------------------
 
 
-def predicted(seconds, *, at_once, dealt=False):
+def predicted(seconds, *, at_once, devices=()):
     shares = [["module_1"], ["module_2"], ["module_3"]]
-    return Prediction(shares=shares, seconds_of=seconds, at_once=at_once, dealt=dealt)
+    return Prediction(shares=shares, seconds_of=seconds, at_once=at_once, devices=devices)
 
 
 def test_a_step_takes_as_long_as_the_slowest_worker_where_there_is_room_for_all():
@@ -345,9 +354,12 @@ def test_a_step_takes_as_long_as_the_slowest_worker_where_there_is_room_for_all(
     assert predicted([2.0, 2.0, 2.0], at_once=2).seconds == 3.0
 
 
-def test_gpus_are_dealt_out_and_each_has_all_the_steps_of_its_workers():
-    assert predicted([2.0, 3.0, 2.0], at_once=2, dealt=True).seconds == 4.0
-    assert predicted([2.0, 3.0, 2.0], at_once=4, dealt=True).seconds == 3.0
+@pytest.mark.parametrize(
+    ("gpus", "seconds"), [((0, 1, 0), 4.0), ((0, 0, 1), 5.0), ((0, 1, 2), 3.0), ((1, 1, 1), 7.0)]
+)
+def test_a_gpu_has_all_the_steps_of_its_workers(gpus, seconds):
+    devices = [f"cuda:{number}" for number in gpus]
+    assert predicted([2.0, 3.0, 2.0], at_once=len({*gpus}), devices=devices).seconds == seconds
 
 
 def test_the_plan_names_the_slowest_worker():
@@ -366,6 +378,88 @@ def test_the_plan_times_every_share_on_what_the_share_below_hands_on(tmp_path, m
     found = predict(cell, learner, bench, timed_steps=9)  # an epoch has four
     assert found.seconds_of == [3.0, 3.0, 4.0]
     assert found.shares == [["module_1"], ["module_2"], ["module_3"]]
+
+
+# -- on named devices ------------------------------------------------------------------------------
+
+
+def pipelined_trainer(folder, *overrides, device="cpu", devices=()):
+    suite = suite_in(folder, PIPELINE, *overrides)
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    (model,) = models_of(cell, bench)
+    learner = build(cell, bench, target=model.target)
+    batches = bench.batches(cell, Split.UNLABELLED)
+    bench.device, bench.devices = torch.device(device), devices
+    return pipelined_trainer_of(cell, model, learner, bench, batches=batches, apart=None)
+
+
+def devices_of(trainer):
+    return [trainer.make.device_of(number) for number in range(len(trainer.shares))]
+
+
+def test_each_worker_has_the_device_that_is_named_for_it(tmp_path):
+    named = ["cuda:2", "cuda:0", "cuda:2"]
+    assert devices_of(pipelined_trainer(tmp_path, devices=named)) == named
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cpu", ["cpu"] * 3), ("cuda:1", ["cuda:1"] * 3), ("cuda", ["cuda:0", "cuda:1", "cuda:0"])],
+)
+def test_without_names_workers_take_turns_on_the_device_of_the_command(
+    device, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices_of(pipelined_trainer(tmp_path, device=device)) == expected
+
+
+def test_named_devices_are_in_the_record_of_a_pipeline_alone(tmp_path):
+    suite = suite_in(tmp_path, PIPELINE)
+    bench = tiny_bench(suite)
+    bench.devices = ["cpu"] * 3
+    said = {
+        method: begun(tiny_cell(suite, method), bench).provenance.get("devices")
+        for method in ("gim", "random_init")
+    }
+    assert said == {"gim": ["cpu"] * 3, "random_init": None}
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "workers"),
+    [
+        ("gim", [PIPELINE], 3),
+        ("gim", [PIPELINE, "training.workers=2"], 2),
+        ("gim", [PIPELINE, "method.gim.units=2"], 2),
+        ("gim", [PIPELINE, "method.gim.units=1"], 0),
+        ("gim", [], 0),
+        ("cpc", [PIPELINE], 0),
+        ("random_init", [PIPELINE], 0),
+    ],
+)
+def test_the_workers_of_a_cell_are_known_before_anything_is_built(
+    method, overrides, workers, tmp_path
+):
+    suite = suite_in(tmp_path, *overrides)
+    cell, bench = tiny_cell(suite, method), tiny_bench(suite)
+    assert workers_of(cell.config) == workers
+    learner = build(cell, bench, target=bench.targets[0])
+    assert is_pipelined(cell, learner) == bool(workers)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices", "said"),
+    [
+        ([PIPELINE], "cpu,cpu", "has 2 device(s), and 'gim' has 3 worker(s): name 3, or add"),
+        ([PIPELINE, "training.workers=2"], "cpu,cpu,cpu", "and 'gim' has 2 worker(s): name 2"),
+        ([], "cpu,cpu,cpu", "no cell is one: leave it out"),
+    ],
+)  # fmt: skip
+def test_devices_are_named_for_every_worker(overrides, devices, said, tmp_path):
+    found = configs(suite_in(tmp_path, *overrides), methods=["gim", "random_init"], device=CPU)
+    with pytest.raises(ConfigError) as caught:
+        check_devices_of_workers(found.values(), devices.split(","))
+    assert f"--devices {devices} " in str(caught.value)
+    assert said in str(caught.value)
 
 
 # -- what does not go together ---------------------------------------------------------------------

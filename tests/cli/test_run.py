@@ -225,3 +225,19 @@ def test_only_a_process_that_cells_share_keeps_freed_blocks(gim_bench, monkeypat
     given = ["--method", "random_init", "--set", f"fresh_process={str(apart).lower()}"]
     assert gim_bench(*PLAIN, *given, "--workers", "1").code == 0
     assert bool(kept) is not apart
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--devices", "cpu,cpu"], "no cell is one: leave it out"),
+        (["--devices", "cuda:0,cuda:1"], "no device 'cuda:0' (--devices): PyTorch sees 0 GPU(s)"),
+        (["--devices", "cpu", "--device", "cuda"], "--devices cpu --device cuda has CPUs and GPUs"),
+        (["--devices", "cpu,cpu", "--launcher", "slurm"], "--launcher slurm has cells run on"),
+    ],
+)
+def test_devices_that_no_worker_can_have_get_one_line(options, said, gim_bench, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    answer = gim_bench(*PLAIN, *options)
+    assert answer.code == 2
+    assert said in answer.err.splitlines()[-1]

@@ -8,6 +8,7 @@ from gim_bench.hardware.devices import (
     arithmetic,
     at_least_fp32,
     autocast,
+    listed_devices,
     resolve_device,
     resolve_precision,
 )
@@ -149,3 +150,36 @@ def test_a_gpu_uses_tf32_where_it_is_named_and_nowhere_else(context, precision):
     with context(precision):
         assert flags() == ((precision is Precision.TF32),) * 2
     assert flags() == before
+
+
+# -- the devices of several workers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [("cpu,cpu", "auto"), ("cuda:1,cuda:0,cuda:1", "cuda"), ("cuda:0", "cuda:3")],
+)
+def test_names_are_listed_in_their_order(text, device):
+    assert listed_devices(text, device=device) == text.split(",")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("cpu,gpu", "gpu"), ("", ""), ("cuda:0,", ""), ("auto", "auto"), ("cuda,cuda:1", "cuda"),
+     ("cuda:-1", "cuda:-1"), ("cuda:", "cuda:"), ("cpu:0", "cpu:0"), ("cpu, cpu", " cpu")],
+)  # fmt: skip
+def test_a_name_that_is_none_of_a_worker_s_device_gets_one_line(text, named):
+    with pytest.raises(ConfigError) as error:
+        listed_devices(text, device="auto")
+    assert str(error.value) == (
+        f"no device {named!r} in --devices {text}: name each worker's device as cpu or "
+        f"cuda:<number>, with commas in between"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "device"), [("cpu,cuda:0", "auto"), ("cpu,cpu", "cuda"), ("cuda:0,cuda:1", "cpu")]
+)
+def test_devices_of_two_kinds_get_one_line(text, device):
+    with pytest.raises(ConfigError, match="has CPUs and GPUs, whose numbers differ: use one kind"):
+        listed_devices(text, device=device)
