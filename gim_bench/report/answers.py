@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from gim_bench.contract import GradientFlow
 from gim_bench.report.columns import (
-    UNTRAINED,
     Row,
     heading_of,
     interval_of,
+    is_untrained,
     show,
     style_of,
     trait_of,
@@ -147,7 +147,7 @@ def _against(subject: Row, rival: Row, pairs: Sequence[Pair], *, suite: SuiteLik
     sign = 0 if abs(gap) <= half else (1 if gap > 0 else -1)
     text = (
         f"{abs(gap):.1f} ± {half:.1f} points {'above' if gap >= 0 else 'below'} {rival.method} "
-        f"({'untrained' if _is_untrained(rival) else 'end to end'}"
+        f"({'untrained' if is_untrained(rival) else 'end to end'}"
         f"{', at its best module' if pair.at_best else ''}"
         f"{'; no proven difference' if sign == 0 else ''})"
     )
@@ -160,7 +160,7 @@ def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: Suite
     if not of_rival:
         return f"{both} do not both have this accuracy"
     records = [*subject.records, *rival.records]
-    kinds = OF_ENCODERS if _is_untrained(rival) else OF_TRAINING
+    kinds = OF_ENCODERS if is_untrained(rival) else OF_TRAINING
     if obstacles := against_accuracy(records, rows=suite.method, kinds=kinds):
         rerun = command(suite, subject.method, rival.method, more=" --rerun")
         return f"{both} are not of one experiment: {'; '.join(obstacles)}. Run {rerun}"
@@ -216,7 +216,3 @@ def _caveats(subject: Row, twin: Row | None, *, suite: SuiteLike) -> list[str]:
 def _half_width(pair: Pair) -> float:
     assert pair.corrected is not None
     return pair.difference.half_width(pair.corrected.level) or 0.0
-
-
-def _is_untrained(row: Row) -> bool:
-    return trait_of(row, "trains_on") == UNTRAINED

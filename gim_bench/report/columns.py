@@ -102,6 +102,11 @@ def trait_of(row: Row, name: str) -> Any:
     return row.records[0].config.get("method", {}).get(name) if row.records else None
 
 
+def is_untrained(row: Row) -> bool:
+    """Whether the row is the encoder with its first weights; fixed features have no encoder."""
+    return trait_of(row, "trains_on") == UNTRAINED and trait_of(row, "ablation") is None
+
+
 PublishedNumbers = Mapping[str, Numbers]  # by paper
 
 

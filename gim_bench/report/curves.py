@@ -1,7 +1,7 @@
 """Curves of the records: accuracy over modules, losses over epochs, the probe over its rates."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gim_bench.records.metrics import hyperparameter_of, target_of, unit_of
 from gim_bench.records.record import Record
@@ -86,6 +86,10 @@ def _loss_figure(
     modules = _in_order(unit.removeprefix(VALIDATION) for unit in units)
     prefix = f"{target}_" if target else ""
     loss = OBJECTIVES.get(objective, objective)
+    configs = [record.config for row in rows for record in row.records]
+    drawn = {c["info_nce"]["negatives"] for c in configs if "negatives" in c.get("info_nce", {})}
+    # The loss of a predictor that scores all candidates alike.
+    chance = {f"chance, ln(1 + {n})": math.log(1 + n) for n in sorted(drawn)}
     panels = []
     for module in modules:
         curves = [
@@ -97,19 +101,13 @@ def _loss_figure(
             for row in rows
             for split in ("", VALIDATION)
         ]
-        panels.append(_panel(module, curves))
-    configs = [record.config for row in rows for record in row.records]
-    drawn = {c["info_nce"]["negatives"] for c in configs if "negatives" in c.get("info_nce", {})}
+        panels.append(_panel(module, curves, levels=chance if objective == "info_nce" else None))
     return Figure(
         title=f"{loss} of every module over epochs" + (f": {target}" if target else ""),
         panels=panels,
         methods=methods,
         x_label="epochs",
         y_label=with_unit(loss, unit_of("loss", configs[0])),
-        # The loss of a predictor that scores all candidates alike.
-        levels={f"chance, ln(1 + {n})": math.log(1 + n) for n in sorted(drawn)}
-        if objective == "info_nce"
-        else {},
     )
 
 
@@ -162,14 +160,16 @@ def _rates_by_module(record: Record, target: str) -> dict[str, Points]:
     return found
 
 
-def _panel(module: str, curves: Iterable[Curve]) -> Panel:
+def _panel(
+    module: str, curves: Iterable[Curve], *, levels: Mapping[str, float] | None = None
+) -> Panel:
     """The curves of the seeds that have points; a method without such a seed has no curve."""
     filled = [
         Curve(method=c.method, seeds=seeds, validation=c.validation)
         for c in curves
         if (seeds := [points for points in c.seeds if points])
     ]
-    return Panel(title=module.replace("_", " "), curves=filled)
+    return Panel(title=module.replace("_", " "), curves=filled, levels=levels or {})
 
 
 def _in_order(modules: Iterable[str]) -> list[str]:

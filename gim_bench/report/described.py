@@ -6,14 +6,14 @@ from gim_bench.report.document import Curve, Figure, Panel
 
 
 def described(figure: Figure) -> str:
-    """The axes of a figure, and for each panel the points or the ends of its curves."""
+    """The axes of a figure, and for each panel its levels and the points or ends of its curves."""
     axes = f"{figure.title}. Across: {figure.x_label}; up: {figure.y_label}."
-    levels = [f"{name}: {_number(value)}." for name, value in figure.levels.items()]
-    return " ".join([axes, *levels, *(_panel(panel) for panel in figure.panels)])
+    return " ".join([axes, *(_panel(panel) for panel in figure.panels)])
 
 
 def _panel(panel: Panel) -> str:
-    return f"{panel.title}: {'; '.join([*_dots(panel), *map(_curve, panel.curves)])}."
+    levels = [f"{name} {_number(value)}" for name, value in panel.levels.items()]
+    return f"{panel.title}: {'; '.join([*levels, *_dots(panel), *map(_curve, panel.curves)])}."
 
 
 def _dots(panel: Panel) -> Iterator[str]:

@@ -59,6 +59,7 @@ class Panel:
     title: str
     curves: Sequence[Curve] = ()
     dots: Sequence[Dot] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by their meaning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,6 @@ class Figure:
     y_label: str
     log_x: bool = False
     log_y: bool = False
-    levels: Mapping[str, float] = field(default_factory=dict)  # horizontal lines, by their meaning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

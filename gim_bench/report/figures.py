@@ -18,7 +18,8 @@ COLUMNS = 3  # panels beside each other
 PANEL_INCHES = (3.2, 2.4)
 ALONE_INCHES = (6.4, 3.6)  # of a single panel, where the page is wide
 LEGEND_ROW_INCHES = 0.22
-LEGEND_COLUMN_INCHES = 1.7
+# A column of the legend: the line before a name with the space around it, and a letter.
+LEGEND_COLUMN_INCHES, LEGEND_LETTER_INCHES = 0.75, 0.08
 # With ten colours and nine markers, ninety methods all look different.
 MARKERS = "os^Dv<>PX"
 MOST_MARKERS = 12  # along one curve
@@ -52,7 +53,10 @@ def draw(figure: Figure, *, columns: int = COLUMNS) -> "Canvas":
     alone = columns > 1 and len(figure.panels) == 1
     width, height = ALONE_INCHES if alone else PANEL_INCHES
     width *= 1 if alone else columns
-    handles, ncols = _legend(figure), max(1, int(width / LEGEND_COLUMN_INCHES))
+    handles = _legend(figure)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    column_inches = LEGEND_COLUMN_INCHES + LEGEND_LETTER_INCHES * longest
+    ncols = max(1, int(width / column_inches))
     legend_inches = LEGEND_ROW_INCHES * (1 + math.ceil(len(handles) / ncols))
     canvas = Canvas(figsize=(width, rows * height + legend_inches), layout="constrained")
     axes = canvas.subplots(rows, beside, sharex=True, sharey=True, squeeze=False)
@@ -74,7 +78,7 @@ def _draw_panel(axes: "Axes", panel: Panel, figure: Figure) -> None:
     axes.tick_params(labelbottom=True)  # in the upper rows, too
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.5)
-    for level in figure.levels.values():
+    for level in panel.levels.values():
         axes.axhline(level, color=INK, linestyle=":")
     for curve in panel.curves:
         _draw_curve(axes, curve, look=_look(curve.method, figure.methods))
@@ -147,7 +151,8 @@ def _legend(figure: Figure) -> "list[Artist]":
         lines += [Line2D([], [], label="validation", color=INK, linestyle="--")]
     if any(len(curve.seeds) > 1 for curve in curves):
         lines += [Line2D([], [], label="one seed", color=INK, **ONE_SEED)]
-    lines += [Line2D([], [], label=name, color=INK, linestyle=":") for name in figure.levels]
+    levels = dict.fromkeys(name for panel in figure.panels for name in panel.levels)
+    lines += [Line2D([], [], label=name, color=INK, linestyle=":") for name in levels]
     if any(dot.x_half or dot.y_half for dot in dots):
         lines += [Line2D([], [], label="95 % intervals", color=INK, linewidth=1)]
     return lines

@@ -9,9 +9,9 @@ from gim_bench.records.intervals import LEVEL, Corrected, Estimate, difference_o
 from gim_bench.report.best import at_best_module
 from gim_bench.report.columns import (
     NONE,
-    UNTRAINED,
     Row,
     heading_of,
+    is_untrained,
     sample_of,
     show,
     signed,
@@ -80,7 +80,7 @@ def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
     """Every other row less the reference; untrained encoders at their best module, too."""
     theirs = sample_of(reference, name)
     for row in (row for row in rows if row is not reference):
-        at_best = at_best_module(row, name) if _is_untrained(row) else None
+        at_best = at_best_module(row, name) if is_untrained(row) else None
         for shown in (row, at_best):
             ours = sample_of(shown, name) if shown else None
             if ours and theirs:
@@ -91,10 +91,6 @@ def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
                     seeds=(len(ours.values), len(theirs.values)),
                     at_best=shown is at_best,
                 )
-
-
-def _is_untrained(row: Row) -> bool:
-    return bool(row.records) and trait_of(row, "trains_on") == UNTRAINED
 
 
 def _named(pair: Pair) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gim_bench.records.intervals import Estimate
-from gim_bench.report.columns import Row, heading_of, interval_of, style_of
+from gim_bench.report.columns import Row, heading_of, interval_of, is_untrained, style_of
 from gim_bench.report.comparison import CONSTANTS, mixtures
 from gim_bench.report.costs import ON_GPU, ON_HOST, PLACES
 from gim_bench.report.document import Block, Dot, Figure, Panel
@@ -20,9 +20,11 @@ def accuracy_over_cost(
 ) -> list[Block]:
     """A figure of accuracy over peak memory, and one of accuracy over the time of training.
 
+    A level is the accuracy of an untrained encoder, which nothing was spent on.
     Rows that were measured on several machines, or with other code, have no figure.
     """
     trained = [row for row in rows if SECONDS in row.summaries]
+    untrained = [row for row in rows if is_untrained(row)]
     mixed = [m.name for m in mixtures([r for row in trained for r in row.records])]
     if costly := [name for name in mixed if name.partition(".")[0] in CONSTANTS]:
         return [f"No figure of accuracy over cost: trained rows differ in {', '.join(costly)}."]
@@ -31,7 +33,8 @@ def accuracy_over_cost(
         *((name, f"peak memory {where}") for name, where in PLACES.items()),
         (SECONDS, "time of training"),
     ):
-        panels = [panel for name in names if (panel := _panel(trained, name, cost)).dots]
+        found = [_panel(trained, name, cost, untrained=untrained) for name in names]
+        panels = [panel for panel in found if panel.dots]
         if panels and not (cost == ON_HOST and any(ON_GPU in row.summaries for row in trained)):
             blocks.append(
                 _figure(panels, cost, called=called, methods=[row.method for row in rows])
@@ -52,8 +55,8 @@ def _figure(panels: Sequence[Panel], cost: str, *, called: str, methods: Sequenc
     )
 
 
-def _panel(rows: Sequence[Row], name: str, cost: str) -> Panel:
-    """A point for each row that has the accuracy and the cost."""
+def _panel(rows: Sequence[Row], name: str, cost: str, *, untrained: Sequence[Row]) -> Panel:
+    """A point for each row that has the accuracy and the cost, a level for each untrained one."""
     factor = style_of(cost).factor
     dots = []
     for row in (row for row in rows if row.summaries.keys() >= {name, cost}):
@@ -67,7 +70,8 @@ def _panel(rows: Sequence[Row], name: str, cost: str) -> Panel:
                 y_half=_half(interval_of(row, name)),
             )
         )
-    return Panel(title=heading_of(name), dots=dots)
+    levels = {r.method: r.summaries[name].mean for r in untrained if name in r.summaries}
+    return Panel(title=heading_of(name), dots=dots, levels=levels)
 
 
 def _half(estimate: Estimate | None) -> float | None:

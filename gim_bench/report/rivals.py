@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gim_bench import registry
 from gim_bench.contract import GradientFlow, Traits
 from gim_bench.errors import ConfigError
-from gim_bench.report.columns import UNTRAINED, Row, trait_of
+from gim_bench.report.columns import Row, is_untrained, trait_of
 from gim_bench.report.identical import listed
 from gim_bench.report.pairs import reference_of
 from gim_bench.report.suite_like import SuiteLike
@@ -40,11 +40,10 @@ def rivals_of(done: Sequence[Row]) -> Rivals | None:
         return None
     shared = {name: trait_of(subject, name) for name in ("objective", "trains_on")}
     end_to_end = {"gradient_flow": GradientFlow.END_TO_END, **shared}
-    untrained = {"trains_on": UNTRAINED, "ablation": None}
     return Rivals(
         subject=subject,
         end_to_end=[r for r in done if all(trait_of(r, n) == v for n, v in end_to_end.items())],
-        untrained=[r for r in done if all(trait_of(r, n) == v for n, v in untrained.items())],
+        untrained=[row for row in done if is_untrained(row)],
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from gim_bench.report.build import build
 from gim_bench.report.document import Curve, Figure, Panel
 from gim_bench.report.figures import as_svg, draw
-from tests.report.cells import Suite, cell, describes, report_on
+from tests.report.cells import Suite, cell, config, describes, report_on
 from tests.report.test_formats import TagBalance
 
 OBJECTIVES = {"supervised": "cross_entropy", "greedy_supervised": "cross_entropy"}
@@ -99,7 +99,7 @@ def test_modules_are_in_order_beyond_nine():
 
 def test_an_uninformed_predictor_scores_the_chance_line():
     (figure,) = figures(trained(losses={"module_1": [2.5, 2.0]}, negatives=16))
-    assert figure.levels == {"chance, ln(1 + 16)": pytest.approx(math.log(17))}
+    assert figure.panels[0].levels == {"chance, ln(1 + 16)": pytest.approx(math.log(17))}
 
 
 def test_objectives_and_targets_have_figures_of_their_own():
@@ -119,7 +119,7 @@ def test_objectives_and_targets_have_figures_of_their_own():
     ]
     assert shown(found[1]) == {"module 6": {("supervised", False): [(1, 3.0), (2, 2.0)]}}
     assert shown(found[2])["module 6"][("supervised", True)] == [(1, 4.0), (2, 3.75)]
-    assert [bool(figure.levels) for figure in found] == [True, False, False]
+    assert [bool(figure.panels[0].levels) for figure in found] == [True, False, False]
 
 
 def test_a_single_epoch_is_no_curve():
@@ -223,14 +223,33 @@ def test_a_report_without_figures_does_not_import_matplotlib():
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+# -- accuracy over cost ----------------------------------------------------------------------------
+
+
+def test_untrained_encoders_are_levels_beside_the_costs_of_the_others():
+    """Fixed features without an encoder, such as pixels, are none."""
+    fixed = cell("pixels", metrics={"accuracy": 41.0}, config=config("random_init"))
+    fixed.config["method"]["ablation"] = "pixels"
+    records = [
+        cell("gim", metrics={"accuracy": 63.0, "train/seconds": 60.0}),
+        *(cell("random_init", seed=s, metrics={"accuracy": 52.0 + s}) for s in (0, 1)),
+        fixed,
+    ]
+    summary = build(records, suite=Suite(), describes=describes).summary
+    (drawn,) = (block for block in summary if isinstance(block, Figure))
+    (panel,) = drawn.panels
+    assert [(dot.method, dot.x, dot.y) for dot in panel.dots] == [("gim", 60.0, 63.0)]
+    assert panel.levels == {"random_init": 52.5}
+
+
 # -- drawn -----------------------------------------------------------------------------------------
 
 RISING = [(1.0, 1.0), (2.0, 3.0)]
 FALLING = [(1.0, 3.0), (2.0, 1.0)]
 
 
-def figure(*curves, methods=("gim",), **changes):
-    panels = [Panel(title="module 1", curves=curves)]
+def figure(*curves, methods=("gim",), levels=(), **changes):
+    panels = [Panel(title="module 1", curves=curves, levels=dict(levels))]
     labels = {"x_label": "epochs", "y_label": "nats"}
     return Figure(**{"title": "t", "panels": panels, "methods": methods} | labels | changes)
 
@@ -270,6 +289,17 @@ def test_levels_are_dotted_lines_that_the_legend_explains():
     level = lines(drawn)[0]
     assert (set(level.get_ydata()), level.get_linestyle()) == ({2.5}, ":")
     assert legend(drawn) == ["gim", "chance"]
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_legend_of_long_names_stays_within_the_figure(columns):
+    methods = [f"{n}_blockwise_barlow_twins" for n in range(9)]
+    curves = [Curve(method=method, seeds=[RISING]) for method in methods]
+    drawn = draw(figure(*curves, methods=methods), columns=columns)
+    drawn.draw_without_rendering()
+    extent = drawn.legends[0].get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= drawn.bbox.x1
 
 
 def test_panels_have_titles_units_and_the_same_scale():

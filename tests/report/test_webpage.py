@@ -40,11 +40,16 @@ TABLE = Table(
 )
 CURVES = Figure(
     title="Loss",
-    panels=[Panel(title="module 1", curves=[Curve(method="gim", seeds=[[(1, 2.5), (5, 2.0)]])])],
+    panels=[
+        Panel(
+            title="module 1",
+            curves=[Curve(method="gim", seeds=[[(1, 2.5), (5, 2.0)]])],
+            levels={"chance": 2.75},
+        )
+    ],
     methods=["gim"],
     x_label="epochs",
     y_label="nats",
-    levels={"chance": 2.75},
 )
 DOTS = Figure(
     title="Accuracy over time",
