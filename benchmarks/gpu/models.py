@@ -18,7 +18,7 @@ from gim_bench.datasets.batches import Batches
 from gim_bench.datasets.images.random_images import RandomImages
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.progress import Silence
-from gim_bench.settings.augmentations import WindowSettings
+from gim_bench.settings.augmentations import SpeechSettings
 from gim_bench.settings.suites import load_suite
 from gim_bench.training.trainer import Trainer
 
@@ -83,7 +83,7 @@ class SpeechModel(Model):
     @cached_property
     def batches(self) -> Batches:
         training, augmentation = self.cell.config.training, self.cell.config.augmentation
-        assert isinstance(augmentation, WindowSettings)
+        assert isinstance(augmentation, SpeechSettings)
         return WindowBatches(
             noise(4 * training.batch_size, samples=2 * augmentation.samples),
             augmentation=augmentation,

@@ -31,7 +31,7 @@ from gim_bench.records.sealed import read_record
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.registry import method as method_class
 from gim_bench.seals import sha256_of
-from gim_bench.settings.augmentations import RegionSettings, WindowSettings
+from gim_bench.settings.augmentations import RegionSettings, SpeechSettings
 from gim_bench.settings.schema import AugmentationSettings
 
 WEIGHTS = "encoder.safetensors"
@@ -56,7 +56,7 @@ class Trained:
         Raises: DataError if an image is smaller than the crop; ConfigError for another shape.
         """
         values = torch.as_tensor(np.ascontiguousarray(examples))
-        if isinstance(self.augmentation, WindowSettings):
+        if isinstance(self.augmentation, SpeechSettings):
             _check(values, "speech", torch.int16, "[window sample]", dimensions=2)
             if values.shape[1] < self.augmentation.samples:
                 raise ConfigError(
@@ -75,7 +75,7 @@ class Trained:
 
     def read(self, values: Tensor) -> Float[Tensor, "n *shape"]:
         """Examples that are cropped already, in gray where the encoder's are gray, normalised."""
-        if isinstance(self.augmentation, WindowSettings):
+        if isinstance(self.augmentation, SpeechSettings):
             return normalise_samples(values, augmentation=self.augmentation)
         if self.augmentation.grayscale and values.shape[1] > 1:
             values = luma(values)

@@ -21,7 +21,7 @@ from gim_bench.api import plain
 from gim_bench.api.encoders import WEIGHTS, Trained
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
-from gim_bench.settings.augmentations import WindowSettings
+from gim_bench.settings.augmentations import SpeechSettings
 
 CONSTANTS = "constants.safetensors"
 ROOT = "trained."  # of the names of the encoder's tensors, within the traced module
@@ -86,7 +86,7 @@ def standalone(trained: Trained, *, title: str) -> Standalone:
 
     Raises: ConfigError if PyTorch cannot trace the encoder for batches of any size.
     """
-    speech = isinstance(trained.augmentation, WindowSettings)
+    speech = isinstance(trained.augmentation, SpeechSettings)
     dtype = torch.int16 if speech else torch.uint8
     shape = trained.augmentation.shape if speech else (3, *trained.augmentation.shape[1:])
     program = _traced(trained, torch.zeros(2, *shape, dtype=dtype))

@@ -1,5 +1,6 @@
 """A data set on a device, and the checks that it can carry a cell."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
@@ -24,13 +25,20 @@ from gim_bench.contract import (
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.datasets.images.crops import ImageBatches, check_crop, in_gray
 from gim_bench.datasets.images.regions import PlaceBatches, RegionBatches
+from gim_bench.datasets.speech.stretches import StretchBatches
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.encoders.tiles import composed, reaches_of
 from gim_bench.errors import DataError
 from gim_bench.large_images import LargeImages
 from gim_bench.progress import Progress
 from gim_bench.registry import encoder as encoder_class
-from gim_bench.settings.augmentations import CropSettings, RegionSettings
+from gim_bench.settings.augmentations import (
+    FRAME_SAMPLES,
+    CropSettings,
+    LargeSettings,
+    RegionSettings,
+    StretchSettings,
+)
 from gim_bench.settings.schema import CellConfig
 
 CHECKPOINT_SECONDS = 60.0
@@ -132,19 +140,22 @@ class Bench:
             images = self.images(split, gray=augmentation.grayscale)
             return ImageBatches(images, augmentation=augmentation, **shared)
         examples = self.split(split)
+        options = cell.config.encoder
+        grid = composed(reaches_of(encoder_class(options.kind), options)).stride
         if isinstance(augmentation, RegionSettings):
             assert isinstance(examples, LargeImages)
             if split is not Split.UNLABELLED:
                 return PlaceBatches(examples, augmentation=augmentation, **shared)
-            options = cell.config.encoder
-            grid = composed(reaches_of(encoder_class(options.kind), options)).stride
             return RegionBatches(examples, augmentation=augmentation, grid=grid, **shared)
         assert isinstance(examples, Recordings)
+        if isinstance(augmentation, StretchSettings) and split is Split.UNLABELLED:
+            grid = math.lcm(grid, FRAME_SAMPLES)
+            return StretchBatches(examples, augmentation=augmentation, grid=grid, **shared)
         return WindowBatches(examples, augmentation=augmentation, whole=whole, **shared)
 
     def items(self, config: CellConfig, split: Split) -> int:
-        """Images, recordings, or windows of large images that an epoch of a split visits."""
-        if isinstance(config.augmentation, RegionSettings) and split is Split.UNLABELLED:
+        """Images, recordings, or windows of large examples that an epoch of a split visits."""
+        if isinstance(config.augmentation, LargeSettings) and split is Split.UNLABELLED:
             return config.augmentation.windows
         return len(self.split(split))
 
@@ -192,13 +203,19 @@ class Bench:
                 f"kind {augmentation.kind!r} is not for them: use another dataset.name, or "
                 f"augmentation.kind={'region' if large else 'crop'}"
             )
-        if not (isinstance(unlabelled, LargeImages) and isinstance(augmentation, RegionSettings)):
+        if not isinstance(augmentation, LargeSettings):
             return
         if config.method.views > 1 or config.training.held_out:
+            examples = "large images" if isinstance(unlabelled, LargeImages) else "long recordings"
             raise DataError(
-                f"{name}: windows of large images come in one view, and no window is held out: "
+                f"{name}: windows of {examples} come in one view, and no window is held out: "
                 f"leave out {config.method.name}, or set training.held_out=0"
             )
+        if isinstance(unlabelled, Recordings):
+            self._check_lengths(unlabelled, config)
+            return
+        assert isinstance(unlabelled, LargeImages)
+        assert isinstance(augmentation, RegionSettings)
         place = (*augmentation.shape[:1], unlabelled.place, unlabelled.place)
         options = config.encoder
         if min(encoder_class(options.kind).rows(options, shape=place)) < 1:
@@ -214,6 +231,18 @@ class Bench:
                     f"of {name}, {height}×{width}: lower augmentation.side, or leave its rows out "
                     f"with --method"
                 )
+
+    def _check_lengths(self, recordings: Recordings, config: CellConfig) -> None:
+        """Every recording is as long as the stretch that is trained on. Raises: DataError."""
+        augmentation = config.augmentation
+        assert isinstance(augmentation, StretchSettings)
+        shortest = int(recordings.lengths.min(initial=augmentation.length))
+        if shortest < augmentation.length:
+            raise DataError(
+                f"a stretch of {augmentation.length:,} samples does not fit into an unlabelled "
+                f"recording of {config.dataset.name} of {shortest:,}: lower augmentation.length, "
+                f"or leave its rows out with --method"
+            )
 
     def _check_held_out(self, config: CellConfig, *, noun: str) -> None:
         share, batch_size = config.training.held_out, config.training.batch_size

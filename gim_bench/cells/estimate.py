@@ -15,7 +15,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import of_a_process, rounds, shares_batches
 from gim_bench.cells.pipelines import is_pipelined, predict
 from gim_bench.cells.selection import is_selected_apart
-from gim_bench.contract import Learner, Split
+from gim_bench.contract import SAMPLE_RATE_HZ, Learner, Split
 from gim_bench.datasets.batches import Batches
 from gim_bench.datasets.images.regions import PlaceBatches
 from gim_bench.datasets.speech.windows import WindowBatches
@@ -27,12 +27,13 @@ from gim_bench.probing.adam import train_linear
 from gim_bench.probing.logistic import logistic_regression
 from gim_bench.probing.questions import question
 from gim_bench.probing.reading import readable
-from gim_bench.settings.augmentations import RegionSettings
+from gim_bench.settings.augmentations import LargeSettings
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
 from gim_bench.training.workers import threads_of_a_worker
 
 TIMED_STEPS = 3
-SMALL_SIDES = (768, 1536)  # pixels of the regions from which larger ones are extrapolated
+# Pixels of the sides of regions, and samples of stretches, from which larger ones are extrapolated.
+SMALL = {"region": (768, 1536), "stretch": (60 * SAMPLE_RATE_HZ, 240 * SAMPLE_RATE_HZ)}
 # Labels in a timed logistic regression, and iterations that a fit usually takes.
 TIMED_LABELS, USUAL_ITERATIONS = 4096, 30
 
@@ -63,9 +64,13 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
     Raises: ConfigError where they fail, as the cell would.
     """
     try:
-        region = cell.config.augmentation
-        if isinstance(region, RegionSettings) and region.whole and region.side > SMALL_SIDES[-1]:
-            return _extrapolated(cell, bench, region=region)
+        large = cell.config.augmentation
+        if (
+            isinstance(large, LargeSettings)
+            and large.whole
+            and large.extent[0] > SMALL[large.kind][-1]
+        ):
+            return _extrapolated(cell, bench, large=large)
         return _timed_and_multiplied(cell, bench)
     except BenchError:
         raise
@@ -77,32 +82,29 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
         ) from None
 
 
-def _extrapolated(cell: Cell, bench: Bench, *, region: RegionSettings) -> Estimate:
-    """Costs of a cell whose examples are whole regions, from two small regions.
+def _extrapolated(cell: Cell, bench: Bench, *, large: LargeSettings) -> Estimate:
+    """Costs of a cell whose examples are whole regions or stretches, from two small ones.
 
-    Memory over the idle process is a + b · pixels, seconds are in proportion to the pixels.
+    Memory over the idle process is a + b · values, seconds are in proportion to the values.
     """
     memory.return_freed_blocks()
-    small, medium = (
-        _timed_and_multiplied(_of_side(cell, side, region=region), bench) for side in SMALL_SIDES
-    )
-    low, high = (side**2 for side in SMALL_SIDES)
-    pixels = region.side**2
-    of_a_pixel = (medium.over_bytes - small.over_bytes) / (high - low)
-    over = round(medium.over_bytes + of_a_pixel * (pixels - high))
+    wholes = [large.as_whole(side) for side in SMALL[large.kind]]
+    small, medium = (_timed_and_multiplied(_with(cell, whole), bench) for whole in wholes)
+    low, high, values = (math.prod(each.extent) for each in (*wholes, large))
+    of_a_value = (medium.over_bytes - small.over_bytes) / (high - low)
+    over = round(medium.over_bytes + of_a_value * (values - high))
     peak = medium.peak_bytes
     return replace(
         medium,
-        train_seconds=medium.train_seconds * pixels / high,
+        train_seconds=medium.train_seconds * values / high,
         peak_bytes=None if peak is None else peak + over - medium.over_bytes,
         over_bytes=over,
     )
 
 
-def _of_side(cell: Cell, side: int, *, region: RegionSettings) -> Cell:
-    """The cell with a region of `side` pixels as its example."""
-    smaller = region.model_copy(update={"side": side, "window": side})
-    return replace(cell, config=cell.config.model_copy(update={"augmentation": smaller}))
+def _with(cell: Cell, augmentation: LargeSettings) -> Cell:
+    """The cell with another augmentation."""
+    return replace(cell, config=cell.config.model_copy(update={"augmentation": augmentation}))
 
 
 def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:

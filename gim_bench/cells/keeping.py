@@ -11,7 +11,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.encoders.tiles import composed, reaches_of
 from gim_bench.methods.stack import module_name
 from gim_bench.registry import encoder as encoder_class
-from gim_bench.settings.augmentations import RegionSettings
+from gim_bench.settings.augmentations import LargeSettings
 from gim_bench.training.kept_outputs import Keeper
 from gim_bench.training.streamed_outputs import Streamer
 
@@ -21,7 +21,7 @@ def keeper_of(
 ) -> Keeper | Streamer | None:
     """The keeper of frozen units' outputs that the settings ask for; training has `epochs`.
 
-    Outputs over large images are streamed.
+    Outputs over large images and long recordings are streamed.
     """
     kept = cell.config.training.kept_outputs
     if kept is None:
@@ -31,11 +31,11 @@ def keeper_of(
         "dtype": torch.bfloat16 if kept.precision == "bf16" else torch.float32,
         "progress": bench.progress,
     }
-    if isinstance(cell.config.augmentation, RegionSettings):
+    if isinstance(cell.config.augmentation, LargeSettings):
         options = cell.config.encoder
         reaches = reaches_of(encoder_class(options.kind), options)
-        from_pixels = {module_name(m): composed(reaches[: m + 1]) for m in range(len(reaches))}
-        return Streamer(reaches=from_pixels, **shared)
+        from_inputs = {module_name(m): composed(reaches[: m + 1]) for m in range(len(reaches))}
+        return Streamer(reaches=from_inputs, **shared)
     return Keeper(epochs=min(kept.epochs, epochs), **shared)
 
 

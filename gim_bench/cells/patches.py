@@ -24,7 +24,7 @@ from gim_bench.probing.patches import Box, most_exciting, receptive_fields, wide
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.patches import Drawn, Picture, Pictures, save_pictures, sha256
 from gim_bench.records.record import Record
-from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
+from gim_bench.settings.augmentations import CropSettings, RegionSettings, SpeechSettings
 from gim_bench.settings.schema import AugmentationSettings
 
 SHOWN_PIXELS = 48  # a patch is enlarged by a whole factor to about this size
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 def check_images(suite: str, augmentation: AugmentationSettings) -> None:
     """Raises: ConfigError if the suite is of speech, or of large images."""
-    if isinstance(augmentation, WindowSettings):
+    if isinstance(augmentation, SpeechSettings):
         raise ConfigError(
             f"{suite} is a suite of speech: patches are drawn of images alone; name a suite of "
             f"images"

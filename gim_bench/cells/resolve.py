@@ -17,7 +17,7 @@ from gim_bench.hardware.devices import resolve_precision
 from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.progress import Progress
 from gim_bench.seals import digest
-from gim_bench.settings.augmentations import WindowSettings
+from gim_bench.settings.augmentations import SpeechSettings
 from gim_bench.settings.base import Precision, Settings
 from gim_bench.settings.probing import with_kind
 from gim_bench.settings.schema import (
@@ -298,13 +298,13 @@ def _check_modalities(
     origin: str,
 ) -> None:
     """Data, augmentation and encoder are of one modality. Raises: ConfigError."""
-    windows = isinstance(recipe.augmentation, WindowSettings)
+    windows = isinstance(recipe.augmentation, SpeechSettings)
     given = Modality.SPEECH if windows else Modality.IMAGE
     if encoder.modality is not given:
         raise ConfigError(
             f"{origin}: an encoder of kind {encoder_kind!r} takes {encoder.modality}, but an "
             f"augmentation of kind {recipe.augmentation.kind!r} gives {given}: use crop for images "
-            f"and window for speech, or region for large images"
+            f"and window for speech, or region and stretch for what is larger than memory"
         )
     if encoder.modality is not dataset.modality:
         raise ConfigError(

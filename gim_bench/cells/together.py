@@ -10,7 +10,7 @@ from gim_bench.encoders.tiles import TiledEncoder
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.methods.stack import StackLearner, partition
 from gim_bench.objectives.info_nce import InfoNCESettings
-from gim_bench.settings.augmentations import RegionSettings
+from gim_bench.settings.augmentations import LargeSettings
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import (
     BufferSettings,
@@ -89,23 +89,23 @@ def _check_tiles(case: Case) -> None:
     """What is encoded tile by tile needs an encoder whose tiles are those of the whole."""
     setup, method, origin = case.setup, case.method, case.origin
     streams = case.recipe.training.kept_outputs is not None and isinstance(
-        case.recipe.augmentation, RegionSettings
+        case.recipe.augmentation, LargeSettings
     )
     wanted = 'recompute = "tiles"' if method.recompute is Recompute.TILES else ""
-    wanted = wanted or ("training.kept_outputs of large images" if streams else "")
+    wanted = wanted or ("training.kept_outputs of large examples" if streams else "")
     if not wanted:
         return
     kept = case.recipe.training.kept_outputs
     if streams and kept is not None and kept.epochs > 1:
         raise ConfigError(
-            f"{origin}: training.kept_outputs.epochs = {kept.epochs}, but outputs over whole large "
-            f"images serve all epochs: leave it out"
+            f"{origin}: training.kept_outputs.epochs = {kept.epochs}, but outputs over whole "
+            f"images and recordings serve all epochs: leave it out"
         )
     if not issubclass(setup.encoder, TiledEncoder):
         raise ConfigError(
-            f"{origin}: {wanted} encodes tiles of an image, and those of the encoder "
-            f"{setup.encoder_options.kind!r} differ from the whole image's: use the encoder "
-            f"pyramid, or leave it out"
+            f"{origin}: {wanted} encodes tiles of an image or a recording, and those of the "
+            f"encoder {setup.encoder_options.kind!r} differ from the whole's: use the "
+            f"encoder pyramid for images and conv_gru for speech, or leave it out"
         )
     if not issubclass(case.kind, StackLearner) or case.kind.sees_lower_grids or method.uses_labels:
         raise ConfigError(

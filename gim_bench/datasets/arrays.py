@@ -58,6 +58,25 @@ class Facts:
     notes: Sequence[str]
 
 
+def read_part(values: np.ndarray, first: int, *, count: int) -> np.ndarray:
+    """A copy of `count` values of a flat array from `first` on; of a mapped array, from its file.
+
+    Pages of a mapped file that were read count as memory of the process. Raises: DataError if the
+    file has become shorter.
+    """
+    part = values[first : first + count]
+    whole = values
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    if not isinstance(whole, np.memmap) or whole.filename is None:
+        return part.copy()
+    offset = whole.offset + part.ctypes.data - whole.ctypes.data
+    found = np.fromfile(whole.filename, dtype=values.dtype, count=len(part), offset=offset)
+    if len(found) != len(part):
+        raise DataError(f"{whole.filename} has been cut off: remove it, and it is made again")
+    return found
+
+
 def _write(
     path: Path,
     *,

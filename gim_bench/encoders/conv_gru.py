@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gim_bench.contract import STEP_CENTRE, Encoder, Modality, Shape
+from gim_bench.contract import STEP_CENTRE, Modality, Shape
+from gim_bench.encoders.tiles import Reach, TiledEncoder, composed
 from gim_bench.hardware.devices import at_least_fp32, without_autocast
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import NotNegative, PositiveInt
@@ -91,7 +92,7 @@ class GRU(nn.Module):
         return c.view_as(h)
 
 
-class ConvGRUEncoder(Encoder):
+class ConvGRUEncoder(TiledEncoder):
     """Five strided convolutions and a GRU at the default settings: the paper's audio encoder.
 
     20,480 samples become 4095, 1023, 512, 257, 128 and 128 time steps. Table 5 prints kernel 1
@@ -111,10 +112,9 @@ class ConvGRUEncoder(Encoder):
         self.window_steps = samples // FRAME_SAMPLES
         self.window_rows = self.rows(options, shape=shape)
         channels = [1, *[options.width] * len(options.kernels)]
-        layers = zip(options.kernels, options.strides, options.paddings, strict=True)
         convolutions = [
             Convolution(channels[m], options.width, kernel=kernel, stride=stride, padding=padding)
-            for m, (kernel, stride, padding) in enumerate(layers)
+            for m, (kernel, stride, padding) in enumerate(self.reaches)
         ]
         self.stages = nn.ModuleList([*convolutions, GRU(options.width, options.context)])
         self.dims: Sequence[int] = [*channels[1:], options.context]
@@ -125,14 +125,17 @@ class ConvGRUEncoder(Encoder):
             self.register_buffer(f"counts_{m}", counts, persistent=False)
 
     @classmethod
+    def reaches_of(cls, options: EncoderSettings) -> Sequence[Reach]:
+        assert isinstance(options, ConvGRUSettings)
+        layers = zip(options.kernels, options.strides, options.paddings, strict=True)
+        return [Reach(*layer) for layer in layers]
+
+    @classmethod
     def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
         """Numbers of time steps: those of every convolution, then those of the GRU."""
-        assert isinstance(options, ConvGRUSettings)
         lengths = [*shape]
-        for kernel, stride, padding in zip(
-            options.kernels, options.strides, options.paddings, strict=True
-        ):
-            lengths.append(max(0, (lengths[-1] + 2 * padding - kernel) // stride + 1))
+        for reach in cls.reaches_of(options):
+            lengths.append(reach.outputs(lengths[-1]))
         return [*lengths[1:], lengths[-1]]
 
     def prepare(self, inputs: Float[Tensor, "b sample"]) -> Float[Tensor, "b 1 sample"]:
@@ -183,19 +186,13 @@ class ConvGRUEncoder(Encoder):
 def receptive_fields(settings: ConvGRUSettings) -> list[tuple[float, int]]:
     """For each module: (centre of time step 0's receptive field, advance per step), in samples.
 
-    Let a layer have kernel k, stride s and padding p, and let the layer below have centre c and
-    advance j. The layer has centre c + j·((k - 1)/2 - p) and advance j·s. At the default settings
-    step i of the fifth convolution is centred at sample 160·i + 20 and sees 465 samples. A step of
-    the GRU has seen all earlier samples; its centre counts as that of its newest input.
+    At the default settings step i of the fifth convolution is centred at sample 160·i + 20 and sees
+    465 samples. A step of the GRU has seen all earlier samples; its centre counts as that of its
+    newest input.
     """
-    centre, advance = 0.0, 1
-    fields = []
-    for kernel, stride, padding in zip(
-        settings.kernels, settings.strides, settings.paddings, strict=True
-    ):
-        centre += advance * ((kernel - 1) / 2 - padding)
-        advance *= stride
-        fields.append((centre, advance))
+    reaches = ConvGRUEncoder.reaches_of(settings)
+    seen = [composed(reaches[: m + 1]) for m in range(len(reaches))]
+    fields = [((reach.field - 1) / 2 - reach.padding, reach.stride) for reach in seen]
     return [*fields, fields[-1]]
 
 
@@ -209,8 +206,9 @@ def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]
     lengths = ConvGRUEncoder.rows(settings, shape=(samples,))
     of_modules = []
     for (centre, advance), length in zip(receptive_fields(settings), lengths, strict=True):
-        # On the CPU also where the encoder is only sketched, on the device "meta".
-        centres = centre + advance * torch.arange(length, device="cpu")
+        # On the CPU also where the encoder is only sketched, on the device "meta". In fp32 the
+        # centres of an hour's time steps would be rounded by up to 4 samples.
+        centres = centre + advance * torch.arange(length, device="cpu", dtype=torch.float64)
         owner = ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long().clamp(min=0)
         of_modules.append(owner[owner < samples // FRAME_SAMPLES])
     return of_modules

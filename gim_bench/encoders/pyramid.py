@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gim_bench.contract import Shape
-from gim_bench.encoders.tiles import Reach, TiledEncoder
+from gim_bench.encoders.images import ImageEncoder
+from gim_bench.encoders.tiles import Reach, TiledEncoder, composed
 from gim_bench.settings.base import PositiveInt
 from gim_bench.settings.schema import EncoderSettings
 
@@ -50,7 +51,7 @@ class PointwiseBlock(nn.Module):
         return residual.add_(x)
 
 
-class Pyramid(TiledEncoder):
+class Pyramid(TiledEncoder, ImageEncoder):
     """A strided convolution without padding and a block of 1×1 convolutions in each module.
 
     Without padding, an encoding depends on its own pixels alone, wherever the image is cut. By
@@ -75,3 +76,8 @@ class Pyramid(TiledEncoder):
     def reaches_of(cls, options: EncoderSettings) -> Sequence[Reach]:
         assert isinstance(options, PyramidSettings)
         return [Reach(*pair) for pair in zip(options.kernels, options.strides, strict=True)]
+
+    @classmethod
+    def rows(cls, options: EncoderSettings, *, shape: Shape) -> Sequence[int]:
+        reaches = cls.reaches_of(options)
+        return [composed(reaches[: m + 1]).outputs(shape[1]) for m in range(len(reaches))]

@@ -24,7 +24,7 @@ from gim_bench.contract import (
     Modality,
     eval_mode,
 )
-from gim_bench.encoders.tiles import Span, TiledEncoder, composed, spans
+from gim_bench.encoders.tiles import Span, TiledEncoder, composed, part, spans
 from gim_bench.hardware import process_group
 from gim_bench.methods.compiling import begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
@@ -33,9 +33,9 @@ from gim_bench.settings.schema import Recompute
 
 # The number of pieces in which a batch goes through modules whose activations are not kept.
 PIECES = 8
-# Rows and columns of a unit's outputs that are computed together, where activations are recomputed
-# tile by tile.
-TILE = 32
+# By the dimensions of the inputs: time steps, or rows and columns, of a unit's outputs that are
+# computed together, where activations are recomputed tile by tile.
+TILES = {1: 1024, 2: 32}
 
 # Is given the batch for the units above, and copies what it keeps.
 HandOn = Callable[[Batch], None]
@@ -300,10 +300,16 @@ class StackLearner(Learner):
     ) -> tuple[Encodings, Tensor]:
         """Encodings and top activations of a unit for the first view, which leaves the list."""
         # The GradientBlock of the paper's section 3.
-        activations = views.pop(0).detach()
+        return self._upwards(unit, unit.first, [views.pop(0).detach()], examples)
+
+    def _upwards(
+        self, unit: Unit, first: int, given: list[Tensor], examples: int
+    ) -> tuple[Encodings, Tensor]:
+        """Encodings and top activations of a unit from those `given` to its module `first`."""
+        activations = given.pop()
         lower = []
         below = None
-        for module in range(unit.first, unit.last + 1):
+        for module in range(first, unit.last + 1):
             if self.sees_lower_grids and module > unit.first:
                 lower.append(self.encoder.pool(activations, batch_size=examples))
             # Rebound at every layer: what it was given is held no longer than it needs.
@@ -346,30 +352,30 @@ class StackLearner(Learner):
     ) -> tuple[Encodings, Tensor]:
         """As `_through`, of which only the input and the top are held whole.
 
-        A tile's activations are computed again on the way back: the gradients are the whole's.
+        A tile's activations are computed again on the way back: the gradients are the whole's. An
+        autoregressor on top reads the whole.
         """
         activations = views.pop(0).detach()
         assert isinstance(self.encoder, TiledEncoder)
-        reach = composed(self.encoder.reaches[unit.first : unit.last + 1])
-        layers = list(self._layers(unit.first, unit.last))
-        run = nn.Sequential(*layers)
+        reaches = self.encoder.reaches[unit.first : unit.last + 1]
+        above = unit.first + len(reaches)
+        layers = list(self._layers(unit.first, above - 1))
+        reach, run = composed(reaches), nn.Sequential(*layers)
+        extent = activations.shape[2:]
+        size = TILES[len(extent)]
 
-        def encoded(rows: Span, columns: Span) -> Tensor:
-            (top, bottom), (left, right) = reach.inputs(rows), reach.inputs(columns)
-            return recomputed(run, activations[:, :, top:bottom, left:right], layers=layers)
+        def tiled(tile: tuple[Span, ...]) -> Tensor:
+            """The outputs at these places, and at all places along the dimensions that follow."""
+            done = len(tile)
+            if done < len(extent):
+                every = spans(reach.outputs(extent[done]), size=size)
+                return torch.cat([tiled((*tile, span)) for span in every], dim=2 + done)
+            seen = [reach.tile(*pair) for pair in zip(tile, extent, strict=True)]
+            inputs = part(activations, [slice(*each.inputs) for each in seen])
+            outputs = recomputed(run, inputs, layers=layers)
+            return part(outputs, [each.kept for each in seen])
 
-        height, width = (reach.outputs(side) for side in activations.shape[-2:])
-        across = list(spans(width, size=TILE))
-        top = torch.cat(
-            [
-                torch.cat([encoded(rows, columns) for columns in across], dim=3)
-                for rows in spans(height, size=TILE)
-            ],
-            dim=2,
-        )
-        top = self.handed_on(top)
-        c = self.encoder.pool(top, batch_size=examples)
-        return Encodings(c, c, module=unit.last), top
+        return self._upwards(unit, above, [tiled(()) if reaches else activations], examples)
 
     @torch.no_grad()
     def _frozen(self, batch: Batch, *, modules: int) -> list[Tensor]:

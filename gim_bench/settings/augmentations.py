@@ -206,9 +206,18 @@ class RegionSettings(Settings):
         return (1 if self.grayscale else 3, self.window, self.window)
 
     @property
+    def extent(self) -> tuple[int, ...]:
+        """Rows and columns of the region."""
+        return (self.side, self.side)
+
+    @property
     def whole(self) -> bool:
         """Whether an example is the whole region."""
         return self.window == self.side
+
+    def as_whole(self, side: int) -> "RegionSettings":
+        """The settings whose example is a whole region of `side` pixels."""
+        return self.model_copy(update={"side": side, "window": side})
 
     @model_validator(mode="after")
     def _a_statistic_per_channel(self) -> "RegionSettings":
@@ -226,14 +235,10 @@ class RegionSettings(Settings):
         return self
 
 
-class WindowSettings(Settings):
-    """Speech: a window at a random 10 ms place in training; the whole recording for the probe.
+class SpeechSettings(Settings):
+    """Windows of speech."""
 
-    A recording that is shorter than the window is followed by silence.
-    """
-
-    kind: Literal["window"]
-    samples: PositiveInt = 20_480  # at 16 kHz
+    samples: PositiveInt = 20_480  # of a window, at 16 kHz
     mean: FiniteFloat = -0.00068  # of samples in -1..1
     std: PositiveFloat = 0.0630
 
@@ -243,10 +248,57 @@ class WindowSettings(Settings):
         return (self.samples,)
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> "WindowSettings":
+    def _whole_steps(self) -> "SpeechSettings":
         if self.samples % FRAME_SAMPLES:
             raise ValueError(
                 f"samples = {self.samples} is no multiple of {FRAME_SAMPLES}, the 10 ms of a "
                 f"phone label"
             )
         return self
+
+
+class WindowSettings(SpeechSettings):
+    """Speech: a window at a random 10 ms place in training; the whole recording for the probe.
+
+    A recording that is shorter than the window is followed by silence.
+    """
+
+    kind: Literal["window"]
+
+
+class StretchSettings(SpeechSettings):
+    """Long recordings: windows at random 10 ms places of a stretch; as `window` for the probe.
+
+    The stretch is the first `length` samples of every unlabelled recording.
+    """
+
+    kind: Literal["stretch"]
+    length: PositiveInt  # samples; as many as `samples`: the whole stretch is one example
+    windows: PositiveInt = 1  # drawn in an epoch
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Samples of the stretch."""
+        return (self.length,)
+
+    @property
+    def whole(self) -> bool:
+        """Whether an example is the whole stretch."""
+        return self.samples == self.length
+
+    def as_whole(self, length: int) -> "StretchSettings":
+        """The settings whose example is a whole stretch of `length` samples."""
+        return self.model_copy(update={"length": length, "samples": length})
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "StretchSettings":
+        if self.samples > self.length:
+            raise ValueError(
+                f"a window of {self.samples} samples does not fit into a stretch of {self.length}: "
+                f"lower samples, or enlarge length"
+            )
+        return self
+
+
+# Examples that are read by windows, and never held whole but where an example is the whole.
+LargeSettings = RegionSettings | StretchSettings

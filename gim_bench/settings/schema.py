@@ -20,7 +20,12 @@ from pydantic import (
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.seals import digest
-from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
+from gim_bench.settings.augmentations import (
+    CropSettings,
+    RegionSettings,
+    StretchSettings,
+    WindowSettings,
+)
 from gim_bench.settings.base import (
     Name,
     Names,
@@ -102,7 +107,7 @@ class EncoderSettings(Settings):
 
 
 AugmentationSettings = Annotated[
-    CropSettings | WindowSettings | RegionSettings, Field(discriminator="kind")
+    CropSettings | WindowSettings | RegionSettings | StretchSettings, Field(discriminator="kind")
 ]
 
 

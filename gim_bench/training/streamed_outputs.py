@@ -1,15 +1,18 @@
-"""Outputs of frozen modules over whole large images, streamed to disk tile by tile.
+"""Outputs of frozen modules over whole images and recordings, streamed to disk tile by tile.
 
-The module above is trained on windows of these outputs. A file holds square chunks, one after the
-other, each with a checksum: image by image, row by row, [channel row column] in a chunk. Chunks at
-the lower and right edges are filled up with zeros, which no window reads. The file is read and not
-mapped: mapped pages would count as memory of the process.
+The module above is trained on windows of these outputs. A file holds chunks of equal sides, one
+after the other, each with a checksum: example by example, and of an image row by row. A chunk is
+[channel row column] of an image, [channel step] of a recording. Chunks at the end of a dimension
+are filled up with zeros, which no window reads. The file is read and not mapped: mapped pages would
+count as memory of the process.
 """
 
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from math import prod
 from pathlib import Path
 from weakref import finalize
@@ -20,8 +23,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gim_bench.contract import Batch
-from gim_bench.datasets.images.regions import RegionBatches
-from gim_bench.encoders.tiles import Reach, Span, spans
+from gim_bench.datasets.large import LargeBatches
+from gim_bench.encoders.tiles import Reach, Span, part, spans
 from gim_bench.errors import DataError
 from gim_bench.hardware.transfers import moved
 from gim_bench.progress import Progress
@@ -36,7 +39,9 @@ from gim_bench.training.kept_outputs import (
     outputs_file,
 )
 
-CHUNK = 64  # rows and columns of a chunk, which is also the tile of outputs that is computed
+# By the dimensions of the examples: time steps, or rows and columns, of a chunk, which is also the
+# tile of outputs that is computed.
+CHUNKS = {1: 1024, 2: 64}
 ONE: Span = (0, 1)
 
 
@@ -47,25 +52,26 @@ class Streamer:
     folder: Path
     dtype: torch.dtype
     progress: Progress
-    reaches: Mapping[str, Reach]  # of each unit, in pixels
+    reaches: Mapping[str, Reach]  # of each unit, in pixels or samples
 
     def make_room(self, source: Source, encoders: Mapping[str, Encode]) -> int:
         """Say how large the outputs of each unit will be, and return the bytes of the largest.
 
         Outputs of one unit are held at a time. Raises: RoomError before training where the disk has
-        no room for them; DataError where the images are too small or damaged.
+        no room for them; DataError where the examples are too small or damaged.
         """
-        regions = _regions(source)
+        large = _large(source)
+        places = CHUNKS[large.dimensions] ** large.dimensions
         sizes = {}
         for unit, encode in encoders.items():
-            outputs = encode(_tile(regions, self.reaches[unit], image=0, rows=ONE, columns=ONE))
-            channels = outputs.inputs.shape[2]
-            sizes[unit] = self._chunks(regions, unit) * channels * CHUNK**2 * self.dtype.itemsize
+            one = [ONE] * large.dimensions
+            outputs = _tile(large, encode, self.reaches[unit], example=0, tile=one)
+            sizes[unit] = self._chunks(large, unit) * len(outputs) * places * self.dtype.itemsize
         return check_room(
             sizes,
             folder=self.folder,
             progress=self.progress,
-            remedy="lower augmentation.side",
+            remedy=f"lower {large.side_setting}",
         )
 
     def keep(
@@ -76,43 +82,39 @@ class Streamer:
         Chunks that an interrupted call wrote are used as far as their checksums agree. Files of
         other units, or of other weights, are removed first. Raises: OSError; DataError.
         """
-        regions, reach = _regions(source), self.reaches[unit]
+        large, reach = _large(source), self.reaches[unit]
         path = outputs_file(self.folder, unit=unit, identity=identity)
         outputs = None
-        title, total = f"streaming outputs of {unit}", self._chunks(regions, unit)
+        along = [_spans(large, reach)] * large.dimensions
+        title, total = f"streaming outputs of {unit}", self._chunks(large, unit)
         with (
             ledger_at(path) as ledger,
             self.progress.task(title, total=total, unit="tile") as task,
         ):
-            for image in range(len(regions.images.images)):
-                side = reach.outputs(regions.augmentation.side)
-                for rows in spans(side, size=CHUNK):
-                    for columns in spans(side, size=CHUNK):
-                        if outputs is None or not ledger.holds_next():
-                            tile = _tile(regions, reach, image=image, rows=rows, columns=columns)
-                            outputs = encode(tile).inputs[0, 0]
-                            ledger.write(_filled_up(outputs.to("cpu", self.dtype)))
-                        ledger.advance()
-                        task.advance()
+            for example, tile in product(range(large.examples), product(*along)):
+                if outputs is None or not ledger.holds_next():
+                    outputs = _tile(large, encode, reach, example=example, tile=tile)
+                    ledger.write(_filled_up(outputs.to("cpu", self.dtype)))
+                ledger.advance()
+                task.advance()
         assert outputs is not None, "a region has a tile or more"
         return StreamedOutputs(
-            path, like=outputs, dtype=self.dtype, reach=reach, unit=unit, source=regions
+            path, like=outputs, dtype=self.dtype, reach=reach, unit=unit, source=large
         )
 
     def batches(self, source: Source) -> int:
-        """Batches with as many pixels as the regions whose outputs are computed, rounded up."""
-        regions = _regions(source)
-        pixels = len(regions.images.images) * regions.augmentation.side**2
-        return -(-pixels // (source.batch_size * regions.augmentation.window**2))
+        """Batches with as many values as the regions whose outputs are computed, rounded up."""
+        large = _large(source)
+        values = large.examples * large.side**large.dimensions
+        return -(-values // (source.batch_size * large.window**large.dimensions))
 
     def clear(self) -> None:
         """Remove all outputs."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _chunks(self, regions: RegionBatches, unit: str) -> int:
+    def _chunks(self, large: LargeBatches, unit: str) -> int:
         """Chunks of the outputs of all regions."""
-        side = self.reaches[unit].outputs(regions.augmentation.side)
-        return len(regions.images.images) * len(list(spans(side, size=CHUNK))) ** 2
+        return large.examples * len(_spans(large, self.reaches[unit])) ** large.dimensions
 
 
 class StreamedOutputs:
@@ -125,11 +127,11 @@ class StreamedOutputs:
         self,
         path: Path,
         *,
-        like: Float[Tensor, "d row column"],
+        like: Float[Tensor, "d *place"],
         dtype: torch.dtype,
         reach: Reach,
         unit: str,
-        source: RegionBatches,
+        source: LargeBatches,
     ) -> None:
         """Batches have the number format and the device of `like`; the file holds `dtype`."""
         self.path = path
@@ -139,8 +141,9 @@ class StreamedOutputs:
         self.stream = source.stream
         self._reach = reach
         self._dtype, self._like = dtype, like
-        self._shape = (like.shape[0], CHUNK, CHUNK)
-        self._chunks_across = len(list(spans(reach.outputs(source.augmentation.side), size=CHUNK)))
+        self._side = CHUNKS[source.dimensions]
+        self._shape = (like.shape[0], *[self._side] * source.dimensions)
+        self._chunks_across = len(_spans(source, reach))
         self._sums = path.with_suffix(SUMS).read_bytes()
         self._file = os.open(path, os.O_RDONLY)
         finalize(self, os.close, self._file)
@@ -149,37 +152,37 @@ class StreamedOutputs:
         return len(self.source)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        rows = self._reach.outputs(self.source.augmentation.window)
-        for windows in self.source.places(number):
-            places = zip(*(values.tolist() for values in windows), strict=True)
-            found = torch.stack(
-                [
-                    self.window(
-                        image, top // self._reach.stride, left // self._reach.stride, rows=rows
-                    )
-                    for image, top, left in places
-                ]
-            )
+        rows = self._reach.outputs(self.source.window)
+        for examples, corners in self.source.places(number):
+            places = zip(examples.tolist(), (corners // self._reach.stride).tolist(), strict=True)
+            found = torch.stack([self.window(*place, rows=rows) for place in places])
             inputs = moved(found, device=self._like.device).to(self._like.dtype)[:, None]
             yield Batch(inputs=inputs, labels={}, encoded_by=self.unit)
 
     def validation(self) -> Iterator[Batch]:
         return self.source.validation()
 
-    def window(self, image: int, top: int, left: int, *, rows: int) -> Float[Tensor, "d rows rows"]:
-        """A square of outputs, as the file holds them. Raises: DataError where it is damaged."""
-        found = torch.empty((self._shape[0], rows, rows), dtype=self._dtype)
-        for down in range(top // CHUNK, (top + rows - 1) // CHUNK + 1):
-            for across in range(left // CHUNK, (left + rows - 1) // CHUNK + 1):
-                chunk = self._chunk(
-                    (image * self._chunks_across + down) * self._chunks_across + across
-                )
-                here, there = _shared(top, rows=rows, chunk=down)
-                beside, yonder = _shared(left, rows=rows, chunk=across)
-                found[:, here, beside] = chunk[:, there, yonder]
+    def window(
+        self, example: int, corner: Sequence[int], *, rows: int
+    ) -> Float[Tensor, "d *place"]:
+        """Outputs of `rows` rows along each dimension from `corner` on, as the file holds them.
+
+        Raises: DataError where the file is damaged.
+        """
+        side = self._side
+        found = torch.empty((self._shape[0], *[rows] * len(corner)), dtype=self._dtype)
+        touched = [range(first // side, (first + rows - 1) // side + 1) for first in corner]
+        for chunk in product(*touched):
+            number = reduce(lambda above, at: above * self._chunks_across + at, chunk, example)
+            shared = [
+                _shared(first, rows=rows, chunk=at, side=side)
+                for first, at in zip(corner, chunk, strict=True)
+            ]
+            here, there = zip(*shared, strict=True)
+            part(found, here).copy_(part(self._chunk(number), there))
         return found
 
-    def _chunk(self, number: int) -> Float[Tensor, "d chunk chunk"]:
+    def _chunk(self, number: int) -> Float[Tensor, "d *chunk"]:
         size = prod(self._shape) * self._dtype.itemsize
         content = bytearray(size)
         read = os.preadv(self._file, [content], number * size)
@@ -192,24 +195,35 @@ class StreamedOutputs:
         return torch.frombuffer(content, dtype=self._dtype).view(self._shape)
 
 
-def _regions(source: Source) -> RegionBatches:
-    assert isinstance(source, RegionBatches), "outputs are streamed of large images"
+def _large(source: Source) -> LargeBatches:
+    assert isinstance(source, LargeBatches), "outputs are streamed of what is read by windows"
     return source
 
 
-def _tile(regions: RegionBatches, reach: Reach, *, image: int, rows: Span, columns: Span) -> Batch:
-    """The pixels that these outputs see, with their halo."""
-    (top, bottom), (left, right) = reach.inputs(rows), reach.inputs(columns)
-    inputs = regions.pixels(image, top, left, height=bottom - top, width=right - left)
-    return Batch(inputs=inputs, labels={})
+def _spans(large: LargeBatches, reach: Reach) -> list[Span]:
+    """The spans of the chunks along a dimension of a region's outputs."""
+    return list(spans(reach.outputs(large.side), size=CHUNKS[large.dimensions]))
 
 
-def _filled_up(outputs: Float[Tensor, "d row column"]) -> Float[Tensor, "d chunk chunk"]:
-    _, rows, columns = outputs.shape
-    return pad(outputs, (0, CHUNK - columns, 0, CHUNK - rows)).contiguous()
+def _tile(
+    large: LargeBatches, encode: Encode, reach: Reach, *, example: int, tile: Sequence[Span]
+) -> Float[Tensor, "d *place"]:
+    """The outputs at these places, from the part of the region that they see."""
+    seen = [reach.tile(span, large.side) for span in tile]
+    first, after = zip(*(each.inputs for each in seen), strict=True)
+    size = [end - start for start, end in zip(first, after, strict=True)]
+    inputs = large.read(example, first, size=size)
+    outputs = encode(Batch(inputs=inputs, labels={})).inputs[0, 0]
+    return part(outputs, [each.kept for each in seen])
 
 
-def _shared(first: int, *, rows: int, chunk: int) -> Sequence[slice]:
+def _filled_up(outputs: Float[Tensor, "d *place"]) -> Float[Tensor, "d *chunk"]:
+    sides = outputs.shape[1:]
+    missing = [CHUNKS[len(sides)] - side for side in reversed(sides)]
+    return pad(outputs, [each for side in missing for each in (0, side)]).contiguous()
+
+
+def _shared(first: int, *, rows: int, chunk: int, side: int) -> tuple[slice, slice]:
     """What a window of `rows` from `first` on and a chunk share: in the window, in the chunk."""
-    start, end = max(first, chunk * CHUNK), min(first + rows, (chunk + 1) * CHUNK)
-    return slice(start - first, end - first), slice(start - chunk * CHUNK, end - chunk * CHUNK)
+    start, end = max(first, chunk * side), min(first + rows, (chunk + 1) * side)
+    return slice(start - first, end - first), slice(start - chunk * side, end - chunk * side)

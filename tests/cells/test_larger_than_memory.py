@@ -175,11 +175,11 @@ def checked(large, cache, overrides):
         (["encoder.kernels=[30, 3]"], "places of 32 pixels are too small for the encoder pyramid"),
         (
             ["method.streamed.training={kept_outputs={epochs=2}}"],
-            "outputs over whole large images serve all epochs: leave it out",
+            "outputs over whole images and recordings serve all epochs: leave it out",
         ),
         (
             ["encoder={kind='resnet', blocks=[1], patch_size=8, patch_overlap=4}"],
-            "use the encoder pyramid",
+            "use the encoder pyramid for images and conv_gru for speech",
         ),
     ],
 )
@@ -220,7 +220,7 @@ def test_a_cell_beyond_the_limit_does_not_fit_and_nothing_is_lost(large, cache, 
 
 def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cache, monkeypatch):
     """Memory grows by the same bytes with every pixel, and so do seconds."""
-    monkeypatch.setattr(estimates, "SMALL_SIDES", (64, 128))
+    monkeypatch.setattr(estimates, "SMALL", {"region": (64, 128)})
     monkeypatch.setattr(memory, "return_freed_blocks", lambda: None)  # for all later tests
     asked = []
 

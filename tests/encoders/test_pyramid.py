@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gim_bench.encoders.pyramid import Pyramid, PyramidSettings
-from gim_bench.encoders.tiles import Reach, composed, spans
+from gim_bench.encoders.tiles import Reach, Tile, composed, spans
 from gim_bench.errors import ConfigError
 from gim_bench.settings.suites import parse
 from tests.encoders.modules import activations_of
@@ -34,8 +34,9 @@ def test_every_module_encodes_a_tile_as_it_encodes_the_whole_image(kernels, stri
             rows, columns = (list(spans(side, size=size)) for side in whole.shape[2:])
             for number in (0, len(rows) // 2, -1):
                 (a, b), (c, d) = rows[number], columns[number]
-                (top, bottom), (left, right) = reach.inputs((a, b)), reach.inputs((c, d))
-                tile = encoder.stages[: module + 1](image[:, :, top:bottom, left:right])
+                down, across = reach.tile((a, b), ROWS), reach.tile((c, d), COLUMNS)
+                halo = image[:, :, slice(*down.inputs), slice(*across.inputs)]
+                tile = encoder.stages[: module + 1](halo)
                 assert tile.shape == whole[:, :, a:b, c:d].shape
                 assert (tile - whole[:, :, a:b, c:d]).abs().max() < 1e-6
 
@@ -43,6 +44,14 @@ def test_every_module_encodes_a_tile_as_it_encodes_the_whole_image(kernels, stri
 def test_an_encoding_at_the_top_sees_44_pixels_and_its_neighbour_is_16_pixels_away():
     reaches = Pyramid.reaches_of(PyramidSettings(kind="pyramid"))
     assert composed(reaches) == Reach(field=44, stride=16)
+
+
+def test_a_tile_of_a_padded_module_reads_its_field_and_what_padding_spoils_at_the_cut():
+    """Outputs 3 to 5 see rows 4 to 12; the part begins with output 2, which sees padding."""
+    reach = Reach(field=5, stride=2, padding=2)
+    assert reach.tile((3, 6), 100) == Tile(inputs=(4, 13), kept=slice(1, 4))
+    assert reach.tile((0, 2), 100) == Tile(inputs=(0, 5), kept=slice(0, 2))
+    assert reach.tile((48, 50), 100) == Tile(inputs=(94, 100), kept=slice(1, 3))
 
 
 def test_a_place_below_the_field_of_an_encoding_changes_nothing():

@@ -580,7 +580,7 @@ def test_an_option_of_a_method_that_is_not_installed_stays_as_it_is():
     assert found.described() == "absent: theirs seed 0; 1: theirs seed 1"
 
 
-@pytest.mark.parametrize("name", ["larger-than-memory", "pipeline"])
+@pytest.mark.parametrize("name", ["larger-than-memory", "larger-than-memory-audio", "pipeline"])
 def test_a_row_that_alone_has_a_table_declares_all_of_it(name):
     """With its defaults: streamed outputs in bf16, a buffer's policy."""
     records, suite = of_suite(name, {})

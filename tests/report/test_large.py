@@ -1,4 +1,6 @@
-"""The section of images larger than memory."""
+"""The section of images and recordings larger than memory."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -75,6 +77,40 @@ def test_memory_is_drawn_over_megapixels_on_logarithmic_axes(section):
         "whole": [[(0.262144, 2.0)]],
         "gim": [[(0.262144, 0.1), (1.048576, 0.1)]],
     }
+
+
+def stretch(method, *, minutes, **settings):
+    found = record(f"{method}_{minutes}", **settings)
+    found.config["method"]["name"] = f"{method}_{minutes}min"
+    length = minutes * 60 * 16_000
+    found.config["augmentation"] = {"kind": "stretch", "length": length, "samples": 20_480}
+    return replace(found, method=f"{method}_{minutes}min")
+
+
+def test_recordings_are_counted_in_minutes():
+    records = [
+        stretch("gim", minutes=60, peak=1e8, seconds=30.0),
+        stretch("gim", minutes=1, peak=1e8),
+        stretch("whole", minutes=1, peak=2e9),
+        stretch("whole", minutes=60),
+    ]
+    names = ["whole_1min", "whole_60min", "gim_1min", "gim_60min"]
+    table, note, largest, figure = large_section(records, names).blocks
+    assert [column.heading for column in table.columns][1:4:2] == ["samples", "peak over idle, GB"]
+    assert table.columns[4].heading == "s / minute"
+    assert [row[:4] for row in table.rows] == [
+        ["whole", "960,000", "1.00", "2.000"],
+        ["whole", "57,600,000", "60.00", "does not fit"],
+        ["gim", "960,000", "1.00", "0.100"],
+        ["gim", "57,600,000", "60.00", "0.100"],
+    ]
+    assert table.rows[3][4] == "0.50"
+    assert note.endswith("for each minute.")
+    assert largest.items == [
+        "whole: the longest stretch is 1 min within 3 GB; 60 min does not fit",
+        "gim: the longest stretch is 60 min within 3 GB",
+    ]
+    assert figure.x_label == "minutes"
 
 
 def test_a_suite_of_small_images_has_no_such_section():

@@ -21,12 +21,13 @@ from tests.listener import Listener
 from tests.tiny_suite import CPU
 
 CHUNK = 16  # of 89 rows and columns of module 1, so that chunks at the edges are filled up
+LONG_CHUNK = 100  # of time steps
 REACHES = {"module_1": composed(learner().encoder.reaches[:1])}
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(streamed_outputs, "CHUNK", CHUNK)
+    monkeypatch.setattr(streamed_outputs, "CHUNKS", {1: LONG_CHUNK, 2: CHUNK})
 
 
 def streamer(folder, *, dtype=torch.float32, progress=None):
@@ -99,7 +100,7 @@ def test_windows_are_what_the_module_hands_on_of_them_batch_for_batch(tmp_path):
 
 def test_outputs_in_bf16_are_rounded_once(tmp_path):
     whole = Encoded()(next(regions(window=SIDE, batch_size=1).epoch(1)))
-    found = streamed(tmp_path, dtype=torch.bfloat16).window(0, 3, 10, rows=40)
+    found = streamed(tmp_path, dtype=torch.bfloat16).window(0, (3, 10), rows=40)
     assert torch.equal(found, whole.inputs[0, 0, :, 3:43, 10:50].to(torch.bfloat16))
 
 
@@ -126,7 +127,7 @@ def test_a_disk_that_fills_up_loses_no_chunk_that_was_written(tmp_path):
     # The first chunk is computed again, because it tells the size of all.
     assert encode.calls == 1 + CHUNKS - 19
     fresh = streamed(tmp_path / "fresh")
-    assert torch.equal(resumed.window(0, 0, 0, rows=89), fresh.window(0, 0, 0, rows=89))
+    assert torch.equal(resumed.window(0, (0, 0), rows=89), fresh.window(0, (0, 0), rows=89))
 
 
 def test_a_chunk_damaged_while_training_waits_is_computed_again(tmp_path):
@@ -139,7 +140,7 @@ def test_a_chunk_damaged_while_training_waits_is_computed_again(tmp_path):
     found = streamed(tmp_path, encode=encode)
     assert encode.calls == 2
     assert torch.equal(
-        found.window(0, 0, 0, rows=89), streamed(tmp_path / "fresh").window(0, 0, 0, rows=89)
+        found.window(0, (0, 0), rows=89), streamed(tmp_path / "fresh").window(0, (0, 0), rows=89)
     )
 
 
@@ -149,7 +150,7 @@ def test_a_chunk_damaged_while_training_reads_is_named_in_one_line(tmp_path):
     content[5000] ^= 1
     found.path.write_bytes(content)
     with pytest.raises(DataError, match=r"^chunk 2 of .* was damaged .* computes it again$"):
-        found.window(0, 0, 0, rows=40)
+        found.window(0, (0, 0), rows=40)
 
 
 def test_the_size_is_said_before_and_refused_without_room(tmp_path, monkeypatch):

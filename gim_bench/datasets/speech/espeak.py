@@ -140,7 +140,8 @@ class Espeak(Dataset):
     class Options(Settings):
         """Number of speakers, and of sentences of about ten words for each speaker.
 
-        `unlabelled_sentences` are spoken for UNLABELLED alone. An utterance's pitch and rate differ
+        `unlabelled_sentences` are spoken for UNLABELLED alone, which is a single recording with
+        `joined`: all its sentences end to end. An utterance's pitch and rate differ
         from the speaker's own by at most `pitch_spread` and `rate_spread`, in eSpeak's units. Every
         recording draws its channel, noise and level: see conditions.py.
         """
@@ -149,6 +150,7 @@ class Espeak(Dataset):
         train_sentences: Annotated[int, Field(gt=0)] = 30
         test_sentences: Annotated[int, Field(gt=0)] = 10
         unlabelled_sentences: NotNegative = 0
+        joined: bool = False
         pitch_spread: Annotated[int, Field(ge=0, le=LARGEST_PITCH_SPREAD)] = 0
         rate_spread: Annotated[int, Field(ge=0, le=LARGEST_RATE_SPREAD)] = 0
         channel_db: Annotated[float, Field(ge=0, le=40)] = 0.0
@@ -187,6 +189,8 @@ class Espeak(Dataset):
         samples, lengths = _part(self._corpus.samples, self._parts[split])
         starts = np.cumsum(lengths) - lengths
         if split is Split.UNLABELLED:
+            if self.options.joined:
+                starts, lengths = starts[:1], lengths.sum(keepdims=True)
             return Recordings(samples=samples, starts=starts, lengths=lengths, labels={}, frames={})
         speakers = np.arange(len(self._speakers), dtype=np.int64)
         return Recordings(

@@ -17,7 +17,7 @@ from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resid
 from gim_bench.datasets.speech.audio import FULL_SCALE
 from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import moved
-from gim_bench.settings.augmentations import FRAME_SAMPLES, WindowSettings
+from gim_bench.settings.augmentations import FRAME_SAMPLES, SpeechSettings
 
 
 class Windows(NamedTuple):
@@ -48,7 +48,7 @@ class WindowBatches(Batches):
         self,
         recordings: Recordings,
         *,
-        augmentation: WindowSettings,
+        augmentation: SpeechSettings,
         whole: bool = False,
         **options: Unpack[BatchOptions],
     ) -> None:
@@ -189,7 +189,7 @@ def cut(
 
 
 def normalise(
-    samples: Int16[Tensor, "b size"], *, augmentation: WindowSettings
+    samples: Int16[Tensor, "b size"], *, augmentation: SpeechSettings
 ) -> Float[Tensor, "b size"]:
     """Samples in -1..1 with the suite's mean 0 and standard deviation 1."""
     return (samples.float() / FULL_SCALE - augmentation.mean) / augmentation.std

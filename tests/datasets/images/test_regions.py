@@ -32,7 +32,7 @@ def test_windows_are_parts_of_the_images_at_their_places():
     found = regions(*images, windows=30)
     numbers = set()
     for batch, windows in zip(found.epoch(2), found.places(2), strict=True):
-        for inputs, image, top, left in zip(batch.inputs, *windows, strict=True):
+        for inputs, image, (top, left) in zip(batch.inputs, *windows, strict=True):
             numbers.add(int(image))
             pixels = images[image].pixels[:, top : top + WINDOW, left : left + WINDOW]
             assert torch.allclose(inputs, normalised(pixels), atol=1e-6)
@@ -52,7 +52,7 @@ def test_epochs_differ_and_each_is_the_same_every_time():
 def test_windows_stay_within_the_region_and_reach_its_corners():
     found = regions(side=52, windows=300, batch_size=300)
     (windows,) = found.places(1)
-    assert set(windows.tops.tolist()) == set(windows.lefts.tolist()) == {0, 4, 8}
+    assert [set(along.tolist()) for along in windows.corners.T] == [{0, 4, 8}] * 2
 
 
 def test_a_window_as_large_as_the_region_is_the_region():

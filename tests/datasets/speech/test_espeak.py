@@ -256,6 +256,14 @@ def test_sentences_for_the_unlabelled_split_alone_come_after_those_of_training(t
     assert data.split(Split.TEST).labels["speaker"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_joined_sentences_are_one_recording_of_the_unlabelled_split_alone(data, cache_dir):
+    joined = made(cache_dir, joined=True)
+    one, many = (each.split(Split.UNLABELLED) for each in (joined, data))
+    assert (one.starts.tolist(), one.lengths.tolist()) == ([0], [many.lengths.sum()])
+    assert np.array_equal(one.samples, many.samples)
+    assert [len(joined.split(split)) for split in (Split.TRAIN, Split.TEST)] == [9, 6]
+
+
 def test_it_is_speech_and_needs_no_folder():
     assert Espeak.modality is Modality.SPEECH
     assert not Espeak.needs_data_dir
@@ -337,6 +345,7 @@ print(Espeak(options=options, data_dir=None, cache_dir=Path({str(tmp_path)!r})).
         {"train_sentences": 2},
         {"test_sentences": 1},
         {"unlabelled_sentences": 1},
+        {"joined": True},
         {"pitch_spread": 9},
         {"rate_spread": 20},
         {"channel_db": 3.0},
