@@ -1,5 +1,7 @@
 """A suite on a Ray cluster of this machine, a worker of which is killed."""
 
+from contextlib import suppress
+
 import psutil
 import pytest
 
@@ -15,7 +17,14 @@ RUN = ("run", "--suite", "./tiny.toml", "--seeds", "4", "--launcher", "ray", "--
 def tasks_of(process):
     """Ray's own processes that run a task."""
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if any("ray::work" in word for word in child.cmdline())]
+    return [child for child in children if any("ray::work" in word for word in words_of(child))]
+
+
+def words_of(process):
+    """The command line of a process; none of one that has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def test_a_killed_worker_leaves_every_cell_done_once(folder, tmp_path, monkeypatch):
