@@ -40,6 +40,7 @@ from gim_bench.settings.augmentations import (
     StretchSettings,
 )
 from gim_bench.settings.schema import CellConfig
+from gim_bench.training.pipeline.agents import Ranks
 
 CHECKPOINT_SECONDS = 60.0
 LIVE_SECONDS = 10.0
@@ -78,6 +79,7 @@ class Bench:
         self.memory_limit = memory_limit
         self.live_seconds = live_seconds
         self.devices = devices
+        self.ranks: Ranks | None = None  # where a launcher started several: a worker on each
         self._splits: dict[Split, Examples] = {}
         self._gray: dict[Split, Images] = {}
 

@@ -13,7 +13,7 @@ from gim_bench import RESULTS_VERSION, registry
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.phases import Finished
-from gim_bench.cells.pipelines import workers_of
+from gim_bench.cells.ranks import devices_in_words
 from gim_bench.errors import BenchError, class_and_first_line, first_line, one_line
 from gim_bench.hardware import energy, memory
 from gim_bench.records import provenance
@@ -47,7 +47,7 @@ def begun(cell: Cell, bench: Bench) -> Record:
             **({"data_incomplete": here} if (here := bench.dataset.incomplete()) else {}),
             **({"data_notes": notes} if (notes := [*bench.dataset.notes()]) else {}),
             **({"workers": bench.workers} if bench.workers > 1 else {}),
-            **({"devices": [*bench.devices]} if bench.devices and workers_of(cell.config) else {}),
+            **({"devices": at} if (at := devices_in_words(cell.config, bench)) else {}),
             **({"memory_limit_bytes": limit} if (limit := bench.memory_limit) else {}),
             "results_version": RESULTS_VERSION,
             **({"plugins": theirs} if (theirs := _plugins(cell.config)) else {}),

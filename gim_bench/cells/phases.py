@@ -27,7 +27,6 @@ from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
 from gim_bench.cells.pipelines import is_pipelined, peaks_of, pipelined_trainer_of
 from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
-from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.datasets.batches import Batches
 from gim_bench.hardware import energy, memory
@@ -160,9 +159,7 @@ def _train(
     if (of_workers := course.peaks_of_workers) and not why_not:
         peaks = peaks_of(of_workers)
         workers = course.costs_of_workers(examples=trained.steps * course.batches.batch_size)
-        if devices_of(bench.device) > 1 or len(set(bench.devices)) > 1:
-            used.metrics.pop("energy/gpu_joules", None)
-            used.notes["gpu"] = "not measured: the workers are on several GPUs"
+        pipelines.leave_out_energy(used, bench)
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
         course.trainer,

@@ -21,10 +21,10 @@ from gim_bench.cells.build import (
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
 from gim_bench.cells.parts import PartOfCell, told
-from gim_bench.cells.shares import device_of
+from gim_bench.cells.shares import device_of, devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.errors import ConfigError
-from gim_bench.hardware import memory
+from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
 from gim_bench.methods.stack import StackLearner, partition
@@ -33,6 +33,7 @@ from gim_bench.settings.schema import CellConfig, Schedule
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
 from gim_bench.training.pipeline.buffer import Use
+from gim_bench.training.pipeline.distant import DistantTrainer
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, shared_out
 from gim_bench.training.pipeline.worker import Measured, Part
 from gim_bench.training.workers import Ticks, threads_of_a_worker, threads_of_each
@@ -103,6 +104,8 @@ def pipelined_trainer_of(
     kind: Callable[..., PipelinedTrainer] = PipelinedTrainer
     if training.buffer is not None:
         kind = partial(AsynchronousTrainer, buffer=training.buffer)
+    elif bench.ranks is not None:
+        kind = partial(DistantTrainer, ranks=bench.ranks)
     shares = shared_out(units, workers=training.workers)
     devices = devices_of_workers(bench, workers=len(shares))
     return kind(
@@ -213,6 +216,16 @@ def peaks_of(workers: Sequence[memory.Peaks]) -> memory.Peaks:
     notes = workers[0].notes.items()
     about = f"; the highest of {len(workers)} workers, as here for the first"
     return memory.Peaks(metrics=metrics, notes={name: f"{note}{about}" for name, note in notes})
+
+
+def leave_out_energy(used: energy.Energy, bench: Bench) -> None:
+    """Leave out what counters of this machine, or of one GPU, cannot know of the workers."""
+    if bench.ranks is not None:
+        used.metrics.clear()
+        used.notes |= dict.fromkeys(used.notes, "not measured: workers are on several machines")
+    elif devices_of(bench.device) > 1 or len(set(bench.devices)) > 1:
+        used.metrics.pop("energy/gpu_joules", None)
+        used.notes["gpu"] = "not measured: the workers are on several GPUs"
 
 
 def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]:

@@ -31,6 +31,7 @@ from gim_bench.cli.options import (
     tracker_for,
     words,
 )
+from gim_bench.cli.ranks import placed
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record, Status
 from gim_bench.system.streams import show
@@ -114,6 +115,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print records instead 
 
 
 def run(
+    context: typer.Context,
     suite: SuiteOption,
     method: MethodOption = None,
     seeds: SeedsOption = None,
@@ -145,9 +147,13 @@ def run(
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
-    named = _named_devices(devices, device=device, launcher=launcher)
-    if named and device == "auto":
-        device = named[0]
+    place = placed(
+        context,
+        device=device,
+        devices=devices,
+        launcher=launcher,
+        joins=not (plan or why),
+    )
     cluster = cluster_of(launcher, file=launcher_options, device=device)
     loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
     tracker = None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
@@ -155,13 +161,13 @@ def run(
         loaded,
         methods=method or (),
         seeds=seeds,
-        device=device if cluster is None else cluster.device_here,
+        device=place.device if cluster is None else cluster.device_here,
         data_dir=data_dir,
         runs_dir=runs_dir,
         base=None if from_ is None else read_base(from_),
         quiet=quiet,
     )
-    work.bench.devices = named
+    work.bench.devices, work.bench.ranks = place.devices, place.ranks
     work.bench.every(checkpoint_every, live_seconds=live_every)
     work.bench.limit(cell_timeout, memory_gb=memory_limit)
     if why:
@@ -173,23 +179,6 @@ def run(
         _run_here(work, asked=asked, tracker=tracker, as_json=json)
     else:
         _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
-
-
-def _named_devices(text: str | None, *, device: str, launcher: str) -> list[str]:
-    """The names in `--devices`, all of devices that are there. Raises: ConfigError."""
-    from gim_bench.hardware.devices import listed_devices, resolve_device
-
-    if text is None:
-        return []
-    if launcher != "local":
-        raise ConfigError(
-            f"--devices {text} is for workers of this machine, and --launcher {launcher} has cells "
-            f"run on others: leave out one of them"
-        )
-    names = listed_devices(text, device=device)
-    for name in names:
-        resolve_device(name, option="--devices")
-    return names
 
 
 def _run_here(work: "Workload", *, asked: Launch, tracker: "Tracker | None", as_json: bool) -> None:

@@ -14,10 +14,11 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pipelines import check_devices_of_workers, has_workers
 from gim_bench.cells.pretrained import Base
+from gim_bench.cells.ranks import check_cells, with_all_ranks
 from gim_bench.cells.resolve import cells, configs, dataset_of_suite
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
-from gim_bench.cells.table import records_before, records_of, run_table
+from gim_bench.cells.table import RunCell, records_before, records_of, run_table
 from gim_bench.cells.workers import run_by_workers
 from gim_bench.cli.display import Lines, progress_for
 from gim_bench.errors import ConfigError
@@ -55,7 +56,10 @@ class Workload:
         """
         check_sources(self.suite)
         self._check_limit()
-        check_devices_of_workers(self.configs.values(), self.bench.devices)
+        if self.bench.ranks is None:
+            check_devices_of_workers(self.configs.values(), self.bench.devices)
+        else:
+            check_cells(self.suite, self.configs.values(), self.bench.ranks.rank)
         for note in self.bench.dataset.notes():
             self.progress.say(note)
         for config in self.configs.values():
@@ -135,7 +139,9 @@ class Workload:
         """
         before = records_before(records, since=since)
         if share.workers == 1:
-            run = run_apart if self.suite.fresh_process else run_cell
+            run: RunCell = run_apart if self.suite.fresh_process else run_cell
+            if self.bench.ranks is not None:
+                run = with_all_ranks(run, self.bench.ranks)
             if not self.suite.fresh_process:  # a shared process measures no cell's own memory
                 memory.keep_freed_blocks()
             yield from run_table(

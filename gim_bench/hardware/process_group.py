@@ -36,7 +36,7 @@ def joined(
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:  # by default gloo listens on an interface that others may reach
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    with _exchange():
+    with exchange():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             init_method=meeting_place.as_uri(),
@@ -91,7 +91,7 @@ class _Gathered(torch.autograd.Function):
     def forward(_: Any, values: Tensor) -> Tensor:
         values = values.contiguous()
         parts = [torch.empty_like(values) for _ in range(size())]
-        with _exchange():
+        with exchange():
             dist.all_gather(parts, values, group=_groups[0])
         return torch.cat(parts)
 
@@ -99,7 +99,7 @@ class _Gathered(torch.autograd.Function):
     def backward(_: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         total = gradient.to(at_least_fp32(gradient.dtype), copy=True).contiguous()
-        with _exchange():
+        with exchange():
             dist.all_reduce(total, group=_groups[0])
         return total[own(len(total))].to(gradient.dtype)
 
@@ -111,12 +111,12 @@ class Mean:
         """Begin with the exchange of the values, which are all of one number format."""
         self._values = values
         self._flat = torch.cat([each.flatten() for each in values])
-        with _exchange():
+        with exchange():
             self._work = dist.all_reduce(self._flat, group=_groups[0], async_op=True)
 
     def put_back(self) -> None:
         """Wait for the exchange, and put the means in the place of the values."""
-        with _exchange():
+        with exchange():
             self._work.wait()
         parts = self._flat.div_(size()).split([each.numel() for each in self._values])
         for each, part in zip(self._values, parts, strict=True):
@@ -124,7 +124,7 @@ class Mean:
 
 
 @contextmanager
-def _exchange() -> Iterator[None]:
+def exchange() -> Iterator[None]:
     """A context in which the end of another process has a name."""
     try:
         yield

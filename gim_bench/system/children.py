@@ -6,9 +6,27 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, runtime_checkable
 
 FAREWELL_SECONDS = 60.0  # for a child's checkpoint
+
+
+@runtime_checkable
+class Process(Protocol):
+    """A child process, or one that takes its place."""
+
+    @property
+    def exitcode(self) -> int | None: ...
+
+    @property
+    def sentinel(self) -> Any:
+        """Ready, in a `wait` of multiprocessing, where the process has ended."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def terminate(self) -> None: ...
 
 
 class NeighbourGoneError(Exception):
@@ -34,7 +52,7 @@ def deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def end(*processes: BaseProcess, at_once: bool = False) -> None:
+def end(*processes: Process, at_once: bool = False) -> None:
     """End the processes. They have time to write checkpoints; then, or `at_once`, are killed."""
     try:
         for process in processes:
@@ -47,7 +65,7 @@ def end(*processes: BaseProcess, at_once: bool = False) -> None:
             process.join()
 
 
-def how_it_ended(process: BaseProcess) -> str:
+def how_it_ended(process: Process) -> str:
     """How a process whose pipe has closed came to its end; empty if without an error.
 
     >>> from types import SimpleNamespace

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from traceback import format_exception
 from typing import IO, Any, NamedTuple, NoReturn, cast
 
@@ -20,6 +19,7 @@ from gim_bench.contract import Batch, Learner
 from gim_bench.errors import BenchError, WorkerError
 from gim_bench.system.children import (
     NeighbourGoneError,
+    Process,
     deaf_to_interrupts,
     end,
     end_with_parent,
@@ -41,6 +41,7 @@ HINTS = {
 KNOWN = (RuntimeError, MemoryError, torch.OutOfMemoryError)
 # Exit codes of a worker whose neighbour or parent has ended, and of one that has told its failure.
 NEIGHBOUR_GONE, TOLD = 76, 77
+LOST = 78  # stands for the exit code of a worker on a machine that is out of reach
 
 
 def threads_of_each(workers: int) -> int:
@@ -192,7 +193,7 @@ class Employed:
     """A worker in the eyes of its parent."""
 
     title: str  # "worker 1 (module_1) of the pipeline"
-    process: BaseProcess
+    process: Process
     connection: Connection
 
     @property
@@ -274,7 +275,8 @@ class Crew:
         if missed is not None and not known:
             raise missed.again()
         first = (known or self.workers)[0]
-        how = how_it_ended(first.process) or "has ended"
+        is_lost = first.process.exitcode == LOST
+        how = "is out of reach" if is_lost else how_it_ended(first.process) or "has ended"
         hint = next((hint for name, hint in HINTS.items() if name in how), "")
         raise WorkerError(
             f"{first.title} {how}{hint}: the same command resumes from the last checkpoint"

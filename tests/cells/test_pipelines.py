@@ -41,7 +41,7 @@ from tests.cells.crews import (
     workers_of_a_cell,
 )
 from tests.cells.tiny_cells import same
-from tests.cells.trainings import suite_in, trained_in
+from tests.cells.trainings import assert_equal, suite_in, trained_in
 from tests.forked import forked_workers, spawned_workers
 from tests.tiny_suite import (
     CPU,
@@ -51,18 +51,6 @@ from tests.tiny_suite import (
 )
 
 PIPELINE = "training.schedule=pipeline"
-
-
-def assert_equal(pipelined, interleaved):
-    """To the bit: losses, weights, and every number of a probe."""
-    (ours, weights), (theirs, others) = pipelined, interleaved
-    assert ours.losses == theirs.losses
-    assert all(same(weights, others))
-    assert ours.probe_curves == theirs.probe_curves
-    timeless = {n for n in theirs.metrics if "accuracy" in n or "loss" in n or "flops" in n}
-    assert len(timeless) > 10
-    assert {n: ours.metrics[n] for n in timeless} == {n: theirs.metrics[n] for n in timeless}
-    assert ours.isolation == theirs.isolation
 
 
 @pytest.fixture(scope="module", autouse=True)

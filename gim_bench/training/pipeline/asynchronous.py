@@ -173,13 +173,13 @@ class AsynchronousTrainer(PipelinedTrainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def _linked(self) -> tuple[Link, Link]:
+    def _linked(self, lower: int) -> tuple[Link, Link]:
         slots = Slots(size=self.buffer.size, policy=self.buffer.policy)
-        lower, upper = SPAWN.Pipe()
+        below, above = SPAWN.Pipe()
         lock = SPAWN.Lock()
         return (
-            Link(connection=lower, slots=slots, lock=lock),
-            Link(connection=upper, slots=slots, lock=lock),
+            Link(connection=below, slots=slots, lock=lock),
+            Link(connection=above, slots=slots, lock=lock),
         )
 
     def _begins_at(

@@ -135,16 +135,21 @@ class PipelinedTrainer(Trainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def _linked(self) -> tuple[Any, Any]:
-        """Both ends of a connection between two workers, the lower one's end first."""
+    @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return threads_of_each(len(self.shares))
+
+    def _linked(self, lower: int) -> tuple[Any, Any]:
+        """Both ends of the connection of worker `lower` with the one above, its own end first."""
         return SPAWN.Pipe()
 
     def _hire(self) -> None:
         """Start all workers, each connected with the next."""
-        links = [self._linked() for _ in self.shares[1:]]
+        links = [self._linked(lower) for lower in range(len(self.shares) - 1)]
         below = [None, *(upper for _, upper in links)]
         above = [*(lower for lower, _ in links), None]
-        with asking_for(threads_of_each(len(self.shares))):
+        with asking_for(self.threads):
             for number, units in enumerate(self.shares):
                 post = partial(
                     Post,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from gim_bench.contract import Batch
 from gim_bench.hardware import memory
@@ -139,14 +139,16 @@ class Worker(ABC):
 class LosslessWorker(Worker):
     """Every batch is handed on once, in order; with the parcel END a worker has taken its steps."""
 
-    below: Inlet | None
-    above: Outlet | None
+    inlet: ClassVar[Callable[..., Any]] = Inlet
+    outlet: ClassVar[Callable[..., Any]] = Outlet
+    below: Any  # an inlet, or None
+    above: Any
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
         device = self.trainer.device
-        self.below = None if post.below is None else Inlet(post.below, device=device)
-        self.above = None if post.above is None else Outlet(post.above)
+        self.below = None if post.below is None else self.inlet(post.below, device=device)
+        self.above = None if post.above is None else self.outlet(post.above)
 
     def train(self, begin: Begin) -> None:
         parcels = self._own(begin) if self.below is None else self._given()

@@ -1,0 +1,61 @@
+"""The devices of a command, and its other ranks where a launcher started several."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from gim_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gim_bench.training.pipeline.agents import Ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the cells of a command run."""
+
+    device: str
+    devices: list[str]  # of the workers of a pipeline, in order; empty where nobody named them
+    ranks: "Ranks | None" = None
+
+
+def placed(
+    context: typer.Context, *, device: str, devices: str | None, launcher: str, joins: bool
+) -> Place:
+    """The devices; for a command that `joins`, with the other ranks, which end with the command.
+
+    In another rank than 0 this does the work that rank 0 has for it, and ends the command.
+    Raises: ConfigError or ConnectionError.
+    """
+    from gim_bench.hardware.devices import listed_devices, resolve_device
+    from gim_bench.hardware.ranks import rank_of
+
+    named = [] if devices is None else listed_devices(devices, device=device)
+    if named and launcher != "local":
+        raise ConfigError(
+            f"--devices {devices} is for workers of this machine, and --launcher {launcher} has "
+            f"cells run on others: leave out one of them"
+        )
+    rank = rank_of(os.environ) if launcher == "local" else None
+    if rank is not None and rank.number and not joins:
+        raise typer.Exit
+    if rank is None or not joins:
+        for name in named:
+            resolve_device(name, option="--devices")
+        return Place(device=named[0] if named and device == "auto" else device, devices=named)
+    from gim_bench.cells.ranks import attended, check_hellos, device_of_rank
+    from gim_bench.training.pipeline.agents import Ranks
+
+    if rank.number:
+        print(f"rank {rank.number} of {rank.ranks} works for rank 0", file=sys.stderr)
+        attended(rank, device=device, named=named)
+        raise typer.Exit
+    ranks = Ranks(rank)
+    context.call_on_close(ranks.close)
+    hellos = ranks.gather()
+    own = device_of_rank(rank, device=device, named=named)
+    check_hellos(hellos, device=own)
+    return Place(device=own, devices=[own, *(hello.device for hello in hellos)], ranks=ranks)

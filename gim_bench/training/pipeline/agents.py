@@ -1,0 +1,294 @@
+"""Ranks of a pipeline: rank 0 is the parent of every training, the others are its agents.
+
+An agent starts one worker at a time, in a process of its own, tells rank 0 how the worker ended,
+and ends it when rank 0 asks or is gone. Agents and their workers connect to rank 0, and show the
+token that the store of all ranks has. The worker of rank 0 is its own child, as on one machine.
+"""
+
+import hmac
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import Any, NamedTuple
+
+from gim_bench.hardware.ranks import LOOK_SECONDS, MEETING_SECONDS, Rank
+from gim_bench.hardware.threads import asking_for
+from gim_bench.system.children import deaf_to_interrupts, end
+from gim_bench.system.interrupts import SIGNALS
+from gim_bench.training.workers import LOST, SPAWN
+
+GREETING_SECONDS = 5.0  # for whoever connects to show the token
+LISTENING_SECONDS = 0.5  # between an agent's looks for signals
+# A machine without power says nothing: it is missed after 15 + 3 · 5 s.
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+ADDRESS = "address"  # a key of the store
+
+
+class Hello(NamedTuple):
+    """An agent's first message."""
+
+    number: int  # of its rank
+    host: str
+    code: str  # identity of the code, which has to be that of rank 0
+    device: str  # of its workers
+    error: str  # why it cannot have that device; empty if it can
+
+    def __str__(self) -> str:
+        return f"rank {self.number} on {self.host}"
+
+
+class Start(NamedTuple):
+    """Asks an agent for a worker."""
+
+    serve: Callable[[Any], None]
+    post: Callable[..., Any]  # makes the argument of `serve`, from the connection with its parent
+    threads: int
+
+
+class RemoteProcess:
+    """A worker's process, of which its agent tells; it takes the place of a child process."""
+
+    def __init__(self, agent: "Agent") -> None:
+        self._agent = agent
+        self._code: int | None = None
+
+    @property
+    def sentinel(self) -> Connection:
+        """Ready where the agent has something to say, or is gone."""
+        return self._agent.connection
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code; None as long as the process runs, LOST where nobody can tell."""
+        if self._code is None:
+            self._code = self._agent.heard()
+        return self._code
+
+    def join(self, timeout: float | None = None) -> None:
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.exitcode is None:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            wait([self.sentinel], left)
+
+    def kill(self) -> None:
+        if self.exitcode is None:
+            with suppress(OSError):
+                self._agent.connection.send("end")
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class Agent:
+    """Another rank in the eyes of rank 0."""
+
+    def __init__(self, connection: Connection, hello: Hello) -> None:
+        self.connection = connection
+        self.hello = hello
+        self.is_lost = self.is_to_end = False
+
+    def heard(self) -> int | None:
+        """The exit code of its worker, if it tells one now; LOST where it is gone itself."""
+        try:
+            while not self.is_lost and self.connection.poll():
+                said = self.connection.recv()
+                if said != "signal":
+                    return int(said)
+                self.is_to_end = True
+        except (EOFError, OSError):
+            self.is_lost = True
+        return LOST if self.is_lost else None
+
+
+class Ranks:
+    """All ranks in the eyes of rank 0, until `close`."""
+
+    def __init__(self, rank: Rank) -> None:
+        """Raises: ConfigError or ConnectionError."""
+        self.rank = rank
+        self.agents: list[Agent] = []
+        self._store = rank.store()  # lives as long as the ranks
+        self._token = secrets.token_bytes(32)
+        self._server = socket.create_server((rank.own_address, 0), backlog=rank.ranks)
+        self._groups = 0
+
+    def gather(self) -> list[Hello]:
+        """Wait for all agents; what each said of itself. Raises: ConnectionError."""
+        address, port = self._server.getsockname()[:2]
+        self._store.set(ADDRESS, f"{address} {port} {self._token.hex()}")
+        until = time.monotonic() + MEETING_SECONDS
+        while missing := {*range(1, self.rank.ranks)} - {a.hello.number for a in self.agents}:
+            if (connection := self._caller(LOOK_SECONDS)) is not None:
+                with suppress(EOFError, OSError):  # it has ended: it does not come
+                    self.agents.append(Agent(connection, connection.recv()))
+            if time.monotonic() > until:
+                numbers = ", ".join(str(number) for number in sorted(missing))
+                raise ConnectionError(
+                    f"of {self.rank.ranks} ranks, {numbers} did not come within "
+                    f"{MEETING_SECONDS:.0f} s"
+                )
+        self.agents.sort(key=lambda agent: agent.hello.number)
+        return [agent.hello for agent in self.agents]
+
+    def new_group(self) -> str:
+        """A name for the workers of a training."""
+        self._groups += 1
+        return f"training {self._groups}"
+
+    def check(self) -> None:
+        """Raises: ConnectionError where a rank is gone, KeyboardInterrupt where one is to end."""
+        for agent in self.agents:
+            if agent.heard() == LOST:
+                raise ConnectionError(f"{agent.hello} is gone")
+        if self.are_to_end():
+            raise KeyboardInterrupt
+
+    def are_to_end(self) -> bool:
+        """Whether a signal to end has reached another rank, which is said once."""
+        told = any(agent.is_to_end for agent in self.agents)
+        for agent in self.agents:
+            agent.is_to_end = False
+        return told
+
+    def worker(self, agent: Agent, start: Start) -> tuple[RemoteProcess, Connection]:
+        """Have an agent start a worker; its process, and the connection with it.
+
+        Where the agent is gone, the connection is one that has closed.
+        """
+        process = RemoteProcess(agent)
+        with suppress(OSError):
+            agent.connection.send(start)
+        while process.exitcode is None:
+            wait([self._server, agent.connection])
+            if (connection := self._caller(0)) is not None:
+                return process, connection
+        gone, here = SPAWN.Pipe()
+        gone.close()
+        return process, here
+
+    def close(self) -> None:
+        """Let all other ranks go."""
+        for agent in self.agents:
+            with suppress(OSError):
+                agent.connection.send("over")
+            agent.connection.close()
+        self._server.close()
+
+    def _caller(self, seconds: float) -> Connection | None:
+        """A connection that is made within these seconds by one who shows the token."""
+        if not wait([self._server], seconds):
+            return None
+        connection = _connection(self._server.accept()[0])
+        with suppress(EOFError, OSError):
+            if connection.poll(GREETING_SECONDS):
+                shown = connection.recv_bytes(len(self._token))
+                if hmac.compare_digest(shown, self._token):
+                    return connection
+        connection.close()
+        return None
+
+
+# -- in the process of an agent --------------------------------------------------------------------
+
+
+def attend(rank: Rank, hello: Hello) -> None:
+    """Start workers for rank 0, until it needs no more. Raises: ConnectionError."""
+    call = _line_to_rank_0(rank)
+    try:
+        parent = call()
+        parent.send(hello)
+        with _noted() as signals:
+            while (order := _next(parent, signals)) != "over":
+                if isinstance(order, Start):  # else "end", of a worker that has ended by itself
+                    _see_through(order, call(), parent, signals)
+    except (EOFError, OSError) as error:
+        raise ConnectionError(f"rank 0 at {rank.address} is gone") from error
+
+
+def _line_to_rank_0(rank: Rank) -> Callable[[], Connection]:
+    """A function that connects to rank 0. Raises: ConfigError or ConnectionError."""
+    store = rank.store()
+    until = time.monotonic() + MEETING_SECONDS
+    while not store.check([ADDRESS]):
+        if time.monotonic() > until:
+            raise ConnectionError(f"rank 0 did not come within {MEETING_SECONDS:.0f} s")
+        time.sleep(LOOK_SECONDS)
+    address, port, token = store.get(ADDRESS).decode().split()
+    return partial(_connected, address, int(port), bytes.fromhex(token))
+
+
+def _connected(address: str, port: int, token: bytes) -> Connection:
+    connection = _connection(socket.create_connection((address, port)))
+    connection.send_bytes(token)
+    return connection
+
+
+def _next(parent: Connection, signals: list[int]) -> Any:
+    """The next order of rank 0, which hears of signals to this process."""
+    while not wait([parent], LISTENING_SECONDS):
+        _pass_on(signals, parent)
+    return parent.recv()
+
+
+def _see_through(start: Start, own: Connection, parent: Connection, signals: list[int]) -> None:
+    """Run a worker, whose connection with rank 0 is `own`, to its end."""
+    post = start.post(parent=own)
+    process = SPAWN.Process(target=start.serve, args=(post,), daemon=True)
+    with deaf_to_interrupts(), asking_for(start.threads):
+        process.start()
+    own.close()
+    try:
+        while process.exitcode is None:
+            ready = wait([parent, process.sentinel], LISTENING_SECONDS)
+            _pass_on(signals, parent)
+            if parent in ready:
+                assert parent.recv() == "end"
+                process.kill()
+                process.join()
+        parent.send(process.exitcode)
+    finally:
+        end(process, at_once=True)
+
+
+def _pass_on(signals: list[int], parent: Connection) -> None:
+    while signals:
+        signals.pop()
+        parent.send("signal")
+
+
+@contextmanager
+def _noted() -> Iterator[list[int]]:
+    """Within the block, signals to end are put into a list; those that are ignored stay so."""
+    heard: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _connection(made: socket.socket) -> Connection:
+    """The socket as a connection that sends at once, and misses a machine that is gone."""
+    made.settimeout(None)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # macOS lacks the first
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return Connection(made.detach())

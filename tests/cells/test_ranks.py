@@ -1,0 +1,263 @@
+"""Cells whose pipelines have a worker on each rank."""
+
+import os
+import signal
+import socket
+import struct
+import threading
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gim_bench.cells.ranks import (
+    check_cells,
+    check_hellos,
+    device_of_rank,
+    with_all_ranks,
+)
+from gim_bench.cells.resolve import configs
+from gim_bench.cells.run import run_cell
+from gim_bench.errors import ConfigError
+from gim_bench.hardware.ranks import Rank
+from gim_bench.progress import Silence
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Status
+from gim_bench.training.pipeline.agents import Hello
+from tests.cells.crews import Acting, At
+from tests.cells.trainings import assert_equal, suite_in, trained_in
+from tests.forked import forked_workers
+from tests.ranks import GONE, ranks_started
+from tests.tiny_suite import CPU, tiny_bench, tiny_cell
+
+PIPELINE = "training.schedule=pipeline"
+LONG = "training.epochs=20"  # workers run ahead, and are to be ended before they are done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    with forked_workers():
+        yield
+
+
+@pytest.fixture(scope="module")
+def interleaved(tmp_path_factory):
+    return trained_in(tmp_path_factory.mktemp("one"), LONG)
+
+
+class Training:
+    """A cell whose workers are on these ranks."""
+
+    def __init__(self, folder):
+        suite = suite_in(folder, PIPELINE, LONG)
+        self.cell, self.bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+        self.bench.checkpoint_seconds = 0.0
+        self.runs = RunsFolder(folder / "runs")
+
+    def on(self, ranks, *, act=None):
+        self.bench.ranks, self.bench.devices = ranks, ["cpu"] * ranks.rank.ranks
+        self.bench.progress = Silence() if act is None else Acting(At(9, act))
+        return with_all_ranks(run_cell, ranks)(self.cell, self.bench, runs=self.runs)
+
+    def weights(self, record):
+        return load_file(self.runs.folder_of(record) / "encoder.safetensors")
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(tmp_path)
+
+
+def children_of(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+# -- the same numbers ------------------------------------------------------------------------------
+
+
+def test_three_ranks_train_to_the_bits_of_one_process(training, interleaved):
+    with ranks_started(3) as (ranks, agents):
+        record = training.on(ranks)
+    assert record.status is Status.DONE, record.error
+    assert_equal((record, training.weights(record)), interleaved)
+    assert [process.exitcode for process in agents.values()] == [0, 0]
+    handed = {
+        unit: record.metrics[f"pipeline/bytes_per_sample/{unit}"]
+        for unit in ("module_1", "module_2", "module_3")
+    }
+    assert handed == {"module_1": 25 * 8 * 8 * 8 * 4, "module_2": 25 * 16 * 4 * 4 * 4,
+                      "module_3": 0}  # fmt: skip
+    host = socket.gethostname()
+    assert record.provenance["devices"] == [f"cpu on {host}"] * 3
+    assert set(record.provenance["energy"].values()) == {
+        "not measured: workers are on several machines"
+    }
+
+
+# -- what ends before its time ---------------------------------------------------------------------
+
+
+def test_a_killed_rank_fails_the_cell_in_a_line_and_other_ranks_resume_to_the_same_bits(
+    training, interleaved
+):
+    with ranks_started(3) as (ranks, agents):
+        workers = []
+
+        def kill():
+            workers.extend(child for each in agents.values() for child in children_of(each))
+            agents[2].kill()
+
+        record = training.on(ranks, act=kill)
+        assert len(workers) == 2
+        assert_ended(workers)
+        assert record.status is Status.FAILED
+        assert record.error == (
+            f"worker 3 (module_3) of the pipeline, rank 2 on {socket.gethostname()}, is out of "
+            f"reach: the same command resumes from the last checkpoint"
+        )
+        with pytest.raises(ConnectionError, match=r"^rank 2 on .* is gone$"):
+            training.on(ranks)
+    with ranks_started(3) as (ranks, _):
+        record = training.on(ranks)
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] > 0
+    assert_equal((record, training.weights(record)), interleaved)
+
+
+def test_a_killed_worker_fails_the_cell_and_the_same_ranks_resume_it(training, interleaved):
+    with ranks_started(3) as (ranks, agents):
+
+        def kill():
+            (worker,) = children_of(agents[1])
+            worker.kill()
+
+        record = training.on(ranks, act=kill)
+        assert record.status is Status.FAILED
+        assert ", was killed by SIGKILL (exit code -9)" in record.error
+        assert not any(map(children_of, agents.values()))
+        record = training.on(ranks)
+    assert record.status is Status.DONE, record.error
+    assert_equal((record, training.weights(record)), interleaved)
+
+
+def test_a_signal_to_any_rank_stops_after_a_checkpoint(training, interleaved):
+    with ranks_started(3) as (ranks, agents):
+        with pytest.raises(KeyboardInterrupt):
+            training.on(ranks, act=lambda: os.kill(agents[1].pid, signal.SIGTERM))
+        record = training.on(ranks)
+    assert record.provenance["resumed_at_step"][0] > 0
+    assert_equal((record, training.weights(record)), interleaved)
+
+
+def test_a_rank_that_misses_rank_0_ends_with_its_worker(training):
+    with ranks_started(3) as (ranks, agents):
+        workers = []
+
+        def leave():
+            workers.extend(child for each in agents.values() for child in children_of(each))
+            for agent in ranks.agents:
+                agent.connection.close()
+
+        record = training.on(ranks, act=leave)
+        assert record.status is Status.FAILED
+        assert len(workers) == 2
+        assert_ended(workers)
+        for process in agents.values():
+            process.join(60)
+        assert [process.exitcode for process in agents.values()] == [GONE, GONE]
+
+
+def test_whoever_shows_no_token_is_turned_away():
+    def knock(ranks):
+        with socket.create_connection(ranks._server.getsockname()) as stranger:
+            stranger.sendall(struct.pack("!i", 32) + b"?" * 32)
+            turned_away.append(stranger.recv(1))
+
+    turned_away = []
+    with ranks_started(2) as (ranks, _):
+        stranger = threading.Thread(target=knock, args=(ranks,))
+        stranger.start()
+        assert ranks._caller(60) is None
+        stranger.join()
+    assert turned_away == [b""]
+
+
+# -- what does not go together ---------------------------------------------------------------------
+
+
+def rank(number=0, *, ranks=2, local=0):
+    return Rank(number=number, ranks=ranks, local=local, here=ranks, address="127.0.0.1", port=1,
+                attempt="0", has_store=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "no cell is one: add --set training.schedule=pipeline, or start one process"),
+        ([PIPELINE], "'gim' has 3 worker(s): start 3, or add --set training.workers=2"),
+        ([PIPELINE, "training.workers=2", "fresh_process=true"], "add --set fresh_process=false"),
+        ([PIPELINE, "training.workers=2", "training.held_out=0", "training.buffer={size=2}"],
+         "do not wait for each other (training.buffer)"),
+    ],
+)  # fmt: skip
+def test_ranks_that_are_no_workers_of_a_pipeline_get_one_line(overrides, said, tmp_path):
+    suite = suite_in(tmp_path, *overrides)
+    found = configs(suite, methods=["gim", "random_init"], device=CPU)
+    with pytest.raises(ConfigError) as caught:
+        check_cells(suite, found.values(), rank())
+    assert str(caught.value).startswith("2 ranks were started (WORLD_SIZE)")
+    assert said in str(caught.value)
+
+
+def test_ranks_that_are_the_workers_pass(tmp_path):
+    suite = suite_in(tmp_path, PIPELINE, "training.workers=2")
+    found = configs(suite, methods=["gim", "random_init"], device=CPU)
+    check_cells(suite, found.values(), rank())
+
+
+@pytest.mark.parametrize(
+    ("device", "named", "number", "expected"),
+    [
+        ("cpu", [], 1, "cpu"),
+        ("cuda", [], 1, "cuda:1"),
+        ("auto", [], 0, "cuda:0"),
+        ("cuda:0", [], 1, "cuda:0"),
+        ("auto", ["cuda:1", "cuda:0"], 0, "cuda:1"),
+        ("auto", ["cuda:1", "cuda:0"], 1, "cuda:0"),
+    ],
+)
+def test_a_rank_has_the_device_named_for_it_or_the_gpu_of_its_local_number(
+    device, named, number, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_rank(rank(number, local=number), device=device, named=named) == expected
+
+
+def test_a_device_is_named_for_each_rank():
+    with pytest.raises(ConfigError, match=r"has 1 device\(s\), and there are 2 ranks: name one"):
+        device_of_rank(rank(), device="auto", named=["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"code": "code 0"}, "has other code than rank 0 (code 0; here code "),
+        ({"device": "cuda:0"}, "has the device cuda:0, and rank 0 has cpu"),
+        ({"error": "no device 'cuda:7'"}, "rank 1 on elsewhere: no device 'cuda:7'"),
+    ],
+)
+def test_a_rank_that_cannot_work_with_rank_0_gets_one_line(changes, said, monkeypatch):
+    monkeypatch.setattr("gim_bench.cells.ranks._code", lambda: "code 1")
+    hello = Hello(1, "elsewhere", "code 1", "cpu", "")
+    check_hellos([hello], device="cpu")
+    with pytest.raises(ConfigError) as caught:
+        check_hellos([hello._replace(**changes)], device="cpu")
+    assert str(caught.value).startswith("rank 1 on elsewhere")
+    assert said in str(caught.value)
