@@ -23,11 +23,12 @@ from gim_bench.errors import BenchError, ConfigError, class_and_first_line
 from gim_bench.hardware import memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.devices import autocast
+from gim_bench.methods.stack import LONG_STEPS
 from gim_bench.probing.adam import train_linear
 from gim_bench.probing.logistic import logistic_regression
 from gim_bench.probing.questions import question
 from gim_bench.probing.reading import readable
-from gim_bench.settings.augmentations import LargeSettings
+from gim_bench.settings.augmentations import FRAME_SAMPLES, LargeSettings
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
 from gim_bench.training.workers import threads_of_a_worker
 
@@ -181,14 +182,16 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
         timed(bench.device) as extraction,
         autocast(bench.device, settings.precision or cell.config.training.precision),
     ):
-        batch = next(train.in_order())
-        features = learner.features(batch.inputs)
+        inputs = next(train.in_order()).inputs
+        if isinstance(train, WindowBatches):
+            inputs = inputs[:, : LONG_STEPS * FRAME_SAMPLES]  # as long recordings are read
+        features = learner.features(inputs)
     of_example = math.prod(cell.config.augmentation.shape)
     if isinstance(train, PlaceBatches):
-        of_example = batch.inputs[0].numel()
+        of_example = inputs[0].numel()
     values = sum(_values_in_order(batches, of_example=of_example) for batches in (train, test))
     values += settings.augment * train.items * of_example
-    seconds = extraction[0] * values / batch.inputs.numel()
+    seconds = extraction[0] * values / inputs.numel()
     for target in model.probed:
         rows = [readable(values, target).float() for values in features.values()]
         classes = len(target.classes)

@@ -3,7 +3,7 @@
 Letters: b = batch, t = time steps of a layer, d = channels; step = one of a window's 10 ms steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gim_bench.contract import STEP_CENTRE, Modality, Shape
-from gim_bench.encoders.tiles import Reach, TiledEncoder, composed
+from gim_bench.encoders.tiles import Reach, TiledEncoder, composed, spans
 from gim_bench.hardware.devices import at_least_fp32, without_autocast
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.base import NotNegative, PositiveInt
@@ -82,6 +82,15 @@ class GRU(nn.Module):
             whole = self.through_time or not torch.is_grad_enabled()
             c = self.gru(z)[0] if whole else self._step_by_step(z)
         return rearrange(c, "b t e -> b e t")
+
+    def onwards(
+        self, x: Float[Tensor, "b d t"], h: Float[Tensor, "1 b e"] | None
+    ) -> tuple[Float[Tensor, "b e t"], Float[Tensor, "1 b e"]]:
+        """Contexts of the time steps after the state h (None: 0), and the state at their end."""
+        with without_autocast(x.device):
+            z = rearrange(x, "b d t -> b t d").to(next(self.gru.parameters()).dtype)
+            c, h = self.gru(z, h)
+        return rearrange(c, "b t e -> b e t"), h
 
     def _step_by_step(self, z: Float[Tensor, "b t d"]) -> Float[Tensor, "b t e"]:
         with torch.no_grad():
@@ -155,6 +164,47 @@ class ConvGRUEncoder(TiledEncoder):
         sums = inside.new_zeros(z.shape[0], len(counts), z.shape[3])
         return sums.index_add_(1, owner, inside) / counts
 
+    def grids_in_pieces(
+        self, inputs: Float[Tensor, "b sample"], *, steps: int
+    ) -> Iterator[tuple[slice, Iterator[Float[Tensor, "b t 1 d"]]]]:
+        """The encodings of long examples, `steps` steps of 10 ms at a time.
+
+        Yields (which of a piece's steps are new, the grids of all modules as of the piece alone).
+        Features of the new steps are those of the whole: a piece has a halo of samples on either
+        side, and the GRU goes on with its state. The grids of a piece are taken one by one, before
+        the next piece.
+        """
+        reach = composed(self.reaches)
+        halo = -(-(reach.field + reach.padding) // FRAME_SAMPLES) + 1
+        centre, _ = receptive_fields(self.options)[-1]
+        later = int(_nearest_step(torch.tensor(centre)))  # than a GRU's time step, its 10 ms step
+        total = inputs.shape[1] // FRAME_SAMPLES
+        state: Tensor | None = None
+
+        def grids(piece: Tensor, rows: slice) -> Iterator[Tensor]:
+            nonlocal state
+            activations = self.prepare(piece)
+            for stage in self.stages[: len(self.reaches)]:
+                activations = stage(activations)
+                yield self.pool(activations, batch_size=len(piece))
+            if self.autoregressive:
+                gru = self.stages[-1]
+                assert isinstance(gru, GRU)
+                c = activations.new_zeros(len(piece), self.dims[-1], activations.shape[2])
+                if (onwards := activations[..., rows]).shape[2]:
+                    c[..., rows], state = gru.onwards(onwards, state)
+                yield self.pool(c, batch_size=len(piece))
+
+        for start, end in spans(total, size=steps):
+            first, last = max(0, start - halo), end + halo
+            piece = inputs[:, first * FRAME_SAMPLES :]
+            if last < total:
+                piece = piece[:, : (last - first) * FRAME_SAMPLES]
+            new = slice(start - first, end - first)
+            begin = max(0, new.start - later) if start else 0
+            rows = slice(begin, max(0, new.stop - later) if end < total else None)
+            yield new, grids(piece, rows)
+
     def _owner(
         self, module: int, *, rows: int, device: torch.device
     ) -> tuple[Int[Tensor, "t"], Int[Tensor, "step 1"]]:
@@ -209,9 +259,14 @@ def owners(settings: ConvGRUSettings, *, samples: int) -> list[Int[Tensor, "t"]]
         # On the CPU also where the encoder is only sketched, on the device "meta". In fp32 the
         # centres of an hour's time steps would be rounded by up to 4 samples.
         centres = centre + advance * torch.arange(length, device="cpu", dtype=torch.float64)
-        owner = ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long().clamp(min=0)
+        owner = _nearest_step(centres).clamp(min=0)
         of_modules.append(owner[owner < samples // FRAME_SAMPLES])
     return of_modules
+
+
+def _nearest_step(centres: Float[Tensor, "*t"]) -> Int[Tensor, "*t"]:
+    """The 10 ms step whose label's centre is nearest; below 0 before the window."""
+    return ((centres - STEP_CENTRE) / FRAME_SAMPLES + 0.5).floor().long()
 
 
 def _counts(owner: Int[Tensor, "t"], *, steps: int) -> Int[Tensor, "step 1"]:

@@ -24,15 +24,19 @@ from gim_bench.contract import (
     Modality,
     eval_mode,
 )
+from gim_bench.encoders.conv_gru import ConvGRUEncoder
 from gim_bench.encoders.tiles import Span, TiledEncoder, composed, part, spans
 from gim_bench.hardware import process_group
 from gim_bench.methods.compiling import begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
+from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.protocols import Reading
 from gim_bench.settings.schema import Recompute
 
 # The number of pieces in which a batch goes through modules whose activations are not kept.
 PIECES = 8
+# Steps of 10 ms that are read together of a recording with more of them.
+LONG_STEPS = 6000
 # By the dimensions of the inputs: time steps, or rows and columns, of a unit's outputs that are
 # computed together, where activations are recomputed tile by tile.
 TILES = {1: 1024, 2: 32}
@@ -261,6 +265,27 @@ class StackLearner(Learner):
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Mapping[str, Float[Tensor, "example step d"]]:
         return self.readings(inputs, kinds=[Reading.FEATURES])[Reading.FEATURES]
+
+    def features_in_pieces(
+        self, inputs: Float[Tensor, "example *shape"]
+    ) -> Iterator[Mapping[str, Float[Tensor, "example step d"]]]:
+        """The features of consecutive steps: of long recordings piece by piece, else of all steps.
+
+        All pieces together are `features`; the grid of a long recording is never held whole.
+        """
+        encoder = self.encoder
+        if not (
+            isinstance(encoder, ConvGRUEncoder) and inputs.shape[1] > LONG_STEPS * FRAME_SAMPLES
+        ):
+            yield self.features(inputs)
+            return
+        self._begin_pass()
+        for new, grids in encoder.grids_in_pieces(inputs, steps=LONG_STEPS):
+            with torch.no_grad(), eval_mode(self):
+                found = {
+                    module_name(m): self.read(z, module=m)[:, new] for m, z in enumerate(grids)
+                }
+            yield found
 
     @torch.no_grad()
     def readings(

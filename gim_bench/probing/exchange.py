@@ -4,7 +4,7 @@ Features of the training split are read in one pass for all protocols that share
 so is the test set, after validation has chosen every hyperparameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,7 +26,7 @@ from gim_bench.probing.linear import (
 )
 from gim_bench.probing.probe import labelled
 from gim_bench.probing.questions import Question, question
-from gim_bench.probing.reading import Probe, Reader, accuracies, metric_name, unconverged
+from gim_bench.probing.reading import Part, Probe, Reader, accuracies, metric_name, unconverged
 from gim_bench.progress import Progress
 from gim_bench.records.predictions import Predictions
 from gim_bench.settings.base import Precision
@@ -69,6 +69,9 @@ class SpaceReader(Reader):
         super().__init__(learner, precision=precision, title=title, progress=progress)
         self.spaces = {space_of(protocol): protocol for protocol in protocols}
 
+    def _in_pieces(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        yield self._features(batch)
+
     def _features(self, batch: Batch) -> dict[str, Tensor]:
         kinds = {protocol.reads for protocol in self.spaces.values()}
         with devices.autocast(batch.inputs.device, self.precision):
@@ -80,7 +83,7 @@ class SpaceReader(Reader):
         return found
 
     def _own_head(
-        self, batch: Batch, features: Mapping[str, Tensor], targets: Sequence[Target]
+        self, part: Part, targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, "example step c"]]:
         return {}
 

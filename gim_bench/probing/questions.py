@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from gim_bench import seeding
-from gim_bench.contract import Batch, Target
+from gim_bench.contract import Target
 from gim_bench.datasets.batches import Batches
 from gim_bench.errors import DataError
 from gim_bench.settings.probing import CommonProbeSettings
@@ -26,14 +26,10 @@ class Question:
     items: Int[Tensor, "item"]  # images or recordings with one of these labels; ascending
     validation_items: Int[Tensor, "validation"]  # all items of validating sources; ascending
 
-    def within(self, batch: Batch, *, first: int) -> Int[Tensor, "i"]:
-        """The question's places within a batch, as indices into the batch's flattened labels.
-
-        `first` is the number of the batch's first example in the split.
-        """
-        start, end = first * self.steps, (first + len(batch.inputs)) * self.steps
+    def between(self, start: int, end: int) -> Int[Tensor, "i"]:
+        """The question's places among labels `start` to `end` of the split, less `start`."""
         low, high = torch.searchsorted(self.places, torch.tensor([start, end])).tolist()
-        return (self.places[low:high] - start).to(batch.inputs.device)
+        return self.places[low:high] - start
 
 
 def question(train: Batches, target: Target, *, settings: CommonProbeSettings) -> Question:

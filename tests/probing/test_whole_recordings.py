@@ -5,6 +5,7 @@ with sample 160·j and has label j - 1.
 """
 
 import numpy as np
+import pytest
 import torch
 
 from gim_bench.contract import Recordings, Target, label_frames
@@ -28,6 +29,15 @@ class FirstSamples(Scripted):
 
     def features(self, inputs):
         return {"module_1": inputs[:, ::FRAME_SAMPLES, None]}
+
+
+class InPieces(FirstSamples):
+    """As `FirstSamples`, seven steps at a time."""
+
+    def features_in_pieces(self, inputs):
+        steps = self.features(inputs)["module_1"]
+        for piece in steps.split(7, dim=1):
+            yield {"module_1": piece}
 
 
 class Rounded:
@@ -57,36 +67,58 @@ def loader():
     )
 
 
-def reader():
-    return Reader(FirstSamples(), precision=Precision.FP32, title="reads", progress=Silence())
+@pytest.fixture(params=[FirstSamples, InPieces])
+def reader(request):
+    """A reader of whole recordings, and a reader of their pieces: what they find is the same."""
+    return Reader(request.param(), precision=Precision.FP32, title="reads", progress=Silence())
 
 
-def test_features_of_whole_recordings_are_those_of_the_steps_with_labels():
+def test_features_of_whole_recordings_are_those_of_the_steps_with_labels(reader):
     train = loader()
     settings = LogisticRegressionSettings()
     asked = [question(train, target, settings=settings) for target in (PHONE, SPEAKER)]
-    found = reader().features_of(train, asked)
+    found = reader.features_of(train, asked)
     phones = found[asked[0], "module_1"][:, 0]
     assert phones.tolist() == (FRAME_SAMPLES * (asked[0].labels + 1)).tolist()
     assert len(phones) == sum(map(label_frames, LENGTHS))
 
 
-def test_a_speaker_is_read_from_the_mean_over_the_recording_without_silence_behind():
+def test_a_speaker_is_read_from_the_mean_over_the_recording_without_silence_behind(reader):
     train = loader()
     asked = question(train, SPEAKER, settings=LogisticRegressionSettings())
-    (found,) = reader().features_of(train, [asked]).values()
+    (found,) = reader.features_of(train, [asked]).values()
     # The fourth recording is shorter than the window.
     means = [80.0 * (length // FRAME_SAMPLES - 1) for length in LENGTHS]
     means[3] = (160 + 320 + 480) / 10
     torch.testing.assert_close(found[:, 0], torch.tensor(means))
 
 
-def test_every_label_of_a_whole_test_recording_counts_once():
+def test_every_label_of_a_whole_test_recording_counts_once(reader):
     probes = [Probe(PHONE, "module_1", "accuracy", Rounded())]
-    predictions = reader().predictions(loader(), probes, [PHONE])
+    predictions = reader.predictions(loader(), probes, [PHONE])
     assert predictions.labels["phone"].tolist() == [
         p for n in LENGTHS for p in range(label_frames(n))
     ]
     assert (predictions.predicted["phone_accuracy"] == predictions.labels["phone"]).all()
     owners = np.repeat(np.arange(len(LENGTHS)), [label_frames(n) for n in LENGTHS])
     assert (predictions.items["phone"] == owners).all()
+
+
+class Speaker(FirstSamples):
+    """Its head says which speaker has this mean, and refuses all but the features of an example."""
+
+    def predict(self, features):
+        (mean,) = features["module_1"].mean(dim=1, keepdim=True).unbind(2)
+        return -(mean[..., None] - torch.tensor([1_520.0, 720.0, 3_920.0, 96.0, 2_000.0])).abs()
+
+
+class SpeakerInPieces(Speaker, InPieces):
+    pass
+
+
+@pytest.mark.parametrize("learner", [Speaker, SpeakerInPieces])
+def test_a_head_of_the_learner_reads_a_whole_recording_once(learner):
+    found = Reader(learner(), precision=Precision.FP32, title="reads", progress=Silence())
+    predictions = found.predictions(loader(), [], [SPEAKER])
+    assert predictions.labels["speaker"].tolist() == [0, 1, 2, 3, 4]
+    assert predictions.predicted["speaker_accuracy/own_head"].tolist() == [0, 1, 2, 3, 4]

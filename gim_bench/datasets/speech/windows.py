@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple, Unpack
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
@@ -135,6 +136,8 @@ class WindowBatches(Batches):
         to = self._samples.device
         begin = self._starts[windows.recordings] + windows.frames * FRAME_SAMPLES
         end = self._starts[windows.recordings] + self._lengths[windows.recordings]
+        if self.whole and len(begin) == 1:
+            return self._whole(int(begin), end=int(end), size=steps * FRAME_SAMPLES)
         samples = cut(
             self._samples,
             moved(begin, device=to),
@@ -142,6 +145,12 @@ class WindowBatches(Batches):
             size=steps * FRAME_SAMPLES,
         )
         return normalise(moved(samples, device=self.device), augmentation=self.augmentation)
+
+    def _whole(self, begin: int, *, end: int, size: int) -> Float[Tensor, "1 sample"]:
+        """As `cut`, of one recording: without the number of every sample, which fills memory."""
+        samples = self._samples[begin : min(end, begin + size)]
+        filled_up = F.pad(samples, (0, size - len(samples)))[None]
+        return normalise(moved(filled_up, device=self.device), augmentation=self.augmentation)
 
     def _labels(self, windows: Windows, *, steps: int) -> dict[str, Int[Tensor, "w *step"]]:
         whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}
