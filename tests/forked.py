@@ -11,8 +11,11 @@ from gim_bench.hardware.threads import asking_for
 from gim_bench.training import workers
 
 FORKED = multiprocessing.get_context("forkserver")
-# A process of one thread may be forked; PyTorch starts none as it is imported.
-FORKED.set_forkserver_preload(["gim_bench.cells.run", "gim_bench.testing.cases", "baselines"])
+# A process of one thread may be forked; PyTorch starts none as it is imported. The first step of an
+# optimiser imports torch._dynamo, for seconds.
+FORKED.set_forkserver_preload(
+    ["gim_bench.cells.run", "gim_bench.testing.cases", "baselines", "torch._dynamo"]
+)
 
 
 def start() -> None:

@@ -19,13 +19,13 @@ GONE = 1  # exit code of a rank that misses rank 0
 
 
 @contextmanager
-def ranks_started(count, *, serve=attended):
+def ranks_started(count):
     """All ranks and, by number, the processes of those that are agents."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     rank = Rank(number=0, ranks=count, local=0, here=count, address="127.0.0.1", port=store.port,
                 attempt="0", has_store=True)  # fmt: skip
     processes = {
-        number: FORKED.Process(target=_be, args=(replace(rank, number=number), serve))
+        number: FORKED.Process(target=be, args=(replace(rank, number=number),))
         for number in range(1, count)
     }
     for process in processes.values():
@@ -42,7 +42,8 @@ def ranks_started(count, *, serve=attended):
             process.join()
 
 
-def _be(rank, serve):
+def be(rank):
+    """Work as that rank, in a process that was forked for it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     terminate_as_interrupt()
     with pytest.MonkeyPatch.context() as patch:
@@ -50,6 +51,6 @@ def _be(rank, serve):
         patch.setattr(agents, "SPAWN", multiprocessing.get_context("fork"))
         patch.setattr(agents, "LISTENING_SECONDS", 0.01)
         try:
-            serve(rank, device="cpu", named=[])
+            attended(rank, device="cpu", named=[])
         except ConnectionError:
             raise SystemExit(GONE) from None

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,10 +24,9 @@ class Place:
     ranks: "Ranks | None" = None
 
 
-def placed(
-    context: typer.Context, *, device: str, devices: str | None, launcher: str, joins: bool
-) -> Place:
-    """The devices; for a command that `joins`, with the other ranks, which end with the command.
+@contextmanager
+def placed(device: str, *, devices: str | None, launcher: str, joins: bool) -> Iterator[Place]:
+    """The devices; for a command that `joins`, with the other ranks, which end with the block.
 
     In another rank than 0 this does the work that rank 0 has for it, and ends the command.
     Raises: ConfigError or ConnectionError.
@@ -45,7 +46,8 @@ def placed(
     if rank is None or not joins:
         for name in named:
             resolve_device(name, option="--devices")
-        return Place(device=named[0] if named and device == "auto" else device, devices=named)
+        yield Place(device=named[0] if named and device == "auto" else device, devices=named)
+        return
     from gim_bench.cells.ranks import attended, check_hellos, device_of_rank
     from gim_bench.training.pipeline.agents import Ranks
 
@@ -54,8 +56,10 @@ def placed(
         attended(rank, device=device, named=named)
         raise typer.Exit
     ranks = Ranks(rank)
-    context.call_on_close(ranks.close)
-    hellos = ranks.gather()
-    own = device_of_rank(rank, device=device, named=named)
-    check_hellos(hellos, device=own)
-    return Place(device=own, devices=[own, *(hello.device for hello in hellos)], ranks=ranks)
+    try:
+        hellos = ranks.gather()
+        own = device_of_rank(rank, device=device, named=named)
+        check_hellos(hellos, device=own)
+        yield Place(device=own, devices=[own, *(hello.device for hello in hellos)], ranks=ranks)
+    finally:
+        ranks.close()

@@ -115,7 +115,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print records instead 
 
 
 def run(
-    context: typer.Context,
     suite: SuiteOption,
     method: MethodOption = None,
     seeds: SeedsOption = None,
@@ -147,38 +146,34 @@ def run(
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
-    place = placed(
-        context,
-        device=device,
-        devices=devices,
-        launcher=launcher,
-        joins=not (plan or why),
-    )
-    cluster = cluster_of(launcher, file=launcher_options, device=device)
-    loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-    tracker = None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
-    work = workload_of(
-        loaded,
-        methods=method or (),
-        seeds=seeds,
-        device=place.device if cluster is None else cluster.device_here,
-        data_dir=data_dir,
-        runs_dir=runs_dir,
-        base=None if from_ is None else read_base(from_),
-        quiet=quiet,
-    )
-    work.bench.devices, work.bench.ranks = place.devices, place.ranks
-    work.bench.every(checkpoint_every, live_seconds=live_every)
-    work.bench.limit(cell_timeout, memory_gb=memory_limit)
-    if why:
-        _print_reasons(work)
-        return
-    work.check()
-    asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
-    if cluster is None:
-        _run_here(work, asked=asked, tracker=tracker, as_json=json)
-    else:
-        _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
+    with placed(device, devices=devices, launcher=launcher, joins=not (plan or why)) as place:
+        cluster = cluster_of(launcher, file=launcher_options, device=device)
+        loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
+        tracker = (
+            None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
+        )
+        work = workload_of(
+            loaded,
+            methods=method or (),
+            seeds=seeds,
+            device=place.device if cluster is None else cluster.device_here,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+            base=None if from_ is None else read_base(from_),
+            quiet=quiet,
+        )
+        work.bench.devices, work.bench.ranks = place.devices, place.ranks
+        work.bench.every(checkpoint_every, live_seconds=live_every)
+        work.bench.limit(cell_timeout, memory_gb=memory_limit)
+        if why:
+            _print_reasons(work)
+            return
+        work.check()
+        asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
+        if cluster is None:
+            _run_here(work, asked=asked, tracker=tracker, as_json=json)
+        else:
+            _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
 
 
 def _run_here(work: "Workload", *, asked: Launch, tracker: "Tracker | None", as_json: bool) -> None:
