@@ -180,6 +180,8 @@ class DistantWorker(LosslessWorker):
 
     inlet = NetworkInlet
     outlet = NetworkOutlet
+    below: NetworkInlet | None
+    above: NetworkOutlet | None
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
@@ -192,7 +194,7 @@ class DistantWorker(LosslessWorker):
     def linger(self) -> None:
         super().linger()
         if self.below is not None:
-            self.below.wait_until_sent()
+            self.below.wait_until_sent()  # the worker below waits for the last room
 
 
 # -- tensors as bytes ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from gim_bench.contract import Batch
 from gim_bench.hardware import memory
@@ -17,6 +17,9 @@ from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Use
 from gim_bench.training.pipeline.ring import Inlet, Kind, Outlet, Parcel
 from gim_bench.training.trainer import Trainer
 from gim_bench.training.workers import at_post, receive_state, send_state, tell
+
+if TYPE_CHECKING:
+    from gim_bench.training.pipeline.network import NetworkInlet, NetworkOutlet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,8 @@ def serve(post: Post) -> None:
 class Worker(ABC):
     """A worker at its post."""
 
-    below: Inlet | BufferInlet | None
-    above: Outlet | BufferOutlet | None
+    below: "Inlet | NetworkInlet | BufferInlet | None"
+    above: "Outlet | NetworkOutlet | BufferOutlet | None"
 
     def __init__(self, post: Post) -> None:
         self.part, self.parent = post.make(), post.parent
@@ -139,10 +142,10 @@ class Worker(ABC):
 class LosslessWorker(Worker):
     """Every batch is handed on once, in order; with the parcel END a worker has taken its steps."""
 
-    inlet: ClassVar[Callable[..., Any]] = Inlet
-    outlet: ClassVar[Callable[..., Any]] = Outlet
-    below: Any  # an inlet, or None
-    above: Any
+    inlet: "ClassVar[type[Inlet | NetworkInlet]]" = Inlet
+    outlet: "ClassVar[type[Outlet | NetworkOutlet]]" = Outlet
+    below: "Inlet | NetworkInlet | None"
+    above: "Outlet | NetworkOutlet | None"
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
