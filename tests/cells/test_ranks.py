@@ -219,7 +219,7 @@ def test_ranks_that_are_the_workers_pass(tmp_path):
     ("device", "named", "number", "expected"),
     [
         ("cpu", [], 1, "cpu"),
-        ("cuda", [], 1, "cuda:1"),
+        ("cuda", [], 3, "cuda:1"),
         ("auto", [], 0, "cuda:0"),
         ("cuda:0", [], 1, "cuda:0"),
         ("auto", ["cuda:1", "cuda:0"], 0, "cuda:1"),
@@ -231,7 +231,8 @@ def test_a_rank_has_the_device_named_for_it_or_the_gpu_of_its_local_number(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_of_rank(rank(number, local=number), device=device, named=named) == expected
+    found = rank(number, ranks=len(named) or 4, local=number % 2)
+    assert device_of_rank(found, device=device, named=named) == expected
 
 
 def test_a_device_is_named_for_each_rank():
