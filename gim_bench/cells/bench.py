@@ -172,7 +172,10 @@ class Bench:
                     f"{name} has {len(target.classes)} {target.name}(s): a probe needs at least "
                     f"two different ones"
                 )
+        is_long = isinstance(config.augmentation, StretchSettings)  # few recordings are enough
         for split in (Split.UNLABELLED, Split.TRAIN):
+            if is_long and config.method.trains_on != split:
+                continue
             found, needed = self.items(config, split), config.training.batch_size
             held_out = config.training.held_out
             if not whole_batches(found, batch_size=needed, held_out=held_out):

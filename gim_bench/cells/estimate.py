@@ -34,7 +34,7 @@ from gim_bench.training.workers import threads_of_a_worker
 
 TIMED_STEPS = 3
 # Pixels of the sides of regions, and samples of stretches, from which larger ones are extrapolated.
-SMALL = {"region": (768, 1536), "stretch": (60 * SAMPLE_RATE_HZ, 240 * SAMPLE_RATE_HZ)}
+SMALL = {"region": (768, 1536), "stretch": (240 * SAMPLE_RATE_HZ, 480 * SAMPLE_RATE_HZ)}
 # Labels in a timed logistic regression, and iterations that a fit usually takes.
 TIMED_LABELS, USUAL_ITERATIONS = 4096, 30
 
@@ -90,7 +90,10 @@ def _extrapolated(cell: Cell, bench: Bench, *, large: LargeSettings) -> Estimate
     """
     memory.return_freed_blocks()
     wholes = [large.as_whole(side) for side in SMALL[large.kind]]
-    small, medium = (_timed_and_multiplied(_with(cell, whole), bench) for whole in wholes)
+    # What PyTorch loads once, at the first steps of its process, is in neither of the two.
+    _, small, medium = (
+        _timed_and_multiplied(_with(cell, whole), bench) for whole in (wholes[0], *wholes)
+    )
     low, high, values = (math.prod(each.extent) for each in (*wholes, large))
     of_a_value = (medium.over_bytes - small.over_bytes) / (high - low)
     over = round(medium.over_bytes + of_a_value * (values - high))

@@ -117,8 +117,12 @@ def is_exhausted(error: Exception) -> bool:
     own words.
     """
     words = ("ALLOC_FAILED", "can't allocate memory", "bad_alloc", "could not create a memory")
+    # oneDNN says no more where it is refused memory to work in. A layer that it cannot compute at
+    # all has no "primitive descriptor".
+    refused = "could not create a primitive"
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+        isinstance(error, RuntimeError)
+        and (str(error) == refused or any(word in str(error) for word in words))
     )
 
 

@@ -23,6 +23,7 @@ class Size(NamedTuple):
     heading: str
     units: str  # that costs are given for
     unit: str
+    whole: str  # what is trained on
     amount: Callable[[int], float]  # units of what is trained on
     suffix: Callable[[int], str]  # of the names of rows
     largest: str  # the sentence on the largest size
@@ -39,6 +40,7 @@ SIZES = {  # by the kind of the augmentation
         heading="side",
         units="megapixels",
         unit="megapixel",
+        whole="the region",
         amount=lambda side: side**2 / 1e6,
         suffix=lambda side: f"_{side}",
         largest="the largest side is {} pixels",
@@ -49,6 +51,7 @@ SIZES = {  # by the kind of the augmentation
         heading="samples",
         units="minutes",
         unit="minute",
+        whole="the stretch",
         amount=_minutes,
         suffix=lambda samples: f"_{_minutes(samples):g}min",
         largest="the longest stretch is {}",
@@ -59,7 +62,7 @@ SIZES = {  # by the kind of the augmentation
 MEMORY = ("memory/gpu_allocated_over_baseline_bytes", "memory/host_over_baseline_bytes")
 NOTE = (
     "Peak over idle: peak memory of training, less the memory of the process before. Seconds are "
-    "those of training, streaming included, and disk is the most at a time, for each {}."
+    "those of training, streaming included, and disk is the most at a time, for each {} of {}."
 )
 
 
@@ -88,7 +91,7 @@ def large_section(records: Sequence[Record], methods: Sequence[str]) -> Section:
         return Section(title="Larger than memory", blocks=[])
     done = [each for each in found if each.records]
     memory = next((name for name in MEMORY if all(each.mean(name) for each in done)), MEMORY[-1])
-    note = NOTE.format(found[0].size.unit)
+    note = NOTE.format(found[0].size.unit, found[0].size.whole)
     blocks: list[Block] = [_table(found, memory), note, Bullets(_largest(found))]
     if len(done) > 1:
         blocks.append(_figure(done, memory, methods=[each.family for each in found]))

@@ -239,7 +239,7 @@ def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cach
     monkeypatch.setattr(estimates, "_timed_and_multiplied", timed)
     suite = large()
     found = estimate(cell_of(suite, "whole"), bench_of(suite, cache))
-    assert asked == [(64, 64), (128, 128)]
+    assert asked == [(64, 64), (64, 64), (128, 128)]
     assert found.over_bytes == 1000 + 10 * 256**2
     assert found.peak_bytes == 5000 + found.over_bytes
     assert found.train_seconds == pytest.approx(4.0)

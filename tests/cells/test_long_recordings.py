@@ -130,6 +130,15 @@ def test_tiles_train_to_the_loss_of_the_whole_stretch(long, cache, runs):
     assert tiled.metrics["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
 
 
+def test_fewer_labelled_recordings_than_a_batch_of_windows_are_enough(long, cache):
+    """Four train recordings, of which no batch is trained on."""
+    suite = long("training.batch_size=8")
+    bench_of(suite, cache).check(cell_of(suite, "streamed").config)
+    supervised = configs(suite, methods=["supervised"], device=CPU)["supervised"]
+    with pytest.raises(DataError, match="espeak has 4 train recordings, fewer than one batch of 8"):
+        bench_of(suite, cache).check(supervised)
+
+
 def checked(long, cache, overrides):
     suite = long(*overrides)
     bench_of(suite, cache).check(cell_of(suite, "streamed").config)

@@ -176,6 +176,8 @@ def test_each_phase_has_peaks_of_its_own_under_its_own_names(touch):
         (MemoryError("Unable to allocate 9 GiB for an array"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
         (RuntimeError("shapes do not match"), False),
         (ValueError("can't allocate memory to this seed"), False),
     ],

@@ -105,7 +105,7 @@ def test_recordings_are_counted_in_minutes():
         ["gim", "57,600,000", "60.00", "0.100"],
     ]
     assert table.rows[3][4] == "0.50"
-    assert note.endswith("for each minute.")
+    assert note.endswith("for each minute of the stretch.")
     assert largest.items == [
         "whole: the longest stretch is 1 min within 3 GB; 60 min does not fit",
         "gim: the longest stretch is 60 min within 3 GB",
