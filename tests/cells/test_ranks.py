@@ -150,21 +150,22 @@ def test_ranks_tell_what_they_hand_on_and_where_they_are(tmp_path):
     }
 
 
-def test_a_rank_that_misses_rank_0_ends_with_its_worker(tmp_path):
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_rank_whose_rank_0_leaves_ends_with_its_worker(is_told, tmp_path):
     training = Training(tmp_path, "training.workers=2")
     with ranks_started(2) as (ranks, agents):
         workers = []
 
         def leave():
             workers.extend(children_of(agents[1]))
-            ranks.agents[0].connection.close()
+            ranks.close() if is_told else ranks.agents[0].connection.close()
 
         record = training.on(ranks, act=leave)
         assert record.status is Status.FAILED
         assert len(workers) == 1
         assert_ended(workers)
         agents[1].join(60)
-    assert agents[1].exitcode == GONE
+    assert agents[1].exitcode == (0 if is_told else GONE)
 
 
 def test_whoever_shows_no_token_is_turned_away():

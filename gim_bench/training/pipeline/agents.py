@@ -206,9 +206,11 @@ def attend(rank: Rank, hello: Hello) -> None:
         parent = call()
         parent.send(hello)
         with _noted() as signals:
-            while (order := _next(parent, signals)) != "over":
+            order: Start | str = ""
+            while order != "over":
+                order = _next(parent, signals)
                 if isinstance(order, Start):  # else "end", of a worker that has ended by itself
-                    _see_through(order, call(), parent, signals)
+                    order = _see_through(order, call(), parent, signals)
     except (EOFError, OSError) as error:
         raise ConnectionError(f"rank 0 at {rank.address} is gone") from error
 
@@ -231,31 +233,38 @@ def _connected(address: str, port: int, token: bytes) -> Connection:
     return connection
 
 
-def _next(parent: Connection, signals: list[int]) -> Any:
+def _next(parent: Connection, signals: list[int]) -> Start | str:
     """The next order of rank 0, which hears of signals to this process."""
     while not wait([parent], LISTENING_SECONDS):
         _pass_on(signals, parent)
-    return parent.recv()
+    order: Start | str = parent.recv()
+    return order
 
 
-def _see_through(start: Start, own: Connection, parent: Connection, signals: list[int]) -> None:
-    """Run a worker, whose connection with rank 0 is `own`, to its end."""
+def _see_through(start: Start, own: Connection, parent: Connection, signals: list[int]) -> str:
+    """Run a worker, whose connection with rank 0 is `own`, to its end or to an order that ends it.
+
+    Returns the order; empty where the worker has ended by itself.
+    """
     post = start.post(parent=own)
     process = SPAWN.Process(target=start.serve, args=(post,), daemon=True)
     with deaf_to_interrupts(), asking_for(start.threads):
         process.start()
     own.close()
+    order = ""
     try:
         while process.exitcode is None:
             ready = wait([parent, process.sentinel], LISTENING_SECONDS)
             _pass_on(signals, parent)
             if parent in ready:
-                assert parent.recv() == "end"
+                order = parent.recv()
                 process.kill()
                 process.join()
-        parent.send(process.exitcode)
+        if order != "over":
+            parent.send(process.exitcode)
     finally:
         end(process, at_once=True)
+    return order
 
 
 def _pass_on(signals: list[int], parent: Connection) -> None:
