@@ -52,8 +52,8 @@ batch_size = 4
 learning_rate = 1e-3
 
 [probe]
-penalties = [1e-2, 1.0]
-fitted_steps = 200
+penalties = [1.0]
+fitted_steps = 100
 
 [method.streamed]
 like = "gim"

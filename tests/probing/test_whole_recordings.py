@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gim_bench.contract import Recordings, Target, label_frames
+from gim_bench.datasets.speech import windows
 from gim_bench.datasets.speech.audio import FULL_SCALE
 from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.probing.questions import question
@@ -102,6 +103,15 @@ def test_every_label_of_a_whole_test_recording_counts_once(reader):
     assert (predictions.predicted["phone_accuracy"] == predictions.labels["phone"]).all()
     owners = np.repeat(np.arange(len(LENGTHS)), [label_frames(n) for n in LENGTHS])
     assert (predictions.items["phone"] == owners).all()
+
+
+def test_whole_recordings_are_normalised_a_part_at_a_time(monkeypatch):
+    """Parts of 999 samples; the fourth recording is followed by silence."""
+    whole = [batch.inputs for batch in loader().in_order()]
+    monkeypatch.setattr(windows, "PART_SAMPLES", 999)
+    in_parts = [batch.inputs for batch in loader().in_order()]
+    assert all(torch.equal(a, b) for a, b in zip(whole, in_parts, strict=True))
+    assert whole[3][0, 500:].tolist() == [0.0] * 1_100
 
 
 class Speaker(FirstSamples):

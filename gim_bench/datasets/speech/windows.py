@@ -20,6 +20,8 @@ from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import moved
 from gim_bench.settings.augmentations import FRAME_SAMPLES, SpeechSettings
 
+PART_SAMPLES = 2**20  # of a whole recording, normalised together
+
 
 class Windows(NamedTuple):
     """Windows of recordings, each beginning on the 10 ms grid of its recording."""
@@ -147,10 +149,16 @@ class WindowBatches(Batches):
         return normalise(moved(samples, device=self.device), augmentation=self.augmentation)
 
     def _whole(self, begin: int, *, end: int, size: int) -> Float[Tensor, "1 sample"]:
-        """As `cut`, of one recording: without the number of every sample, which fills memory."""
-        samples = self._samples[begin : min(end, begin + size)]
-        filled_up = F.pad(samples, (0, size - len(samples)))[None]
-        return normalise(moved(filled_up, device=self.device), augmentation=self.augmentation)
+        """As `cut`, of one recording, a part at a time: no more than its samples fills memory."""
+        found = torch.empty(1, size, device=self.device)
+        for first in range(0, size, PART_SAMPLES):
+            count = min(PART_SAMPLES, size - first)
+            part = self._samples[begin + first : min(end, begin + first + count)]
+            filled_up = F.pad(part, (0, count - len(part)))[None]
+            samples = moved(filled_up, device=self.device)
+            normalised = normalise(samples, augmentation=self.augmentation)
+            found[:, first : first + PART_SAMPLES] = normalised
+        return found
 
     def _labels(self, windows: Windows, *, steps: int) -> dict[str, Int[Tensor, "w *step"]]:
         whole = {name: found[windows.recordings] for name, found in self._of_recording.items()}
