@@ -82,6 +82,14 @@ def brought_by(kind: str, name: str) -> str:
     return ""
 
 
+def plugins() -> list[str]:
+    """Name and version of every installed distribution that brings plug-ins, but for this one."""
+    kinds = ("methods", "encoders", "datasets")
+    points = [point for kind in kinds for point in entry_points(group=f"gim_bench.{kind}")]
+    brought = [point.dist for point in points if point.dist is not None]
+    return sorted({f"{dist.name} {dist.version}" for dist in brought if dist.name != PACKAGE})
+
+
 def summary(target: str) -> str:
     """First line of the docstring of "module:Class", read from its source without importing it."""
     module, _, name = target.partition(":")

@@ -222,10 +222,10 @@ def leave_out_energy(used: energy.Energy, bench: Bench) -> None:
     """Leave out what counters of this machine, or of one GPU, cannot know of the workers."""
     if bench.ranks is not None:
         used.metrics.clear()
-        used.notes |= dict.fromkeys(used.notes, "not measured: workers are on several machines")
-    elif devices_of(bench.device) > 1 or len(set(bench.devices)) > 1:
+        used.notes |= dict.fromkeys(used.notes, "not measured: workers are on several ranks")
+    elif devices_of(bench.device) > 1 or {*bench.devices} - {str(bench.device)}:
         used.metrics.pop("energy/gpu_joules", None)
-        used.notes["gpu"] = "not measured: the workers are on several GPUs"
+        used.notes["gpu"] = "not measured: the workers are on other GPUs, or on several"
 
 
 def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]:

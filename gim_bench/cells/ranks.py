@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from gim_bench import registry
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.pipelines import workers_of
@@ -113,4 +114,5 @@ def with_all_ranks(run: Callable[..., Record], ranks: Ranks) -> Callable[..., Re
 
 
 def _code() -> str:
-    return f"code {code_sha256()[:16]}, PyTorch {torch.__version__}"
+    known = [f"code {code_sha256()[:16]}", f"PyTorch {torch.__version__}", *registry.plugins()]
+    return ", ".join(known)

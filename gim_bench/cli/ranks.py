@@ -40,7 +40,12 @@ def placed(device: str, *, devices: str | None, launcher: str, joins: bool) -> I
             f"--devices {devices} is for workers of this machine, and --launcher {launcher} has "
             f"cells run on others: leave out one of them"
         )
-    rank = rank_of(os.environ) if launcher == "local" else None
+    rank = rank_of(os.environ)
+    if rank is not None and launcher != "local":
+        raise ConfigError(
+            f"--launcher {launcher} in one of {rank.ranks} ranks (WORLD_SIZE), each of which would "
+            f"have all cells run: leave out --launcher, or start one process"
+        )
     if rank is not None and rank.number and not joins:
         raise typer.Exit
     if rank is None or not joins:

@@ -78,7 +78,7 @@ class Rank:
         while True:
             try:
                 found = self.connected(is_master=self.number == 0 and not self.has_store)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, OSError) as error:
                 if time.monotonic() > until or self.number == 0:
                     raise ConnectionError(
                         f"rank {self.number} of {self.ranks} finds no store at {self.address} port "
@@ -89,13 +89,18 @@ class Rank:
                 return found
 
     def connected(self, *, is_master: bool = False) -> Store:
-        """One attempt at the store. Raises: RuntimeError."""
+        """One attempt at the store. Raises: RuntimeError or OSError."""
+        listening = None
+        if is_master:  # by itself a store listens on all interfaces
+            with socket.create_server((self.own_address, self.port)) as server:
+                listening = server.detach()
         store = TCPStore(
-            self.address,
+            LOOPBACK if self.alone and not self.has_store else self.address,
             self.port,
             is_master=is_master,
             wait_for_workers=False,
             timeout=timedelta(seconds=ATTEMPT_SECONDS),
+            master_listen_fd=listening,
         )
         return PrefixStore(f"gim_bench/{self.attempt}", store)
 
@@ -107,11 +112,13 @@ def rank_of(environment: Mapping[str, str]) -> Rank | None:
     """
     if not all(environment.get(name) for name in VARIABLES):
         return None
-    ranks = _number(environment, "WORLD_SIZE")
+    ranks, number = _number(environment, "WORLD_SIZE"), _number(environment, "RANK")
     if ranks < 2:
         return None
+    if number >= ranks:
+        raise ConfigError(f"RANK is {number} in the environment, and WORLD_SIZE {ranks}: lower it")
     return Rank(
-        number=_number(environment, "RANK"),
+        number=number,
         ranks=ranks,
         local=_number(environment, "LOCAL_RANK", default=0),
         here=_number(environment, "LOCAL_WORLD_SIZE", default=1),

@@ -269,14 +269,13 @@ class StackLearner(Learner):
     def features_in_pieces(
         self, inputs: Float[Tensor, "example *shape"]
     ) -> Iterator[Mapping[str, Float[Tensor, "example step d"]]]:
-        """The features of consecutive steps: of long recordings piece by piece, else of all steps.
+        """The features of consecutive steps: of one long recording piece by piece, else of all.
 
         All pieces together are `features`; the grid of a long recording is never held whole.
         """
         encoder = self.encoder
-        if not (
-            isinstance(encoder, ConvGRUEncoder) and inputs.shape[1] > LONG_STEPS * FRAME_SAMPLES
-        ):
+        is_long = len(inputs) == 1 and inputs.shape[1] > LONG_STEPS * FRAME_SAMPLES
+        if not (isinstance(encoder, ConvGRUEncoder) and is_long):
             yield self.features(inputs)
             return
         self._begin_pass()

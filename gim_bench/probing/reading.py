@@ -46,7 +46,7 @@ class ReadsInPieces(Protocol):
 class Part:
     """Features of consecutive steps of all examples of a batch, in float32, by module.
 
-    A batch has one part, but for a single long example.
+    A batch has one part, but for a batch of a single long example.
     """
 
     batch: Batch

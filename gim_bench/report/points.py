@@ -21,12 +21,12 @@ def accuracy_over_cost(
     """A figure of accuracy over peak memory, and one of accuracy over the time of training.
 
     A level is the accuracy of an untrained encoder, which nothing was spent on.
-    Rows that were measured on several machines, or with other code, have no figure.
+    Rows that were measured on several machines, or with other code, have no figure, and an
+    untrained row of another machine or code no level.
     """
     trained = [row for row in rows if SECONDS in row.summaries]
-    untrained = [row for row in rows if is_untrained(row)]
-    mixed = [m.name for m in mixtures([r for row in trained for r in row.records])]
-    if costly := [name for name in mixed if name.partition(".")[0] in CONSTANTS]:
+    untrained = [row for row in rows if is_untrained(row) and not _differing([*trained, row])]
+    if costly := _differing(trained):
         return [f"No figure of accuracy over cost: trained rows differ in {', '.join(costly)}."]
     blocks: list[Block] = []
     for cost, called in (
@@ -41,6 +41,12 @@ def accuracy_over_cost(
             )
             blocks += [SHARED] if cost == ON_HOST and not fresh_process else []
     return blocks
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """The facts about data, code and machine in which the rows differ."""
+    mixed = [m.name for m in mixtures([record for row in rows for record in row.records])]
+    return [name for name in mixed if name.partition(".")[0] in CONSTANTS]
 
 
 def _figure(panels: Sequence[Panel], cost: str, *, called: str, methods: Sequence[str]) -> Figure:

@@ -79,3 +79,13 @@ def test_a_plan_is_made_by_rank_0_alone(option, gim_bench, monkeypatch):
         said.append(answer.out)
     assert "random_init seed 0" in said[0]
     assert said[1] == ""
+
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_a_launcher_within_ranks_gets_one_line(number, gim_bench, monkeypatch):
+    for name, text in {"RANK": number, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, text)
+    answer = gim_bench(*PLAIN, "--launcher", "slurm")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("error: --launcher slurm in one of 2 ranks (WORLD_SIZE)")

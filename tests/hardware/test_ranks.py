@@ -1,5 +1,6 @@
 """The place that a launcher gives a process, and the address at which others reach it."""
 
+import socket
 from dataclasses import replace
 
 import psutil
@@ -102,6 +103,25 @@ def test_an_address_that_others_cannot_reach_gets_one_line(address, said, of_sev
         _ = replace(of_several_machines, address=address).own_address
     assert str(error.value).startswith(said)
     assert "by its IPv4 address" in str(error.value)
+
+
+def test_a_store_of_its_own_listens_on_the_loopback_address_alone():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = rank_of({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
+                     "MASTER_PORT": str(port)})  # fmt: skip
+    assert found is not None
+    store = found.store()
+    replace(found, number=1).store().set("key", "value")
+    assert store.get("key") == b"value"
+    mine = psutil.Process().net_connections()
+    listening = {c.laddr.ip for c in mine if c.status == "LISTEN" and c.laddr.port == port}
+    assert listening == {"127.0.0.1"}
+
+
+def test_a_rank_beyond_the_others_gets_one_line():
+    with pytest.raises(ConfigError, match=r"^RANK is 4 in the environment, and WORLD_SIZE 4"):
+        rank_of({**TORCHRUN, "RANK": "4"})
 
 
 def test_an_interface_is_found_by_its_address():

@@ -13,7 +13,7 @@ STEPS = LENGTH // 160
 @pytest.fixture
 def inputs():
     torch.manual_seed(1)
-    return torch.randn(2, STEPS * 160)
+    return torch.randn(1, STEPS * 160)
 
 
 @pytest.mark.parametrize("paddings", [NO_PADDING, (2, 2, 2, 2, 1), (7, 9, 5, 3, 2)])
@@ -44,6 +44,15 @@ def test_no_convolution_is_given_more_than_a_piece_and_its_halo(inputs, monkeypa
     for _ in learner.features_in_pieces(inputs):
         pass
     assert max(given) <= (9 + 2 * 4) * 160 < inputs.shape[1]
+
+
+def test_several_long_recordings_are_read_as_wholes(inputs, monkeypatch):
+    """Who reads pieces takes them for consecutive steps of one recording."""
+    monkeypatch.setattr(stack, "LONG_STEPS", 9)
+    learner = speech_learner()
+    both = torch.cat([inputs, inputs.flip(1)])
+    (found,) = learner.features_in_pieces(both)
+    assert {len(values[0]) for values in found.values()} == {STEPS}
 
 
 def test_recordings_of_up_to_a_minute_are_read_as_one():

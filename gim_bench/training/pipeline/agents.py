@@ -17,7 +17,8 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, NamedTuple
 
-from gim_bench.hardware.ranks import LOOK_SECONDS, MEETING_SECONDS, Rank
+from gim_bench.errors import ConfigError, first_line
+from gim_bench.hardware.ranks import LOOK_SECONDS, LOOPBACK, MEETING_SECONDS, Rank
 from gim_bench.hardware.threads import asking_for
 from gim_bench.system.children import deaf_to_interrupts, end
 from gim_bench.system.interrupts import SIGNALS
@@ -27,7 +28,7 @@ GREETING_SECONDS = 5.0  # for whoever connects to show the token
 LISTENING_SECONDS = 0.5  # between an agent's looks for signals
 # A machine without power says nothing: it is missed after 15 + 3 · 5 s.
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-ADDRESS = "address"  # a key of the store
+MEETING = "meeting"  # a key of the store: rank 0's port, and the token
 
 
 class Hello(NamedTuple):
@@ -121,19 +122,27 @@ class Ranks:
         self._groups = 0
 
     def gather(self) -> list[Hello]:
-        """Wait for all agents; what each said of itself. Raises: ConnectionError."""
-        address, port = self._server.getsockname()[:2]
-        self._store.set(ADDRESS, f"{address} {port} {self._token.hex()}")
+        """Wait for all agents; what each said of itself. Raises: ConfigError or ConnectionError."""
+        self._store.set(MEETING, f"{self._server.getsockname()[1]} {self._token.hex()}")
         until = time.monotonic() + MEETING_SECONDS
-        while missing := {*range(1, self.rank.ranks)} - {a.hello.number for a in self.agents}:
+        missing = {*range(1, self.rank.ranks)}
+        while missing:
             if (connection := self._caller(LOOK_SECONDS)) is not None:
                 with suppress(EOFError, OSError):  # it has ended: it does not come
-                    self.agents.append(Agent(connection, connection.recv()))
+                    agent = Agent(connection, connection.recv())
+                    if agent.hello.number not in missing:
+                        raise ConfigError(
+                            f"{agent.hello} comes twice: start each RANK from 0 to "
+                            f"{self.rank.ranks - 1} once"
+                        )
+                    missing.remove(agent.hello.number)
+                    self.agents.append(agent)
             if time.monotonic() > until:
                 numbers = ", ".join(str(number) for number in sorted(missing))
                 raise ConnectionError(
                     f"of {self.rank.ranks} ranks, {numbers} did not come within "
-                    f"{MEETING_SECONDS:.0f} s"
+                    f"{MEETING_SECONDS:.0f} s: are they started, and does MASTER_ADDR "
+                    f"{self.rank.address} lead them here?"
                 )
         self.agents.sort(key=lambda agent: agent.hello.number)
         return [agent.hello for agent in self.agents]
@@ -186,14 +195,28 @@ class Ranks:
         """A connection that is made within these seconds by one who shows the token."""
         if not wait([self._server], seconds):
             return None
-        connection = _connection(self._server.accept()[0])
-        with suppress(EOFError, OSError):
-            if connection.poll(GREETING_SECONDS):
-                shown = connection.recv_bytes(len(self._token))
-                if hmac.compare_digest(shown, self._token):
-                    return connection
-        connection.close()
+        made = self._server.accept()[0]
+        with suppress(OSError):
+            shown = _first_bytes(made, len(self._token))
+            if hmac.compare_digest(shown, self._token):
+                return _connection(made)
+        made.close()
         return None
+
+
+def _first_bytes(made: socket.socket, count: int) -> bytes:
+    """What a caller sends first: so many bytes, or fewer if they take longer than a greeting.
+
+    Raises: OSError.
+    """
+    until = time.monotonic() + GREETING_SECONDS
+    shown = b""
+    while len(shown) < count and (left := until - time.monotonic()) > 0:
+        made.settimeout(left)
+        if not (more := made.recv(count - len(shown))):
+            break
+        shown += more
+    return shown
 
 
 # -- in the process of an agent --------------------------------------------------------------------
@@ -209,28 +232,38 @@ def attend(rank: Rank, hello: Hello) -> None:
             order: Start | str = ""
             while order != "over":
                 order = _next(parent, signals)
-                if isinstance(order, Start):  # else "end", of a worker that has ended by itself
+                while isinstance(order, Start):  # else "end", of a worker that has ended by itself
                     order = _see_through(order, call(), parent, signals)
     except (EOFError, OSError) as error:
         raise ConnectionError(f"rank 0 at {rank.address} is gone") from error
+    except (ImportError, AttributeError) as error:  # of what rank 0 sent
+        raise ConnectionError(
+            f"rank {rank.number} lacks what rank 0 has ({first_line(error)}): install the same "
+            f"packages on all machines"
+        ) from error
 
 
 def _line_to_rank_0(rank: Rank) -> Callable[[], Connection]:
     """A function that connects to rank 0. Raises: ConfigError or ConnectionError."""
     store = rank.store()
     until = time.monotonic() + MEETING_SECONDS
-    while not store.check([ADDRESS]):
+    while not store.check([MEETING]):
         if time.monotonic() > until:
-            raise ConnectionError(f"rank 0 did not come within {MEETING_SECONDS:.0f} s")
+            raise ConnectionError(
+                f"rank 0 did not come within {MEETING_SECONDS:.0f} s: is it started, and does "
+                f"MASTER_ADDR {rank.address} lead to it?"
+            )
         time.sleep(LOOK_SECONDS)
-    address, port, token = store.get(ADDRESS).decode().split()
+    port, token = store.get(MEETING).decode().split()
+    # The store does not say where to connect: others may have written into it.
+    address = LOOPBACK if rank.alone else rank.address
     return partial(_connected, address, int(port), bytes.fromhex(token))
 
 
 def _connected(address: str, port: int, token: bytes) -> Connection:
-    connection = _connection(socket.create_connection((address, port)))
-    connection.send_bytes(token)
-    return connection
+    made = socket.create_connection((address, port))
+    made.sendall(token)
+    return _connection(made)
 
 
 def _next(parent: Connection, signals: list[int]) -> Start | str:
@@ -241,7 +274,9 @@ def _next(parent: Connection, signals: list[int]) -> Start | str:
     return order
 
 
-def _see_through(start: Start, own: Connection, parent: Connection, signals: list[int]) -> str:
+def _see_through(
+    start: Start, own: Connection, parent: Connection, signals: list[int]
+) -> Start | str:
     """Run a worker, whose connection with rank 0 is `own`, to its end or to an order that ends it.
 
     Returns the order; empty where the worker has ended by itself.
@@ -251,7 +286,7 @@ def _see_through(start: Start, own: Connection, parent: Connection, signals: lis
     with deaf_to_interrupts(), asking_for(start.threads):
         process.start()
     own.close()
-    order = ""
+    order: Start | str = ""
     try:
         while process.exitcode is None:
             ready = wait([parent, process.sentinel], LISTENING_SECONDS)
