@@ -12,15 +12,14 @@ from gim_bench.cells import estimate as estimates
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.estimate import Estimate, estimate
 from gim_bench.cells.fresh_process import run_apart
-from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
 from gim_bench.datasets.images.random_images import RandomImages
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.hardware import memory
 from gim_bench.progress import Silence
 from gim_bench.records.record import Status
-from gim_bench.settings.suites import load_suite
 from gim_bench.training.kept_outputs import Ledger
+from tests.cells.large_suites import bench_of, cell_of, finished, loader
 from tests.tiny_suite import CPU
 
 # Mosaics of 64 squares of 32 pixels; windows of 64 pixels.
@@ -95,32 +94,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def large(tmp_path):
-    """A function that loads the suite, with other values of some settings."""
-
-    def load(*overrides):
-        path = tmp_path / "large.toml"
-        path.write_text(TOML)
-        return load_suite(str(path), overrides=overrides)
-
-    return load
-
-
-def bench_of(suite, cache, **settings):
-    kind, options = dataset_of(suite)
-    dataset = kind(options=options, data_dir=None, cache_dir=cache)
-    return Bench(dataset, device=CPU, progress=Silence(), **settings)
-
-
-def cell_of(suite, method):
-    found = configs(suite, methods=[method], device=CPU)
-    (cell,) = cells(suite, found, seeds=[0], data_sha256="0" * 64)
-    return cell
-
-
-def finished(suite, cache, runs, method):
-    record = run_cell(cell_of(suite, method), bench_of(suite, cache), runs=runs)
-    assert record.status is Status.DONE, record.error
-    return record
+    return loader(tmp_path, TOML)
 
 
 def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(large, cache, runs):

@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gim_bench.cells.bench import Bench
-from gim_bench.cells.resolve import cells, configs, dataset_of
-from gim_bench.cells.run import run_cell
+from gim_bench.cells.resolve import configs
 from gim_bench.errors import ConfigError, DataError
-from gim_bench.progress import Silence
-from gim_bench.records.record import Status
-from gim_bench.settings.suites import load_suite
+from tests.cells.large_suites import bench_of, cell_of, finished, loader
 from tests.tiny_suite import CPU
 
 # Four sentences of some three seconds, joined; windows of 0.2 s of their first four seconds.
@@ -86,32 +82,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def long(tmp_path):
-    """A function that loads the suite, with other values of some settings."""
-
-    def load(*overrides):
-        path = tmp_path / "long.toml"
-        path.write_text(TOML)
-        return load_suite(str(path), overrides=overrides)
-
-    return load
-
-
-def bench_of(suite, cache):
-    kind, options = dataset_of(suite)
-    dataset = kind(options=options, data_dir=None, cache_dir=cache)
-    return Bench(dataset, device=CPU, progress=Silence())
-
-
-def cell_of(suite, method):
-    found = configs(suite, methods=[method], device=CPU)
-    (cell,) = cells(suite, found, seeds=[0], data_sha256="0" * 64)
-    return cell
-
-
-def finished(suite, cache, runs, method):
-    record = run_cell(cell_of(suite, method), bench_of(suite, cache), runs=runs)
-    assert record.status is Status.DONE, record.error
-    return record
+    return loader(tmp_path, TOML)
 
 
 def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(long, cache, runs):
