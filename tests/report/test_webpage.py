@@ -144,7 +144,7 @@ def test_a_figure_is_described_with_its_numbers():
         "Accuracy over time. Across: time, s; up: accuracy, %. linear probe: gim 60 ± 2.5 at 10."
     )
     assert described(CURVES) == (
-        "Loss. Across: epochs; up: nats. chance: 2.75. module 1: gim from 2.5 at 1 to 2 at 5."
+        "Loss. Across: epochs; up: nats. module 1: chance 2.75; gim from 2.5 at 1 to 2 at 5."
     )
 
 
