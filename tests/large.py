@@ -12,9 +12,12 @@ from gim_bench.encoders.pyramid import Pyramid, PyramidSettings
 from gim_bench.large_images import LargeImages
 from gim_bench.methods.gim import GreedyInfoMax
 from gim_bench.objectives.info_nce import InfoNCESettings
+from gim_bench.progress import Silence
 from gim_bench.settings.augmentations import RegionSettings, StretchSettings
 from gim_bench.settings.base import Settings
-from gim_bench.settings.schema import Recompute
+from gim_bench.settings.schema import Precision, Recompute, Schedule
+from gim_bench.training.loop import fit
+from gim_bench.training.trainer import Trainer
 from tests.tiny_suite import CPU
 
 SETTINGS = PyramidSettings(kind="pyramid", width=4, kernels=(4, 3), strides=(2, 2))
@@ -119,3 +122,19 @@ def learner_on(encoder, *, shape, flow, recompute):
                 recompute=recompute,
             )
         )
+
+
+def trainer_of(found):
+    return Trainer(
+        found,
+        learning_rate=1e-2,
+        schedule=Schedule.SEQUENTIAL,
+        precision=Precision.FP32,
+        device=CPU,
+    )
+
+
+def weights_after(steps, found, batches, *, keeper=None):
+    """The learner's weights once each of its modules was trained for so many steps."""
+    fit(trainer_of(found), batches, steps=steps, title="", progress=Silence(), keeper=keeper)
+    return [parameter.detach() for parameter in found.parameters()]

@@ -11,14 +11,10 @@ import torch
 from gim_bench.encoders.tiles import composed
 from gim_bench.errors import DataError, RoomError
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training import kept_outputs, streamed_outputs
-from gim_bench.training.loop import fit
 from gim_bench.training.streamed_outputs import Streamer
-from gim_bench.training.trainer import Trainer
-from tests.large import SIDE, learner, noise, regions
+from tests.large import SIDE, learner, noise, regions, trainer_of, weights_after
 from tests.listener import Listener
-from tests.tiny_suite import CPU
 
 CHUNK = 16  # of 89 rows and columns of module 1, so that chunks at the edges are filled up
 LONG_CHUNK = 100  # of time steps
@@ -33,16 +29,6 @@ def small_chunks(monkeypatch):
 def streamer(folder, *, dtype=torch.float32, progress=None):
     return Streamer(
         folder=folder / "kept", dtype=dtype, progress=progress or Silence(), reaches=REACHES
-    )
-
-
-def trainer_of(found):
-    return Trainer(
-        found,
-        learning_rate=1e-2,
-        schedule=Schedule.SEQUENTIAL,
-        precision=Precision.FP32,
-        device=CPU,
     )
 
 
@@ -74,9 +60,7 @@ CHUNKS = 36
 
 
 def trained(batches, keeper=None):
-    found = learner()
-    fit(trainer_of(found), batches, steps=6, title="", progress=Silence(), keeper=keeper)
-    return [parameter.detach() for parameter in found.parameters()]
+    return weights_after(6, learner(), batches, keeper=keeper)
 
 
 def test_training_on_streamed_outputs_is_training_on_the_windows_of_the_image(tmp_path):

@@ -7,13 +7,18 @@ from gim_bench.contract import Batch
 from gim_bench.datasets.speech import stretches as reading
 from gim_bench.encoders.tiles import composed
 from gim_bench.progress import Silence
-from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training import streamed_outputs
-from gim_bench.training.loop import fit
 from gim_bench.training.streamed_outputs import Streamer
-from gim_bench.training.trainer import Trainer
-from tests.large import LENGTH, NO_PADDING, SAMPLES, hiss, speech_learner, stretches
-from tests.tiny_suite import CPU
+from tests.large import (
+    LENGTH,
+    NO_PADDING,
+    SAMPLES,
+    hiss,
+    speech_learner,
+    stretches,
+    trainer_of,
+    weights_after,
+)
 
 CHUNK = 30  # time steps, so that module 1 has 61 chunks of a recording and module 5 two
 PAPERS = (2, 2, 2, 2, 1)
@@ -32,16 +37,6 @@ def streamer(folder, *, paddings):
         dtype=torch.float32,
         progress=Silence(),
         reaches={unit: composed(reaches[: m + 1]) for m, unit in enumerate(CONVOLUTIONS)},
-    )
-
-
-def trainer_of(found):
-    return Trainer(
-        found,
-        learning_rate=1e-2,
-        schedule=Schedule.SEQUENTIAL,
-        precision=Precision.FP32,
-        device=CPU,
     )
 
 
@@ -66,9 +61,7 @@ def test_what_is_streamed_is_the_encoding_of_the_whole_recording(tmp_path, unit,
 
 
 def trained(batches, keeper=None):
-    found = speech_learner()
-    fit(trainer_of(found), batches, steps=4, title="", progress=Silence(), keeper=keeper)
-    return [parameter.detach() for parameter in found.parameters()]
+    return weights_after(4, speech_learner(), batches, keeper=keeper)
 
 
 def test_training_on_streamed_outputs_is_training_on_windows_of_samples(tmp_path):

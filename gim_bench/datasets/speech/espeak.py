@@ -291,6 +291,8 @@ class Espeak(Dataset):
         try:
             yield
         except OSError as error:
+            if error.errno is None:  # of a library that cannot be loaded
+                raise
             megabytes = MEGABYTES_PER_UTTERANCE * len(self._utterances)
             raise DataError(
                 f"espeak: cannot keep the speech ({reason(error)}): make room for "
