@@ -48,6 +48,7 @@ class Estimate:
     probe_seconds: float
     peak_bytes: int | None  # the GPU's where the cell runs on one, else the host's
     over_bytes: int = 0  # the host's, over the idle process
+    held_bytes: int = 0  # most that the process holds for data, written to or not
     remark: str = ""  # on what decides the time
 
     @property
@@ -56,7 +57,7 @@ class Estimate:
 
     def fits(self, limit_bytes: int) -> bool:
         """Whether a process that may hold so many bytes can do the work."""
-        return (memory.held_bytes() or 0) + self.over_bytes <= limit_bytes
+        return self.held_bytes <= limit_bytes
 
 
 def estimate(cell: Cell, bench: Bench) -> Estimate:
@@ -95,14 +96,21 @@ def _extrapolated(cell: Cell, bench: Bench, *, large: LargeSettings) -> Estimate
         _timed_and_multiplied(_with(cell, whole), bench) for whole in (wholes[0], *wholes)
     )
     low, high, values = (math.prod(each.extent) for each in (*wholes, large))
-    of_a_value = (medium.over_bytes - small.over_bytes) / (high - low)
-    over = round(medium.over_bytes + of_a_value * (values - high))
+    times = (values - high) / (high - low)
+    over, held = (
+        round(last + (last - first) * times)
+        for first, last in (
+            (small.over_bytes, medium.over_bytes),
+            (small.held_bytes, medium.held_bytes),
+        )
+    )
     peak = medium.peak_bytes
     return replace(
         medium,
         train_seconds=medium.train_seconds * values / high,
         peak_bytes=None if peak is None else peak + over - medium.over_bytes,
         over_bytes=over,
+        held_bytes=held,
     )
 
 
@@ -117,7 +125,7 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     remark = ""
     models = models_of(cell, bench)
     memory.free(bench.device)
-    with memory.measure(bench.device) as peaks:
+    with memory.held_peak() as held, memory.measure(bench.device) as peaks:
         for model in models:
             learner = build(cell, bench, target=model.target)
             if steps and is_pipelined(cell, learner):
@@ -145,6 +153,7 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
         probe_seconds=probe_seconds,
         peak_bytes=None if peak is None else int(peak),
         over_bytes=int(peaks.metrics["memory/host_over_baseline_bytes"]),
+        held_bytes=held.bytes,
         remark=remark,
     )
 

@@ -100,6 +100,31 @@ def held_bytes() -> int | None:
         return None
 
 
+@dataclass(slots=True)
+class HeldPeak:
+    """The most bytes for data that a process held in a block."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def held_peak() -> Iterator[HeldPeak]:
+    """The highest `held_bytes` of the block, sampled every 10 ms; 0 if nobody can tell.
+
+    What is allocated and never written to is held, too, and `limit` counts it.
+    """
+    peak = HeldPeak()
+
+    def sample() -> None:
+        peak.bytes = max(peak.bytes, held_bytes() or 0)
+
+    try:
+        with repeated(sample, every_seconds=SAMPLING_SECONDS):
+            yield peak
+    finally:
+        sample()
+
+
 def limit(to_bytes: int) -> None:
     """Let the system refuse this process more memory for data than `to_bytes`, from now on.
 

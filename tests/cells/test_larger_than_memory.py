@@ -208,6 +208,7 @@ def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cach
             probe_seconds=0.0,
             peak_bytes=5000 + over,
             over_bytes=over,
+            held_bytes=2 * over,
         )
 
     monkeypatch.setattr(estimates, "_timed_and_multiplied", timed)
@@ -215,13 +216,15 @@ def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cach
     found = estimate(cell_of(suite, "whole"), bench_of(suite, cache))
     assert asked == [(64, 64), (64, 64), (128, 128)]
     assert found.over_bytes == 1000 + 10 * 256**2
+    assert found.held_bytes == 2 * found.over_bytes
     assert found.peak_bytes == 5000 + found.over_bytes
     assert found.train_seconds == pytest.approx(4.0)
 
 
-def test_an_estimate_fits_where_idle_and_work_are_within_the_limit(monkeypatch):
-    monkeypatch.setattr(memory, "held_bytes", lambda: 1000)
-    found = Estimate(steps=1, train_seconds=0, probe_seconds=0, peak_bytes=None, over_bytes=500)
+def test_an_estimate_fits_where_what_is_held_is_within_the_limit():
+    found = Estimate(
+        steps=1, train_seconds=0, probe_seconds=0, peak_bytes=None, over_bytes=500, held_bytes=1500
+    )
     assert found.fits(1500)
     assert not found.fits(1499)
 
@@ -230,3 +233,10 @@ def test_memory_that_a_process_writes_to_is_held():
     before = memory.held_bytes()
     ballast = torch.ones(50 * 2**20, dtype=torch.uint8)
     assert memory.held_bytes() - before >= len(ballast)
+
+
+def test_memory_that_is_never_written_to_counts_as_held():
+    before = memory.held_bytes()
+    with memory.held_peak() as peak:
+        ballast = torch.empty(50 * 2**20, dtype=torch.uint8)
+    assert len(ballast) <= peak.bytes - before <= 2 * len(ballast)
