@@ -167,12 +167,8 @@ class ConvGRUEncoder(TiledEncoder):
     def grids_in_pieces(
         self, inputs: Float[Tensor, "b sample"], *, steps: int
     ) -> Iterator[tuple[slice, Iterator[Float[Tensor, "b t 1 d"]]]]:
-        """The encodings of long examples, `steps` steps of 10 ms at a time.
-
-        Yields (which of a piece's steps are new, the grids of all modules as of the piece alone).
-        Features of the new steps are those of the whole: a piece has a halo of samples on either
-        side, and the GRU goes on with its state. The grids of a piece are taken one by one, before
-        the next piece.
+        """See `EncodesInPieces`. A piece has a halo of samples on either side, and the GRU goes on
+        with its state.
         """
         reach = composed(self.reaches)
         halo = -(-(reach.field + reach.padding) // FRAME_SAMPLES) + 1

@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from gim_bench.contract import Encoder, Shape
@@ -84,6 +85,22 @@ class TiledEncoder(Encoder):
 
         An autoregressor on top, which sees everything before it, has none.
         """
+
+
+@runtime_checkable
+class EncodesInPieces(Protocol):
+    """An encoder of sound that reads long examples piece by piece."""
+
+    def grids_in_pieces(
+        self, inputs: Float[Tensor, "example sample"], *, steps: int
+    ) -> Iterator[tuple[slice, Iterator[Float[Tensor, "example t 1 d"]]]]:
+        """The encodings of long examples, `steps` steps of 10 ms at a time.
+
+        Yields (which of a piece's steps are new, the grids of all modules as of the piece alone).
+        Features of the new steps are those of the whole. The grids of a piece are taken one by
+        one, before the next piece.
+        """
+        ...
 
 
 def reaches_of(encoder: type[Encoder], options: EncoderSettings) -> Sequence[Reach]:

@@ -24,8 +24,7 @@ from gim_bench.contract import (
     Modality,
     eval_mode,
 )
-from gim_bench.encoders.conv_gru import ConvGRUEncoder
-from gim_bench.encoders.tiles import Span, TiledEncoder, composed, part, spans
+from gim_bench.encoders.tiles import EncodesInPieces, Span, TiledEncoder, composed, part, spans
 from gim_bench.hardware import process_group
 from gim_bench.methods.compiling import begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
@@ -275,7 +274,7 @@ class StackLearner(Learner):
         """
         encoder = self.encoder
         is_long = len(inputs) == 1 and inputs.shape[1] > LONG_STEPS * FRAME_SAMPLES
-        if not (isinstance(encoder, ConvGRUEncoder) and is_long):
+        if not (isinstance(encoder, EncodesInPieces) and is_long):
             yield self.features(inputs)
             return
         self._begin_pass()
