@@ -1,5 +1,7 @@
 """Suites on examples that are larger than memory, for the tests: their cells, data and records."""
 
+import pytest
+
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.resolve import cells, configs, dataset_of
 from gim_bench.cells.run import run_cell
@@ -36,3 +38,13 @@ def finished(suite, cache, runs, method):
     record = run_cell(cell_of(suite, method), bench_of(suite, cache), runs=runs)
     assert record.status is Status.DONE, record.error
     return record
+
+
+def check_that_streaming_changes_no_number(suite, cache, runs, *, metrics, kept_bytes):
+    """The rows `streamed`, of whose outputs so many bytes are kept, and `windows`."""
+    streamed, windows = (finished(suite, cache, runs, m) for m in ("streamed", "windows"))
+    for name in metrics:
+        assert streamed.metrics[name] == pytest.approx(windows.metrics[name], abs=1e-4)
+    assert streamed.metrics["train/kept_bytes"] == kept_bytes
+    assert "train/kept_bytes" not in windows.metrics
+    assert not list(runs.folder_of(streamed).glob("*kept-outputs*"))

@@ -6,7 +6,13 @@ import pytest
 
 from gim_bench.cells.resolve import configs
 from gim_bench.errors import ConfigError, DataError
-from tests.cells.large_suites import bench_of, cell_of, finished, loader
+from tests.cells.large_suites import (
+    bench_of,
+    cell_of,
+    check_that_streaming_changes_no_number,
+    finished,
+    loader,
+)
 from tests.tiny_suite import CPU
 
 # Four sentences of some three seconds, joined; windows of 0.2 s of their first four seconds.
@@ -87,13 +93,10 @@ def long(tmp_path):
 
 def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(long, cache, runs):
     """The GRU on top among them; probes read the phone of every 10 ms, and the speaker."""
-    streamed, windows = (finished(long(), cache, runs, m) for m in ("streamed", "windows"))
-    for name in ("loss/module_1", "loss/module_6", "phone_accuracy", "speaker_accuracy"):
-        assert streamed.metrics[name] == pytest.approx(windows.metrics[name], abs=1e-4)
+    names = ("loss/module_1", "loss/module_6", "phone_accuracy", "speaker_accuracy")
     # 12,799 time steps of module 1 in 13 chunks of 1,024, of 4 channels in fp32.
-    assert streamed.metrics["train/kept_bytes"] == 13 * 1024 * 4 * 4
-    assert "train/kept_bytes" not in windows.metrics
-    assert not list(runs.folder_of(streamed).glob("*kept-outputs*"))
+    kept = 13 * 1024 * 4 * 4
+    check_that_streaming_changes_no_number(long(), cache, runs, metrics=names, kept_bytes=kept)
 
 
 def test_tiles_train_to_the_loss_of_the_whole_stretch(long, cache, runs):
