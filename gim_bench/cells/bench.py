@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from gim_bench.settings.augmentations import (
     StretchSettings,
 )
 from gim_bench.settings.schema import CellConfig
-from gim_bench.training.pipeline.agents import Ranks
+from gim_bench.training.agents import Ranks
 
 CHECKPOINT_SECONDS = 60.0
 LIVE_SECONDS = 10.0
@@ -67,7 +68,7 @@ class Bench:
 
         A cell that takes longer than `cell_timeout` seconds fails. `workers` processes share
         the machine, this one among them. A process of one cell may hold `memory_limit` bytes.
-        `devices` are those of the workers of a pipeline, in order; by default those that there are
+        `devices` are those of the workers of a training, in order; by default those that there are
         take turns.
         """
         self.dataset = dataset
@@ -280,11 +281,13 @@ class Bench:
 
 def maker_of(dataset: Dataset) -> Callable[[], Dataset]:
     """A function that makes the data set again in another process, without its progress."""
+    return maker_in(dataset.data_dir, like=dataset)
+
+
+def maker_in(data_dir: Path | None, *, like: Dataset) -> Callable[[], Dataset]:
+    """A function that makes the data set from that folder in another process."""
     return partial(
-        type(dataset),
-        options=dataset.options,
-        data_dir=dataset.data_dir,
-        cache_dir=dataset.given_cache_dir,
+        type(like), options=like.options, data_dir=data_dir, cache_dir=like.given_cache_dir
     )
 
 

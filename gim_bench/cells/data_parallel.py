@@ -14,10 +14,11 @@ from gim_bench.cells.build import (
     trainer_settings,
 )
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.parts import PartOfCell, told
+from gim_bench.cells.parts import PartOfCell, crew_of, told
 from gim_bench.contract import GradientFlow, Learner
 from gim_bench.hardware import memory
 from gim_bench.hardware.threads import cores
+from gim_bench.settings.schema import CellConfig
 from gim_bench.training.data_parallel import AveragingTrainer, DataParallelTrainer, Part
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.workers import Ticks, threads_of_each
@@ -25,8 +26,13 @@ from gim_bench.training.workers import Ticks, threads_of_each
 
 def shares_batches(cell: Cell) -> bool:
     """Whether processes of its own train the cell, each with a part of every batch."""
-    trains = cell.config.method.gradient_flow != GradientFlow.NONE
-    return trains and cell.config.training.processes > 1
+    return processes_of(cell.config) > 0
+
+
+def processes_of(config: CellConfig) -> int:
+    """Processes that share each batch of a cell; 0 where a single one has whole batches."""
+    trains = config.method.gradient_flow != GradientFlow.NONE
+    return config.training.processes if trains and config.training.processes > 1 else 0
 
 
 def data_parallel_trainer_of(
@@ -39,12 +45,14 @@ def data_parallel_trainer_of(
     apart: Int[Tensor, "item"] | None,
 ) -> DataParallelTrainer:
     """The trainer of a learner whose batches processes share; they visit no items `apart`."""
+    processes = cell.config.training.processes
     return DataParallelTrainer(
         learner,
         device=bench.device,
-        processes=cell.config.training.processes,
-        make=_PartOf(**told(cell, model, bench, apart=apart)),
+        processes=processes,
+        make=_PartOf(**told(cell, model, bench, apart=apart, workers=processes)),
         ticks=Ticks(batches, steps=planned_steps(cell, bench)),
+        crew=crew_of(bench),
         **trainer_settings(cell),
     )
 
@@ -52,11 +60,11 @@ def data_parallel_trainer_of(
 class _PartOf(PartOfCell):
     """Makes a process's part of a cell: all units, and a share of every batch."""
 
-    def __call__(self, rank: int) -> Part:
-        bench = self.bench(rank)
+    def __call__(self, number: int) -> Part:
+        bench = self.bench(number)
         if bench.device.type == "cuda":
             torch.cuda.set_device(bench.device)
-        learner = self.learner(bench, "process", rank)
+        learner = self.learner(bench, "process", number)
         settings = trainer_settings(self.cell)
         return Part(
             trainer=AveragingTrainer(learner, device=bench.device, **settings),

@@ -20,8 +20,8 @@ from gim_bench.cells.build import (
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
-from gim_bench.cells.parts import PartOfCell, told
-from gim_bench.cells.shares import device_of, devices_of
+from gim_bench.cells.parts import PartOfCell, crew_of, devices_of_workers, told
+from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.errors import ConfigError
 from gim_bench.hardware import energy, memory
@@ -81,11 +81,6 @@ def check_devices_of_workers(configs: Iterable[CellConfig], devices: Sequence[st
             )
 
 
-def devices_of_workers(bench: Bench, *, workers: int) -> list[str]:
-    """The device of each worker: as named, else those that there are, in turn."""
-    return list(bench.devices) or [device_of(number, bench.device) for number in range(workers)]
-
-
 def pipelined_trainer_of(
     cell: Cell,
     model: Model,
@@ -105,14 +100,14 @@ def pipelined_trainer_of(
     if training.buffer is not None:
         kind = partial(AsynchronousTrainer, buffer=training.buffer)
     elif bench.ranks is not None:
-        kind = partial(DistantTrainer, ranks=bench.ranks)
+        kind = partial(DistantTrainer, crew=crew_of(bench))
     shares = shared_out(units, workers=training.workers)
-    devices = devices_of_workers(bench, workers=len(shares))
+    parts = told(cell, model, bench, apart=apart, workers=len(shares))
     return kind(
         learner,
         device=bench.device,
         shares=shares,
-        make=_PartOf(**told(cell, model, bench, apart=apart), devices=devices, steps=steps),
+        make=_PartOf(**parts, steps=steps),
         ticks=Ticks(batches, steps=steps),
         **trainer_settings(cell),
     )
@@ -128,11 +123,7 @@ def slowdown_of(cell: Cell, share: Sequence[str]) -> float:
 class _PartOf(PartOfCell):
     """Makes a worker's part of a cell: its units, and the batches where it is the lowest."""
 
-    devices: Sequence[str]  # of all workers
     steps: int
-
-    def device_of(self, number: int) -> str:
-        return self.devices[number]
 
     def __call__(self, number: int, units: Sequence[str]) -> Part:
         bench, training = self.bench(number), self.cell.config.training

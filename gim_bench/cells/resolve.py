@@ -56,11 +56,17 @@ def dataset_of_suite(suite: Suite, *, data_dir: Path | None, progress: Progress)
 
 
 def configs(
-    suite: Suite, *, methods: Sequence[str], device: torch.device, base: Base | None = None
+    suite: Suite,
+    *,
+    methods: Sequence[str],
+    device: torch.device,
+    base: Base | None = None,
+    on_ranks: bool = False,
 ) -> dict[str, CellConfig]:
     """The resolved configuration of every method asked for; all of the suite's by default.
 
     With a base, rows have names of their own, and their added modules are trained in sequence.
+    `on_ranks`, the processes that share a batch bring their devices; else all have to be here.
 
     Raises: ConfigError for an unknown method or option.
     """
@@ -69,6 +75,9 @@ def configs(
         (name, f"suite {suite.name}, methods[{i}]") for i, name in enumerate(suite.methods)
     ]
     found = [_config(suite, name, where=where, device=device) for name, where in named]
+    if not on_ranks:
+        for config in found:
+            check_devices(config, device, suite=suite.name)
     if base is not None:
         found = [_on_top(config, base) for config in found]
     return {config.method.name: config for config in found}
@@ -140,7 +149,6 @@ def _config(suite: Suite, name: str, *, where: str, device: torch.device) -> Cel
         raise ConfigError(f"{origin}: {error}") from None
     case = Case(kind=kind, setup=setup, suite=suite, recipe=recipe, method=method, origin=origin)
     check_together(case)
-    check_devices(recipe.training.processes, device, origin=origin)
     precision = resolve_precision(recipe.training.precision, device)
     probe = recipe.probe
     if probe is not None and probe.precision is not None:

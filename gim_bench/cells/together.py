@@ -14,6 +14,7 @@ from gim_bench.settings.augmentations import LargeSettings
 from gim_bench.settings.base import Settings
 from gim_bench.settings.schema import (
     BufferSettings,
+    CellConfig,
     MethodSettings,
     Recipe,
     Recompute,
@@ -44,9 +45,10 @@ def check_together(case: Case) -> None:
         _check_processes(case)
 
 
-def check_devices(processes: int, device: torch.device, *, origin: str) -> None:
+def check_devices(config: CellConfig, device: torch.device, *, suite: str) -> None:
     """Each process that shares a batch has a GPU of its own. Raises: ConfigError."""
-    devices = devices_of(device)
+    processes, devices = config.training.processes, devices_of(device)
+    origin = f"suite {suite}, [method.{config.method.name}]"
     if device.type == "cuda" and processes > max(1, devices):
         raise ConfigError(
             f"{origin}: training.processes = {processes} needs a GPU for each process, and there "

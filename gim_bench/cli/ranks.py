@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from gim_bench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gim_bench.training.pipeline.agents import Ranks
+    from gim_bench.training.agents import Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +21,14 @@ class Place:
     """Where the cells of a command run."""
 
     device: str
-    devices: list[str]  # of the workers of a pipeline, in order; empty where nobody named them
+    devices: list[str]  # of the workers of a cell, in order; empty where nobody named them
     ranks: "Ranks | None" = None
 
 
 @contextmanager
-def placed(device: str, *, devices: str | None, launcher: str, joins: bool) -> Iterator[Place]:
+def placed(
+    device: str, *, devices: str | None, launcher: str, data_dir: Path | None, joins: bool
+) -> Iterator[Place]:
     """The devices; for a command that `joins`, with the other ranks, which end with the block.
 
     In another rank than 0 this does the work that rank 0 has for it, and ends the command.
@@ -54,11 +57,11 @@ def placed(device: str, *, devices: str | None, launcher: str, joins: bool) -> I
         yield Place(device=named[0] if named and device == "auto" else device, devices=named)
         return
     from gim_bench.cells.ranks import attended, check_hellos, device_of_rank
-    from gim_bench.training.pipeline.agents import Ranks
+    from gim_bench.training.agents import Ranks
 
     if rank.number:
         print(f"rank {rank.number} of {rank.ranks} works for rank 0", file=sys.stderr)
-        attended(rank, device=device, named=named)
+        attended(rank, device=device, named=named, data_dir=data_dir)
         raise typer.Exit
     ranks = Ranks(rank)
     try:

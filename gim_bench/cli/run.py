@@ -146,7 +146,10 @@ def run(
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
-    with placed(device, devices=devices, launcher=launcher, joins=not (plan or why)) as place:
+    joins = not (plan or why)
+    with placed(
+        device, devices=devices, launcher=launcher, data_dir=data_dir, joins=joins
+    ) as place:
         cluster = cluster_of(launcher, file=launcher_options, device=device)
         loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
         tracker = (
@@ -161,8 +164,9 @@ def run(
             runs_dir=runs_dir,
             base=None if from_ is None else read_base(from_),
             quiet=quiet,
+            ranks=place.ranks,
         )
-        work.bench.devices, work.bench.ranks = place.devices, place.ranks
+        work.bench.devices = place.devices
         work.bench.every(checkpoint_every, live_seconds=live_every)
         work.bench.limit(cell_timeout, memory_gb=memory_limit)
         if why:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.data_parallel import shares_batches
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pipelines import check_devices_of_workers, has_workers
 from gim_bench.cells.pretrained import Base
-from gim_bench.cells.ranks import check_cells, with_all_ranks
+from gim_bench.cells.ranks import check_cells, check_data, with_all_ranks
 from gim_bench.cells.resolve import cells, configs, dataset_of_suite
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share, share_out
@@ -31,6 +32,7 @@ from gim_bench.records.record import Record, Status
 from gim_bench.report import check_sources
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.system.streams import appended
+from gim_bench.training.agents import Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,9 @@ class Workload:
             check_devices_of_workers(self.configs.values(), self.bench.devices)
         else:
             check_cells(self.suite, self.configs.values(), self.bench.ranks.rank)
+            if any(map(shares_batches, self.cells)):
+                data_sha256 = self.cells[0].data_sha256
+                check_data(self.bench, self.bench.ranks, sha256=data_sha256)
         for note in self.bench.dataset.notes():
             self.progress.say(note)
         for config in self.configs.values():
@@ -186,11 +191,12 @@ def workload_of(
     runs_dir: Path,
     base: Base | None = None,
     quiet: bool = False,
+    ranks: Ranks | None = None,
 ) -> Workload:
     """The cells of `suite` for these methods and the first `seeds` seeds.
 
     Without methods or seeds the suite's own are used. On a base, the method and the seed of the
-    base are used.
+    base are used. `ranks` are those that a launcher started.
 
     Raises: ConfigError or DataError.
     """
@@ -203,6 +209,7 @@ def workload_of(
         methods=methods or ([] if base is None else [base.method]),
         device=resolved_device,
         base=base,
+        on_ranks=ranks is not None,
     )
     dataset = dataset_of_suite(suite, data_dir=data_dir, progress=progress)
     table = cells(
@@ -212,11 +219,13 @@ def workload_of(
         data_sha256=dataset.fingerprint(),
         base=base,
     )
+    bench = Bench(dataset, device=resolved_device, progress=progress)
+    bench.ranks = ranks
     return Workload(
         suite=suite,
         configs=configured,
         cells=table,
-        bench=Bench(dataset, device=resolved_device, progress=progress),
+        bench=bench,
         runs=RunsFolder(runs_dir),
         base=base,
     )

@@ -7,50 +7,112 @@ Outside of a group, a process is the only one and exchanges nothing.
 """
 
 import os
-import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 
 from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.system.children import NeighbourGoneError
 
+LOOPBACK = "127.0.0.1"
+INTERFACE = "GLOO_SOCKET_IFNAME"
+# Of an exchange: a process may wait as long for another one's batch. Its parent ends it.
+PATIENCE = timedelta(days=30)
+
 _groups: list[dist.ProcessGroup] = []  # the one of this process, if it is in one
+
+
+# -- joining ---------------------------------------------------------------------------------------
+
+
+class Meeting(ABC):
+    """How the processes of a group find each other; each of them is given it through a pipe."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The address at which the others reach this machine. Raises: ConfigError."""
+
+    @abstractmethod
+    def store(self, processes: int) -> Store:
+        """Keys that all `processes` share. Raises: RuntimeError or OSError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileMeeting(Meeting):
+    """A file, for processes of one machine: a store over TCP would listen on all interfaces."""
+
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return LOOPBACK
+
+    def store(self, processes: int) -> Store:
+        return FileStore(str(self.path), processes)
+
+
+@contextmanager
+def connected(
+    meeting: Meeting, *, number: int, processes: int, device: torch.device
+) -> Iterator[dist.ProcessGroup]:
+    """Within the block, this process exchanges tensors with the others: as their `number`, from 0.
+
+    They go by NCCL on GPUs and by gloo on CPUs. gloo listens on the interface of the meeting's
+    address, unless GLOO_SOCKET_IFNAME names another; by default it is one that others may reach.
+    Raises: NeighbourGoneError where another process has ended.
+    """
+    if (interface := interface_of(meeting.address)) is not None:
+        os.environ.setdefault(INTERFACE, interface)
+    with exchange():
+        store = meeting.store(processes)
+        store.set_timeout(PATIENCE)  # NCCL waits there for those who are slow to read their data
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=number,
+            world_size=processes,
+            timeout=PATIENCE,
+            device_id=device if device.type == "cuda" else None,
+        )
+    assert dist.group.WORLD is not None
+    yield dist.group.WORLD
+    dist.destroy_process_group()  # a process that an error ends has no time for farewells
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has the address; None if none has."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            return name
+    return None
 
 
 @contextmanager
 def joined(
-    rank: int, *, processes: int, meeting_place: Path, device: torch.device
+    meeting: Meeting, *, number: int, processes: int, device: torch.device
 ) -> Iterator[None]:
-    """Within the block, this process is number `rank`, from 0, of a group on this machine.
+    """Within the block, this process has its share of each batch, as the `connected` number."""
+    with connected(meeting, number=number, processes=processes, device=device) as group:
+        _groups.append(group)
+        try:
+            yield
+        finally:
+            _groups.clear()
 
-    The processes find each other by the file `meeting_place`, and exchange tensors by NCCL on GPUs
-    and by gloo on CPUs. Raises: NeighbourGoneError where another process has ended.
-    """
-    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
-    if loopback is not None:  # by default gloo listens on an interface that others may reach
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    with exchange():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=meeting_place.as_uri(),
-            rank=rank,
-            world_size=processes,
-            device_id=device if device.type == "cuda" else None,
-        )
-    assert dist.group.WORLD is not None
-    _groups.append(dist.group.WORLD)
-    try:
-        yield
-    finally:
-        _groups.clear()
-        dist.destroy_process_group()
+
+# -- sharing ---------------------------------------------------------------------------------------
 
 
 def size() -> int:

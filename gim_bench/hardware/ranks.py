@@ -5,29 +5,21 @@ any launcher that sets these. Nothing that they exchange is encrypted: the netwo
 """
 
 import ipaddress
-import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-import psutil
-import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from gim_bench.errors import ConfigError, first_line
-from gim_bench.hardware.process_group import exchange
+from gim_bench.hardware.process_group import LOOPBACK, Meeting
 
 MEETING_SECONDS = 300.0  # until all processes are there
 ATTEMPT_SECONDS = 10.0  # to reach the store: no signal is heard in between
 LOOK_SECONDS = 0.1  # between looks into the store
-# Of an exchange: a neighbour may wait as long for its batch. Whoever ends a worker is its parent.
-PATIENCE = timedelta(days=30)
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-LOOPBACK = "127.0.0.1"
-INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,33 +121,19 @@ def rank_of(environment: Mapping[str, str]) -> Rank | None:
     )
 
 
-@contextmanager
-def joined(group: str, *, rank: Rank) -> Iterator[None]:
-    """Within the block, this process exchanges tensors with the workers of the other ranks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMeeting(Meeting):
+    """The store of all ranks, in which the workers of one training find each other."""
 
-    gloo listens on the interface of this machine's own address, unless GLOO_SOCKET_IFNAME names
-    another. Raises: NeighbourGoneError where another process has ended.
-    """
-    if (interface := interface_of(rank.own_address)) is not None:
-        os.environ.setdefault(INTERFACE, interface)
-    with exchange():
-        dist.init_process_group(
-            "gloo",
-            store=PrefixStore(group, rank.connected()),
-            rank=rank.number,
-            world_size=rank.ranks,
-            timeout=PATIENCE,
-        )
-    yield
-    dist.destroy_process_group()  # a process that an error ends has no time for farewells
+    rank: Rank  # of any of them
+    group: str  # a name that no other training has
 
+    @property
+    def address(self) -> str:
+        return self.rank.own_address
 
-def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has the address; None if none has."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == address for each in addresses):
-            return name
-    return None
+    def store(self, processes: int) -> Store:
+        return PrefixStore(self.group, self.rank.connected())
 
 
 def _number(environment: Mapping[str, str], name: str, *, default: int | None = None) -> int:

@@ -1,5 +1,7 @@
 """Processes that share each batch of a training, on a device each: data parallelism.
 
+They are on one machine, or one on each rank of several: that is for the crew to know.
+
 Every process has all units, and the same weights. It computes the losses of its own examples; the
 gradients of each unit are averaged over the processes, and all take the same step. The parent asks
 for every step, so that all processes are at the same one whenever it asks for something else.
@@ -11,9 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gim_bench.contract import Batch
 from gim_bench.hardware import memory, process_group
-from gim_bench.hardware.threads import asking_for
+from gim_bench.hardware.process_group import Meeting
 from gim_bench.methods.stack import HandOn, StackLearner
 from gim_bench.system.children import of_neighbours
 from gim_bench.training.kept_outputs import Source
@@ -35,7 +35,6 @@ from gim_bench.training.workers import (
     send_state,
     take_over,
     tell,
-    threads_of_each,
 )
 
 # -- in each process -------------------------------------------------------------------------------
@@ -93,9 +92,9 @@ class Post:
     """The place of a process among the others; its part is made in the process itself."""
 
     make: Callable[[], Part]
-    rank: int  # from 0
+    number: int  # from 0
     processes: int
-    meeting_place: Path
+    meeting: Meeting
     parent: Connection
 
 
@@ -114,7 +113,7 @@ def _work(post: Post) -> None:
     part = post.make()
     device = part.trainer.device
     with process_group.joined(
-        post.rank, processes=post.processes, meeting_place=post.meeting_place, device=device
+        post.meeting, number=post.number, processes=post.processes, device=device
     ):
         part.trainer.synchronise()
         part.trainer.learner.train()
@@ -132,7 +131,7 @@ class _Answers:
 
     def __init__(self, part: Part, post: Post) -> None:
         self.trainer, self.source = part.trainer, part.source
-        self.parent, self.rank = post.parent, post.rank
+        self.parent, self.number = post.parent, post.number
         self._under_way: tuple[str | None, int] | None = None  # stage and epoch of `_batches`
         self._batches: Iterator[Batch] = iter(())
 
@@ -166,7 +165,7 @@ class _Answers:
         tell(self.parent, "state")
         with of_neighbours():
             own = {"generators": state["generators"]}
-            send_state(self.parent, own if self.rank else state)
+            send_state(self.parent, own if self.number else state)
 
     def _batch(self, stage: str | None, epoch: int, position: int) -> Batch:
         """This process's examples of the batch at a position of an epoch."""
@@ -188,15 +187,16 @@ class DataParallelTrainer(Trainer):
         processes: int,
         make: Callable[[int], Part],
         ticks: Ticks,
+        crew: Crew,
         **kwargs: Any,
     ) -> None:
-        """`make` makes the part of a process, by its rank, in that process."""
+        """`make` makes the part of a process, by its number, in that process of the `crew`."""
         super().__init__(*args, **kwargs)
         self.processes = processes
         self.make = make
         self.ticks = ticks
         self.measured: list[memory.Peaks] = []
-        self._crew = Crew()
+        self._crew = crew
         self._rate: float | None = None
         self._resumed: Mapping[str, Any] | None = None
         self._begun = False
@@ -208,8 +208,8 @@ class DataParallelTrainer(Trainer):
         Raises: whatever a process raised, and WorkerError where one ended otherwise.
         """
         try:
-            with TemporaryDirectory(prefix="gim_bench-") as folder:
-                self._hire(Path(folder) / "processes")
+            with self._crew.meeting() as meeting:
+                self._hire(meeting)
                 yield
                 self._end()
         finally:
@@ -248,18 +248,18 @@ class DataParallelTrainer(Trainer):
         take_over(self.learner, state)
         self._resumed = state
 
-    def _hire(self, meeting_place: Path) -> None:
-        with asking_for(threads_of_each(self.processes)):
-            for rank in range(self.processes):
-                post = partial(
-                    Post,
-                    make=partial(self.make, rank),
-                    rank=rank,
-                    processes=self.processes,
-                    meeting_place=meeting_place,
-                )
-                title = f"process {rank + 1} of the {self.processes} that share each batch"
-                self._crew.hire(title, serve, post)
+    def _hire(self, meeting: Meeting) -> None:
+        threads = self._crew.threads_of_each(self.processes)
+        for number in range(self.processes):
+            post = partial(
+                Post,
+                make=partial(self.make, number),
+                number=number,
+                processes=self.processes,
+                meeting=meeting,
+            )
+            title = f"process {number + 1} of the {self.processes} that share each batch"
+            self._crew.hire(title, serve, post, threads=threads)
         for worker in self._crew.workers:
             self._crew.hear(worker, "ready")
 

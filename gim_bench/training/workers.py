@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from traceback import format_exception
 from typing import IO, Any, NamedTuple, NoReturn, cast
 
@@ -17,6 +19,8 @@ import torch
 
 from gim_bench.contract import Batch, Learner
 from gim_bench.errors import BenchError, WorkerError
+from gim_bench.hardware.process_group import FileMeeting, Meeting
+from gim_bench.hardware.threads import asking_for
 from gim_bench.system.children import (
     NeighbourGoneError,
     Process,
@@ -208,12 +212,24 @@ class Crew:
     def __init__(self) -> None:
         self.workers: list[Employed] = []
 
-    def hire(self, title: str, serve: Callable[[Any], None], post: Callable[..., Any]) -> None:
+    def threads_of_each(self, workers: int) -> int:
+        """Threads of a worker."""
+        return threads_of_each(workers)
+
+    @contextmanager
+    def meeting(self) -> Iterator[Meeting]:
+        """Within the block, workers of one training can find each other."""
+        with TemporaryDirectory(prefix="gim_bench-") as folder:
+            yield FileMeeting(path=Path(folder) / "processes")
+
+    def hire(
+        self, title: str, serve: Callable[[Any], None], post: Callable[..., Any], *, threads: int
+    ) -> None:
         """Start `serve(post(parent=connection))` in a process, connected with this one."""
         here, there = SPAWN.Pipe()
         # A daemon: it ends with this process even if a signal comes before it is listed.
         process = SPAWN.Process(target=serve, args=(post(parent=there),), daemon=True)
-        with deaf_to_interrupts():
+        with deaf_to_interrupts(), asking_for(threads):
             process.start()
         there.close()  # each end is held by one process: a pipe closes with its worker
         self.workers.append(Employed(title=title, process=process, connection=here))

@@ -382,7 +382,7 @@ def pipelined_trainer(folder, *overrides, device="cpu", devices=()):
 
 
 def devices_of(trainer):
-    return [trainer.make.device_of(number) for number in range(len(trainer.shares))]
+    return [trainer.make.devices[number] for number in range(len(trainer.shares))]
 
 
 def test_each_worker_has_the_device_that_is_named_for_it(tmp_path):

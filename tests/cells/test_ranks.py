@@ -1,39 +1,48 @@
-"""Cells whose pipelines have a worker on each rank."""
+"""Cells with a worker on each rank: of a pipeline, or one that shares batches."""
 
+import hashlib
 import os
 import platform
 import signal
 import socket
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from gim_bench.cells.parts import datasets_of_workers
 from gim_bench.cells.ranks import (
     check_cells,
+    check_data,
     check_hellos,
     device_of_rank,
     with_all_ranks,
 )
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
-from gim_bench.errors import ConfigError
+from gim_bench.datasets.images.photos import Photos
+from gim_bench.errors import ConfigError, DataError
 from gim_bench.hardware.ranks import Rank
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
-from gim_bench.training.pipeline import agents
-from gim_bench.training.pipeline.agents import Hello
+from gim_bench.training import agents
+from gim_bench.training.agents import Hello
 from tests.cells.crews import Acting, At
 from tests.cells.trainings import assert_equal, suite_in, trained_in
-from tests.forked import forked_workers
+from tests.forked import FORKED, forked_workers
 from tests.ranks import GONE, ranks_started
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell
 
 PIPELINE = "training.schedule=pipeline"
-LONG = "training.epochs=20"  # 40 steps
+TWO = "training.processes=2"
+LONG = "training.epochs=20"  # 40 steps of gim, 20 of what labels teach
+SUPERVISED = "greedy_supervised"
+DROPOUT = "encoder={kind='vgg8b', width=2, hidden=4, stem='3x3'}"  # and batch norm
 HOST = platform.node()
 
 
@@ -51,9 +60,9 @@ def interleaved(tmp_path_factory):
 class Training:
     """A cell whose workers are on these ranks."""
 
-    def __init__(self, folder, *overrides):
-        suite = suite_in(folder, PIPELINE, LONG, *overrides)
-        self.cell, self.bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    def __init__(self, folder, *overrides, method="gim"):
+        suite = suite_in(folder, *overrides)
+        self.cell, self.bench = tiny_cell(suite, method), tiny_bench(suite)
         self.bench.checkpoint_seconds = 0.0
         self.runs = RunsFolder(folder / "runs")
 
@@ -78,7 +87,7 @@ def assert_ended(processes):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """A training that a signal, a killed worker and a killed rank interrupt, until it is done."""
-    training = Training(tmp_path_factory.mktemp("ranks"))
+    training = Training(tmp_path_factory.mktemp("ranks"), PIPELINE, LONG)
     found = {}
     with ranks_started(3) as (ranks, agents):
         with pytest.raises(KeyboardInterrupt):
@@ -138,7 +147,7 @@ def test_a_killed_rank_fails_the_cell_in_a_line_and_ends_the_others(story):
 
 
 def test_ranks_tell_what_they_hand_on_and_where_they_are(tmp_path):
-    training = Training(tmp_path, "training.epochs=2", "training.workers=2")
+    training = Training(tmp_path, PIPELINE, "training.epochs=2", "training.workers=2")
     with ranks_started(2) as (ranks, _):
         record = training.on(ranks)
     assert record.status is Status.DONE, record.error
@@ -152,7 +161,7 @@ def test_ranks_tell_what_they_hand_on_and_where_they_are(tmp_path):
 
 @pytest.mark.parametrize("is_told", [False, True])
 def test_a_rank_whose_rank_0_leaves_ends_with_its_worker(is_told, tmp_path):
-    training = Training(tmp_path, "training.workers=2")
+    training = Training(tmp_path, PIPELINE, LONG, "training.workers=2")
     with ranks_started(2) as (ranks, agents):
         workers = []
 
@@ -166,6 +175,103 @@ def test_a_rank_whose_rank_0_leaves_ends_with_its_worker(is_told, tmp_path):
         assert_ended(workers)
         agents[1].join(60)
     assert agents[1].exitcode == (0 if is_told else GONE)
+
+
+# -- shared batches --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory):
+    """A training of shared batches that a signal and a killed rank interrupt, until it is done."""
+    training = Training(tmp_path_factory.mktemp("sharing"), TWO, DROPOUT, LONG, method=SUPERVISED)
+    found = {}
+    with ranks_started(2) as (ranks, agents):
+        with pytest.raises(KeyboardInterrupt):
+            training.on(ranks, act=lambda: os.kill(agents[1].pid, signal.SIGTERM))
+
+        def kill_rank():
+            found["workers"] = children_of(agents[1])
+            agents[1].kill()
+
+        found["without a rank"] = training.on(ranks, act=kill_rank)
+    with ranks_started(2) as (ranks, agents):
+        found["done"] = training.on(ranks)
+    found["exit codes"] = [process.exitcode for process in agents.values()]
+    found["weights"] = load_file(training.runs.folder_of(found["done"]) / "encoder.safetensors")
+    return found
+
+
+def test_ranks_share_batches_to_the_bits_of_processes_of_one_machine(sharing, tmp_path):
+    """Each goes on with its own dropout, whatever ends in between."""
+    record = sharing["done"]
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] > 7  # the second part's, whose end a kill took
+    here = trained_in(tmp_path, TWO, DROPOUT, LONG, method=SUPERVISED)
+    assert_equal((record, sharing["weights"]), here)
+    assert record.key == here[0].key
+    assert sharing["exit codes"] == [0]
+    assert record.provenance["devices"] == [f"cpu on {HOST}"] * 2
+
+
+def test_a_killed_rank_that_shares_batches_fails_the_cell_in_a_line(sharing):
+    record = sharing["without a rank"]
+    assert record.status is Status.FAILED
+    assert record.error == (
+        f"process 2 of the 2 that share each batch, rank 1 on {HOST}, is out of reach: the same "
+        f"command resumes from the last checkpoint"
+    )
+    assert len(sharing["workers"]) == 1
+    assert_ended(sharing["workers"])
+
+
+class OfFolder(Photos):
+    """Photographs that differ from folder to folder."""
+
+    def fingerprint(self):
+        if self.data_dir is None:
+            raise DataError("no photographs: name their folder with --data-dir")
+        return hashlib.sha256(self.data_dir.name.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("there/a", ""),
+        ("there/b", " has other data in there/b (checksum 3e23e8160039594a) than rank 0 (ca978112"),
+        (None, ": no photographs: name their folder with --data-dir"),
+    ],
+)
+def test_ranks_that_share_batches_have_the_data_of_rank_0(folder, said, tmp_path):
+    bench = tiny_bench(suite_in(tmp_path, TWO))
+    bench.dataset = OfFolder(options=bench.dataset.options, data_dir=Path("here/a"))
+    sha256 = bench.dataset.fingerprint()
+    with ranks_started(2, data_dir=None if folder is None else Path(folder)) as (ranks, agents):
+        bench.ranks = ranks
+        context = pytest.raises(DataError) if said else nullcontext()
+        with context as caught:
+            check_data(bench, ranks, sha256=sha256)
+        assert not children_of(agents[1])
+        ranks.check()
+    if said:
+        assert str(caught.value).startswith(f"rank 1 on {HOST}{said}")
+
+
+def test_each_rank_reads_its_own_folder(tmp_path):
+    bench = tiny_bench(suite_in(tmp_path, TWO))
+    bench.dataset = OfFolder(options=bench.dataset.options, data_dir=Path("here/a"))
+    with ranks_started(2, data_dir=Path("there/a")) as (bench.ranks, _):
+        found = [make().data_dir for make in datasets_of_workers(bench, workers=2)]
+    assert found == [Path("here/a"), Path("there/a")]
+
+
+# -- strangers -------------------------------------------------------------------------------------
+
+
+def test_a_rank_that_greets_as_other_code_does_gets_one_line():
+    here, there = FORKED.Pipe()
+    there.send_bytes(b"cgim_bench.elsewhere\nHello\n.")
+    with pytest.raises(ConfigError, match=r"^a rank greets as another version of gim_bench"):
+        agents._greeting(here)
 
 
 @pytest.mark.parametrize("shown", [b"?" * 32, b"?"])
@@ -196,14 +302,16 @@ def rank(number=0, *, ranks=2, local=0):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "no cell is one: add --set training.schedule=pipeline, or start one process"),
+        ([], "no cell has workers for them: add --set training.processes=2 or --set training."),
+        (["training.processes=5"], "training.processes = 5: start 5, or add --set training.proc"),
+        ([TWO, "fresh_process=true"], "add --set fresh_process=false"),
         ([PIPELINE], "'gim' has 3 worker(s): start 3, or add --set training.workers=2"),
         ([PIPELINE, "training.workers=2", "fresh_process=true"], "add --set fresh_process=false"),
         ([PIPELINE, "training.workers=2", "training.held_out=0", "training.buffer={size=2}"],
          "do not wait for each other (training.buffer)"),
     ],
 )  # fmt: skip
-def test_ranks_that_are_no_workers_of_a_pipeline_get_one_line(overrides, said, tmp_path):
+def test_ranks_without_a_worker_for_each_get_one_line(overrides, said, tmp_path):
     suite = suite_in(tmp_path, *overrides)
     found = configs(suite, methods=["gim", "random_init"], device=CPU)
     with pytest.raises(ConfigError) as caught:
@@ -212,8 +320,9 @@ def test_ranks_that_are_no_workers_of_a_pipeline_get_one_line(overrides, said, t
     assert said in str(caught.value)
 
 
-def test_ranks_that_are_the_workers_pass(tmp_path):
-    suite = suite_in(tmp_path, PIPELINE, "training.workers=2")
+@pytest.mark.parametrize("overrides", [[PIPELINE, "training.workers=2"], [TWO]])
+def test_ranks_that_are_the_workers_pass(overrides, tmp_path):
+    suite = suite_in(tmp_path, *overrides)
     found = configs(suite, methods=["gim", "random_init"], device=CPU)
     check_cells(suite, found.values(), rank())
 
@@ -253,7 +362,7 @@ def test_a_device_is_named_for_each_rank():
 )
 def test_a_rank_that_cannot_work_with_rank_0_gets_one_line(changes, said, monkeypatch):
     monkeypatch.setattr("gim_bench.cells.ranks._code", lambda: "code 1")
-    hello = Hello(1, "elsewhere", "code 1", "cpu", "")
+    hello = Hello(1, "elsewhere", "code 1", "cpu", None, "")
     check_hellos([hello], device="cpu")
     with pytest.raises(ConfigError) as caught:
         check_hellos([hello._replace(**changes)], device="cpu")

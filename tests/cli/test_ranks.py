@@ -41,10 +41,27 @@ def test_ranks_run_a_pipeline_and_one_of_them_writes_the_record(ranks, gim_bench
     assert len([*tmp_path.glob("runs/tiny/gim/*/record.json")]) == 1
 
 
+def test_ranks_share_batches_and_one_of_them_writes_the_record(ranks, gim_bench, tmp_path):
+    answer = gim_bench(*PLAIN, "--method", "gim", "--set", "training.processes=2", "--json")
+    assert answer.code == 0, answer.err
+    (record,) = json.loads(answer.out)
+    assert record["metrics"]["data_parallel/processes"] == 2
+    assert record["provenance"]["devices"] == [f"cpu on {socket.gethostname()}"] * 2
+    assert len([*tmp_path.glob("runs/tiny/gim/*/record.json")]) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "2 ranks were started (WORLD_SIZE), for a pipeline with a worker on each, and no"),
+        ((), "2 ranks were started (WORLD_SIZE), and no cell has workers for them: add"),
+        (
+            ("--set", "training.processes=4"),
+            "2 ranks were started (WORLD_SIZE), and the batches of 'gim' are shared by training.",
+        ),
+        (
+            ("--set", "training.processes=2", "--workers", "2"),
+            "2 workers (--workers or GIM_BENCH_WORKERS) for cells that have processes of their own",
+        ),
         (("--devices", "cpu,cpu,cpu"), "--devices cpu,cpu,cpu has 3 device(s), and there are 2"),
     ],
 )
@@ -60,7 +77,7 @@ def test_ranks_that_do_not_come_get_one_line(gim_bench, monkeypatch):
     for name, text in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1",
                        "MASTER_PORT": str(port)}.items():  # fmt: skip
         monkeypatch.setenv(name, text)
-    monkeypatch.setattr("gim_bench.training.pipeline.agents.MEETING_SECONDS", 0.2)
+    monkeypatch.setattr("gim_bench.training.agents.MEETING_SECONDS", 0.2)
     answer = gim_bench(*PLAIN, *PIPELINE)
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.startswith("error: of 3 ranks, 1, 2 did not come within 0 s")

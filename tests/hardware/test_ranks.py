@@ -8,7 +8,8 @@ import pytest
 
 from gim_bench.errors import ConfigError
 from gim_bench.hardware import ranks
-from gim_bench.hardware.ranks import Rank, interface_of, rank_of
+from gim_bench.hardware.process_group import interface_of
+from gim_bench.hardware.ranks import Rank, rank_of
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",

@@ -147,13 +147,13 @@ def epochs():
     ]
 
 
-def train_all(rank, processes, meeting_place, names, answers):
+def train_all(number, processes, meeting, names, answers):
     """Train the cases as one of the processes."""
     torch.set_num_threads(1)
-    with process_group.joined(rank, processes=processes, meeting_place=meeting_place, device=CPU):
+    with process_group.joined(meeting, number=number, processes=processes, device=CPU):
         found = {name: trained(name, shared=True) for name in names}
         found["epochs"] = epochs()
-    torch.save(found, f"{answers}-{rank}")
+    torch.save(found, f"{answers}-{number}")
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -161,12 +161,13 @@ def processes(request, tmp_path_factory):
     """Losses and states of all processes that share the batches of every case."""
     count, folder = request.param, tmp_path_factory.mktemp("processes")
     names = [name for name in CASES if "speech" not in name or count == 2]  # six windows
+    meeting = process_group.FileMeeting(path=folder / "meeting")
     forked.start()
     started = [
         forked.FORKED.Process(
-            target=train_all, args=(rank, count, folder / "meeting", names, folder / "answer")
+            target=train_all, args=(number, count, meeting, names, folder / "answer")
         )
-        for rank in range(count)
+        for number in range(count)
     ]
     for process in started:
         process.start()

@@ -10,7 +10,8 @@ import torch
 from torch.distributed import TCPStore
 
 from gim_bench.contract import Batch
-from gim_bench.hardware.ranks import Rank, joined
+from gim_bench.hardware.process_group import connected
+from gim_bench.hardware.ranks import Rank, RankMeeting
 from gim_bench.system.children import NeighbourGoneError
 from gim_bench.training.pipeline.network import NetworkInlet, NetworkOutlet, Seat
 from gim_bench.training.pipeline.ring import Kind, Parcel
@@ -30,10 +31,11 @@ def pair(below, above):
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     rank = Rank(number=0, ranks=2, local=0, here=2, address="127.0.0.1", port=store.port,
                 attempt="0", has_store=True)  # fmt: skip
+    meeting = RankMeeting(rank=rank, group="pair")
     pipes, processes = [], []
     for number, work in enumerate((below, above)):
         here, there = FORKED.Pipe()
-        seat = Seat(rank=replace(rank, number=number), group="pair", peer=1 - number)
+        seat = Seat(meeting=meeting, number=number, peer=1 - number)
         process = FORKED.Process(target=_run, args=(work, seat, there))
         process.start()
         there.close()
@@ -49,8 +51,8 @@ def pair(below, above):
 
 def _run(work, seat, pipe):
     try:
-        with joined(seat.group, rank=seat.rank):
-            end = NetworkInlet(seat, device=CPU) if seat.rank.number else NetworkOutlet(seat)
+        with connected(seat.meeting, number=seat.number, processes=2, device=CPU):
+            end = NetworkInlet(seat, device=CPU) if seat.number else NetworkOutlet(seat)
             pipe.send("joined")
             work(end, pipe)
             end.wait_until_sent()

@@ -144,11 +144,10 @@ class AsynchronousTrainer(PipelinedTrainer):
     """
 
     kind = AsynchronousWorker
-    crew = Inboxes
     _crew: Inboxes
 
     def __init__(self, *args: Any, buffer: BufferSettings, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, crew=Inboxes(), **kwargs)
         self.buffer = buffer
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -19,9 +19,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from gim_bench.contract import Batch
-from gim_bench.hardware import ranks
-from gim_bench.hardware.process_group import exchange
-from gim_bench.hardware.ranks import Rank
+from gim_bench.hardware.process_group import connected, exchange
+from gim_bench.hardware.ranks import RankMeeting
 from gim_bench.hardware.transfers import moved
 from gim_bench.training.pipeline.ring import BUFFERS, Kind, Parcel
 from gim_bench.training.pipeline.worker import LosslessWorker, Post
@@ -31,8 +30,8 @@ from gim_bench.training.pipeline.worker import LosslessWorker, Post
 class Seat:
     """The end of a connection between workers, one for each rank; made in their parent."""
 
-    rank: Rank  # of this end
-    group: str  # name of the workers' group
+    meeting: RankMeeting  # of all workers
+    number: int  # rank of this end
     peer: int  # rank of the other end
 
     def close(self) -> None:
@@ -188,7 +187,9 @@ class DistantWorker(LosslessWorker):
         self._seat: Seat = post.below or post.above
 
     def work(self) -> None:
-        with ranks.joined(self._seat.group, rank=self._seat.rank):
+        seat, cpu = self._seat, torch.device("cpu")  # batches go over the host
+        processes = seat.meeting.rank.ranks
+        with connected(seat.meeting, number=seat.number, processes=processes, device=cpu):
             super().work()
 
     def linger(self) -> None:

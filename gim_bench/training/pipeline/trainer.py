@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gim_bench.contract import Batch
-from gim_bench.hardware.threads import asking_for
 from gim_bench.methods.stack import HandOn
 from gim_bench.training.pipeline.worker import (
     Begin,
@@ -22,7 +21,7 @@ from gim_bench.training.pipeline.worker import (
     serve,
 )
 from gim_bench.training.trainer import Trainer
-from gim_bench.training.workers import SPAWN, Crew, Ticks, take_over, threads_of_each
+from gim_bench.training.workers import SPAWN, Crew, Ticks, take_over
 
 # Makes a worker's part, in the worker's process, from the worker's number and its units.
 Make = Callable[[int, Sequence[str]], Part]
@@ -49,17 +48,23 @@ class PipelinedTrainer(Trainer):
     """
 
     kind: type[Worker] = LosslessWorker
-    crew: type[Crew] = Crew
 
     def __init__(
-        self, *args: Any, shares: Sequence[Sequence[str]], make: Make, ticks: Ticks, **kwargs: Any
+        self,
+        *args: Any,
+        shares: Sequence[Sequence[str]],
+        make: Make,
+        ticks: Ticks,
+        crew: Crew | None = None,
+        **kwargs: Any,
     ) -> None:
+        """`crew` has the workers; by default they are on this machine."""
         super().__init__(*args, **kwargs)
         self.shares = shares
         self.make = make
         self.ticks = ticks
         self.measured: list[Measured] = []
-        self._crew = self.crew()
+        self._crew = crew or Crew()
         # The names in the learner's state of what each worker has.
         self._names: list[Sequence[str]] = []
         self._resumed: Mapping[str, Any] | None = None
@@ -135,11 +140,6 @@ class PipelinedTrainer(Trainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
-    @property
-    def threads(self) -> int:
-        """Threads of each worker."""
-        return threads_of_each(len(self.shares))
-
     def _linked(self, lower: int) -> tuple[Any, Any]:
         """Both ends of the connection of worker `lower` with the one above, its own end first."""
         return SPAWN.Pipe()
@@ -149,17 +149,17 @@ class PipelinedTrainer(Trainer):
         links = [self._linked(lower) for lower in range(len(self.shares) - 1)]
         below = [None, *(upper for _, upper in links)]
         above = [*(lower for lower, _ in links), None]
-        with asking_for(self.threads):
-            for number, units in enumerate(self.shares):
-                post = partial(
-                    Post,
-                    kind=self.kind,
-                    make=partial(self.make, number, units),
-                    below=below[number],
-                    above=above[number],
-                )
-                title = f"worker {number + 1} ({', '.join(units)}) of the pipeline"
-                self._crew.hire(title, serve, post)
+        threads = self._crew.threads_of_each(len(self.shares))
+        for number, units in enumerate(self.shares):
+            post = partial(
+                Post,
+                kind=self.kind,
+                make=partial(self.make, number, units),
+                below=below[number],
+                above=above[number],
+            )
+            title = f"worker {number + 1} ({', '.join(units)}) of the pipeline"
+            self._crew.hire(title, serve, post, threads=threads)
         for link in links:
             for end_of_link in link:
                 end_of_link.close()

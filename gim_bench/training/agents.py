@@ -1,4 +1,4 @@
-"""Ranks of a pipeline: rank 0 is the parent of every training, the others are its agents.
+"""Ranks of a command: rank 0 is the parent of every training, the others are its agents.
 
 An agent starts one worker at a time, in a process of its own, tells rank 0 how the worker ended,
 and ends it when rank 0 asks or is gone. Agents and their workers connect to rank 0, and show the
@@ -14,15 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import torch
+
 from gim_bench.errors import ConfigError, first_line
-from gim_bench.hardware.ranks import LOOK_SECONDS, LOOPBACK, MEETING_SECONDS, Rank
-from gim_bench.hardware.threads import asking_for
+from gim_bench.hardware.process_group import LOOPBACK
+from gim_bench.hardware.ranks import LOOK_SECONDS, MEETING_SECONDS, Rank, RankMeeting
+from gim_bench.hardware.threads import asking_for, threads_asked_for
 from gim_bench.system.children import deaf_to_interrupts, end
 from gim_bench.system.interrupts import SIGNALS
-from gim_bench.training.workers import LOST, SPAWN
+from gim_bench.training.workers import LOST, SPAWN, Crew, Employed
 
 GREETING_SECONDS = 5.0  # for whoever connects to show the token
 LISTENING_SECONDS = 0.5  # between an agent's looks for signals
@@ -38,6 +42,7 @@ class Hello(NamedTuple):
     host: str
     code: str  # identity of the code, which has to be that of rank 0
     device: str  # of its workers
+    data_dir: Path | None  # --data-dir of its own command
     error: str  # why it cannot have that device; empty if it can
 
     def __str__(self) -> str:
@@ -129,7 +134,7 @@ class Ranks:
         while missing:
             if (connection := self._caller(LOOK_SECONDS)) is not None:
                 with suppress(EOFError, OSError):  # it has ended: it does not come
-                    agent = Agent(connection, connection.recv())
+                    agent = Agent(connection, _greeting(connection))
                     if agent.hello.number not in missing:
                         raise ConfigError(
                             f"{agent.hello} comes twice: start each RANK from 0 to "
@@ -147,10 +152,10 @@ class Ranks:
         self.agents.sort(key=lambda agent: agent.hello.number)
         return [agent.hello for agent in self.agents]
 
-    def new_group(self) -> str:
-        """A name for the workers of a training."""
+    def new_meeting(self) -> RankMeeting:
+        """How the workers of one training find each other."""
         self._groups += 1
-        return f"training {self._groups}"
+        return RankMeeting(rank=self.rank, group=f"training {self._groups}")
 
     def check(self) -> None:
         """Raises: ConnectionError where a rank is gone, KeyboardInterrupt where one is to end."""
@@ -217,6 +222,68 @@ def _first_bytes(made: socket.socket, count: int) -> bytes:
             break
         shown += more
     return shown
+
+
+def _greeting(connection: Connection) -> Hello:
+    """An agent's first message. Raises: EOFError, OSError or, for other code, ConfigError."""
+    try:
+        hello: Hello = connection.recv()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"a rank greets as another version of gim_bench does ({first_line(error)}): install "
+            f"the same version on all machines"
+        ) from None
+    return hello
+
+
+# -- in the eyes of a trainer ----------------------------------------------------------------------
+
+
+class CrewOfRanks(Crew):
+    """Workers of which rank k starts number k."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self._ranks = ranks
+
+    def threads_of_each(self, workers: int) -> int:
+        """Threads of a worker: those asked for, else as many on all machines as fit on this one."""
+        here = 1 if threads_asked_for() else self._ranks.rank.here
+        return max(1, torch.get_num_threads() // here)
+
+    @contextmanager
+    def meeting(self) -> Iterator[RankMeeting]:
+        yield self._ranks.new_meeting()
+
+    def hire(
+        self, title: str, serve: Callable[[Any], None], post: Callable[..., Any], *, threads: int
+    ) -> None:
+        if not self.workers:
+            super().hire(f"{title}, rank 0,", serve, post, threads=threads)
+            return
+        agent = self._ranks.agents[len(self.workers) - 1]
+        self.hire_of(agent, title, serve, post, threads=threads)
+
+    def hire_of(
+        self,
+        agent: Agent,
+        title: str,
+        serve: Callable[[Any], None],
+        post: Callable[..., Any],
+        *,
+        threads: int,
+    ) -> None:
+        """`hire` a worker from an agent."""
+        process, connection = self._ranks.worker(agent, Start(serve, post, threads))
+        title = f"{title}, {agent.hello},"
+        self.workers.append(Employed(title=title, process=process, connection=connection))
+
+    def hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
+        """Hear a worker. A signal to another rank counts as one to this process."""
+        said = super().hear(worker, wanted)
+        if self._ranks.are_to_end():
+            signal.raise_signal(signal.SIGTERM)
+        return said
 
 
 # -- in the process of an agent --------------------------------------------------------------------
