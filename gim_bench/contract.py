@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -276,9 +276,10 @@ class Objective:
     unit: str | None = None  # "nats"; None where the loss has no unit
     # The table `[objective.<name>]` of a suite (InfoNCE's is `[info_nce]`).
     settings: type[Settings] = Settings
-    # Whether log(candidates) - loss is a lower bound on mutual information, as of InfoNCE; the
+    # Other values of the settings with which log(candidates) - loss is a lower bound on mutual
+    # information, as of InfoNCE, {} if that is so with all values; None: it is no bound. The
     # learner's `uninformed_losses` are log(candidates).
-    bounds_information: bool = False
+    bounds_information: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ def _costs(finished: Sequence[Finished]) -> dict[str, float]:
         "train/parameters": sum(t.parameters for t in trainings),
     }
     if all(found.training.audited.flops for found in finished):
-        costs["train/flops"] = sum(found.training.audited.flops for found in finished)
+        costs["train/operations"] = sum(found.training.audited.flops for found in finished)
     return costs
 
 

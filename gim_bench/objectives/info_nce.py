@@ -33,7 +33,11 @@ class InfoNCESettings(PredictionSettings):
 
 
 INFO_NCE = Objective(
-    name="info_nce", unit="nats", settings=InfoNCESettings, bounds_information=True
+    name="info_nce",
+    unit="nats",
+    settings=InfoNCESettings,
+    # Negatives from rows that no step predicts are told from positives without any context.
+    bounds_information={"negatives_from": "targets"},
 )
 
 

@@ -24,9 +24,7 @@ class LocalInfoMaxSettings(Settings):
     mi_units: PositiveInt = 1024  # channels of the MI networks
 
 
-LOCAL_INFOMAX = Objective(
-    name="local_infomax", unit="nats", settings=LocalInfoMaxSettings, bounds_information=True
-)
+LOCAL_INFOMAX = Objective(name="local_infomax", unit="nats", settings=LocalInfoMaxSettings)
 
 
 def local_infomax(scores: Float[Tensor, "n global m place"]) -> Float[Tensor, ""]:

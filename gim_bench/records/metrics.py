@@ -134,7 +134,16 @@ METRICS = {
             "train/parameters", "parameters", Better.LOWER, "parameters trained, heads included"
         ),
         Metric(
-            "train/flops", "FLOP", Better.LOWER, "operations of all steps, forward and backward"
+            "train/operations",
+            "FLOP",
+            Better.LOWER,
+            "operations of all steps, forward and backward, without the optimiser's",
+        ),
+        Metric(
+            "train/flops",
+            "FLOP",
+            Better.LOWER,
+            "in earlier records: operations without the gradients of the losses' own heads",
         ),
         Metric(
             "train/kept_bytes",

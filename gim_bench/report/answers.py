@@ -164,6 +164,11 @@ def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: Suite
     if obstacles := against_accuracy(records, rows=suite.method, kinds=kinds):
         rerun = command(suite, subject.method, rival.method, more=" --rerun")
         return f"{both} are not of one experiment: {'; '.join(obstacles)}. Run {rerun}"
+    if failed := [f"{r.method} with seed {s}" for r in rows for s in r.failed]:
+        return (
+            f"{listed(failed)} failed and {'is' if len(failed) == 1 else 'are'} in no mean, for "
+            f"the reason below. Run {command(suite, subject.method, rival.method)}"
+        )
     if not of_rival[-1].is_tested:
         return without_interval(*rows, suite=suite)
     if lost := [f"{r.method} with seed {s}" for r in rows for s in diverged(r.records)]:

@@ -133,15 +133,21 @@ def rows_of(
 
     The rows are in the suite's order; methods that the suite does not list come last.
     """
-    done = newest_done(records)
-    too_large = [record.method for record in latest_attempts(records) if not record.fits]
+    done, latest = newest_done(records), latest_attempts(records)
+    too_large = [record.method for record in latest if not record.fits]
     rows = []
     for method in dict.fromkeys([*methods, *(record.method for record in done), *too_large]):
         cells = sorted((r for r in done if r.method == method), key=lambda r: r.seed)
         if cells or method in too_large:
             marks = {cell.seed: marks_of(found) for cell in cells if (found := predictions(cell))}
             summaries = summarise_metrics(cells)
-            rows.append(Row(method, cells, summaries, fits=bool(cells), marks=marks))
+            failed = [
+                r.seed
+                for r in latest
+                if r.method == method and r.fits and r.status is Status.FAILED
+            ]
+            lost = sorted(set(failed) - {cell.seed for cell in cells})
+            rows.append(Row(method, cells, summaries, fits=bool(cells), marks=marks, failed=lost))
     return rows
 
 

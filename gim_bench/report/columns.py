@@ -29,7 +29,7 @@ HEADINGS = {
     "train/samples": "examples seen",
     "train/labels": "labels",
     "train/parameters": "parameters",
-    "train/flops": "TFLOP",
+    "train/operations": "TFLOP",
     "train/step_per_calibration": "step / calibration",
     "selection/seconds": "selection s",
     "probe/seconds": "probe s",
@@ -95,6 +95,7 @@ class Row(NamedTuple):
     summaries: Mapping[str, Summary]
     fits: bool = True  # False: no cell finished, because memory did not suffice
     marks: Mapping[int, Marks] = MappingProxyType({})  # of the seeds with predictions
+    failed: Sequence[int] = ()  # seeds without a finished cell whose latest attempt failed
 
 
 def trait_of(row: Row, name: str) -> Any:

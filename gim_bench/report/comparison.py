@@ -54,7 +54,7 @@ KINDS = {
     "training.held_out": Kind.BUDGET,
     "train/steps": Kind.BUDGET,
     "train/samples": Kind.BUDGET,
-    "train/flops": Kind.BUDGET,
+    "train/operations": Kind.BUDGET,
     "train/labels": Kind.LABELS,
     "method.trains_on": Kind.LABELS,
     "method.uses_labels": Kind.LABELS,
@@ -103,7 +103,7 @@ COUNTS = {
         of_row=("encoder", "augmentation", "objective"),
         given=False,
     ),
-    "train/flops": Count(
+    "train/operations": Count(
         of_method=("trains_on", "views", *PARTS, "schedule", "recompute"),
         of_row=("encoder", "augmentation", "objective", *PACE),
         given=False,

@@ -15,7 +15,7 @@ from gim_bench.report.suite_like import SuiteLike
 COSTS, SAVES = "What does it cost?", "What does it save?"
 TRAINING = {
     "train/seconds": "time",
-    "train/flops": "operations",
+    "train/operations": "operations",
     "energy/gpu_joules": "energy of the GPU",
     "energy/cpu_joules": "energy of the processors",
 }

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.contract import GradientFlow
-from gim_bench.records.intervals import LEVEL, Estimate, Sample, holm, mean_of, sample
+from gim_bench.records.intervals import LEVEL, Corrected, Estimate, Sample, holm, mean_of, sample
 from gim_bench.records.statistics import values_by_seed
 from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_of
 from gim_bench.report.document import Block, Column, Curve, Figure, Panel, Section, Table
@@ -106,13 +106,14 @@ def _family(label: str, found: Mapping[int, Row], name: str) -> list[Block]:
     of_units = list(_between_units(found, name))
     of_modules = {row.method: list(_between_modules(row, name)) for row in found.values()}
     everything = [step for steps in of_modules.values() for step in steps]
+    over_units, over_modules = corrected(of_units), corrected(everything)
     return [
         f"{label}: {heading_of(name)} over the number of isolated units",
         overview,
-        *_tested(of_units, name),
-        first_fall(of_units),
-        *_tested(everything, name),
-        *(first_without_gain(method, steps) for method, steps in of_modules.items()),
+        *_tested(of_units, over_units, name),
+        first_fall(of_units, over_units),
+        *_tested(everything, over_modules, name),
+        *(first_without_gain(row, steps, over_modules) for row, steps in of_modules.items()),
         NOTE,
     ]
 
@@ -158,55 +159,59 @@ def paired(ours: Row, name: str, theirs: Row, other: str, *, called: str) -> Ste
     return Step(name=called, difference=difference, seeds=len(seeds))
 
 
-def _tested(steps: Sequence[Step], name: str) -> list[Block]:
+def _tested(steps: Sequence[Step], found: Mapping[str, Corrected], name: str) -> list[Block]:
     """The table of differences; p values and intervals where there are seeds enough."""
     style, rows = style_of(name), []
-    levels = dict(zip((s.name for s in _with_seeds(steps)), _corrected(steps), strict=True))
     for step in steps:
         interval, p = NONE, NONE
-        if step.name in levels:
-            p_value, level = levels[step.name]
-            half = step.difference.half_width(level)
+        if step.name in found:
+            test = found[step.name]
+            half = step.difference.half_width(test.level)
             assert half is not None
             interval = f"± {show(half, None, style)}"
-            p = "≤0.001" if p_value < 0.001 else f"{p_value:.3f}"
+            p = "≤0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
         difference = signed(step.difference.value, style)
         rows.append([step.name, difference, interval, p, str(step.seeds)])
     columns = [Column(heading=heading, numeric=heading != "compared") for heading in HEADINGS]
     return [Table(columns=columns, rows=rows)] if rows else []
 
 
-def _with_seeds(steps: Sequence[Step]) -> list[Step]:
-    return [step for step in steps if step.difference.seeds is not None]
+def corrected(steps: Sequence[Step]) -> dict[str, Corrected]:
+    """The tests of the steps with several seeds, by name, corrected for their number."""
+    tested = [step for step in steps if step.difference.seeds is not None]
+    return dict(
+        zip(
+            (step.name for step in tested),
+            holm([step.difference.p_value() or 0.0 for step in tested]),
+            strict=True,
+        )
+    )
 
 
-def _corrected(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    """(p value, level) of every step with several seeds, corrected for their number."""
-    found = holm([step.difference.p_value() or 0.0 for step in _with_seeds(steps)])
-    return [(each.p_value, each.level) for each in found]
-
-
-def first_fall(steps: Sequence[Step]) -> str:
+def first_fall(steps: Sequence[Step], found: Mapping[str, Corrected]) -> str:
     """The first number of units with a proven loss against fewer units."""
-    tested = _with_seeds(steps)
-    if not tested:
+    if not found:
         return "One seed cannot tell at which number of units accuracy falls: use --seeds."
-    for step, (p, _) in zip(tested, _corrected(tested), strict=True):
-        if p <= LEVEL and step.difference.value < 0:
+    for step in steps:
+        if _is_proven(step, found) and step.difference.value < 0:
             return f"The first step at which more units cost accuracy: {step.name}."
     return "No step to more units costs accuracy that these seeds prove."
 
 
-def first_without_gain(method: str, steps: Sequence[Step]) -> str:
+def first_without_gain(method: str, steps: Sequence[Step], found: Mapping[str, Corrected]) -> str:
     """The first module without a proven gain over the module below."""
-    tested = _with_seeds(steps)
+    tested = [step for step in steps if step.name in found]
     if not tested:
         return f"{method}: one seed cannot tell which module no longer helps."
-    for step, (p, _) in zip(tested, _corrected(tested), strict=True):
-        if p > LEVEL or step.difference.value <= 0:
+    for step in tested:
+        if not _is_proven(step, found) or step.difference.value <= 0:
             called = step.name.partition(": ")[2].partition(" less")[0]
             return f"{method}: {called} is the first without a proven gain over the one below."
     return f"{method}: every module gains over the one below."
+
+
+def _is_proven(step: Step, found: Mapping[str, Corrected]) -> bool:
+    return step.name in found and found[step.name].p_value <= LEVEL
 
 
 def _memory(rows: Collection[Row]) -> list[str]:

@@ -8,9 +8,11 @@ from gim_bench.records.statistics import spans
 from gim_bench.report.document import Block, Bullets
 
 STILL_LEARNING = 0.02  # share of everything learnt that the last epoch brought
+DIVERGED = 1.1  # times the loss of a predictor without information
 RULE = (
     f"A run is flagged where a module's loss, as mean of the last epoch, is above the loss of a "
-    f"predictor without information, or where the last epoch brought more than "
+    f"predictor without information (it diverged where that is more than a tenth above, else it "
+    f"learnt nothing), or where the last epoch brought more than "
     f"{STILL_LEARNING:.0%} of the whole fall of a module's loss since that loss (where none is "
     f"known: since the first epoch). Longer training may change the rank of such a run."
 )
@@ -19,8 +21,8 @@ RULE = (
 def flags(records: Sequence[Record]) -> list[Block]:
     """The flagged runs and the rule; empty if no run is flagged.
 
-    Each diverged module has a line. The runs of a method that still learn share one, with the
-    phrase of the run that learnt most in its last epoch.
+    Each module that learnt nothing or diverged has a line. The runs of a method that still learn
+    share one, with the phrase of the run that learnt most in its last epoch.
     """
     lines = [
         f"{record.method}, seed {record.seed}: {flag}"
@@ -43,20 +45,31 @@ def still_learning(records: Sequence[Record]) -> list[int]:
 
 
 def diverged(records: Sequence[Record]) -> list[int]:
-    """The seeds of the runs with a module whose loss ends above the uninformed one."""
-    return [record.seed for record in records if any(_above_chance(record))]
+    """The seeds of the runs with a module whose loss ends far above the uninformed one."""
+    return [
+        record.seed
+        for record in records
+        if any(loss > DIVERGED * uninformed for _, loss, uninformed in _last_losses(record))
+    ]
 
 
 def _above_chance(record: Record) -> Iterator[str]:
     """A phrase for each module whose loss ends above the uninformed one."""
-    last = record.losses[-1] if record.losses else {}
-    for unit, loss in last.items():
-        uninformed = _uninformed(record, unit)
-        if uninformed is not None and loss > uninformed:
+    for unit, loss, uninformed in _last_losses(record):
+        if loss > uninformed:
             yield (
-                f"diverged: the loss of {_spoken(unit)} ends at {loss:.2f} "
-                f"{unit_of('loss', record.config)}, where {uninformed:.2f} is uninformed"
+                f"{'diverged' if loss > DIVERGED * uninformed else 'learnt nothing'}: the loss of "
+                f"{_spoken(unit)} ends at {loss:.2f} {unit_of('loss', record.config)}, where "
+                f"{uninformed:.2f} is uninformed"
             )
+
+
+def _last_losses(record: Record) -> Iterator[tuple[str, float, float]]:
+    """(unit, mean of its last epoch, uninformed loss) of the units for which one is known."""
+    for unit, loss in (record.losses[-1] if record.losses else {}).items():
+        uninformed = _uninformed(record, unit)
+        if uninformed is not None:
+            yield unit, loss, uninformed
 
 
 def _learning(record: Record) -> tuple[float, str] | None:

@@ -12,7 +12,7 @@ HEADINGS = ("kind", "setting", "values", "declared by")
 BUDGETS = {
     "train/steps": ("takes", "take", "optimiser steps"),
     "train/samples": ("sees", "see", "examples"),
-    "train/flops": ("computes", "compute", "operations"),
+    "train/operations": ("computes", "compute", "operations"),
 }
 
 

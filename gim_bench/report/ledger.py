@@ -264,7 +264,7 @@ def _cells(entry: Entry) -> dict[str, str]:
         "paper": show_published(entry.paper, style),
         ELSEWHERE: ", ".join(show_published(r, style) for r in entry.paper.rivals) or NONE,
         "ours": _shown(entry.ours, style),
-        AT_RATE: _shown(entry.at_rate, style),
+        AT_RATE: _shown(entry.at_rate, style) + _of_fewer(entry),
         "difference": _difference(entry.gap, style),
         "verdict": entry.verdict,
     }
@@ -272,6 +272,13 @@ def _cells(entry: Entry) -> dict[str, str]:
 
 def _shown(summary: Summary | None, style: Style) -> str:
     return show(summary.mean, summary.std, style) if summary else NONE
+
+
+def _of_fewer(entry: Entry) -> str:
+    """The number of seeds that the rate is known of, where it is not known of all."""
+    if entry.at_rate is None or entry.ours is None or entry.at_rate.n == entry.ours.n:
+        return ""
+    return f" ({entry.at_rate.n} of {entry.ours.n} seeds)"
 
 
 def _difference(gap: Gap | None, style: Style) -> str:

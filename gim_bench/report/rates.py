@@ -134,7 +134,7 @@ def settings_of_rows(suite: Suite) -> dict[str, str]:
 def tuned_elsewhere(
     records: Sequence[Record], *, tuned: str | None, settings: Mapping[str, str]
 ) -> dict[str, str]:
-    """Rows with evidence of other data or settings than theirs: what is other, by method.
+    """Rows with evidence of other data, settings or results version: what is other, by method.
 
     `settings` has the sha256 of the settings of each row; a row without one counts as unchanged.
     """
@@ -147,8 +147,12 @@ def tuned_elsewhere(
             continue
         other = ["data"] if _data_of(record, evidence) != evidence.data_sha256 else []
         other += ["settings"] if settings.get(record.method, row.settings) != row.settings else []
-        if other:
-            found[record.method] = f"tuned on other {' and '.join(other)}"
+        version = record.provenance.get("results_version", evidence.results_version)
+        said = [f"tuned on other {' and '.join(other)}"] if other else []
+        if version != evidence.results_version:
+            said.append(f"tuned at results version {evidence.results_version}, not {version}")
+        if said:
+            found[record.method] = "; ".join(said)
     return found
 
 

@@ -12,7 +12,7 @@ from gim_bench.report.columns import Row, style_of
 from gim_bench.report.ledger import DETERMINISTIC
 
 # Costs that repeat exactly, so that one seed suffices.
-EXACT = (DETERMINISTIC, "train/flops")
+EXACT = (DETERMINISTIC, "train/operations")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,35 +70,37 @@ def gradient_norms(
 ) -> dict[str, dict[str, float]]:
     """{m: {n: ‖∂loss_m/∂θ_n‖₂, …}, …} of all losses, or of one unit's alone.
 
-    Exactly 0 where no path leads from the loss to the module.
+    Exactly 0 where no path leads from the loss to the module. As in training, every weight of the
+    loss's unit has its gradient computed, the own head's among them.
     """
-    thetas = {unit: seen_from(unit, trainer.learner) for unit in trainer.learner.units()}
+    units = trainer.learner.units()
+    thetas = {unit: seen_from(unit, trainer.learner) for unit in units}
     losses = trainer.losses(batch, only=only)
     if trainer.schedule is not Schedule.JOINT:
-        return {unit: _norms_of(loss, thetas[unit]) for unit, loss in losses}
+        return {unit: _norms_of(loss, thetas[unit], units[unit]) for unit, loss in losses}
     # As in training: jointly, every graph is there until the last loss frees them all.
     together = list(losses)
     last, _ = together[-1]
     return {
-        unit: _norms_of(loss, thetas[unit], retain_graph=unit != last) for unit, loss in together
+        unit: _norms_of(loss, thetas[unit], units[unit], retain_graph=unit != last)
+        for unit, loss in together
     }
 
 
 def _norms_of(
     loss: Float[Tensor, ""],
     modules: Mapping[str, Sequence[nn.Parameter]],
+    own: Sequence[nn.Parameter],
     *,
     retain_graph: bool = False,
 ) -> dict[str, float]:
-    """{n: ‖∂loss/∂θ_n‖₂, …}; what is frozen has no gradient."""
+    """{n: ‖∂loss/∂θ_n‖₂, …}; what is frozen has no gradient. `own` weights are the unit's."""
     trained = {n: [p for p in theta if p.requires_grad] for n, theta in modules.items()}
+    asked = [p for theta in trained.values() for p in theta]
+    seen = {id(p) for p in asked}
+    head = [p for p in own if p.requires_grad and id(p) not in seen]
     gradients = iter(
-        torch.autograd.grad(
-            loss,
-            [p for theta in trained.values() for p in theta],
-            retain_graph=retain_graph,
-            allow_unused=True,
-        )
+        torch.autograd.grad(loss, [*asked, *head], retain_graph=retain_graph, allow_unused=True)
     )
     return {n: _norm(list(islice(gradients, len(theta)))) for n, theta in trained.items()}
 

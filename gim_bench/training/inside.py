@@ -6,6 +6,7 @@ Four measures, each of a module or of two:
 - the cosine between the gradient that trains the module and the gradient that the loss at the top
   would give it through all modules above,
 - the lower bound on mutual information, log(candidates) - loss, where the objective is InfoNCE,
+  with negatives of the positives' own distribution,
 - linear CKA, the likeness of the features of two modules.
 
 A look draws from no generator of training and leaves no trace in the learner.
@@ -13,14 +14,16 @@ A look draws from no generator of training and leaves no trace in the learner.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gim_bench.contract import Batch, Encoder, eval_mode
+from gim_bench.contract import Batch, Encoder, Learner, Objective, eval_mode
 from gim_bench.hardware import devices
 from gim_bench.methods.stack import StackLearner, Unit, module_name
 from gim_bench.training.audit import generators_of, untouched
@@ -45,7 +48,14 @@ def look_inside(trainer: Trainer, batch: Batch, *, only: str | None = None) -> d
     if not isinstance(encoder, Encoder):
         return {}
     with untouched(trainer.learner, device=trainer.device), eval_mode(trainer.learner):
-        found = _of_encodings(trainer, encoder, batch) | _of_gradients(trainer, encoder, batch)
+        for module in trainer.learner.modules():
+            if isinstance(module, _BatchNorm):  # as in training: means that run know nothing yet
+                module.train()
+        found = (
+            _of_encodings(trainer, encoder, batch)
+            | _of_gradients(trainer, encoder, batch)
+            | _of_losses(trainer, batch)
+        )
     trained = trainer.optimisers.keys() if only is None else {only}
     units = _unit_of_modules(trainer, encoder)
     return {
@@ -119,36 +129,56 @@ def _of_encodings(trainer: Trainer, encoder: Encoder, batch: Batch) -> dict[str,
 
 
 def _of_gradients(trainer: Trainer, encoder: Encoder, batch: Batch) -> dict[str, float]:
-    """Cosine of each module's gradients, and bound on information of each unit.
+    """Cosine of each module's gradients.
 
-    Batch norm takes the batch's own statistics, as in training. Dropout and noise are left out, and
-    all losses begin with the same state of all generators: no draw makes gradients differ.
+    Dropout and noise are left out, and all losses begin with the same state of all generators: no
+    draw makes gradients differ.
     """
-    learner = trainer.learner
-    for module in learner.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
     units = _unit_of_modules(trainer, encoder)
     weights = {
         module_name(m): [p for p in stage.parameters() if p.requires_grad]
         for m, stage in enumerate(encoder.stages)
     }
     local: dict[str, Gradients] = {}
-    losses: dict[str, float] = {}
     for unit, loss in _drawing_alike(trainer, batch):
-        losses[unit] = loss.item()
         local |= _gradients(loss, {m: theta for m, theta in weights.items() if units[m] == unit})
     through = {} if (top := _loss_at_the_top(trainer, batch)) is None else _gradients(top, weights)
-    found = {
+    return {
         f"{COSINE}/{m}": cosine(gradients, through[m])
         for m, gradients in local.items()
         if m in through
     }
+
+
+def _of_losses(trainer: Trainer, batch: Batch) -> dict[str, float]:
+    """Bound on information of each unit, where the objective has one."""
+    learner = trainer.learner
     objective = learner.traits.objective
-    if objective is not None and objective.bounds_information:
-        uninformed = learner.uninformed_losses()
-        found |= {f"{BOUND}/{u}": uninformed[u] - losses[u] for u in losses if u in uninformed}
-    return found
+    if objective is None or objective.bounds_information is None:
+        return {}
+    with torch.no_grad(), _other_settings(learner, objective, objective.bounds_information):
+        losses = {unit: loss.item() for unit, loss in _drawing_alike(trainer, batch)}
+    uninformed = learner.uninformed_losses()
+    return {f"{BOUND}/{u}": uninformed[u] - losses[u] for u in losses if u in uninformed}
+
+
+@contextmanager
+def _other_settings(
+    learner: Learner, objective: Objective, values: Mapping[str, Any]
+) -> Iterator[None]:
+    """Within the block, the heads of the objective have these values of its settings."""
+    heads: dict[Any, Any] = {
+        module: module.settings
+        for module in learner.modules()
+        if isinstance(getattr(module, "settings", None), objective.settings)
+    }
+    for head, settings in heads.items():
+        head.settings = settings.model_copy(update=values)
+    try:
+        yield
+    finally:
+        for head, settings in heads.items():
+            head.settings = settings
 
 
 def _loss_at_the_top(trainer: Trainer, batch: Batch) -> Float[Tensor, ""] | None:

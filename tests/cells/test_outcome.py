@@ -326,7 +326,7 @@ def test_two_models_become_one_record(speech_suite, speech_bench, spoken):
         "train/step_per_calibration": pytest.approx(1.5),  # 4 s / 20 by the mean of 1/5 and 1/15 s
         "train/parameters": 200,
         "train/labels": 9 + 7,  # two of the nine recordings have no phone label
-        "train/flops": 120,
+        "train/operations": 120,
         "memory/host_peak_bytes": 70,
         "memory/probe_host_peak_bytes": 71,
     }

@@ -34,7 +34,7 @@ TRAINING = {
     "train/step_per_calibration",
     "train/parameters",
     "train/labels",
-    "train/flops",
+    "train/operations",
     "memory/host_peak_bytes",
     "memory/host_over_baseline_bytes",
 }

@@ -231,6 +231,29 @@ def test_runs_that_diverged_are_not_compared():
     assert "against end to end, not known" in found
 
 
+def test_a_seed_that_failed_is_not_left_out_in_silence():
+    """A loss that is no number ends a cell without an accuracy: the other seeds do not decide."""
+    lost = cell(
+        "gim", seed=3, metrics={}, status=Status.FAILED, error="the loss of module_3 is nan"
+    )
+    found = answer(WORKS, [*all_three(), lost])
+    assert "Not known" in found
+    assert "gim with seed 3 failed and is in no mean" in found
+    again = cells("gim", *GIM, 60.0)[-1:]
+    assert "failed" not in answer(WORKS, [*all_three(), lost, *again])
+
+
+def test_a_run_that_learnt_nothing_is_compared_and_flagged():
+    """A loss of 2.00 where 1.99 is uninformed is a result, as that of an untrained encoder is."""
+    records = [
+        *cells("gim", *GIM),
+        *cells("cpc", *CPC, losses=FLAT, costs={"uninformed_loss/module_1": 1.99}),
+        *cells("random_init", *RANDOM),
+    ]
+    assert "above cpc" in answer(WORKS, records)
+    assert "cpc, seed 0: learnt nothing: the loss of module 1 ends at 2.00" in report_on(records)
+
+
 def test_features_without_a_network_that_are_better_are_named():
     fixed = config("pixels")
     fixed["method"] |= {"gradient_flow": "none", "trains_on": "none", "ablation": "fixed"}
@@ -248,7 +271,7 @@ def timed(method, *seconds, flops=2e12, **changes):
         cell(
             method,
             seed=seed,
-            metrics={"accuracy": 60.0 + seed, "train/seconds": s, "train/flops": flops},
+            metrics={"accuracy": 60.0 + seed, "train/seconds": s, "train/operations": flops},
             **changes,
         )
         for seed, s in enumerate(seconds)

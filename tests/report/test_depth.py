@@ -93,6 +93,20 @@ def test_the_first_module_that_no_longer_helps_is_named():
     assert "flat: module 3 is the first without a proven gain over the one below." in found.blocks
 
 
+def test_the_sentences_below_a_table_have_its_corrections():
+    """Module 3 gains 2.6 ± 2.1 points: enough for one row, not among the modules of three."""
+    tops = [51.2, 53.0, 55.0, 57.2]
+    rows = [row(name, tops, units=k) for k, name in ((1, "one"), (2, "two"), (3, "three"))]
+    assert "one: every module gains over the one below." in section(rows[0]).blocks
+    found = section(*rows)
+    table = found.blocks[4]
+    assert isinstance(table, Table)
+    assert {line[3] for line in table.rows} == {"≤0.001", "0.083"}
+    for name in ("one", "two", "three"):
+        sentence = f"{name}: module 3 is the first without a proven gain over the one below."
+        assert sentence in found.blocks
+
+
 def test_a_single_seed_decides_nothing():
     found = section(row("one", [70.0], units=1), row("two", [10.0], units=2))
     assert "One seed cannot tell at which number of units accuracy falls: use --seeds." in (

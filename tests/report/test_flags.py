@@ -27,6 +27,11 @@ def test_a_loss_above_the_uninformed_one_is_flagged():
     ]
 
 
+def test_a_loss_a_tenth_above_the_uninformed_one_learnt_nothing():
+    (line,) = lines(run(2.4, 1.09 * CHANCE))
+    assert line.startswith("cpc, seed 2: learnt nothing: the loss of module 1 ends at 2.61 nats, ")
+
+
 def test_a_loss_below_the_uninformed_one_that_no_longer_falls_is_not_flagged():
     """From 2.40 to 1.40 in all, a hundredth of it in the last epoch."""
     assert lines(run(1.9, CHANCE - 0.99, CHANCE - 1.0)) == []

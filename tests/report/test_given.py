@@ -11,7 +11,7 @@ COUNTED = {
     "train/samples": 38_400.0,
     "train/steps": 1200.0,
     "train/parameters": 2_000_000.0,
-    "train/flops": 2.5e12,
+    "train/operations": 2.5e12,
 }
 
 
@@ -112,7 +112,7 @@ UNDECLARED = {
     "arithmetic of one and the same": (
         counted("gim"),
         counted("gim", seed=1, flops=1.0),
-        "train/flops",
+        "train/operations",
     ),
     "a schedule that saves no steps": (
         counted("gim", declares={"schedule": "joint"}),

@@ -82,13 +82,13 @@ def test_a_row_that_trains_nothing_lacks_neither_budget_nor_labels():
 
 
 def test_twice_the_operations_of_a_method_are_no_difference_in_settings_but_never_yes():
-    counts = {"train/parameters": 2e6, "train/flops": 2e12}
+    counts = {"train/parameters": 2e6, "train/operations": 2e12}
     more = {name: 2 * value for name, value in counts.items()}
     records = [cell("gim", counts=counts), cell("cpc", counts=more)]
     assert verdict(*records) == (
         "Not in everything: cpc computes 2 times as many operations as gim."
     )
-    assert "train/flops" not in {line[1] for line in lines(*records)}
+    assert "train/operations" not in {line[1] for line in lines(*records)}
 
 
 def test_the_settings_of_a_methods_own_objective_are_the_methods():
@@ -201,17 +201,18 @@ def test_the_budgets_of_the_paper_s_table_are_never_yes():
 
 
 STL10 = {
-    "gim": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/flops": 2.3e18},
-    "cpc": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/flops": 2.5e18},
-    "supervised": {"train/steps": 11_700.0, "train/samples": 1_497_600.0, "train/flops": 1.1e17},
+    "gim": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/operations": 2.3e18},
+    "cpc": {"train/steps": 234_300.0, "train/samples": 29_990_400.0, "train/operations": 2.5e18},
+    "supervised": {"train/steps": 11_700.0, "train/samples": 1_497_600.0,
+                   "train/operations": 1.1e17},
     "greedy_supervised": {"train/steps": 11_700.0, "train/samples": 1_497_600.0,
-                          "train/flops": 1.2e17},
+                          "train/operations": 1.2e17},
     "gim_iterative": {"train/steps": 702_900.0, "train/samples": 89_971_200.0,
-                      "train/flops": 4.0e18},
+                      "train/operations": 4.0e18},
     "supervised_equal_steps": {"train/steps": 234_300.0, "train/samples": 29_990_400.0,
-                               "train/flops": 2.2e18},
+                               "train/operations": 2.2e18},
     "greedy_supervised_equal_steps": {"train/steps": 234_300.0, "train/samples": 29_990_400.0,
-                                      "train/flops": 2.4e18},
+                                      "train/operations": 2.4e18},
 }  # fmt: skip
 
 
@@ -252,7 +253,7 @@ def test_rows_of_equal_steps_declare_their_budget():
     assert ("training.budget", "its row") in found
 
 
-@pytest.mark.parametrize("name", ["train/steps", "train/samples", "train/flops"])
+@pytest.mark.parametrize("name", ["train/steps", "train/samples", "train/operations"])
 def test_a_tenth_more_of_a_budget_is_tolerated_and_anything_beyond_is_named(name):
     """1.1 times exactly is no more than a tenth; one in 11,000 more is."""
     noun = {"train/steps": "optimiser steps", "train/samples": "examples"}.get(name, "operations")
@@ -267,14 +268,14 @@ def test_a_tenth_more_of_a_budget_is_tolerated_and_anything_beyond_is_named(name
     assert not found(11_001.0).startswith("Yes")
 
 
-VERBS = {"train/steps": "takes", "train/samples": "sees", "train/flops": "computes"}
+VERBS = {"train/steps": "takes", "train/samples": "sees", "train/operations": "computes"}
 
 
 def test_operations_within_a_tenth_are_yes_and_beyond_it_never():
     def found(operations):
         return verdict(
-            cell("gim", counts={"train/flops": 1e12}),
-            cell("cpc", counts={"train/flops": operations}),
+            cell("gim", counts={"train/operations": 1e12}),
+            cell("cpc", counts={"train/operations": operations}),
         )
 
     assert found(1.1e12) == YES
@@ -286,7 +287,7 @@ def test_operations_within_a_tenth_are_yes_and_beyond_it_never():
 def test_a_budget_is_the_mean_over_the_seeds_of_a_row():
     """One seed of cpc has 1.15 times the operations of gim, and the other as many."""
     operations = [("gim", 0, 1.0), ("gim", 1, 1.0), ("cpc", 0, 1.15), ("cpc", 1, 1.0)]
-    records = [cell(m, seed=s, counts={"train/flops": f * 1e12}) for m, s, f in operations]
+    records = [cell(m, seed=s, counts={"train/operations": f * 1e12}) for m, s, f in operations]
     assert "times as many" not in verdict(*records)
 
 
@@ -299,10 +300,11 @@ def test_equal_steps_on_labels_differ_in_labels_alone():
 
 
 def test_arithmetic_that_nothing_accounts_for_is_budget():
-    counts = ({"train/flops": 2e12}, {"train/flops": 3e12})
+    counts = ({"train/operations": 2e12}, {"train/operations": 3e12})
     records = [cell("gim", seed=seed, counts=each) for seed, each in enumerate(counts)]
     assert verdict(*records, cell("cpc"), cell("cpc", seed=1)) == (
-        "Not in everything: the rows differ in budget. UNDECLARED by method and row: train/flops."
+        "Not in everything: the rows differ in budget. "
+        "UNDECLARED by method and row: train/operations."
     )
 
 
@@ -475,9 +477,9 @@ def test_a_row_with_another_rate_does_not_account_for_other_steps():
 
 def test_an_encoder_of_the_rows_accounts_for_its_parameters_and_arithmetic():
     rows = {"cpc": nested("encoder.width", 16)}
-    more = {"train/parameters": 4e6, "train/flops": 4e12}
+    more = {"train/parameters": 4e6, "train/operations": 4e12}
     records = [
-        cell("gim", counts={"train/parameters": 1e6, "train/flops": 1e12}),
+        cell("gim", counts={"train/parameters": 1e6, "train/operations": 1e12}),
         cell("gim_b", encoder__width=16, counts=more),
     ]
     assert len(undeclared(records)) == 3

@@ -107,5 +107,5 @@ def test_the_web_page_has_the_section_too():
 
 
 def test_operations_are_printed_in_tflop():
-    text = report_on([cell("gim", metrics={"train/flops": 2.25e12})])
+    text = report_on([cell("gim", metrics={"train/operations": 2.25e12})])
     assert "| gim    | unlabelled |  2.25 |" in text

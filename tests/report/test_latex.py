@@ -15,7 +15,7 @@ def rows(text):
 
 def test_each_method_has_a_line_with_intervals_and_costs():
     """60 and 62: t(0.975, 1) = 12.706 times 1 is the half width."""
-    costs = [{"train/seconds": s, "train/flops": 2.5e12} for s in (10.0, 12.0)]
+    costs = [{"train/seconds": s, "train/operations": 2.5e12} for s in (10.0, 12.0)]
     records = [
         cell("gim", seed=seed, metrics={"accuracy": 60.0 + 2 * seed} | costs[seed])
         for seed in (0, 1)

@@ -150,6 +150,11 @@ def test_another_chosen_rate_or_a_tie_says_nothing_about_the_papers_rate():
     assert at_the_papers_rate(probed([1e-3, 81.0], [1e-2, 81.0])) is None
 
 
+def test_an_accuracy_at_the_papers_rate_of_some_seeds_says_of_how_many():
+    chosen, other = probed([1e-3, 81.0], [1e-2, 80.0]), probed([1e-3, 81.0], [1e-2, 82.0], seed=1)
+    assert at_the_papers_rate(chosen, other) == "80.0 (1 of 2 seeds)"
+
+
 def test_a_sweep_of_the_top_module_gives_the_accuracy_at_the_papers_rate():
     curve = ([1e-3, 81.0], [1e-2, 82.0])
     assert at_the_papers_rate(probed(*curve, sweeps={"module_3": swept()})) == "77.0"

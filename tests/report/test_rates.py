@@ -114,6 +114,14 @@ def test_a_rate_that_was_tuned_with_other_settings_is_remarked_upon(tuned):
     assert row[-1] == "tuned on other data and settings"
 
 
+def test_a_rate_that_was_tuned_at_another_results_version_is_remarked_upon(tuned):
+    tuned()
+    (row,) = rows(replace(trained(), provenance=provenance(results_version=8)))
+    assert row[-1] == "tuned at results version 7, not 8"
+    (row,) = rows(replace(trained(), provenance=provenance(results_version=7)))
+    assert row[-1] == ""
+
+
 def test_settings_that_are_the_evidences_are_not_remarked_upon(tuned):
     tuned()
     assert rows(trained(), settings={"gim": "0" * 64})[0][-1] == ""

@@ -166,7 +166,7 @@ def test_the_quickstart_fits_a_terminal():
     values = {"accuracy": 63.93, "ridge_accuracy": 61.9, "knn_accuracy": 56.9}
     values |= {f"accuracy/module_{k}": 60.0 for k in (1, 2, 3)} | {"accuracy/own_head": 57.5}
     values |= {"train/seconds": 123.4, "train/samples_per_second": 460.7, "train/steps": 900.0}
-    values |= {"train/samples": 28_800.0, "train/labels": 1600.0, "train/flops": 123e12}
+    values |= {"train/samples": 28_800.0, "train/labels": 1600.0, "train/operations": 123e12}
     values |= {"train/parameters": 2_123_456.0, "probe/seconds": 12.3}
     values |= {"memory/host_peak_bytes": 1.2e9}
     page = markdown([cell(m, metrics=values) for m in Suite.methods])

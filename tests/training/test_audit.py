@@ -419,6 +419,14 @@ def counted(compute) -> int:
     return counter.get_total_flops()
 
 
+def test_the_work_of_a_step_is_counted_whole(case):
+    """The gradients of the losses' own heads, too."""
+    found = audit(trainer(case.build().learner), case.batch(), steps=1)
+    taken = trainer(case.build().learner)
+    step = counted(lambda: taken.step(case.batch())) if taken.learner.units() else 0
+    assert found.flops == step
+
+
 def paper_encoder() -> ResNetEncoder:
     with torch.device("meta"):
         return ResNetEncoder(ResNetSettings(kind="resnet"), shape=(1, 64, 64))

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from gim_bench.contract import GradientFlow
+from gim_bench.objectives.info_nce import INFO_NCE, InfoNCEHead, InfoNCESettings
 from gim_bench.objectives.local_infomax import LocalInfoMaxSettings
 from gim_bench.progress import Silence
 from gim_bench.settings.schema import Precision, Schedule
@@ -151,7 +153,9 @@ def test_the_end_to_end_gradient_is_that_of_the_twin_with_the_same_weights():
 
 
 def test_the_bound_on_information_is_what_a_loss_is_below_chance():
-    trainer = trainer_of(toy_case("gim", modules=2))
+    case = toy_case("gim", modules=2)
+    drawn = case.objective.model_copy(update={"negatives_from": "targets"})
+    trainer = trainer_of(replace(case, objective=drawn))
     batch = toy_batches().fixed(4)
     with torch.no_grad():
         for head in trainer.learner.heads.values():
@@ -168,23 +172,58 @@ def test_the_bound_on_information_is_what_a_loss_is_below_chance():
     assert losses
 
 
-def test_the_bound_of_deep_infomax_counts_the_candidates_of_the_batch_that_is_looked_at():
-    """Before training, too, and whatever the size of the batches of training."""
-    case = replace(toy_case("deep_infomax", modules=2), objective=LocalInfoMaxSettings(mi_units=4))
-    trainer = trainer_of(case)
-    (head,) = trainer.learner.heads.values()
+def test_what_tells_positives_from_rows_that_are_no_target_bounds_no_information():
+    """Encodings that say their row and contexts that say nothing have no information in common.
+
+    Training's negatives, from all rows, lie below chance by 0.9 nats all the same.
+    """
+    rows, settings = 7, InfoNCESettings(prediction_steps=5, negatives=16, skip_rows=1)
+    head = InfoNCEHead(z_dim=rows, c_dim=1, settings=settings, generator=torch.Generator())
+    z = torch.eye(rows).reshape(1, rows, 1, rows).expand(40, rows, rows, rows)
+    c = torch.ones(40, rows, rows, 1)
+    is_target = torch.tensor([[row >= 1 + k for row in range(rows)] for k in range(1, 6)])
+    weight = torch.where(is_target, 0.0, -30.0).reshape(head.predictors.weight.shape)
     with torch.no_grad():
-        for network in (head.local_network, head.global_network):
-            network.norm.weight.zero_()  # equal scores: the loss is that of an uninformed predictor
-    for examples in (4, 3):
-        found = look_inside(trainer, toy_batches().fixed(examples))
-        assert found["information_bound/module_2"] == pytest.approx(0, abs=1e-6)
-        list(trainer.losses(toy_batches().fixed(4)))  # as training does, without a step
+        head.predictors.weight.copy_(weight)
+        assert head.uninformed_loss - head(z, c) > 0.8
+        head.settings = settings.model_copy(update=INFO_NCE.bounds_information)
+        assert head(z, c).item() == pytest.approx(head.uninformed_loss, abs=1e-5)
+
+
+def test_the_bound_is_of_negatives_that_can_be_positives_whatever_training_draws():
+    trainer = trainer_of(toy_case("gim", modules=2))
+    batch = toy_batches().fixed(4)
+    trainer.step(batch)
+    found = look_inside(trainer, batch)["information_bound/module_1"]
+    head = trainer.learner.heads["module_1"]
+    assert head.settings.negatives_from == "all"  # and is again after a look
+    head.settings = head.settings.model_copy(update={"negatives_from": "targets"})
+    trainer.learner.streams["module_1"].manual_seed(0)
+    (_, loss) = next(trainer.learner.losses(batch))
+    assert found == pytest.approx(math.log(1 + 4) - loss.item(), abs=1e-6)
+
+
+def test_running_statistics_of_batch_norm_do_not_count():
+    """Else an encoder that does not change would show another rank after training."""
+    case = toy_case("gim", norm=True)
+    trainer, other = trainer_of(case), trainer_of(case)
+    for module in other.learner.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.fill_(3.0)
+            module.running_var.fill_(7.0)
+    batch = toy_batches().fixed(4)
+    assert look_inside(trainer, batch) == look_inside(other, batch)
 
 
 @pytest.mark.parametrize("method", ["supervised", Agreeing])
 def test_only_info_nce_bounds_information(method):
     assert not [name for name in looked(toy_case(method)) if "information" in name]
+
+
+def test_places_of_one_image_are_no_independent_candidates():
+    """Deep InfoMax's log(candidates) - loss exceeds what identity alone can tell."""
+    case = replace(toy_case("deep_infomax", modules=2), objective=LocalInfoMaxSettings(mi_units=4))
+    assert not [name for name in looked(case) if "information" in name]
 
 
 def test_ranks_and_likenesses_are_of_every_module_and_every_pair():
