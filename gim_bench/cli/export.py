@@ -1,5 +1,6 @@
 """The command `export`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from gim_bench.cli.options import (
     SuiteOption,
     method_names,
 )
-from gim_bench.cli.results import found_records
+from gim_bench.cli.results import found_records, with_folder
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Status
 from gim_bench.system.streams import show
@@ -54,8 +55,9 @@ def export(
         state = f"the cell is {found[0].status.value}" if found else "no record of this cell"
         raise ConfigError(
             f"nothing to export: {method} seed {seed} of suite {loaded.name!r} with these settings "
-            f"in {runs_dir}: {state}; first run python -m gim_bench run --suite {suite} --method "
-            f"{method} --seeds {seed + 1}"
+            f"in {runs_dir}: {state}; first run python -m gim_bench run "
+            f"{with_folder(loaded, runs_dir).options} --method {shlex.quote(method)} "
+            f"--seeds {seed + 1}"
         )
     newest = max(finished, key=lambda record: str(record.provenance.get("finished_at")))
     folder = write(RunsFolder(runs_dir).folder_of(newest), output, licence=licence)

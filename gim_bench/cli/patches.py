@@ -19,6 +19,7 @@ from gim_bench.cli.options import (
     TrackingOption,
     tracker_for,
 )
+from gim_bench.cli.results import with_folder
 from gim_bench.errors import ConfigError
 from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
@@ -84,7 +85,7 @@ def patches(
     if not drawn:
         raise ConfigError(
             f"nothing was drawn: name finished cells with an encoder of images; first run "
-            f"python -m gim_bench run --suite {suite}"
+            f"python -m gim_bench run {with_folder(work.suite, runs_dir).options}"
         )
     if unfinished:
         raise typer.Exit(FAILED)

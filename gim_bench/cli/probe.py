@@ -83,7 +83,7 @@ def probe(
         runs_dir=runs_dir,
         quiet=quiet,
     )
-    left_out = _read_all(work, settings, suite=suite, workers=workers, rerun=rerun)
+    left_out = _read_all(work, settings, workers=workers, rerun=rerun)
     finished = list(work.finished().values())
     text = render_protocols(
         finished,
@@ -101,7 +101,6 @@ def _read_all(
     work: "Workload",
     settings: "Mapping[str, ProtocolSettings]",
     *,
-    suite: str,
     workers: int | None,
     rerun: bool,
 ) -> int:
@@ -116,7 +115,7 @@ def _read_all(
     if not finished:
         raise ConfigError(
             f"no finished cell with these settings in {work.runs.root}: first python -m gim_bench "
-            f"run --suite {suite}, with the same --method, --seeds, --set and folders as here"
+            f"run {work.suite.options}, with the same --method, --seeds and folders as here"
         )
     work.runs.check_writable()
     protocols = {cell.key: protocols_on(cell, settings) for cell in work.cells}

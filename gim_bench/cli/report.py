@@ -13,7 +13,7 @@ from gim_bench.cli.options import (
     SuiteOption,
     words,
 )
-from gim_bench.cli.results import deliver, found_records, report_sources
+from gim_bench.cli.results import deliver, found_records, report_sources, with_folder
 from gim_bench.errors import ConfigError
 from gim_bench.records.metrics import METRICS
 
@@ -50,7 +50,8 @@ def report(
     if not found.records:
         raise ConfigError(
             f"no records of suite {loaded.name!r} with these settings in {runs_dir}: first run "
-            f"python -m gim_bench run --suite {suite}, or name the folder with --runs-dir"
+            f"python -m gim_bench run {with_folder(loaded, runs_dir).options}, or name the folder "
+            f"with --runs-dir"
         )
     changes = changed_settings(loaded, file=load_suite(suite)) if set_ else ""
     sources = report_sources(loaded, found, runs=RunsFolder(runs_dir), notes=[changes])

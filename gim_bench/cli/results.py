@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gim_bench.cli.options import RUNS_DIR
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record
 from gim_bench.system.streams import show
@@ -62,7 +63,7 @@ def report_sources(
     from gim_bench.report.rates import settings_of_rows
 
     return {
-        "suite": suite,
+        "suite": with_folder(suite, runs.root),
         "describes": describer(suite),
         "notes": [
             *notes,
@@ -74,6 +75,11 @@ def report_sources(
         "results": KeptResults(runs.folder_of),
         "pictures": lambda record: pictures_of(record, folder=runs.folder_of(record)),
     }
+
+
+def with_folder(suite: "Suite", runs_dir: Path) -> "Suite":
+    """The suite, which commands ask for with the folder of its records."""
+    return suite if runs_dir == RUNS_DIR else suite.asked_by("--runs-dir", str(runs_dir))
 
 
 def deliver(text: str, *, output: Path | None) -> None:

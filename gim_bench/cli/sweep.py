@@ -147,7 +147,7 @@ def sweep(
         return
     every = modules is Modules.ALL
     probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
-    found = _swept_probes(work, probes, suite=suite, database=database, tracker=tracker)
+    found = _swept_probes(work, probes, database=database, tracker=tracker)
     show(render_sweeps(found, suite=loaded.name, as_json=json))
 
 
@@ -169,7 +169,6 @@ def _swept_probes(
     work: "Workload",
     plan: "ProbeTrials",
     *,
-    suite: str,
     database: str,
     tracker: "Tracker | None",
 ) -> list[Record]:
@@ -185,7 +184,7 @@ def _swept_probes(
     if missing:
         raise ConfigError(
             f"not finished with these settings: {', '.join(missing)}; first python -m gim_bench "
-            f"run --suite {suite}, with the same --method, --seeds, --set and folders as here"
+            f"run {work.suite.options}, with the same --method, --seeds and folders as here"
         )
     work.runs.check_writable()
     studies = Studies(database)

@@ -22,7 +22,7 @@ class Found:
     other_settings: Sequence[Record]
     other_origins: Sequence[Record]  # with the settings of the suite
     damaged: Sequence[Path]
-    suite: str
+    options: str  # of a command that asks for the suite
 
     def notes(self) -> list[str]:
         """A line for each data set and version of results that is left out."""
@@ -38,7 +38,7 @@ class Found:
         if self.damaged:
             lines.append(
                 f"left out: {len(self.damaged)} record(s) that were altered, cut off or written by "
-                f"another version, such as {self.damaged[0]}; run --suite {self.suite} replaces "
+                f"another version, such as {self.damaged[0]}; run {self.options} replaces "
                 f"the records of its settings"
             )
         lines += self.notes()
@@ -102,7 +102,7 @@ def _with_settings(suite: Suite, runs: RunsFolder) -> Found:
         other_settings=others,
         other_origins=[],
         damaged=damaged,
-        suite=suite.name,
+        options=suite.options,
     )
 
 

@@ -4,6 +4,7 @@ The subject is the row that the table of differences takes as its reference: `gi
 first row of isolated modules.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ def rivals_of(done: Sequence[Row]) -> Rivals | None:
 
 def command(suite: SuiteLike, *methods: str, more: str = "") -> str:
     """The command that runs these rows of the suite, between backticks."""
-    rows = "".join(f" --method {method}" for method in methods)
-    return f"`python -m gim_bench run --suite {suite.name}{rows}{more}`"
+    rows = "".join(f" --method {shlex.quote(method)}" for method in methods)
+    return f"`python -m gim_bench run {suite.options}{rows}{more}`"
 
 
 def without_interval(*rows: Row, suite: SuiteLike) -> str:

@@ -13,6 +13,10 @@ class SuiteLike(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def options(self) -> str:
+        """The options of a command that ask for the suite, to be pasted into a shell."""
+
+    @property
     def protocol(self) -> str: ...
     @property
     def published(self) -> Sequence[str]: ...

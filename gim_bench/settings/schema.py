@@ -7,12 +7,14 @@ Data sets, encoders and objectives are plug-ins with settings of their own. A `S
 tables as the file has them; a `CellConfig` holds them checked.
 """
 
+import shlex
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializeAsAny,
     model_serializer,
     model_validator,
@@ -249,6 +251,18 @@ class Suite(Recipe):
     # Further protocols, by name, for `probe`; see protocols.py. They are of no cell's key.
     protocols: dict[Name, dict[str, Any]] = {}
     method: dict[str, dict[str, Any]] = {}
+    _asked: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def options(self) -> str:
+        """The options of a command that ask for this suite, to be pasted into a shell."""
+        return shlex.join(self._asked or ("--suite", self.name))
+
+    def asked_by(self, *options: str) -> "Suite":
+        """The same suite, which a command asks for by these options and those that it has."""
+        suite = self.model_copy()
+        suite._asked = (*self._asked, *options)  # noqa: SLF001 - of its own kind
+        return suite
 
 
 class MethodSettings(Settings):

@@ -39,7 +39,8 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
     if isinstance(rows := table.get("method"), dict):
         table["method"] = {name: _extended_row(name, rows, origin=origin) for name in rows}
-    suite = parse(Suite, table, origin=origin)
+    sets = (part for override in overrides for part in ("--set", override))
+    suite = parse(Suite, table, origin=origin).asked_by("--suite", name_or_path, *sets)
     # A suite that was changed is another experiment than the paper's. Protocols change no cell.
     harmless = ("published", "tuned", "protocols.")
     changed = any(not override.startswith(harmless) for override in overrides)

@@ -45,6 +45,17 @@ def test_a_report_of_one_metric_holds_no_other(finished, gim_bench):
     assert all(set(cell["metrics"]) == {"knn_accuracy"} for cell in json.loads(answer.out))
 
 
+def test_the_command_that_fills_a_gap_asks_for_the_suite_as_the_report_was(finished, gim_bench):
+    """With its file, its other settings and the folder of its records, and quoted for a shell."""
+    folder = ("--runs-dir", "runs of mine")
+    gim_bench(*PLAIN, "--set", "probe.steps=1", *folder)
+    answer = gim_bench(*REPORT, "--set", "probe.steps=1", *folder)
+    asked = "run --suite ./tiny.toml --set probe.steps=1 --runs-dir 'runs of mine' --method gim"
+    assert f"Run `python -m gim_bench {asked}" in answer.out
+    again = gim_bench(*REPORT, "--runs-dir", "none there").err
+    assert "run --suite ./tiny.toml --runs-dir 'none there', or name the folder" in again
+
+
 @pytest.mark.parametrize("override", ["probe.steps=1", "method.gim.schedule=joint"])
 def test_records_with_other_settings_are_left_out_and_counted(override, finished, gim_bench):
     gim_bench(*PLAIN, "--method", "gim", "--set", override)

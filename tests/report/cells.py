@@ -32,6 +32,10 @@ class Suite:
     deviations: tuple[Deviation, ...] = ()
     method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def options(self) -> str:
+        return f"--suite {self.name}"
+
 
 def describes(config: Mapping[str, Any]) -> bool:
     """Whether a configuration is one that every suite here gives."""
