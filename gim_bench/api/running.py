@@ -1,8 +1,9 @@
 """A suite that runs from Python, in this process."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from gim_bench.settings.suites import load_suite
 def run(
     suite: str | Path,
     *,
-    methods: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     runs_dir: str | Path = "runs",
@@ -48,18 +49,21 @@ def run(
     `tell` is called with a line for each cell. The table has the columns of `results`. A cell that
     fails has a row with the status "failed", and does not end the others.
 
-    Raises: ConfigError for unknown names and settings, DataError if the data is not there or cannot
-    carry a cell, OSError if a record cannot be written. An interruption leaves a checkpoint, from
-    which the same call goes on.
+    Raises: ConfigError for wrong arguments, names and settings, DataError if the data is not there
+    or cannot carry a cell, OSError if a record cannot be written. An interruption leaves a
+    checkpoint, from which the same call goes on.
     """
+    named = [] if methods is None else _names(methods)
+    if seeds is not None:
+        _check_seeds(seeds)
     progress = _Lines(tell)
     loaded = load_suite(str(suite), overrides=overrides_of(settings or {}))
     check_sources(loaded)
     on = resolve_device(device)
-    configured = configs(loaded, methods=methods, device=on)
+    configured = configs(loaded, methods=named, device=on)
     place = None if data_dir is None else Path(data_dir)
     dataset = dataset_of_suite(loaded, data_dir=place, progress=progress)
-    wanted = range(loaded.seeds if seeds is None else _at_least_one(seeds))
+    wanted = range(loaded.seeds if seeds is None else seeds)
     sha256 = dataset.fingerprint()
     table = cells(loaded, configured, seeds=wanted, data_sha256=sha256)
     bench, runs = Bench(dataset, device=on, progress=progress), RunsFolder(Path(runs_dir))
@@ -86,10 +90,23 @@ def overrides_of(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def _at_least_one(seeds: int) -> int:
+def _names(methods: object) -> list[str]:
+    """The methods as a list. Raises: ConfigError for one string, and for a list of none."""
+    names = list(methods) if isinstance(methods, Iterable) else []
+    if isinstance(methods, str) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"methods is {methods!r}: give a list of at least one name, such as ['gim'], or leave "
+            f"it out to run every row of the suite"
+        )
+    return names
+
+
+def _check_seeds(seeds: object) -> None:
+    """Check the number of seeds, which may be an integer of NumPy. Raises: ConfigError."""
+    if isinstance(seeds, bool) or not isinstance(seeds, Integral):
+        raise ConfigError(f"seeds is {seeds!r}: give the number of seeds, such as 3")
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}: at least one is run")
-    return seeds
 
 
 def _is_done(record: Record | None) -> bool:

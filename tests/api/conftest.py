@@ -1,4 +1,4 @@
-"""What tests of exports share."""
+"""What tests of the API share."""
 
 import jaxtyping
 import pytest
@@ -7,6 +7,14 @@ import pytest
 @pytest.fixture(scope="module")
 def sizes_need_not_be_ints():
     """A trace passes symbols for sizes, which the checks of the tests refuse as no ints."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def types_unchecked():
+    """Arguments of wrong types reach the package, as they do outside tests."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -92,11 +92,30 @@ def test_a_cell_that_fails_is_a_row_and_a_line(suite, tmp_path, monkeypatch):
     [
         ({"methods": ["gmi"]}, "gmi"),
         ({"settings": {"training.epoch": 2}}, "epoch"),
+        ({"methods": "gim"}, r"methods is 'gim': give a list of at least one name"),
+        ({"methods": []}, r"methods is \[\]: give a list of at least one name"),
         ({"seeds": 0}, "seeds is 0: at least one is run"),
         ({"data_dir": "images"}, "takes no --data-dir"),
     ],
 )
 def test_wrong_use_is_refused_before_a_cell_runs(options, message, suite, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        gim_bench.run(suite, runs_dir=tmp_path / "runs", **options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": [1]}, r"methods is \[1\]: give a list of at least one name"),
+        ({"methods": 1}, "methods is 1: give a list of at least one name"),
+        ({"seeds": 1.5}, "seeds is 1.5: give the number of seeds"),
+        ({"seeds": True}, "seeds is True: give the number of seeds"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_before_a_cell_runs(
+    options, message, suite, tmp_path, types_unchecked
+):
     with pytest.raises(ConfigError, match=message):
         gim_bench.run(suite, runs_dir=tmp_path / "runs", **options)
     assert not (tmp_path / "runs").exists()
