@@ -1,6 +1,5 @@
 """A suite that runs from Python, in this process."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tomli_w
 import torch
 
 from gim_bench.api.tables import table_of
@@ -86,8 +86,39 @@ def run(
 
 
 def overrides_of(settings: Mapping[str, Any]) -> list[str]:
-    """The settings as `--set` takes them. Strings, numbers and lists of JSON are those of TOML."""
-    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    """The settings as `--set` takes them. Raises: ConfigError for a value that TOML cannot express.
+
+    >>> overrides_of({"training.epochs": 2, "augmentation.blur": {"kernel": 3}})
+    ['training.epochs=2', 'augmentation.blur={"kernel" = 3}']
+    """
+    items: object = settings
+    if not isinstance(items, Mapping):
+        raise ConfigError(
+            f"settings is {settings!r}: give a dict of names and values, such as "
+            f'{{"training.epochs": 2}}'
+        )
+    found = []
+    for name, value in items.items():
+        try:
+            found.append(f"{name}={_inline_toml(value)}")
+        except TypeError:
+            raise ConfigError(
+                f"settings: {name} is {value!r}: give text, a number, True or False, or a list or "
+                f"dict of these; a setting that is left out has its default"
+            ) from None
+    return found
+
+
+def _inline_toml(value: Any) -> str:
+    """A value in TOML on one line. Raises: TypeError."""
+    if isinstance(value, Mapping):
+        items = (
+            f"{_inline_toml(str(name))} = {_inline_toml(item)}" for name, item in value.items()
+        )
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_inline_toml, value))}]"
+    return tomli_w.dumps({"value": value}).partition(" = ")[2].strip()
 
 
 def _names(methods: object) -> list[str]:

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import gim_bench
+from gim_bench.api.running import overrides_of
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
+from gim_bench.settings.suites import setting_value
 from tests.tiny_suite import TOML, tiny_bench, tiny_cell, tiny_suite
 
 
@@ -58,6 +60,34 @@ def test_cells_have_the_keys_of_the_command(suite, tmp_path):
     assert set(table.key) == {tiny_cell(same, "gim", data_sha256=sha256).key}
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"kernel": 3}, "{kernel = 3}"),
+        ({}, "{}"),
+        ({"a b": [{"c": True}, {}]}, '{"a b" = [{c = true}, {}]}'),
+        ((0.1, 1e-30, -2), "[0.1, 1e-30, -2]"),
+        (float("inf"), "inf"),
+        ('"quoted" = \n\x7f🎲', r'"\"quoted\" = \n\u007f🎲"'),
+        ("3", '"3"'),
+    ],
+)
+def test_settings_are_those_that_set_reads(value, text):
+    (override,) = overrides_of({"a.b": value})
+    assert setting_value(override.removeprefix("a.b=")) == setting_value(text)
+    assert type(setting_value(text)) is (list if isinstance(value, tuple) else type(value))
+
+
+def test_a_setting_can_be_a_table(suite, tmp_path):
+    blur = {"augmentation.blur": {"kernel": 3}}
+    table = gim_bench.run(
+        suite, methods=["random_init"], seeds=1, settings=blur, runs_dir=tmp_path, tell=None
+    )
+    same = tiny_suite(tmp_path, "augmentation.blur={kernel=3}")
+    sha256 = table.data_sha256.iloc[0]
+    assert set(table.key) == {tiny_cell(same, "random_init", data_sha256=sha256).key}
+
+
 def test_the_threads_of_pytorch_are_left_as_they_were(suite, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = torch.get_num_threads()
@@ -94,6 +124,8 @@ def test_a_cell_that_fails_is_a_row_and_a_line(suite, tmp_path, monkeypatch):
         ({"settings": {"training.epoch": 2}}, "epoch"),
         ({"methods": "gim"}, r"methods is 'gim': give a list of at least one name"),
         ({"methods": []}, r"methods is \[\]: give a list of at least one name"),
+        ({"settings": {"training.workers": None}}, "settings: training.workers is None: give text"),
+        ({"settings": {"probe": {"kind": [object]}}}, "settings: probe is .*: give text"),
         ({"seeds": 0}, "seeds is 0: at least one is run"),
         ({"data_dir": "images"}, "takes no --data-dir"),
     ],
@@ -109,6 +141,7 @@ def test_wrong_use_is_refused_before_a_cell_runs(options, message, suite, tmp_pa
     [
         ({"methods": [1]}, r"methods is \[1\]: give a list of at least one name"),
         ({"methods": 1}, "methods is 1: give a list of at least one name"),
+        ({"settings": ["training.epochs=2"]}, "settings is .*: give a dict of names and values"),
         ({"seeds": 1.5}, "seeds is 1.5: give the number of seeds"),
         ({"seeds": True}, "seeds is True: give the number of seeds"),
     ],
