@@ -1,6 +1,19 @@
-"""`python -m gim_bench`."""
+"""`python -m gim_bench`, and the command `gim-bench`."""
 
-from gim_bench.cli.main import main
+import sys
+
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+
+def main() -> None:
+    """Run the command line, which Ctrl-C ends in one line while its modules are imported, too."""
+    try:
+        from gim_bench.cli.main import main as command
+    except KeyboardInterrupt:
+        print("interrupted before anything was done", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -74,8 +74,13 @@ def _exit_code() -> int:
     except OSError as error:  # a disk that is full or gone; records are written whole or not at all
         line = one_line(str(error))
         return _said(FAILED, f"error: {line}; finished cells are kept: run the same command again")
-    except MemoryError as error:
-        return _said(FAILED, f"error: memory does not suffice ({error}): lower the sizes asked for")
+    except (MemoryError, RuntimeError) as error:
+        from gim_bench.hardware.memory import is_exhausted
+
+        if not is_exhausted(error):
+            raise
+        line = one_line(str(error))
+        return _said(FAILED, f"error: memory does not suffice ({line}): lower the sizes asked for")
     return 0
 
 

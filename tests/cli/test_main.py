@@ -9,6 +9,7 @@ import sys
 import pytest
 import typer
 
+from gim_bench.__main__ import main as begin
 from gim_bench.cli.main import main
 from gim_bench.system.streams import results_alone, show
 from tests.cli.commands import PLAIN, REPORT, RUN, records, statuses
@@ -79,6 +80,14 @@ WRONG = {
         (*PLAIN, "--skip-bad-files"),
         "no setting 'skip_bad_files' (suite tiny: dataset.skip_bad_files)",
     ),
+    "protocol without a summary": (
+        (*PLAIN, "--set", "protocols.mine.modules=all"),
+        "the setting 'protocols.mine.summary' is missing",
+    ),
+    "protocol with an unknown probe": (
+        (*PLAIN, "--set", "protocols.knn.probe.kind=svm"),
+        "no kind of probe 'svm' (protocols.knn.probe)",
+    ),
     "data where none is taken": ((*PLAIN, "--data-dir", "."), "takes no --data-dir"),
     "data that are missing": (
         ("run", "--suite", "folder", "--no-tracking", "--data-dir", "nowhere"),
@@ -134,6 +143,45 @@ def test_ctrl_c_before_the_command_has_begun_is_exit_code_130(gim_bench, monkeyp
     monkeypatch.setattr("gim_bench.cli.main.app", interrupt)
     answer = gim_bench(*PLAIN)
     assert answer == (130, "", "interrupted; finished cells are kept: run the same command again\n")
+
+
+def test_ctrl_c_while_modules_are_imported_is_exit_code_130(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "gim_bench.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "gim_bench.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ending:
+        begin()
+    assert (ending.value.code, capsys.readouterr().err) == (
+        130,
+        "interrupted before anything was done\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("[enforce fail] can't allocate memory: 5 bytes\nframes"),
+            "memory does not suffice",
+        ),
+        (MemoryError("5 bytes"), "memory does not suffice (5 bytes)"),
+    ],
+)
+def test_memory_that_does_not_suffice_before_any_cell_is_one_line(
+    error, said, gim_bench, monkeypatch
+):
+    def exhausted():
+        raise error
+
+    monkeypatch.setattr("gim_bench.cli.main.app", exhausted)
+    answer = gim_bench(*PLAIN)
+    assert (answer.code, answer.out) == (1, "")
+    (line,) = answer.err.splitlines()
+    assert said in line
 
 
 # case 9
