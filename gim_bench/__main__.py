@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from gim_bench.cli.main import main as command
     except KeyboardInterrupt:
-        print("interrupted before anything was done", file=sys.stderr)
+        sys.stderr.write("interrupted before anything was done\n")
         sys.exit(INTERRUPTED)
     command()
 
