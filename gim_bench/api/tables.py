@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gim_bench.errors import ConfigError
-from gim_bench.records.folder import RunsFolder
+from gim_bench.records.folder import RunsFolder, left_out
 from gim_bench.records.metrics import describe, target_of, unit_of
 from gim_bench.records.record import Record
 from gim_bench.seals import digest
@@ -49,9 +49,7 @@ def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.Da
     for name in known if suite is None else [suite]:
         records, damaged = runs.read(name)
         if damaged:
-            warnings.warn(
-                f"left out: {len(damaged)} damaged record(s), such as {damaged[0]}", stacklevel=2
-            )
+            warnings.warn(left_out(damaged), stacklevel=2)
         found += records
     return table_of(found, runs=runs)
 

@@ -208,7 +208,10 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Sha
     """A line for each cell and the sum. Seeds of a method cost the same, so one seed is timed."""
     from gim_bench.cells.estimate import estimate
     from gim_bench.cli.display import duration
+    from gim_bench.records.folder import left_out
 
+    if damaged := work.runs.unreadable(work.suite.name):
+        work.progress.say(f"{left_out(damaged)}; run replaces the records of its settings")
     estimates = {}
     seconds = 0.0
     waiting = 0

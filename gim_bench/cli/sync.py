@@ -73,11 +73,18 @@ def _selection(
 ) -> tuple[Sequence[str], Wanted]:
     """The suites to sync, and which of their records: with `--set` those with these settings.
 
+    Standard error says how many damaged records are left out.
     Raises: ConfigError if there is no such record.
     """
     if suite is None and overrides:
         raise ConfigError("--set is for the settings of one suite: add --suite")
+    from gim_bench.records.folder import left_out
+
     suites, wanted = (runs.suites(), _any) if suite is None else _of_suite(suite, overrides)
+    for name in suites:
+        if damaged := runs.unreadable(name):
+            line = f"{left_out(damaged)}; run replaces the records of its settings"
+            print(line, file=sys.stderr)
     if not any(wanted(record) for name in suites for record in runs.records(name)):
         which = "" if suite is None else f" of suite {suite!r}"
         settings = " with these settings" if overrides else ""

@@ -253,6 +253,14 @@ class RunsFolder:
         return path
 
 
+def left_out(damaged: Sequence[Path]) -> str:
+    """A line on damaged records, of which there is at least one, by their files."""
+    return (
+        f"left out: {len(damaged)} record(s) that were altered, cut off or written by another "
+        f"version, such as {damaged[0]}"
+    )
+
+
 def _sha256(tensor: "Tensor") -> str:
     import torch
 

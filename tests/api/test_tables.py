@@ -100,7 +100,7 @@ def test_damaged_records_are_counted(runs):
     runs.save(cell(seed=1))
     path = runs.folder_of(cell()) / RECORD
     path.write_text(path.read_text().replace("30.0", "99.0"))
-    with pytest.warns(UserWarning, match=r"left out: 1 damaged record\(s\), such as"):
+    with pytest.warns(UserWarning, match=r"left out: 1 record\(s\) that were altered, cut off"):
         table = gim_bench.results(runs.root)
     assert set(table.seed) == {1}
 

@@ -141,6 +141,15 @@ def test_a_plan_says_which_cells_are_done(finished, gim_bench, tmp_path):
     assert records(tmp_path) == before
 
 
+def test_a_plan_says_how_many_damaged_records_it_leaves_out(finished, gim_bench):
+    damaged = Path("runs/tiny/gim/seed-7-01234567/record.json")
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    (line,) = gim_bench(*RUN, "--plan").err.splitlines()
+    assert line.startswith("left out: 1 record(s) that were altered, cut off or written by another")
+    assert line.endswith(f"such as {damaged}; run replaces the records of its settings")
+
+
 def test_why_says_of_every_cell_why_it_would_run_or_not_and_runs_none(finished, gim_bench):
     answer = gim_bench(*PLAIN, "--why", "--set", "training.epochs=2", "--seeds", "2")
     assert (answer.code, answer.err) == (0, "")

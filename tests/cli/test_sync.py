@@ -14,6 +14,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
 from gim_bench.records.sealed import read_record
 from gim_bench.tracking import Tracker
+from gim_bench.tracking.mirror import Synced
 from tests.cli.commands import PLAIN, RUN, SWEEP, statuses
 from tests.servers import Server, names
 from tests.tracking.records import SWEPT, cell
@@ -211,6 +212,21 @@ def sync_together(uri, runs_dir, *, processes):
         for _ in range(processes)
     ]
     return [(process.communicate()[1], process.returncode) for process in begun]
+
+
+def test_a_record_that_was_cut_off_is_left_out_of_sync_with_a_line(
+    gim_bench, runs_dir, monkeypatch
+):
+    monkeypatch.setattr(Tracker, "check", lambda _: None)
+    monkeypatch.setattr("gim_bench.tracking.sync", lambda *_, **__: Synced(new=[], unchanged=[]))
+    (path,) = runs_dir.glob("*/cpc/seed-0-*/record.json")
+    path.write_bytes(path.read_bytes()[:300])
+    answer = gim_bench("sync", "--runs-dir", str(runs_dir))
+    assert (answer.code, answer.out) == (0, "quickstart: 0 new in MLflow, 0 there already\n")
+    assert answer.err == (
+        f"left out: 1 record(s) that were altered, cut off or written by another version, such as "
+        f"{path}; run replaces the records of its settings\n"
+    )
 
 
 @pytest.mark.slow
