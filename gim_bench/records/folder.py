@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os.path import lexists
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,7 +80,7 @@ class RunsFolder:
 
     def is_damaged(self, suite: str, method: str, *, seed: int, key: str) -> bool:
         """Whether the cell has a record that was altered or cut off."""
-        there = (self.folder(suite, method, seed=seed, key=key) / RECORD).exists()
+        there = lexists(self.folder(suite, method, seed=seed, key=key) / RECORD)
         return there and self.find(suite, method, seed=seed, key=key) is None
 
     @contextmanager
@@ -103,7 +104,7 @@ class RunsFolder:
     def read(self, suite: str) -> tuple[list[Record], list[Path]]:
         """The undamaged records of the suite, and the files of its damaged ones, sorted by path."""
         records, damaged = [], []
-        for path in sorted(self.root.glob(f"{suite}/*/seed-*/{RECORD}")):
+        for path in sorted(self._files(suite)):
             record = read_record(path)
             if record is None:
                 damaged.append(path)
@@ -113,7 +114,12 @@ class RunsFolder:
 
     def suites(self) -> list[str]:
         """Names of the suites that have records, sorted."""
-        return sorted({path.parts[-4] for path in self.root.glob(f"*/*/seed-*/{RECORD}")})
+        return sorted({path.parts[-4] for path in self._files("*")})
+
+    def _files(self, suite: str) -> Iterator[Path]:
+        """The files of all records of the suite, with links that lead nowhere."""
+        files = (folder / RECORD for folder in self.root.glob(f"{suite}/*/seed-*"))
+        return filter(lexists, files)
 
     def save(self, record: Record) -> None:
         """Write a record and the files that are made from it. Raises: OSError."""

@@ -25,8 +25,10 @@ def record_json(record: Record) -> str:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record in a file; None if the file is missing, altered, or has unexpected fields."""
+    """The record in a regular file; None if it is missing, altered, or has unexpected fields."""
     try:
+        if not path.is_file():  # the reader of a named pipe waits for a writer
+            return None
         content = path.read_bytes()
         _Stored.model_validate_json(content)
         table = json.loads(content)
