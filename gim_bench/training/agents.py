@@ -278,12 +278,10 @@ class CrewOfRanks(Crew):
         title = f"{title}, {agent.hello},"
         self.workers.append(Employed(title=title, process=process, connection=connection))
 
-    def hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
-        """Hear a worker. A signal to another rank counts as one to this process."""
-        said = super().hear(worker, wanted)
+    def heed_signals(self) -> None:
+        """A signal to another rank counts as one to this process."""
         if self._ranks.are_to_end():
             signal.raise_signal(signal.SIGTERM)
-        return said
 
 
 # -- in the process of an agent --------------------------------------------------------------------

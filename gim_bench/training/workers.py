@@ -274,6 +274,9 @@ class Crew:
         except (EOFError, OSError):
             self.explain()
 
+    def heed_signals(self) -> None:
+        """Raise in this process the signals that others had. Hook: workers here have none."""
+
     def explain(self, *, missed: Failure | None = None) -> NoReturn:
         """Raise the error of the worker that has ended first, where it left one; else WorkerError.
 
@@ -301,10 +304,12 @@ class Crew:
     def _wait_for(self, worker: Employed) -> None:
         """Wait for a message of the worker, which may wait for another one that has ended."""
         alive = [other for other in self.workers if other.process.exitcode is None]
+        self.heed_signals()
         while not worker.connection.poll():
             wait([worker.connection, *(other.process.sentinel for other in alive)])
             if any(other.is_broken for other in alive) and not worker.connection.poll():
                 self.explain()
+            self.heed_signals()
             alive = [other for other in alive if other.process.exitcode is None]
 
 

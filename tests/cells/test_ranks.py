@@ -6,6 +6,7 @@ import platform
 import signal
 import socket
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -254,6 +255,26 @@ def test_ranks_that_share_batches_have_the_data_of_rank_0(folder, said, tmp_path
         ranks.check()
     if said:
         assert str(caught.value).startswith(f"rank 1 on {HOST}{said}")
+
+
+class Large(Photos):
+    """Photographs that take long to read."""
+
+    def fingerprint(self):
+        time.sleep(60)
+
+
+def test_a_signal_to_a_rank_ends_the_reading_of_its_data(tmp_path):
+    bench = tiny_bench(suite_in(tmp_path, TWO))
+    bench.dataset = Large(options=bench.dataset.options, data_dir=None)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ranks_started(2) as (ranks, agents):
+        threading.Timer(0.5, os.kill, (agents[1].pid, signal.SIGTERM)).start()
+        bench.ranks = ranks
+        with pytest.raises(KeyboardInterrupt):
+            check_data(bench, ranks, sha256="")
+        assert not children_of(agents[1])
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_each_rank_reads_its_own_folder(tmp_path):
