@@ -64,15 +64,14 @@ class Workload:
             check_devices_of_workers(self.configs.values(), self.bench.devices)
         else:
             check_cells(self.suite, self.configs.values(), self.bench.ranks.rank)
-            if any(map(shares_batches, self.cells)):
-                data_sha256 = self.cells[0].data_sha256
-                check_data(self.bench, self.bench.ranks, sha256=data_sha256)
         for note in self.bench.dataset.notes():
             self.progress.say(note)
         for config in self.configs.values():
             if self.base is not None:
                 self.base.check(config, data_sha256=self.cells[0].data_sha256)
             self.bench.check(config)
+        if self.bench.ranks is not None and any(map(shares_batches, self.cells)):
+            check_data(self.bench, self.bench.ranks, sha256=self.cells[0].data_sha256)
 
     def _check_protocols(self) -> None:
         """The protocols that `probe` would read finished encoders under make sense."""

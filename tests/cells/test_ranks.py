@@ -41,7 +41,8 @@ from tests.tiny_suite import CPU, tiny_bench, tiny_cell
 
 PIPELINE = "training.schedule=pipeline"
 TWO = "training.processes=2"
-LONG = "training.epochs=20"  # 40 steps of gim, 20 of what labels teach
+LONG = "training.epochs=20"  # 40 steps
+LONGER = "training.epochs=30"  # 30 steps with labels
 SUPERVISED = "greedy_supervised"
 DROPOUT = "encoder={kind='vgg8b', width=2, hidden=4, stem='3x3'}"  # and batch norm
 HOST = platform.node()
@@ -184,7 +185,7 @@ def test_a_rank_whose_rank_0_leaves_ends_with_its_worker(is_told, tmp_path):
 @pytest.fixture(scope="module")
 def sharing(tmp_path_factory):
     """A training of shared batches that a signal and a killed rank interrupt, until it is done."""
-    training = Training(tmp_path_factory.mktemp("sharing"), TWO, DROPOUT, LONG, method=SUPERVISED)
+    training = Training(tmp_path_factory.mktemp("sharing"), TWO, DROPOUT, LONGER, method=SUPERVISED)
     found = {}
     with ranks_started(2) as (ranks, agents):
         with pytest.raises(KeyboardInterrupt):
@@ -207,7 +208,7 @@ def test_ranks_share_batches_to_the_bits_of_processes_of_one_machine(sharing, tm
     record = sharing["done"]
     assert record.status is Status.DONE, record.error
     assert record.provenance["resumed_at_step"][0] > 7  # the second part's, whose end a kill took
-    here = trained_in(tmp_path, TWO, DROPOUT, LONG, method=SUPERVISED)
+    here = trained_in(tmp_path, TWO, DROPOUT, LONGER, method=SUPERVISED)
     assert_equal((record, sharing["weights"]), here)
     assert record.key == here[0].key
     assert sharing["exit codes"] == [0]
