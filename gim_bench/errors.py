@@ -38,7 +38,7 @@ class TimeLimitError(BenchError):
 
 
 class WorkerError(BenchError):
-    """A process of a pipeline that has ended. The cell resumes from its checkpoint."""
+    """A process of a training that has ended. The cell resumes from its checkpoint."""
 
 
 class RoomError(BenchError):
