@@ -6,8 +6,8 @@ activations that it sees where one process trains all units in turn: losses and 
 to the bit, no activation is stale, and no worker waits for the gradients of another.
 
 `ring` carries batches between neighbours, `worker` is what each process does, `trainer` is the
-trainer of the process that has started them. On several machines `network` carries batches,
-the agents of the ranks start the workers, and `distant` has the trainer. `asynchronous` has both for
-processes that do not wait for each other, with a `buffer` between neighbours that drops batches or
-gives them out again.
+trainer of the process that has started them. On several machines `network` carries batches, the
+agents of the ranks start the workers, and `distant` has the trainer. `asynchronous` has worker and
+trainer for processes that do not wait for each other, with a `buffer` between neighbours that drops
+batches or gives them out again.
 """
