@@ -182,9 +182,14 @@ class Bench:
             if not whole_batches(found, batch_size=needed, held_out=held_out):
                 left = found - round(found * held_out)
                 less = f" of which {left} are not held out," if held_out else ""
+                remedies = [f"add {noun}s"]
+                if left:
+                    remedies.append(f"lower it with --set training.batch_size={left}")
+                elif found:
+                    remedies.append("lower training.held_out")
                 raise DataError(
                     f"{name} has {found} {split} {noun}s,{less} fewer than one batch of {needed}: "
-                    f"add {noun}s, or lower it with --set training.batch_size={left}"
+                    f"{', or '.join(remedies)}"
                 )
         self._check_held_out(config, noun=noun)
         if not len(self.split(Split.TEST)):

@@ -55,6 +55,10 @@ WRONG = {
         (*PLAIN, "--set", "training.batch_size=40"),
         "photos has 32 train images, fewer than one batch of 40",
     ),
+    "all held out": (
+        (*PLAIN, "--set", "training.held_out=0.999"),
+        "fewer than one batch of 20: add images, or lower training.held_out",
+    ),
     "too many stripes": ((*PLAIN, "--set", "dataset.stripes=90"), "lower dataset.size"),
     "too few rows": (
         (*PLAIN, "--set", "info_nce.prediction_steps=9"),
