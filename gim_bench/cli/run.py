@@ -169,6 +169,8 @@ def run(
         work.bench.devices = place.devices
         work.bench.every(checkpoint_every, live_seconds=live_every)
         work.bench.limit(cell_timeout, memory_gb=memory_limit)
+        if plan or why:
+            work.runs.check_place()
         if why:
             _print_reasons(work)
             return

@@ -3,6 +3,7 @@
 Both read records, claims and Slurm's queue. No process has to stay for them.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ def status(
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
+    if not runs_dir.is_dir():
+        line = f"no folder {runs_dir}: name the folder of the records with --runs-dir"
+        print(line, file=sys.stderr)
     found = found_records(loaded, runs_dir, data=data)
     latest = {(each.method, each.seed): each for each in latest_attempts(found.records)}
     cells = [(m, s) for s in range(seeds or loaded.seeds) for m in method or loaded.methods]

@@ -8,9 +8,11 @@ altered or cut off later does not count.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -49,6 +51,12 @@ class RunsFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def check_place(self) -> None:
+        """Check that the folder is there or could be made. Raises: ConfigError if it could not."""
+        nearest = next(path for path in (self.root, *self.root.parents) if lexists(path))
+        if not nearest.is_dir():
+            raise self._unwritable(os.strerror(errno.ENOTDIR))
+
     def check_writable(self) -> None:
         """Check that records can be written. Raises: ConfigError if they cannot."""
         try:
@@ -56,10 +64,12 @@ class RunsFolder:
             # A unique name, because processes that begin together would remove each other's file.
             tempfile.TemporaryFile(dir=self.root).close()
         except OSError as error:
-            raise ConfigError(
-                f"cannot write records to {self.root} ({error.strerror}): choose another folder "
-                f"with --runs-dir"
-            ) from None
+            raise self._unwritable(error.strerror) from None
+
+    def _unwritable(self, reason: str | None) -> ConfigError:
+        return ConfigError(
+            f"cannot write records to {self.root} ({reason}): choose another folder with --runs-dir"
+        )
 
     def folder(self, suite: str, method: str, *, seed: int, key: str) -> Path:
         """The folder of a cell."""

@@ -291,7 +291,9 @@ CANCEL = ("cancel", "--suite", "./tiny.toml")
 
 
 def test_status_says_which_cells_are_done_and_which_wait(finished, gim_bench):
-    lines = gim_bench(*STATUS, "--seeds", "2").out.splitlines()
+    answer = gim_bench(*STATUS, "--seeds", "2")
+    assert answer.err == ""
+    lines = answer.out.splitlines()
     assert [line.split()[:4] for line in lines[:4]] == [
         ["gim", "seed", "0", "done"],
         ["random_init", "seed", "0", "done"],
@@ -326,6 +328,7 @@ def test_status_says_why_a_cell_failed(gim_bench, misbehaving):
 def test_status_before_anything_is_run(gim_bench):
     answer = gim_bench(*STATUS)
     assert (answer.code, answer.out.splitlines()[-1]) == (0, "2 cells: 2 waiting")
+    assert answer.err == "no folder runs: name the folder of the records with --runs-dir\n"
 
 
 def test_status_counts_the_workers_in_the_queue(gim_bench, slurm, options):

@@ -42,6 +42,14 @@ WRONG = {
         (*PLAIN, "--runs-dir", "tiny.toml/runs"),
         "cannot write records to tiny.toml/runs (Not a directory): choose another folder",
     ),
+    "a plan for a file": (
+        (*PLAIN, "--plan", "--runs-dir", "tiny.toml"),
+        "cannot write records to tiny.toml (Not a directory): choose another folder",
+    ),
+    "reasons below a file": (
+        (*PLAIN, "--why", "--runs-dir", "tiny.toml/runs"),
+        "cannot write records to tiny.toml/runs (Not a directory): choose another folder",
+    ),
     "unreachable server": (
         (*RUN, "--tracking-uri", "http://127.0.0.1:9"),
         "cannot track to 'http://127.0.0.1:9': no answer from 127.0.0.1 port 9",
