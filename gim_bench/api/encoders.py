@@ -118,7 +118,8 @@ def load(cell: str | Path) -> Trained:
         module.load_state_dict(weights)
     except RuntimeError:
         raise ConfigError(
-            f"{path} has the weights of {record.method}'s own encoder, which is no stack of modules"
+            f"{path} has the weights of {record.method}'s own encoder, which is no stack of "
+            f"modules: name a cell of a method that trains the encoder of its suite"
         ) from None
     return Trained(module=module.eval(), record=record, augmentation=augmentation)
 

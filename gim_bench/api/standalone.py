@@ -80,7 +80,7 @@ class _Features(nn.Module):
 
 
 def standalone(trained: Trained, *, title: str) -> Standalone:
-    """The encoder as a file for PyTorch alone. `title` says in a few words which encoder it is.
+    """The encoder as a Python file. `title` says in a few words which encoder it is.
 
     Examples have the size that the encoder was trained with, before the conversion to gray.
 

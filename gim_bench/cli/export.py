@@ -39,7 +39,7 @@ def export(
     data: DataOption = None,
     runs_dir: RunsDirOption = RUNS_DIR,
 ) -> None:
-    """Write a trained encoder with a model card, for gim_bench and for PyTorch alone."""
+    """Write a trained encoder with a model card, for PyTorch with and without gim_bench."""
     from gim_bench.api.export import export as write
     from gim_bench.records.folder import RunsFolder
     from gim_bench.settings.suites import load_suite
@@ -61,4 +61,4 @@ def export(
         )
     newest = max(finished, key=lambda record: str(record.provenance.get("finished_at")))
     folder = write(RunsFolder(runs_dir).folder_of(newest), output, licence=licence)
-    show(f"wrote {folder}: README.md is the model card, encoder.py needs PyTorch alone")
+    show(f"wrote {folder}: README.md is the model card, encoder.py needs PyTorch and safetensors")

@@ -140,7 +140,8 @@ def test_a_row_without_an_encoder_is_refused(tmp_path):
     runs = RunsFolder(tmp_path / "runs")
     record = run_cell(tiny_cell(suite, "pixels"), tiny_bench(suite), runs=runs)
     with pytest.raises(
-        ConfigError, match="the weights of pixels's own encoder, which is no stack of modules"
+        ConfigError,
+        match="the weights of pixels's own encoder, which is no stack of modules: name a cell of",
     ):
         gim_bench.load(runs.folder_of(record))
 

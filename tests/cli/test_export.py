@@ -22,7 +22,7 @@ def test_the_cell_of_these_names_is_exported(gim_bench, finished, asked):
     answer = gim_bench(*EXPORT, "--licence", "mit")
     assert (answer.code, answer.out) == (
         0,
-        "wrote gim: README.md is the model card, encoder.py needs PyTorch alone\n",
+        "wrote gim: README.md is the model card, encoder.py needs PyTorch and safetensors\n",
     )
     assert asked == [("seed", "gim", "gim", "mit")]
 
