@@ -78,7 +78,9 @@ def read_history(path: Path) -> list[Entry]:
         lines = read_text(path).splitlines()
     except (OSError, TextError) as error:
         why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read the history {path} ({why})") from None
+        raise ConfigError(
+            f"cannot read the history {path} ({why}): name a file that check --history has written"
+        ) from None
     entries = []
     for number, line in enumerate(lines, start=1):
         try:

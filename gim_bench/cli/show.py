@@ -44,8 +44,10 @@ def show(
     loaded = load_suite(suite, overrides=set_ or ())
     from gim_bench.cells.resolve import configs
     from gim_bench.hardware.devices import resolve_device
+    from gim_bench.report import check_sources
     from gim_bench.settings.origins import DEFAULT, settings_of
 
+    check_sources(loaded)
     rows = {
         name: [
             setting

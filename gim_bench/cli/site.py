@@ -100,13 +100,15 @@ def _link(text: str) -> tuple[str, str]:
 
 
 def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":
-    """The records of a suite with its report; None without any record of its settings."""
+    """The records of a suite with its report; None, after a line, without any of its settings."""
     from gim_bench.records.protocols import KeptResults
     from gim_bench.report import build
     from gim_bench.site.build import OfSuite
 
     found = found_records(suite, runs.root, data=None)
     if not found.records:
+        where = f"in {runs.root} with its settings"
+        print(f"left out: suite {suite.name!r}, which has no records {where}", file=sys.stderr)
         return None
     return OfSuite(
         suite=suite,

@@ -44,3 +44,13 @@ def test_no_suite_and_two_suites_are_one_line(gim_bench):
     assert "show quickstart" in none.err
     assert (both.code, both.err.count("\n")) == (2, 1)
     assert "name one" in both.err
+
+
+def test_evidence_that_is_not_there_is_one_line_as_in_a_plan(gim_bench):
+    shown, planned = (
+        gim_bench(*command, "--suite", "quickstart", "--set", "tuned=notthere")
+        for command in (("show",), ("run", "--plan"))
+    )
+    assert (shown.code, shown.err.count("\n")) == (2, 1)
+    assert "notthere" in shown.err
+    assert shown.err == planned.err.splitlines(keepends=True)[-1]

@@ -117,6 +117,22 @@ def test_suites_of_ones_own_are_named_by_their_files(finished, gim_bench):
     assert answer.err.startswith("error: no records in runs: name the folder with --runs-dir, or")
 
 
+def test_a_suite_without_records_is_left_out_with_a_line(finished, gim_bench):
+    answer = gim_bench("site", "--suite", "./tiny.toml", "--suite", "smoke")
+    line, wrote = answer.err.splitlines()
+    assert line == "left out: suite 'smoke', which has no records in runs with its settings"
+    assert (answer.code, wrote.startswith("wrote ")) == (0, True)
+
+
+def test_a_history_that_is_not_there_is_one_line_with_where_it_comes_from(finished, gim_bench):
+    answer = gim_bench("site", "--suite", "./tiny.toml", "--history", "nofile")
+    assert answer.code == 2
+    assert answer.err == (
+        "error: cannot read the history nofile (No such file or directory): name a file that "
+        "check --history has written\n"
+    )
+
+
 @pytest.mark.parametrize("link", ["docs/index.html", "Docs=", "Docs=javascript://x"])
 def test_what_is_no_link_is_refused_in_one_line(link, finished, gim_bench):
     answer = gim_bench("site", "--suite", "./tiny.toml", "--link", link)
