@@ -276,9 +276,8 @@ class Objective:
     unit: str | None = None  # "nats"; None where the loss has no unit
     # The table `[objective.<name>]` of a suite (InfoNCE's is `[info_nce]`).
     settings: type[Settings] = Settings
-    # Other values of the settings with which log(candidates) - loss is a lower bound on mutual
-    # information, as of InfoNCE, {} if that is so with all values; None: it is no bound. The
-    # learner's `uninformed_losses` are log(candidates).
+    # Other values of the settings, {} for none, with which log(candidates) - loss is a lower bound
+    # on mutual information; None: no bound. The learner's `uninformed_losses` are log(candidates).
     bounds_information: Mapping[str, Any] | None = None
 
 

@@ -146,15 +146,13 @@ def run(
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
-    joins = not (plan or why)
+    looks = plan or why
     with placed(
-        device, devices=devices, launcher=launcher, data_dir=data_dir, joins=joins
+        device, devices=devices, launcher=launcher, data_dir=data_dir, joins=not looks
     ) as place:
         cluster = cluster_of(launcher, file=launcher_options, device=device)
         loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-        tracker = (
-            None if no_tracking or plan or why else tracker_for(tracking_uri, runs_dir=runs_dir)
-        )
+        tracker = None if no_tracking or looks else tracker_for(tracking_uri, runs_dir=runs_dir)
         work = workload_of(
             loaded,
             methods=method or (),
@@ -169,17 +167,29 @@ def run(
         work.bench.devices = place.devices
         work.bench.every(checkpoint_every, live_seconds=live_every)
         work.bench.limit(cell_timeout, memory_gb=memory_limit)
-        if plan or why:
+        if looks:
             work.runs.check_place()
+        asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
         if why:
             _print_reasons(work)
-            return
-        work.check()
-        asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
-        if cluster is None:
-            _run_here(work, asked=asked, tracker=tracker, as_json=json)
         else:
-            _launch(work, cluster, asked=asked, tracker=tracker, as_json=json)
+            _run_checked(work, cluster, asked=asked, tracker=tracker, as_json=json)
+
+
+def _run_checked(
+    work: "Workload",
+    cluster: Cluster | None,
+    *,
+    asked: Launch,
+    tracker: "Tracker | None",
+    as_json: bool,
+) -> None:
+    """Check the cells, and run them on this machine or by the cluster."""
+    work.check()
+    if cluster is None:
+        _run_here(work, asked=asked, tracker=tracker, as_json=as_json)
+    else:
+        _launch(work, cluster, asked=asked, tracker=tracker, as_json=as_json)
 
 
 def _run_here(work: "Workload", *, asked: Launch, tracker: "Tracker | None", as_json: bool) -> None:

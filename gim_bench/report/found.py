@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gim_bench.cells.resolve import describer
 from gim_bench.errors import ConfigError
-from gim_bench.records.folder import RunsFolder
+from gim_bench.records.folder import RunsFolder, left_out
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import Origin, newest_origin, origin_of
 from gim_bench.settings.schema import Suite
@@ -37,9 +37,7 @@ class Found:
         lines = []
         if self.damaged:
             lines.append(
-                f"left out: {len(self.damaged)} record(s) that were altered, cut off or written by "
-                f"another version, such as {self.damaged[0]}; run {self.options} replaces "
-                f"the records of its settings"
+                f"{left_out(self.damaged)}; run {self.options} replaces the records of its settings"
             )
         lines += self.notes()
         if self.other_settings:
