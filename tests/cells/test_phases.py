@@ -216,7 +216,7 @@ def test_the_audit_moves_no_number(method, bench, tmp_path, monkeypatch):
     second = run_cell(cell, bench, runs=bare)
     assert (first.losses, first.probe_curves) == (second.losses, second.probe_curves)
     moved = {name for name, value in first.metrics.items() if value != second.metrics.get(name)}
-    assert all("second" in n or "memory" in n or "calib" in n or "flops" in n for n in moved)
+    assert all("second" in n or "memory" in n or "calib" in n or "operations" in n for n in moved)
     ours, theirs = (
         load_file(runs.folder_of(first) / "encoder.safetensors") for runs in (audited, bare)
     )

@@ -43,7 +43,7 @@ def assert_equal(pipelined, interleaved):
     assert ours.losses == theirs.losses
     assert all(same(weights, others))
     assert ours.probe_curves == theirs.probe_curves
-    timeless = {n for n in theirs.metrics if "accuracy" in n or "loss" in n or "flops" in n}
+    timeless = {n for n in theirs.metrics if "accuracy" in n or "loss" in n or "operations" in n}
     assert len(timeless) > 10
     assert {n: ours.metrics[n] for n in timeless} == {n: theirs.metrics[n] for n in timeless}
     assert ours.isolation == theirs.isolation

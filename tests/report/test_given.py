@@ -27,7 +27,7 @@ def test_one_row_a_method_says_all_that_it_was_given():
     page = markdown(
         [
             counted("gim"),
-            counted("supervised", labels=300.0, samples=6400.0, steps=200.0, flops=4e11),
+            counted("supervised", labels=300.0, samples=6400.0, steps=200.0, operations=4e11),
             cell("random_init", metrics={}),
         ]
     )
@@ -60,15 +60,21 @@ def test_methods_with_equal_counts_do_not_differ():
 DECLARED = {
     "another split": (counted("gim"), counted("supervised", labels=300.0, steps=60.0, samples=1.0)),
     "nothing is trained": (counted("gim"), counted("random_init", steps=0.0, parameters=0.0)),
-    "heads of end to end training": (counted("gim"), counted("cpc", parameters=1.0, flops=1.0)),
+    "heads of end to end training": (
+        counted("gim"),
+        counted("cpc", parameters=1.0, operations=1.0),
+    ),
     "a method's own option": (
         counted("cpc"),
         counted("gim", declares={"options": {"layers": 4}}, parameters=1.0),
     ),
-    "an ablation": (counted("gim"), counted("gim", declares={"ablation": "no GRU"}, flops=1.0)),
+    "an ablation": (
+        counted("gim"),
+        counted("gim", declares={"ablation": "no GRU"}, operations=1.0),
+    ),
     "modules in turn": (
         counted("gim"),
-        counted("gim", declares={"schedule": "sequential"}, steps=3600.0, flops=3e12),
+        counted("gim", declares={"schedule": "sequential"}, steps=3600.0, operations=3e12),
     ),
     "modules in turn, fewer of them": (
         counted("gim", declares={"schedule": "sequential"}, steps=7200.0),
@@ -76,12 +82,12 @@ DECLARED = {
             "gim",
             declares={"schedule": "sequential", "ablation": "no GRU"},
             steps=6000.0,
-            flops=1.0,
+            operations=1.0,
         ),
     ),
     "layers computed again": (
         counted("gim"),
-        counted("gim", declares={"recompute": "layers"}, flops=3e12),
+        counted("gim", declares={"recompute": "layers"}, operations=3e12),
     ),
 }
 
@@ -111,7 +117,7 @@ UNDECLARED = {
     ),
     "arithmetic of one and the same": (
         counted("gim"),
-        counted("gim", seed=1, flops=1.0),
+        counted("gim", seed=1, operations=1.0),
         "train/operations",
     ),
     "a schedule that saves no steps": (
