@@ -1,5 +1,6 @@
 """A finished cell's encoder as a base: its modules stay as they are, others are trained on top."""
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,20 @@ class Base:
             )
 
     def load_into(self, encoder: nn.Module) -> None:
-        """Gives the lowest modules the base's weights. Raises: ConfigError if they do not fit."""
+        """Gives the lowest modules the base's weights.
+
+        Each process that trains reads them itself. Raises: ConfigError if they are not there, are
+        others, or do not fit.
+        """
         from safetensors.torch import load_file
 
-        weights = load_file(self.folder / WEIGHTS)
+        file = self.folder / WEIGHTS
+        if not file.is_file() or sha256_of(file) != self.sha256:
+            raise ConfigError(
+                f"--from {self.folder}: {platform.node()} does not have its {WEIGHTS} there as the "
+                f"command found it: name a folder that all machines see"
+            )
+        weights = load_file(file)
         try:
             encoder.load_state_dict({**encoder.state_dict(), **weights})
         except RuntimeError as error:

@@ -26,7 +26,7 @@ from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.system.children import NeighbourGoneError
 
 LOOPBACK = "127.0.0.1"
-INTERFACE = "GLOO_SOCKET_IFNAME"
+INTERFACE, INTERFACE_OF_NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 # Of an exchange: a process may wait as long for another one's batch. Its parent ends it.
 PATIENCE = timedelta(days=30)
 
@@ -69,12 +69,13 @@ def connected(
 ) -> Iterator[dist.ProcessGroup]:
     """Within the block, this process exchanges tensors with the others: as their `number`, from 0.
 
-    They go by NCCL on GPUs and by gloo on CPUs. gloo listens on the interface of the meeting's
-    address, unless GLOO_SOCKET_IFNAME names another; by default it is one that others may reach.
-    Raises: NeighbourGoneError where another process has ended.
+    They go by NCCL on GPUs and by gloo on CPUs. Both listen on the interface of the meeting's
+    address, unless GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names another; by default it is one
+    that others may reach. Raises: NeighbourGoneError where another process has ended.
     """
     if (interface := interface_of(meeting.address)) is not None:
         os.environ.setdefault(INTERFACE, interface)
+        os.environ.setdefault(INTERFACE_OF_NCCL, f"={interface}")  # this name, not a beginning
     with exchange():
         store = meeting.store(processes)
         store.set_timeout(PATIENCE)  # NCCL waits there for those who are slow to read their data

@@ -312,14 +312,17 @@ def _line_to_rank_0(rank: Rank) -> Callable[[], Connection]:
     """A function that connects to rank 0. Raises: ConfigError or ConnectionError."""
     store = rank.store()
     until = time.monotonic() + MEETING_SECONDS
-    while not store.check([MEETING]):
-        if time.monotonic() > until:
-            raise ConnectionError(
-                f"rank 0 did not come within {MEETING_SECONDS:.0f} s: is it started, and does "
-                f"MASTER_ADDR {rank.address} lead to it?"
-            )
-        time.sleep(LOOK_SECONDS)
-    port, token = store.get(MEETING).decode().split()
+    try:
+        while not store.check([MEETING]):
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"rank 0 did not come within {MEETING_SECONDS:.0f} s: is it started, and does "
+                    f"MASTER_ADDR {rank.address} lead to it?"
+                )
+            time.sleep(LOOK_SECONDS)
+        port, token = store.get(MEETING).decode().split()
+    except RuntimeError as error:  # of a store that has ended with rank 0
+        raise ConnectionError(f"rank 0 at {rank.address} is gone before it began") from error
     # The store does not say where to connect: others may have written into it.
     address = LOOPBACK if rank.alone else rank.address
     return partial(_connected, address, int(port), bytes.fromhex(token))

@@ -303,14 +303,14 @@ class Crew:
 
     def _wait_for(self, worker: Employed) -> None:
         """Wait for a message of the worker, which may wait for another one that has ended."""
-        alive = [other for other in self.workers if other.process.exitcode is None]
         self.heed_signals()
         while not worker.connection.poll():
-            wait([worker.connection, *(other.process.sentinel for other in alive)])
-            if any(other.is_broken for other in alive) and not worker.connection.poll():
+            # Looked at first: of one that ends after this line, the wait below hears.
+            alive = [other for other in self.workers if other.process.exitcode is None]
+            if any(other.is_broken for other in self.workers) and not worker.connection.poll():
                 self.explain()
+            wait([worker.connection, *(other.process.sentinel for other in alive)])
             self.heed_signals()
-            alive = [other for other in alive if other.process.exitcode is None]
 
 
 def _last_words(connection: Connection) -> Failure | None:

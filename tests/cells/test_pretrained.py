@@ -57,6 +57,14 @@ def weights_of(folder):
     return load_file(folder / "encoder.safetensors")
 
 
+def test_another_machine_s_copy_that_is_not_the_base_is_refused(finished, tmp_path):
+    """Each process that trains reads the weights itself, in its own file system."""
+    suite, cell = on_top(tmp_path, finished, THREE)
+    (finished / "encoder.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="name a folder that all machines see"):
+        build(cell, tiny_bench(suite), target=models_of(cell, tiny_bench(suite))[0].target)
+
+
 def test_the_base_stays_as_it_was_and_the_added_module_is_trained(finished, tmp_path):
     suite, cell = on_top(tmp_path, finished, THREE)
     bench, runs = tiny_bench(suite), RunsFolder(tmp_path / "runs")

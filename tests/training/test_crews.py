@@ -1,0 +1,51 @@
+"""What a parent hears of its workers, and of those that have ended."""
+
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from gim_bench.errors import WorkerError
+from gim_bench.hardware.ranks import Rank
+from gim_bench.training.agents import _line_to_rank_0
+from gim_bench.training.workers import Crew
+
+
+class Place:
+    """The place of a worker that does one thing."""
+
+    def __init__(self, what, *, parent):
+        self.what, self.parent = what, parent
+
+
+def serve(place):
+    if place.what == "dies":
+        raise SystemExit(3)
+    time.sleep(60)
+
+
+def test_a_worker_that_is_dead_already_is_noticed_while_another_one_is_heard():
+    """As one that dies while the others are still being hired."""
+    crew = Crew()
+    try:
+        crew.hire("process 1", serve, partial(Place, "waits"), threads=1)
+        crew.hire("process 2", serve, partial(Place, "dies"), threads=1)
+        crew.workers[1].process.join()
+        with pytest.raises(WorkerError, match="process 2 ended with exit code 3"):
+            crew.hear(crew.workers[0], "ready")  # at once, and not when process 1 ends
+        assert crew.workers[0].process.is_alive()
+    finally:
+        crew.end()
+
+
+def test_a_store_that_ends_with_rank_0_is_no_traceback(monkeypatch):
+    def gone(_):
+        raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(Rank, "store", lambda _: SimpleNamespace(check=gone))
+    rank = Rank(
+        number=1, ranks=2, local=0, here=1, address="10.0.0.1", port=1, attempt="", has_store=True
+    )
+    with pytest.raises(ConnectionError, match=r"rank 0 at 10\.0\.0\.1 is gone before it began"):
+        _line_to_rank_0(rank)
