@@ -1,6 +1,6 @@
 """The command `sweep`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from gim_bench.cli.options import (
     SkipOption,
     SuiteOption,
     TrackingOption,
+    WorkersOption,
     overrides_of,
     tracker_for,
 )
@@ -99,6 +100,7 @@ def sweep(
     evidence: EvidenceOption = None,
     weight_decay: WeightDecayOption = False,
     modules: ModulesOption = None,
+    workers: WorkersOption = None,
     seeds: SeedsOption = None,
     device: DeviceOption = "auto",
     set_: SetOption = None,
@@ -118,6 +120,11 @@ def sweep(
 
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
+    if workers not in (None, 1) and not (space or evidence):
+        raise ConfigError(
+            f"{workers} workers (--workers or GIM_BENCH_WORKERS) share the trials of --space, and "
+            f"there is none: a sweep of probes is done by one process, so use --workers 1"
+        )
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = _with_probe(load_suite(suite, overrides=overrides))
     axes = parse_space(space or ())
@@ -134,14 +141,19 @@ def sweep(
     )
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
-        work.share({}, workers=1)  # a trial has the numbers of a cell of `run`
         apart = loaded.fresh_process
         training = Pretraining(
             suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart
         )
         cells = work.cells if method else _trained(work.cells)
         swept = _swept_training(
-            work, training, cells, database=database, tracker=tracker, evidence=evidence
+            work,
+            training,
+            cells,
+            database=database,
+            tracker=tracker,
+            evidence=evidence,
+            workers=workers,
         )
         show(render_spaces(swept, suite=loaded.name, as_json=json))
         return
@@ -208,6 +220,7 @@ def _swept_training(
     database: str,
     tracker: "Tracker | None",
     evidence: Path | None,
+    workers: int | None,
 ) -> list[dict[str, Any]]:
     """Sweep the training of each cell, mirror the cells of its trials, and return the trials.
 
@@ -229,17 +242,48 @@ def _swept_training(
         of_row.check(cell, work.bench)
     work.runs.check_writable()
     studies = Studies(database)
+    sweeps = list(zip(cells, plans, strict=True))
     with _resumable(work.progress):
+        _work_off(work, sweeps, database=database, mirror=mirror, workers=workers)
         swept = [
             sweep_pretraining(
                 cell, work.bench, runs=work.runs, studies=studies, plan=of_row, mirror=mirror
             )
-            for cell, of_row in zip(cells, plans, strict=True)
+            for cell, of_row in sweeps
         ]
     if evidence is not None and rates is not None:
         found = evidence_of(swept, cells, rates=rates, device=str(work.bench.device))
         write_atomically(evidence, (found.model_dump_json(indent=2) + "\n").encode())
     return swept
+
+
+def _work_off(
+    work: "Workload",
+    sweeps: "Sequence[tuple[Cell, Pretraining]]",
+    *,
+    database: str,
+    mirror: Callable[[Record], None],
+    workers: int | None,
+) -> None:
+    """Run the trials that are left, by workers where they serve.
+
+    Trials that are drawn depend on those that are known, so by default one process draws them.
+    """
+    from gim_bench.sweep import Studies, unsettled, work_off, work_off_by_workers
+
+    work.check_workers(workers)
+    studies = Studies(database)
+    if workers is None and not all(plan.grid for _, plan in sweeps):
+        workers = 1
+    waiting = unsettled(sweeps, studies)
+    share = work.share_of(waiting, workers=workers, alone=work.take_turns(waiting))
+    if share.workers == 1:
+        work_off(sweeps, work.bench, runs=work.runs, studies=studies, mirror=mirror)
+        return
+    work.progress.say(str(share))
+    work_off_by_workers(
+        sweeps, work.bench, runs=work.runs, database=database, share=share, mirror=mirror
+    )
 
 
 @contextmanager

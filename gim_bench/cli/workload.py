@@ -122,8 +122,11 @@ class Workload:
         """How the unfinished cells share the cores. Raises: ConfigError."""
         self.check_workers(workers)
         waiting = [cell for cell in self.cells if cell.key not in finished]
-        alone = self.suite.fresh_process or any(map(has_workers, waiting))
-        return self.share_of(waiting, workers=workers, alone=alone)
+        return self.share_of(waiting, workers=workers, alone=self.take_turns(waiting))
+
+    def take_turns(self, cells: Sequence[Cell]) -> bool:
+        """Whether the cells run one at a time, whatever the cores."""
+        return self.suite.fresh_process or any(map(has_workers, cells))
 
     def share_of(self, cells: Sequence[Cell], *, workers: int | None, alone: bool) -> Share:
         """How these cells share the cores; this process takes a worker's threads, too."""

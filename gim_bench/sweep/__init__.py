@@ -4,10 +4,17 @@ No other room imports Optuna.
 """
 
 from gim_bench.sweep.evidence import check_unseen, evidence_of, rates_of
-from gim_bench.sweep.pretraining import Pretraining, is_trained, sweep_pretraining
+from gim_bench.sweep.pretraining import (
+    Pretraining,
+    is_trained,
+    sweep_pretraining,
+    unsettled,
+    work_off,
+)
 from gim_bench.sweep.probe_rates import ProbeTrials, sweep_cell
 from gim_bench.sweep.spaces import parse_space
 from gim_bench.sweep.studies import Studies
+from gim_bench.sweep.together import work_off_by_workers
 
 __all__ = [
     "Pretraining",
@@ -20,4 +27,7 @@ __all__ = [
     "rates_of",
     "sweep_cell",
     "sweep_pretraining",
+    "unsettled",
+    "work_off",
+    "work_off_by_workers",
 ]

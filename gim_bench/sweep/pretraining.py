@@ -6,7 +6,7 @@ rate. The test set decides nothing: each record has read the test set once, as e
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -70,9 +70,18 @@ class Pretraining:
         return found if self.trials >= len(found) else []
 
     @property
+    def count(self) -> int:
+        """The number of trials."""
+        return len(self.grid) or self.trials
+
+    @property
     def space(self) -> dict[str, str]:
         """The ranges and choices by setting, as the user typed them."""
         return {axis.name: axis.text for axis in self.axes}
+
+    def point(self, own: Cell) -> dict[str, Any]:
+        """The suite's own cell as the parameters of a trial. Raises: ConfigError."""
+        return {axis.name: axis.point(own.config) for axis in self.axes}
 
     def overrides_of(self, params: Mapping[str, Any]) -> list[str]:
         """The values of `--set` that run a trial."""
@@ -129,6 +138,33 @@ def is_trained(cell: Cell) -> bool:
     return cell.config.method.gradient_flow != GradientFlow.NONE
 
 
+def work_off(
+    sweeps: Iterable[tuple[Cell, Pretraining]],
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    studies: Studies,
+    mirror: Callable[[Record], None],
+) -> None:
+    """Run the trials of all sweeps that no other process is at, without waiting for those.
+
+    A sweep is the suite's own cell and what is varied. `mirror` is called with the record of every
+    trial. Raises: ConfigError if the database fails.
+    """
+    for own, plan in sweeps:
+        study = _study(own, studies, plan=plan)
+        _complete(study, own, bench, runs=runs, plan=plan, mirror=mirror, wait=False)
+
+
+def unsettled(sweeps: Iterable[tuple[Cell, Pretraining]], studies: Studies) -> list[Cell]:
+    """The suite's own cell of each sweep, once for every trial that is not settled."""
+    return [
+        own
+        for own, plan in sweeps
+        for _ in range(plan.count - len(_study(own, studies, plan=plan).settled()))
+    ]
+
+
 def sweep_pretraining(
     own: Cell,
     bench: Bench,
@@ -140,37 +176,66 @@ def sweep_pretraining(
 ) -> dict[str, Any]:
     """The results of the trials around the suite's own cell; they are on disk at the return.
 
-    `mirror` is called with the record of every cell. Raises: ConfigError if the database fails.
+    Waits for trials that other processes are at. `mirror` is called with the record of every trial
+    that runs here. Raises: ConfigError if the database fails.
     """
-    identity = {"key": own.key, "space": plan.space}
-    digits = digest(identity)[:8]
-    method = own.config.method.name
-    point = {axis.name: axis.point(own.config) for axis in plan.axes}
-    study = studies.open(
-        f"{own.suite}/{method}/seed-{own.seed}/space-{digits}",
-        {"suite": own.suite, "method": method, "seed": own.seed, **identity},
-        pruner=None if plan.grid else pruner(),
-    )
+    study = _study(own, studies, plan=plan)
+    _complete(study, own, bench, runs=runs, plan=plan, mirror=mirror, wait=True)
+    found = {
+        **_attributes(own, plan),
+        "study": study.name,
+        **_result(study.settled(), plan.point(own), plan=plan),
+    }
+    path = runs.root / own.suite / own.config.method.name / f"space-{_digits(own, plan)}.json"
+    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+    return found
+
+
+def _study(own: Cell, studies: Studies, *, plan: Pretraining) -> SharedStudy:
+    name = f"{own.suite}/{own.config.method.name}/seed-{own.seed}/space-{_digits(own, plan)}"
+    return studies.open(name, _attributes(own, plan), pruner=None if plan.grid else pruner())
+
+
+def _attributes(own: Cell, plan: Pretraining) -> dict[str, Any]:
+    """What the study is about: a study of the same name and of something else is refused."""
+    return {
+        "suite": own.suite,
+        "method": own.config.method.name,
+        "seed": own.seed,
+        **_identity(own, plan),
+    }
+
+
+def _identity(own: Cell, plan: Pretraining) -> dict[str, Any]:
+    return {"key": own.key, "space": plan.space}
+
+
+def _digits(own: Cell, plan: Pretraining) -> str:
+    return digest(_identity(own, plan))[:8]
+
+
+def _complete(
+    study: SharedStudy,
+    own: Cell,
+    bench: Bench,
+    *,
+    runs: RunsFolder,
+    plan: Pretraining,
+    mirror: Callable[[Record], None],
+    wait: bool,
+) -> None:
+    """Work off the study's trials; with `wait`, until those of other processes are settled, too."""
     evaluation = _Evaluation(own, bench, runs=runs, study=study, plan=plan, mirror=mirror)
+    point = plan.point(own)
     study.complete(
-        len(plan.grid) or plan.trials,
+        plan.count,
         evaluation.outcomes,
         points=[point, *(other for other in plan.grid if other != point)],
         space={axis.name: axis.distribution for axis in plan.axes},
         batch=1,
         advance=Silence().advance,  # cells show their own progress
+        wait=wait,
     )
-    found = {
-        "suite": own.suite,
-        "method": method,
-        "seed": own.seed,
-        **identity,
-        "study": study.name,
-        **_result(study.settled(), point, plan=plan),
-    }
-    path = runs.root / own.suite / method / f"space-{digits}.json"
-    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
-    return found
 
 
 def pruner() -> MedianPruner:

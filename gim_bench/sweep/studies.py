@@ -180,8 +180,11 @@ class SharedStudy:
         space: Mapping[str, BaseDistribution],
         batch: int,
         advance: Callable[[int], None],
+        wait: bool = True,
     ) -> None:
         """Work off trials until `trials` of them are settled, by this or any other process.
+
+        Without `wait`, until other processes are at all that are left.
 
         `points` are the parameters of the first trials. `evaluate` takes up to `batch` trials at
         once, and `advance` the number of trials settled since the last call.
@@ -197,7 +200,7 @@ class SharedStudy:
             done = len(self.settled())
             advance(done - shown)
             shown = done
-            if done >= trials:
+            if done >= trials or not (claimed or wait):
                 return
             if not claimed:  # another process works at the last trials, or died over them
                 time.sleep(WAIT_SECONDS)

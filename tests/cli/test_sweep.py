@@ -148,6 +148,29 @@ def test_evidence_names_the_best_rate_of_every_trained_row(gim_bench, tmp_path):
     assert (found["trials"], found["seeds"]) == (2, [0, 1])
 
 
+@pytest.mark.slow
+def test_workers_find_the_evidence_of_one_process(gim_bench, tmp_path):
+    space = ("--space", "training.learning_rate=1e-3,1e-2")
+    store = tmp_path / "mlflow.db"
+    tracked = [*EVIDENCE[:5], *EVIDENCE[6:], "--tracking-uri", f"sqlite:///{store}"]
+    answer = gim_bench(*tracked, *space, "--workers", "2")
+    assert answer.code == 0, answer.err
+    assert "2 workers of " in answer.err
+    with closing(sqlite3.connect(store)) as database:
+        assert database.execute("SELECT COUNT(*) FROM tags WHERE value='cell'").fetchone() == (4,)
+    there = json.loads((tmp_path / "e.json").read_text())
+    assert gim_bench(*EVIDENCE, *space, "--runs-dir", "alone/runs").code == 0
+    assert json.loads((tmp_path / "e.json").read_text())["methods"] == there["methods"]
+    assert len(records(tmp_path / "alone")) == 4
+    assert [record["provenance"].get("workers") for record in records(tmp_path)] == [2] * 4
+
+
+def test_workers_of_a_sweep_of_probes_are_refused(gim_bench):
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", "--workers", "2", "--no-tracking")
+    assert answer.code == 2
+    assert "share the trials of --space" in answer.err
+
+
 @pytest.mark.parametrize(
     "space", [["training.learning_rate=1e-4..1e-2"], ["training.epochs=1,2"], []]
 )

@@ -536,6 +536,30 @@ def test_an_interruption_gives_the_trial_back_and_the_same_sweep_goes_on(sweep, 
     assert len({row["key"] for row in found["trials"]}) == len(sweep.records()) == 3
 
 
+def test_whoever_does_not_wait_leaves_the_trials_of_others(sweep):
+    """One of three trials is another's; with the other gone, it is tried here."""
+    studies = Studies(sweep.url)
+    sweeps = [(sweep.own, sweep.plan)]
+
+    def work_off():
+        pretraining.work_off(
+            sweeps, sweep.bench, runs=sweep.runs, studies=studies, mirror=sweep.mirrored.append
+        )
+
+    assert pretraining.unsettled(sweeps, studies) == [sweep.own] * 3
+    study = pretraining._study(sweep.own, studies, plan=sweep.plan)
+    (others,) = study._claim(
+        3, space={axis.name: axis.distribution for axis in sweep.plan.axes}, batch=1
+    )
+    work_off()
+    assert len(sweep.mirrored) == len(sweep.records()) == 2
+    assert pretraining.unsettled(sweeps, studies) == [sweep.own]
+    study._give_back([t for t in study._trials(TrialState.RUNNING) if t.number == others.number])
+    work_off()
+    assert pretraining.unsettled(sweeps, studies) == []
+    assert len({record.key for record in sweep.mirrored}) == 3
+
+
 def worker(folder, trials):
     options = (
         f"--suite tiny.toml --method gim --no-tracking --json --trials {trials} --space {RATES}"
