@@ -67,6 +67,8 @@ def check(command):
         assert suite in shipped_suites(), f"no suite {suite!r}"
         loaded = load_suite(suite, overrides=options.get("set_") or ())
         configs(loaded, methods=methods, device=torch.device("cpu"))
+        if options.get("weight_decay"):
+            assert loaded.probe.kind == "adam", "a penalty has no weight decay"
     if not suites:  # a suite knows its rows, which may have names of their own
         assert set(methods) <= set(registry.methods())
 

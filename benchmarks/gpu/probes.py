@@ -37,7 +37,7 @@ def probe(setting: Setting) -> Iterator[Case]:
 
 
 def quickstart(setting: Setting) -> Iterator[Case]:
-    """The cell as `run` runs it: trained twice, probed, measured, recorded."""
+    """The cell as `run` runs it: trained, probed, measured, recorded."""
     yield Case(
         labels={"suite": "quickstart", "method": "gim"},
         measure=partial(_quickstart, setting),

@@ -27,7 +27,7 @@ NOTES = {
     "nothing was trained on.",
     "largest": "Two optimiser steps of a new learner, to within a sixteenth.",
     "probe": "Random pixels and labels, so that no accuracy means anything; all modules.",
-    "quickstart": "One seed, trained twice (once to choose the probe's penalty) and probed.",
+    "quickstart": "One seed, trained once and probed.",
 }
 
 

@@ -34,7 +34,7 @@ def sync(
     runs_dir: RunsDirOption = RUNS_DIR,
     tracking_uri: TrackingOption = DEFAULT_URI,
 ) -> None:
-    """Bring MLflow up to date with the records: cells, sweeps and summaries."""
+    """Bring MLflow up to date with the records: cells, sweeps, protocols and summaries."""
     from gim_bench.records.folder import RunsFolder
     from gim_bench.tracking import Tracker
 

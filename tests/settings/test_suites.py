@@ -67,6 +67,17 @@ def test_a_shipped_suite_can_be_read_and_is_named_like_its_file(name):
     assert load_suite(name).name == name
 
 
+@pytest.mark.parametrize("name", shipped_suites())
+def test_a_protocol_names_what_its_suite_does_beside_training_and_probing(name):
+    """Rates of the rows' own, a search for the largest batch: in force, they are in the sentence."""
+    suite = load_suite(name)
+    trainings = [row.get("training", {}) for row in suite.method.values()]
+    if suite.tuned and any("learning_rate" in training for training in trainings):
+        assert "learning rate" in suite.protocol
+    if suite.capacity is not None:
+        assert "largest batch" in suite.protocol
+
+
 def test_a_suite_may_name_the_tables_of_several_papers(tmp_path):
     published = load(tmp_path, 'published=["loewe2019/table3", "other/table1"]').published
     assert published == ("loewe2019/table3", "other/table1")
