@@ -112,7 +112,7 @@ def sweep(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Try learning rates or penalties of the linear probe on finished cells, or settings of training."""
+    """Try rates or penalties of the linear probe on finished cells, or settings of training."""
     from gim_bench.cli.workload import workload_of
     from gim_bench.report import render_spaces, render_sweeps
     from gim_bench.settings.suites import load_suite

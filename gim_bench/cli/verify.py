@@ -30,7 +30,7 @@ def verify(
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Run cells of a submission again. Exit code 1: a number does not hold. 3: no verdict is possible.
+    """Run cells of a submission again. Exit code 1: a number does not hold. 3: no verdict.
 
     The outcome is kept beside the records, where `site` reads it.
     """

@@ -1,4 +1,4 @@
-"""Sweeps by Optuna: of the linear probe's learning rate or penalty, and of the settings of training.
+"""Sweeps by Optuna: of the probe's learning rate or penalty, and of the settings of training.
 
 No other room imports Optuna.
 """

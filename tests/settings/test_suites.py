@@ -69,7 +69,7 @@ def test_a_shipped_suite_can_be_read_and_is_named_like_its_file(name):
 
 @pytest.mark.parametrize("name", shipped_suites())
 def test_a_protocol_names_what_its_suite_does_beside_training_and_probing(name):
-    """Rates of the rows' own, a search for the largest batch: in force, they are in the sentence."""
+    """As rates of the rows' own, or a search for the largest batch."""
     suite = load_suite(name)
     trainings = [row.get("training", {}) for row in suite.method.values()]
     if suite.tuned and any("learning_rate" in training for training in trainings):
