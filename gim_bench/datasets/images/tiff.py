@@ -15,6 +15,7 @@ from gim_bench.errors import DataError, class_and_first_line
 CACHED = 16  # decoded segments that are kept, for the next windows
 LARGEST_SEGMENT = 64 * 2**20  # bytes, decoded; larger ones would be nearly the whole image
 COLOURS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
+DEPTHS = ((8, np.uint8), (16, np.uint16))  # bits of a sample; others stand in the lower bits alone
 
 
 class TiffImage:
@@ -32,22 +33,13 @@ class TiffImage:
         try:
             self._file = tifffile.TiffFile(path)
             finalize(self, self._file.close)
-            levels = self._file.series[0].levels if self._file.pages else []
+            self._page: Any = self._keyframe(self._file, level)
+            self._check_page()
+            self._check_whole()
+        except DataError:
+            raise
         except Exception as error:  # damaged headers raise nearly anything
             raise self._unusable(class_and_first_line(error)) from None
-        if level >= len(levels):
-            raise self._unusable(
-                f"no page {level}: it has {len(levels)}, counted from 0"
-                if levels
-                else "it has 0 pages"
-            )
-        if len(levels[level].pages) > 1:
-            raise self._unusable(
-                f"{len(levels[level].pages)} pages of one size: save each as a file of its own"
-            )
-        self._page: Any = levels[level].keyframe
-        self._check_page()
-        self._check_whole()
         self._segment = lru_cache(maxsize=CACHED)(self._decoded)
 
     @property
@@ -96,16 +88,32 @@ class TiffImage:
             return page.tilelength, page.tilewidth
         return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
+    def _keyframe(self, file: tifffile.TiffFile, level: int) -> tifffile.TiffPage:
+        """The one page of a level. Raises: DataError, or what damaged headers raise."""
+        levels = file.series[0].levels if file.pages else []
+        if level >= len(levels):
+            raise self._unusable(
+                f"no page {level}: it has {len(levels)}, counted from 0"
+                if levels
+                else "it has 0 pages"
+            )
+        if len(levels[level].pages) > 1:
+            raise self._unusable(
+                f"{len(levels[level].pages)} pages of one size: save each as a file of its own"
+            )
+        return levels[level].keyframe
+
     def _check_page(self) -> None:
         page = self._page
         bits, samples = page.bitspersample, page.samplesperpixel
-        if page.dtype not in (np.uint8, np.uint16) or page.photometric not in COLOURS:
-            raise self._unusable(
-                f"{bits} bits of {page.photometric.name}: use 8 or 16 bits, gray or RGB"
-            )
+        if (bits, page.dtype) not in DEPTHS or page.photometric not in COLOURS:
+            colours = getattr(page.photometric, "name", f"photometric {page.photometric}")
+            raise self._unusable(f"{bits} bits of {colours}: use 8 or 16 bits, gray or RGB")
         if page.imagedepth != 1 or (samples > 1 and page.planarconfig != PLANARCONFIG.CONTIG):
             raise self._unusable("channels or depths in planes of their own: save them interleaved")
         rows, columns = self._segment_size
+        if min(rows, columns) < 1:
+            raise self._unusable(f"tiles or strips of {rows}×{columns} pixels")
         size = rows * columns * samples * page.dtype.itemsize
         if size > LARGEST_SEGMENT:
             raise self._unusable(
@@ -115,12 +123,17 @@ class TiffImage:
 
     def _check_whole(self) -> None:
         size = self.path.stat().st_size
-        for index, (offset, count) in enumerate(
-            zip(self._page.dataoffsets, self._page.databytecounts, strict=True)
-        ):
+        offsets, counts = self._page.dataoffsets, self._page.databytecounts
+        segments = sum(1 for _ in self.segments())
+        if min(len(offsets), len(counts)) < segments:
+            raise self._unusable(
+                f"its header has {len(offsets)} places and {len(counts)} sizes of {segments} "
+                f"segments"
+            )
+        for index, (offset, count) in enumerate(zip(offsets, counts, strict=False)):
             if offset + count > size:
                 raise self._unusable(
-                    f"it is cut off: segment {index + 1} of {len(self._page.dataoffsets)} ends at "
+                    f"it is cut off: segment {index + 1} of {len(offsets)} ends at "
                     f"byte {offset + count:,}, and the file has {size:,}"
                 )
 

@@ -134,6 +134,28 @@ def test_floating_point_is_refused(tmp_path):
     refused(path, "32 bits of MINISBLACK: use 8 or 16 bits, gray or RGB")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tag", "value", "match"),
+    [
+        (np.uint8, "BitsPerSample", 4, "4 bits of MINISBLACK: use 8 or 16 bits"),
+        (np.uint16, "BitsPerSample", 12, "12 bits of MINISBLACK: use 8 or 16 bits"),
+        (np.uint8, "PhotometricInterpretation", 777, "8 bits of photometric 777: use 8 or 16"),
+        (np.uint8, "TileWidth", 0, "tiles or strips of 0×131 pixels"),
+        (np.uint8, "TileByteCounts", [9] * 11, "12 places and 11 sizes of 12 segments"),
+        (np.uint8, "TileOffsets", [9] * 11, "11 places and 12 sizes of 12 segments"),
+    ],
+)
+def test_a_header_that_says_what_no_image_has_is_refused(tmp_path, dtype, tag, value, match):
+    """Samples of 4 or 12 bits would be read nearly black."""
+    path = written(tmp_path, noise((ROWS, COLUMNS), dtype), **TILED)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags[tag].overwrite(value)
+    with pytest.raises(DataError, match=match) as caught:
+        TiffImage(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_one_strip_of_the_whole_image_is_refused_where_it_is_large(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "LARGEST_SEGMENT", ROWS * COLUMNS - 1)
     path = written(tmp_path, noise((ROWS, COLUMNS)), rowsperstrip=ROWS)
