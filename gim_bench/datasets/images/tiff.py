@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import finalize
 
 import numpy as np
 import tifffile
@@ -21,7 +20,8 @@ DEPTHS = ((8, np.uint8), (16, np.uint16))  # bits of a sample; others stand in t
 class TiffImage:
     """One resolution of a TIFF file of 8 or 16 bits, gray or in colour, in tiles or strips.
 
-    Pixels of 16 bits are divided by 256; transparency is left out.
+    Pixels of 16 bits are divided by 256; transparency is left out. The file is open only while
+    something is read: a split may have more files than a process may have open.
     """
 
     def __init__(self, path: Path, *, level: int = 0) -> None:
@@ -31,11 +31,11 @@ class TiffImage:
         """
         self.path = path
         try:
-            self._file = tifffile.TiffFile(path)
-            finalize(self, self._file.close)
-            self._page: Any = self._keyframe(self._file, level)
-            self._check_page()
-            self._check_whole()
+            with tifffile.TiffFile(path) as file:
+                self._page: Any = self._keyframe(file, level)
+                self._check_page()
+                self._check_whole()
+                self._decode = self._page.decode  # looks into the file, as the calls do not
         except DataError:
             raise
         except Exception as error:  # damaged headers raise nearly anything
@@ -143,9 +143,10 @@ class TiffImage:
         index = row * -(-self._page.imagewidth // wide) + column
         try:
             offset, count = self._page.dataoffsets[index], self._page.databytecounts[index]
-            self._file.filehandle.seek(offset)
-            content = self._file.filehandle.read(count) or None
-            segment, _, _ = self._page.decode(content, index, jpegtables=self._page.jpegtables)
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                content = file.read(count) or None
+            segment, _, _ = self._decode(content, index, jpegtables=self._page.jpegtables)
             if segment is None:
                 raise ValueError("it is empty")  # noqa: TRY301 - as any other fault of a segment
         except Exception as error:  # decoders of damaged segments raise nearly anything

@@ -1,6 +1,9 @@
 """TIFF files read by windows: every layout gives its pixels, and damage is one line."""
 
+from pathlib import Path
+
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
@@ -74,6 +77,14 @@ def test_a_window_decodes_the_tiles_that_it_touches_and_no_other(tmp_path, monke
     )
     image.window(32, 47, height=32, width=2)
     assert touched == [(1, 0), (1, 1)]
+
+
+def test_images_may_be_more_than_a_process_may_have_open(tmp_path):
+    """No file stays open, whether a window of the image was read or not."""
+    path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
+    images = [TiffImage(path) for _ in range(2)]
+    images[0].window(0, 0, height=ROWS, width=COLUMNS)
+    assert path not in [Path(found.path) for found in psutil.Process().open_files()]
 
 
 # -- files that cannot be read by windows ----------------------------------------------------------
