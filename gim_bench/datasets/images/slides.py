@@ -1,5 +1,6 @@
 """Scans of microscopes, in the formats of OpenSlide that keep a scan in one file."""
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import finalize
@@ -10,11 +11,12 @@ from PIL import Image
 from gim_bench.errors import DataError, class_and_first_line
 
 if TYPE_CHECKING:
-    from openslide import OpenSlide
+    from openslide import OpenSlide, OpenSlideCache
 
 # Of Aperio, Hamamatsu, Leica, Ventana and Zeiss. Formats of several files (.mrxs,
 # .vms, DICOM) are left out: the checksum of one file would not tell that another has changed.
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".svslide", ".czi")
+CACHED_BYTES = 32 * 2**20  # decoded, of all scans together; by default OpenSlide keeps them of each
 READ_PIXELS = 1024  # of a side of what is decoded at a time to check a file
 
 
@@ -73,9 +75,19 @@ class SlideImage:
                 "scans need OpenSlide: pip install 'gim-bench[slides]'", remedy="install it"
             ) from None
         try:
-            return OpenSlide(self.path)
+            slide = OpenSlide(self.path)
+            slide.set_cache(_decoded_tiles())
         except Exception as error:
             raise self._unusable(class_and_first_line(error)) from None
+        return slide
 
     def _unusable(self, why: str, *, remedy: str = "replace it") -> DataError:
         return DataError(f"cannot read {self.path} by windows: {why}; {remedy} or remove the file")
+
+
+@cache
+def _decoded_tiles() -> "OpenSlideCache":
+    """The decoded tiles that all scans of the process keep for their next windows."""
+    from openslide import OpenSlideCache
+
+    return OpenSlideCache(CACHED_BYTES)

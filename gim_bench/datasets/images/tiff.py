@@ -1,7 +1,7 @@
 """TIFF files that are read by windows: a tile or a strip is decoded when a window needs it."""
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from tifffile import PHOTOMETRIC, PLANARCONFIG
 
 from gim_bench.errors import DataError, class_and_first_line
 
-CACHED = 16  # decoded segments that are kept, for the next windows
 LARGEST_SEGMENT = 64 * 2**20  # bytes, decoded; larger ones would be nearly the whole image
+# Decoded segments of all images together that are kept for the next windows, and their bytes.
+CACHED, CACHED_BYTES = 16, 2 * LARGEST_SEGMENT
 COLOURS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
 DEPTHS = ((8, np.uint8), (16, np.uint16))  # bits of a sample; others stand in the lower bits alone
 
@@ -40,7 +41,6 @@ class TiffImage:
             raise
         except Exception as error:  # damaged headers raise nearly anything
             raise self._unusable(class_and_first_line(error)) from None
-        self._segment = lru_cache(maxsize=CACHED)(self._decoded)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,6 +137,10 @@ class TiffImage:
                     f"byte {offset + count:,}, and the file has {size:,}"
                 )
 
+    def _segment(self, row: int, column: int) -> np.ndarray:
+        """The decoded segment, which is kept for the next windows."""
+        return _RECENT.of((self, row, column), self._decoded)
+
     def _decoded(self, row: int, column: int) -> np.ndarray:
         """Pixels of a tile or strip, uint8 [channel row column]."""
         _, wide = self._segment_size
@@ -160,3 +164,29 @@ class TiffImage:
 
     def _unusable(self, why: str) -> DataError:
         return DataError(f"cannot read {self.path} by windows: {why}; replace it or remove it")
+
+
+class _Segments:
+    """The decoded segments that were used last, of all images of the process."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[TiffImage, int, int], np.ndarray] = OrderedDict()
+
+    def of(
+        self, place: tuple[TiffImage, int, int], decode: Callable[[int, int], np.ndarray]
+    ) -> np.ndarray:
+        """The segment at (image, row, column), decoded if it is not kept."""
+        if place not in self._found:
+            self._found[place] = decode(*place[1:])
+        self._found.move_to_end(place)
+        segment = self._found[place]
+        while len(self._found) > CACHED or self.bytes > CACHED_BYTES:
+            self._found.popitem(last=False)
+        return segment
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.nbytes for segment in self._found.values())
+
+
+_RECENT = _Segments()

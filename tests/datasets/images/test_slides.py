@@ -48,6 +48,17 @@ def test_what_was_not_scanned_is_white(slide):
     assert (beyond[:, 20:] == 255).all()
 
 
+def test_all_scans_together_keep_the_tiles_of_one_cache(slide, monkeypatch):
+    import openslide
+
+    caches = []
+    monkeypatch.setattr(openslide.OpenSlide, "set_cache", lambda _, cache: caches.append(cache))
+    for _ in range(2):
+        SlideImage(slide)
+    one, other = caches
+    assert one is other
+
+
 def test_a_level_that_is_not_there_is_named(slide):
     with pytest.raises(DataError, match=r"scan\.svs by windows: no level 2: it has 2, from 0"):
         SlideImage(slide, level=2)

@@ -79,6 +79,25 @@ def test_a_window_decodes_the_tiles_that_it_touches_and_no_other(tmp_path, monke
     assert touched == [(1, 0), (1, 1)]
 
 
+@pytest.mark.parametrize(("limit", "value"), [("CACHED", 2), ("CACHED_BYTES", 2 * 32 * 48)])
+def test_decoded_tiles_of_all_images_together_are_few(tmp_path, monkeypatch, limit, value):
+    """The two tiles that were used last are kept, of whichever image."""
+    monkeypatch.setattr(tiff, limit, value)
+    path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
+    images = [TiffImage(path) for _ in range(3)]
+    decoded = []
+    for image in images:
+        decode = image._decoded
+        monkeypatch.setattr(
+            image, "_decoded", lambda *place, of=decode: decoded.append(of(*place)) or decoded[-1]
+        )
+    for number, decoded_by_now in [(0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)]:
+        images[number].window(0, 0, height=1, width=1)
+        assert len(decoded) == decoded_by_now
+    kept = tiff._RECENT._found
+    assert [place[0] for place in kept] == [images[0], images[1]]
+
+
 def test_images_may_be_more_than_a_process_may_have_open(tmp_path):
     """No file stays open, whether a window of the image was read or not."""
     path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
