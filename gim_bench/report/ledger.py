@@ -23,6 +23,7 @@ from gim_bench.report.columns import (
 )
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 from gim_bench.report.equivalence import Gap, gap_between
+from gim_bench.report.protocols import READ_UNDER
 from gim_bench.report.published import Numbers, Published
 from gim_bench.report.tags import misfits, settings_of
 from gim_bench.settings.schema import Deviation
@@ -215,8 +216,13 @@ def _why_not(records: Sequence[Record], paper: Published, *, describes: Describe
 
 
 def _at_rate(records: Sequence[Record], metric: str, *, rate: float | None) -> Summary | None:
-    """Accuracy of the top module's probe at a learning rate, over the seeds that know it."""
+    """Accuracy of the top module's probe at a learning rate, over the seeds that know it.
+
+    Under another protocol none knows it: curves and sweeps are of the cell's own probe.
+    """
     if rate is None or target_of(metric)[1] != "accuracy":
+        return None
+    if any(READ_UNDER in record.config for record in records):
         return None
     tested = [_tested_at(record, metric, rate=rate) for record in records]
     known = [accuracy for accuracy in tested if accuracy is not None]

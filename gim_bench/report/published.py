@@ -136,7 +136,9 @@ def _published(
         found = table.get(setting)
         return found[row["metric"]] if isinstance(found, Mapping) else found
 
-    std, rate = row.get("std"), of_metric("probe_rate")
+    std = row.get("std")
+    # A row with tags of its own is quoted from a paper with another probe.
+    rate = None if "tags" in row else of_metric("probe_rate")
     printed = Decimal(row["value"]).as_tuple().exponent
     assert isinstance(printed, int)  # finite, as every number that is printed
     return Published(

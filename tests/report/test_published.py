@@ -8,7 +8,13 @@ import pytest
 from gim_bench.errors import ConfigError
 from gim_bench.report import published
 from gim_bench.report.published import load
+from gim_bench.report.tags import UNKNOWN
 
+QUOTED = {
+    "loewe2019/table1": {"deep_infomax", "predsim"},
+    "loewe2019/table3": {"random_init", "mfcc"},
+    "oord2018/librispeech": {"random_init", "mfcc"},
+}
 FOLDER = Path(__file__).parents[2] / "results" / "published"
 MEMORY = "memory/gpu_allocated_over_baseline_bytes"
 TWO_TABLES = """
@@ -117,6 +123,22 @@ def test_the_probe_of_phones_has_another_rate_than_the_probe_of_speakers():
     table = numbers("loewe2019/table3")
     assert [table["gim", f"{t}_accuracy"].probe_rate for t in ("phone", "speaker")] == [1e-4, 1e-3]
     assert numbers("loewe2019/table2")["cpc", MEMORY].probe_rate is None
+
+
+def test_a_number_that_is_quoted_has_neither_the_rate_nor_the_verdict_of_the_quoting_table():
+    """Its probe is of its own paper; parts of a protocol that were not read fit no record."""
+    for reference in ("loewe2019/table1", "loewe2019/table3", "oord2018/librispeech"):
+        quoted = {row[0]: each for row, each in numbers(reference).items() if each.tags}
+        assert quoted.keys() == QUOTED[reference]
+        assert {each.probe_rate for each in quoted.values()} == {None}
+    for each in quoted.values():
+        unknown = {tag.dimension for tag in each.tags if tag.means == UNKNOWN}
+        assert unknown == {"encoder", "head", "augmentation"}
+
+
+def test_cpcs_own_paper_asks_for_the_records_of_gims_table():
+    own, gims = numbers("oord2018/librispeech"), numbers("loewe2019/table3")
+    assert own["cpc", "phone_accuracy"].requires == gims["cpc", "phone_accuracy"].requires
 
 
 def test_no_method_has_two_numbers_for_one_metric_in_a_table():
