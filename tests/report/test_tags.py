@@ -12,7 +12,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.report import published
 from gim_bench.report.protocols import READ_UNDER
 from gim_bench.report.published import load
-from gim_bench.report.tags import DIMENSIONS, OFF, read_tags, settings_of
+from gim_bench.report.tags import DIMENSIONS, OFF, UNKNOWN, read_tags, settings_of
 from gim_bench.settings.suites import load_suite
 from tests.report.cells import cell, config, provenance
 from tests.report.test_tables import markdown, table
@@ -222,6 +222,29 @@ def test_a_transform_that_is_switched_off_is_written_as_none():
     settings = dict(tag.requires) | {"augmentation.resized": None, "augmentation.jitter": None}
     assert tag.misfit(settings, table="x") == ""
     assert tag.misfit(settings | {"augmentation.cutout": 48}, table="x")
+
+
+# Transforms that BYOL's words alone have.
+ADDED = [{"jitter": {}}, {"gray": 0.2}, {"blur": {}}, {"solarise": {}}, {"resized": {}}]
+
+
+@pytest.mark.parametrize("added", ADDED, ids=lambda added: next(iter(added)))
+@pytest.mark.parametrize("word", sorted(WORDS["augmentation"].keys() - {"byol_224"}))
+def test_a_transform_more_is_another_augmentation(word, added):
+    words = dict.fromkeys(DIMENSIONS, UNKNOWN) | {"augmentation": word}
+    tag = read_tags(words, folder=FOLDER / "tags", where="x")[-1]
+    plain = {
+        name.removeprefix("augmentation."): None if needed == OFF else needed
+        for name, needed in tag.requires.items()
+    }
+    same, other = (
+        settings_of(cell(metrics={}, config=vgg8b(augmentation=plain | more)))
+        for more in ({}, added)
+    )
+    assert tag.misfit(same, table="x") == ""
+    assert tag.misfit(other, table="x").startswith(
+        f"augmentation: augmentation.{next(iter(added))}"
+    )
 
 
 # -- suites of rows as published -------------------------------------------------------------------
