@@ -8,7 +8,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, models_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, files_of, frozen, has_selection
-from gim_bench.cells.selection import is_selected_apart
+from gim_bench.cells.selection import is_selected_apart, learns_from_labels
 from gim_bench.contract import Split
 from gim_bench.probing.exchange import Read, chooses, exchange
 from gim_bench.records import provenance
@@ -21,11 +21,18 @@ from gim_bench.records.protocols import (
     save_result,
 )
 from gim_bench.records.record import Record
+from gim_bench.settings.probing import AnyProbeSettings
 from gim_bench.settings.protocols import Protocol, ProtocolSettings, resolved
 
 NO_CHOOSER = (
     "the encoder that chooses hyperparameters on unseen labels was not kept with this older "
     "record: run the cell again with --rerun"
+)
+# Settings of a probe that decide which labels fit and which validate.
+DRAW = ("validation_fraction", "labelled_fraction", "fitted_steps")
+OTHER_LABELS = (
+    "the encoder has learnt from labels, and is read with the "
+    f"{', '.join(DRAW[:-1])} and {DRAW[-1]} of its suite's probe alone"
 )
 
 
@@ -130,6 +137,8 @@ def _of_model(
     runs: RunsFolder,
     protocols: Sequence[Protocol],
 ) -> dict[str, Read]:
+    if learns_from_labels(cell, bench) and _draws_others(protocols[0].probe, cell):
+        return {protocol.name: Read(reason=OTHER_LABELS) for protocol in protocols}
     apart = is_selected_apart(cell, bench)
     chooser, readable = None, protocols
     if apart and has_selection(record, model):
@@ -152,6 +161,15 @@ def _of_model(
         title=f"{model.name}: {', '.join(protocol.name for protocol in readable)}",
         progress=bench.progress,
     )
+
+
+def _draws_others(settings: AnyProbeSettings, cell: Cell) -> bool:
+    """Whether a protocol draws other labels than the cell's probe: the encoder may know them.
+
+    The encoder that chooses has not seen the validation labels of the cell; the encoder that is
+    read has seen the labelled fraction of the cell.
+    """
+    return any(getattr(settings, name) != getattr(cell.config.probe, name) for name in DRAW)
 
 
 def _joined(one: Read, other: Read) -> Read:

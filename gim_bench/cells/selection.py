@@ -53,12 +53,12 @@ class Selection:
 def is_selected_apart(cell: Cell, bench: Bench) -> bool:
     """Whether the hyperparameters of the cell's probes need a training of their own."""
     probe = cell.config.probe
-    return (
-        probe is not None
-        and probe.unseen_validation
-        and cell.config.method.uses_labels
-        and planned_steps(cell, bench) > 0
-    )
+    return probe is not None and probe.unseen_validation and learns_from_labels(cell, bench)
+
+
+def learns_from_labels(cell: Cell, bench: Bench) -> bool:
+    """Whether the cell trains its encoder on labels."""
+    return cell.config.method.uses_labels and planned_steps(cell, bench) > 0
 
 
 def selection_folder(model: Model, *, folder: Path) -> Path:

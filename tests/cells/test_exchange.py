@@ -9,7 +9,7 @@ import torch
 
 from gim_bench.cells import frozen as frozen_cells
 from gim_bench.cells.build import models_of
-from gim_bench.cells.exchange import NO_CHOOSER, protocols_on, read_again
+from gim_bench.cells.exchange import NO_CHOOSER, OTHER_LABELS, protocols_on, read_again
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.errors import ConfigError
@@ -187,6 +187,26 @@ def test_a_supervised_record_without_the_encoder_that_chose_is_not_read_where_on
     assert not results["top"].metrics
     assert results["knn"].metrics["accuracy"] == found.record.metrics["knn_accuracy"]
     assert results["clapp"].metrics
+
+
+# Each draws labels that the tiny suite's own probe does not.
+OTHER_DRAWS = ["validation_fraction=0.4", "labelled_fraction=0.5", "fitted_steps=20"]
+
+
+@pytest.mark.parametrize("method", ["gim", "supervised"])
+def test_an_encoder_that_learnt_from_labels_is_read_with_the_labels_of_its_cell_alone(
+    method, tmp_path
+):
+    """Its chooser has left out the validation labels of the cell, and no others."""
+    draws = [f"protocols.mine{n}.probe.{draw}" for n, draw in enumerate(OTHER_DRAWS)]
+    summaries = [f"protocols.mine{n}.summary=mine" for n in range(len(OTHER_DRAWS))]
+    found = Finished(tmp_path, method, "probe.unseen_validation=true", *draws, *summaries)
+    results = found.read("top", *(f"mine{n}" for n in range(len(OTHER_DRAWS))))
+    assert results.pop("top").metrics
+    reasons = {result.reason for result in results.values()}
+    applies = {bool(result.metrics) for result in results.values()}
+    refused = ({OTHER_LABELS}, {False})
+    assert (reasons, applies) == (refused if method == "supervised" else ({""}, {True}))
 
 
 def test_a_probe_that_runs_out_of_iterations_is_counted_as_in_its_cell(tmp_path):
