@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import tifffile
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gim_bench import seeding
 from gim_bench.contract import Dataset, Split, Target
@@ -41,6 +41,19 @@ class Mosaics(Dataset):
         side: Annotated[int, Field(ge=16)] = 16_384
         labelled_side: Annotated[int, Field(ge=16)] = 4096
         place: Annotated[int, Field(ge=16, multiple_of=16)] = 128
+
+        @model_validator(mode="after")
+        def _whole_squares(self) -> "Mosaics.Options":
+            """Raises: ValueError where a mosaic would be smaller than its side says."""
+            for name in ("side", "labelled_side"):
+                side = getattr(self, name)
+                if side % self.place:
+                    nearest = self.place * max(1, round(side / self.place))
+                    raise ValueError(
+                        f"{name} = {side} is no multiple of place = {self.place}: the nearest that "
+                        f"works is {nearest}"
+                    )
+            return self
 
     options: Options
 
@@ -74,10 +87,14 @@ class Mosaics(Dataset):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
+    def _side(self, split: Split) -> tuple[str, int]:
+        """The setting that says how large the split's mosaic is, and its pixels."""
+        name = "side" if split is Split.UNLABELLED else "labelled_side"
+        return name, getattr(self.options, name)
+
     def _classes(self, split: Split) -> np.ndarray:
         """Number of the photograph of each square, int64 [row column]."""
-        side = self.options.side if split is Split.UNLABELLED else self.options.labelled_side
-        squares = side // self.options.place
+        squares = self._side(split)[1] // self.options.place
         draw = np.random.default_rng(seeding.derive("mosaics", split))
         return draw.integers(len(PHOTOGRAPHS), size=(squares, squares))
 
@@ -100,10 +117,10 @@ class Mosaics(Dataset):
             content = json.dumps(sealed({"file": checksums.sha256})).encode()
             write_atomically(path.with_suffix(".json"), content)
         except OSError as error:
-            side = self.options.side
+            name, side = self._side(split)
             raise DataError(
                 f"mosaics: cannot write {reason(error)}: make room for {side**2 / 1e6:,.0f} MB in "
-                f"{path.parent}, or lower dataset.side"
+                f"{path.parent}, or lower dataset.{name}"
             ) from None
         self._known.remember(path, checksums, progress=self.progress)
         return path

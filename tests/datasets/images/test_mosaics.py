@@ -1,10 +1,12 @@
 """Mosaics of photographs: what their squares are, and that a damaged file is made again."""
 
 import errno
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from gim_bench.contract import Split
 from gim_bench.datasets.images import mosaics as module
@@ -62,7 +64,18 @@ def test_squares_larger_than_half_a_photograph_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"^mosaics: squares of 208 pixels .* lower dataset\.place$"
     ):
-        mosaics(tmp_path, place=208, side=416).split(Split.UNLABELLED)
+        mosaics(tmp_path, place=208, side=416, labelled_side=416).split(Split.UNLABELLED)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "nearest"), [("side", 20, 64), ("side", 310, 320), ("labelled_side", 100, 128)]
+)
+def test_a_side_that_is_no_whole_number_of_squares_is_refused(tmp_path, name, side, nearest):
+    said = rf"{name} = {side} is no multiple of place = 64: the nearest that works is {nearest}$"
+    with pytest.raises(ValidationError) as caught:
+        mosaics(tmp_path, **{name: side})
+    (problem,) = caught.value.errors()
+    assert re.search(said, problem["msg"])
 
 
 def test_a_disk_without_room_is_one_line(tmp_path, monkeypatch):
@@ -70,6 +83,10 @@ def test_a_disk_without_room_is_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.tifffile, "imwrite", full)
-    with pytest.raises(DataError, match=r"^mosaics: cannot write .*No space left.* make room"):
-        mosaics(tmp_path).split(Split.TEST)
+    for split, room in (
+        (Split.UNLABELLED, r"make room for 4 MB in .*, or lower dataset\.side$"),
+        (Split.TEST, r"make room for 1 MB in .*, or lower dataset\.labelled_side$"),
+    ):
+        with pytest.raises(DataError, match=rf"^mosaics: cannot write .*No space left.* {room}"):
+            mosaics(tmp_path, side=2048, labelled_side=1024).split(split)
     assert not list((tmp_path / "mosaics").glob("*.tif"))
