@@ -73,7 +73,10 @@ class LargeImageFolder(FileDataset):
         return [Target(name="class", classes=self._classes)]
 
     def split(self, split: Split) -> LargeImages:
-        """Without unlabelled images, the train images serve as unlabelled images too."""
+        """Without unlabelled images, the train images serve as unlabelled images too.
+
+        Raises: DataError, also where a labelled image is smaller than a place.
+        """
         files = self._files[split if self._files[split].paths else Split.TRAIN]
         images = LargeImages(
             images=[self._opened(path) for path in files.paths],
@@ -83,6 +86,13 @@ class LargeImageFolder(FileDataset):
         if split is Split.UNLABELLED:
             return images
         counts = [rows * columns for rows, columns in map(images.grid, range(len(files.paths)))]
+        if 0 in counts:
+            path = files.paths[counts.index(0)]
+            _, height, width = images.images[counts.index(0)].shape
+            raise DataError(
+                f"large_images: {path} has no place of {images.place} pixels, for it is "
+                f"{height}×{width} at level {self.options.level}: lower dataset.place, or remove it"
+            )
         return LargeImages(
             images=images.images,
             place=images.place,

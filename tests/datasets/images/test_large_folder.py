@@ -79,6 +79,16 @@ def test_a_class_that_is_only_tested_is_refused(folder):
         data(folder).fingerprint()
 
 
+def test_a_labelled_image_smaller_than_a_place_is_named_and_its_class_does_not_vanish(folder):
+    small = folder / "test" / "dog" / "d.tif"
+    tifffile.imwrite(small, np.zeros((32, 31), np.uint8), tile=(16, 16))
+    with pytest.raises(
+        DataError, match=r"d\.tif has no place of 32 pixels, for it is 32×31 at"
+    ) as e:
+        data(folder).prepare()
+    assert "\n" not in str(e.value)
+
+
 def test_a_folder_that_is_not_there_is_one_line(folder):
     with pytest.raises(DataError, match=r"^large_images: no folder .*/none: give --data-dir"):
         data(folder / "none").prepare()
