@@ -145,6 +145,7 @@ class Prediction:
 
     shares: Sequence[Sequence[str]]
     seconds_of: Sequence[float]  # a step of each worker; the lowest one's with its batch
+    lasting: Sequence[float]  # the same with the sleep of a slowdown, which takes no core
     at_once: int  # workers that the hardware serves at the same time
     devices: Sequence[str] = ()  # the GPU of each worker; cores serve whoever has work
 
@@ -153,15 +154,17 @@ class Prediction:
         """A step of all: as long as the slowest worker takes, where there is room for all."""
         if self.devices:
             of_workers = list(zip(self.devices, self.seconds_of, strict=True))
-            return max(sum(s for at, s in of_workers if at == gpu) for gpu in set(self.devices))
-        return max(*self.seconds_of, sum(self.seconds_of) / self.at_once)
+            of_gpus = [sum(s for at, s in of_workers if at == gpu) for gpu in set(self.devices)]
+            return max(*self.lasting, *of_gpus)
+        return max(*self.lasting, sum(self.seconds_of) / self.at_once)
 
     def __str__(self) -> str:
-        slowest = max(range(len(self.shares)), key=lambda number: self.seconds_of[number])
+        slowest = max(range(len(self.shares)), key=lambda number: self.lasting[number])
         share = self.seconds_of[slowest] / sum(self.seconds_of)
         return (
             f"{len(self.shares)} workers, {min(self.at_once, len(self.shares))} at once; the "
             f"slowest trains {', '.join(self.shares[slowest])}, {share:.0%} of the work"
+            f"{', slowed down' if self.lasting[slowest] > self.seconds_of[slowest] else ''}"
         )
 
 
@@ -175,6 +178,7 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
     batches = bench.batches(cell, Split(cell.config.method.trains_on)).epoch(1)
     batches = islice(batches, timed_steps + 1)
     times: list[list[float]] = [[] for _ in shares]
+    lasting: list[list[float]] = [[] for _ in shares]
     with threads_of_a_worker(len(shares)):
         while True:
             with timed(bench.device) as fetching:
@@ -186,7 +190,9 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
                 above = handed.append if trainer is not trainers[-1] else None
                 with timed(bench.device) as seconds:
                     trainer.step(given, hand_on=above)
-                times[number].append(seconds[0] + (0 if number else fetching[0]))
+                before = 0 if number else fetching[0]
+                times[number].append(before + seconds[0])
+                lasting[number].append(before + seconds[0] * slowdown_of(cell, shares[number]))
                 given = handed[0] if handed else given
     devices: Sequence[str] = ()
     if bench.device.type != "cpu":
@@ -195,6 +201,7 @@ def predict(cell: Cell, learner: Learner, bench: Bench, *, timed_steps: int) -> 
     return Prediction(
         shares=shares,
         seconds_of=[statistics.median(each[1:] or each) for each in times],
+        lasting=[statistics.median(each[1:] or each) for each in lasting],
         at_once=max(1, served),
         devices=devices,
     )
@@ -241,8 +248,8 @@ def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]
 def uses_of(uses: Sequence[Use]) -> dict[str, float]:
     """How stale the batches of a buffer were in use, and how often they were used; by metric.
 
-    Percentiles are those of values that occurred, the higher one where two are as near. Empty
-    where no buffer was used.
+    Percentiles are values that occurred: the next higher one where a percentile lies between two.
+    Empty where no buffer was used.
 
     >>> uses_of([Use(1, 0, 0), Use(1, 0, 0), Use(4, 3, 2), Use(4, 1, 2)])["dropped_share"]
     0.25

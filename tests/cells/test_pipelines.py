@@ -330,9 +330,14 @@ def test_a_pipeline_runs_in_a_cell_s_own_process(interleaved, tmp_path):
 # -- predicted -------------------------------------------------------------------------------------
 
 
-def predicted(seconds, *, at_once, devices=()):
-    shares = [["module_1"], ["module_2"], ["module_3"]]
-    return Prediction(shares=shares, seconds_of=seconds, at_once=at_once, devices=devices)
+def predicted(seconds, *, at_once, devices=(), lasting=None):
+    return Prediction(
+        shares=[["module_1"], ["module_2"], ["module_3"]],
+        seconds_of=seconds,
+        lasting=lasting or seconds,
+        at_once=at_once,
+        devices=devices,
+    )
 
 
 def test_a_step_takes_as_long_as_the_slowest_worker_where_there_is_room_for_all():
@@ -350,6 +355,16 @@ def test_a_gpu_has_all_the_steps_of_its_workers(gpus, seconds):
     assert predicted([2.0, 3.0, 2.0], at_once=len({*gpus}), devices=devices).seconds == seconds
 
 
+@pytest.mark.parametrize("devices", [(), ["cuda:0"] * 3])
+@pytest.mark.parametrize(("lasting", "seconds"), [(8.0, 8.0), (4.0, 6.0)])
+def test_a_worker_that_is_slowed_down_delays_all_and_takes_no_more_of_the_hardware(
+    devices, lasting, seconds
+):
+    found = predicted([2.0] * 3, at_once=1, devices=devices, lasting=[2.0, lasting, 2.0])
+    assert found.seconds == seconds
+    assert str(found).endswith("the slowest trains module_2, 33% of the work, slowed down")
+
+
 def test_the_plan_names_the_slowest_worker():
     assert str(predicted([1.0, 2.0, 5.0], at_once=2)) == (
         "3 workers, 2 at once; the slowest trains module_3, 62% of the work"
@@ -357,14 +372,19 @@ def test_the_plan_names_the_slowest_worker():
 
 
 def test_the_plan_times_every_share_on_what_the_share_below_hands_on(tmp_path, monkeypatch):
-    """Made-up times: 1 s for the batch, then 2, 3 and 4 s for the shares, the first step aside."""
+    """Made-up times: 1 s for the batch, then 2, 3 and 4 s for the shares, the first step aside.
+
+    The sleep of a slowdown is so many times the step, without the batch.
+    """
     lasted = iter([0.1, 9.0, 9.0, 9.0, *([1.0, 2.0, 3.0, 4.0] * 3), 0.1])
     monkeypatch.setattr(pipelines, "timed", lambda device: nullcontext([next(lasted)]))
-    suite = suite_in(tmp_path, PIPELINE)
+    slowed = "training.buffer={slowdown={module_1=5.0, module_3=1.5}}"
+    suite = suite_in(tmp_path, PIPELINE, slowed, "training.held_out=0")
     cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
     learner = build(cell, bench, target=bench.targets[0])
     found = predict(cell, learner, bench, timed_steps=9)  # an epoch has four
     assert found.seconds_of == [3.0, 3.0, 4.0]
+    assert found.lasting == [11.0, 3.0, 6.0]
     assert found.shares == [["module_1"], ["module_2"], ["module_3"]]
 
 
