@@ -22,6 +22,7 @@ from gim_bench.cells.defaults import with_defaults
 from gim_bench.contract import Encoder, Images
 from gim_bench.datasets.images.crops import check_crop, luma
 from gim_bench.datasets.images.crops import normalise as normalise_images
+from gim_bench.datasets.images.transforms import resize
 from gim_bench.datasets.speech.windows import normalise as normalise_samples
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import StackLearner, module_name
@@ -49,9 +50,9 @@ class Trained:
     def transform(self, examples: np.ndarray | Tensor) -> Float[Tensor, "n *shape"]:
         """Examples as the encoder's probe sees them: without augmentation, normalised.
 
-        Images are uint8 [image channel row column]: their centre crop, in gray where the encoder
-        was trained in gray. Parts of large images are of any size and not cropped. Speech is int16
-        [window sample] at 16 kHz, of a training window's samples or more.
+        Images are uint8 [image channel row column]: their centre crop, resized and in gray where
+        the encoder's training images were. Parts of large images are of any size and not cropped.
+        Speech is int16 [window sample] at 16 kHz, of a training window's samples or more.
 
         Raises: DataError if an image is smaller than the crop; ConfigError for another shape.
         """
@@ -70,6 +71,8 @@ class Trained:
         if isinstance(self.augmentation, RegionSettings):
             return self.read(values)
         size = self.augmentation.crop
+        if self.augmentation.resize is not None:
+            values = resize(values, side=self.augmentation.resize)
         check_crop(Images(images=values.numpy(), labels={}), crop=size, name="the images")
         return self.read(centre(values, size=size))
 

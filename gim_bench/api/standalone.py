@@ -21,7 +21,7 @@ from gim_bench.api import plain
 from gim_bench.api.encoders import WEIGHTS, Trained
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
-from gim_bench.settings.augmentations import SpeechSettings
+from gim_bench.settings.augmentations import CropSettings, SpeechSettings
 
 CONSTANTS = "constants.safetensors"
 ROOT = "trained."  # of the names of the encoder's tensors, within the traced module
@@ -84,8 +84,14 @@ def standalone(trained: Trained, *, title: str) -> Standalone:
 
     Examples have the size that the encoder was trained with, before the conversion to gray.
 
-    Raises: ConfigError if PyTorch cannot trace the encoder for batches of any size.
+    Raises: ConfigError if PyTorch cannot trace the encoder for batches of any size, or if the
+    encoder's images were resized.
     """
+    if isinstance(trained.augmentation, CropSettings) and trained.augmentation.resize is not None:
+        raise ConfigError(
+            f"{title} was trained on images resized to {trained.augmentation.resize} pixels, and "
+            f"exported encoders crop but do not resize: use gim_bench.features"
+        )
     speech = isinstance(trained.augmentation, SpeechSettings)
     dtype = torch.int16 if speech else torch.uint8
     shape = trained.augmentation.shape if speech else (3, *trained.augmentation.shape[1:])

@@ -24,7 +24,7 @@ from gim_bench.contract import (
     label_frames,
 )
 from gim_bench.datasets.batches import Batches, whole_batches
-from gim_bench.datasets.images.crops import ImageBatches, check_crop, in_gray
+from gim_bench.datasets.images.crops import ImageBatches, check_crop, prepared
 from gim_bench.datasets.images.regions import PlaceBatches, RegionBatches
 from gim_bench.datasets.speech.stretches import StretchBatches
 from gim_bench.datasets.speech.windows import WindowBatches
@@ -82,7 +82,7 @@ class Bench:
         self.devices = devices
         self.ranks: Ranks | None = None  # where a launcher started several: a worker on each
         self._splits: dict[Split, Examples] = {}
-        self._gray: dict[Split, Images] = {}
+        self._prepared: dict[tuple[Split, bool, int | None], Images] = {}
 
     def limit(self, cell_seconds: float | None, *, memory_gb: float | None) -> None:
         """Limit the seconds of a cell, and the GB of a process of one cell."""
@@ -110,15 +110,14 @@ class Bench:
             "classes": {target.name: len(target.classes) for target in self.targets},
         }
 
-    def images(self, split: Split, *, gray: bool) -> Images:
-        """Images of one split. Gray images are made once, for all cells."""
+    def images(self, split: Split, *, augmentation: CropSettings) -> Images:
+        """Images of one split as they are cropped. Copies are made once, for all cells."""
         examples = self.split(split)
         assert isinstance(examples, Images)
-        if not gray:
-            return examples
-        if split not in self._gray:
-            self._gray[split] = in_gray(examples)
-        return self._gray[split]
+        kind = (split, augmentation.grayscale, augmentation.resize)
+        if kind not in self._prepared:
+            self._prepared[kind] = prepared(examples, augmentation=augmentation)
+        return self._prepared[kind]
 
     def batches(
         self,
@@ -140,7 +139,7 @@ class Bench:
             "views": cell.config.method.views,
         }
         if isinstance(augmentation, CropSettings):
-            images = self.images(split, gray=augmentation.grayscale)
+            images = self.images(split, augmentation=augmentation)
             return ImageBatches(images, augmentation=augmentation, **shared)
         examples = self.split(split)
         options = cell.config.encoder
@@ -194,9 +193,10 @@ class Bench:
         self._check_held_out(config, noun=noun)
         if not len(self.split(Split.TEST)):
             raise DataError(f"{name} has no test {noun}s: add some")
-        if isinstance(config.augmentation, CropSettings):
+        if isinstance(config.augmentation, CropSettings) and config.augmentation.resize is None:
             for split in Split:
-                images = self.images(split, gray=False)
+                images = self.split(split)
+                assert isinstance(images, Images)
                 where = f"the {split} images of {name}"
                 check_crop(images, crop=config.augmentation.crop, name=where)
         share = 1.0 if config.probe is None else config.probe.labelled_fraction

@@ -93,7 +93,7 @@ def _some(bench: Bench, cell: Cell, *, images: int) -> Seen:
     """At most `images` test images, drawn at random but always alike."""
     augmentation = cell.config.augmentation
     assert isinstance(augmentation, CropSettings)
-    every = bench.images(Split.TEST, gray=augmentation.grayscale)
+    every = bench.images(Split.TEST, augmentation=augmentation)
     draw = seeding.generator("patches", cell.config.dataset.name)
     numbers = torch.randperm(len(every), generator=draw)[:images].sort().values.numpy()
     chosen = replace(every, images=every.images[numbers], labels={}, sources=None)

@@ -95,6 +95,7 @@ class CropSettings(ViewSettings):
 
     kind: Literal["crop"]
     crop: PositiveInt  # pixels
+    resize: PositiveInt | None = None  # pixels of an image's shorter side, before it is cropped
     flip: bool = True  # horizontally, with probability 0.5
     grayscale: bool = True
     mean: tuple[FiniteFloat, ...]  # per channel after grayscale, of intensities in 0..1
@@ -131,6 +132,15 @@ class CropSettings(ViewSettings):
         channels = 1 if self.grayscale else 3
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std must hold {channels} number(s), one per channel")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_fit_into_resized_images(self) -> "CropSettings":
+        if self.resize is not None and self.crop > self.resize:
+            raise ValueError(
+                f"a crop of {self.crop} pixels does not fit into images that are resized to "
+                f"{self.resize}: lower crop, or raise resize"
+            )
         return self
 
     @model_validator(mode="after")

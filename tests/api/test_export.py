@@ -16,6 +16,8 @@ from gim_bench.api.card import UNKNOWN, model_card
 from gim_bench.api.encoders import Trained
 from gim_bench.api.standalone import CONSTANTS, standalone
 from gim_bench.cells.run import run_cell
+from gim_bench.contract import Images
+from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.settings.augmentations import CropSettings, WindowSettings
@@ -230,6 +232,21 @@ def test_an_encoder_that_cannot_be_exported_is_refused_in_one_line():
     crop = CropSettings(kind="crop", crop=16, mean=(0.4,), std=(0.2,))
     with pytest.raises(ConfigError, match=r"cannot export Counting .*x\.shape\[0\], not from len"):
         standalone(Trained(module=module, record=None, augmentation=crop), title="counting")
+
+
+def test_images_that_were_resized_are_resized_for_features_and_no_export_crops_them():
+    module = ToyEncoder(ToySettings(), shape=(1, 16, 16)).eval()
+    crop = CropSettings(kind="crop", resize=16, crop=16, mean=(0.4,), std=(0.2,))
+    trained = Trained(module=module, record=None, augmentation=crop)
+    images = np.random.default_rng(0).integers(256, size=(2, 3, 24, 24), dtype=np.uint8)
+    seen = ImageBatches(
+        Images(images=images, labels={}), augmentation=crop, batch_size=2, stream=("x", 0),
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    (batch,) = seen.in_order()
+    assert torch.equal(trained.transform(images), batch.inputs)
+    with pytest.raises(ConfigError, match="toy was trained on images resized to 16 pixels"):
+        standalone(trained, title="toy")
 
 
 @pytest.mark.parametrize(

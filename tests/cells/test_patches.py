@@ -42,8 +42,8 @@ def test_there_is_a_picture_for_each_module(drawn):
     assert all(path.is_file() for path in drawn.files)
 
 
-def test_patches_are_of_test_images(drawn, bench):
-    tested = bench.images(Split.TEST, gray=True).images
+def test_patches_are_of_test_images(drawn, bench, suite):
+    tested = bench.images(Split.TEST, augmentation=suite.augmentation).images
     for picture in drawn.facts.pictures:
         for row, places in enumerate(picture.places):
             for column, (image, place) in enumerate(places):

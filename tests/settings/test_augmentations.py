@@ -47,6 +47,11 @@ def test_without_tables_no_transform_is_on():
     assert settings.view(2) is settings.view(1) is settings
 
 
+def test_a_crop_larger_than_the_resized_images_is_refused():
+    assert crops(COLOUR, resize=32).resize == 32
+    assert "a crop of 32 pixels does not fit into images" in complaint(COLOUR, resize=31)
+
+
 @pytest.mark.parametrize("name", ["jitter", "blur", "solarise"])
 def test_a_view_is_photometric_if_any_transform_may_change_its_intensities(name):
     assert crops(COLOUR, **{name: {"probability": 0.1}}).photometric

@@ -14,7 +14,7 @@ from torch import Tensor
 from gim_bench.contract import Batch, Images
 from gim_bench.datasets.batches import Batches, BatchOptions, ViewStreams, resident, shared
 from gim_bench.datasets.images.augmentations import cut_out, photometric, random_boxes
-from gim_bench.datasets.images.transforms import Boxes, resized_crop
+from gim_bench.datasets.images.transforms import Boxes, resize, resized_crop
 from gim_bench.errors import DataError
 from gim_bench.hardware import process_group
 from gim_bench.hardware.transfers import constant, moved
@@ -42,8 +42,8 @@ class Places(NamedTuple):
 class ImageBatches(Batches):
     """Random crops, flips and photometric transforms in training; for the probe, centre crops.
 
-    With a gray augmentation, colour images become gray when the batches are built; images from
-    `in_gray` are shared.
+    With a gray augmentation, colour images become gray when the batches are built, and with
+    `resize` they are resized; images from `prepared` are shared.
     """
 
     noun = "image"
@@ -57,8 +57,8 @@ class ImageBatches(Batches):
         **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__(**options)
+        images = prepared(images, augmentation=augmentation)
         check_crop(images, crop=augmentation.crop, name="the images")
-        images = in_gray(images) if augmentation.grayscale else images
         self.images = resident(shared(images.images), device=self.device)
         self._labels = {name: shared(labels) for name, labels in images.labels.items()}
         self._sources = None if images.sources is None else shared(images.sources)
@@ -179,6 +179,28 @@ def check_crop(images: Images, *, crop: int, name: str) -> None:
             f"a crop of {crop} pixels does not fit into {name}, {height}×{width}: lower "
             f"augmentation.crop or use larger images"
         )
+
+
+def prepared(images: Images, *, augmentation: CropSettings) -> Images:
+    """The images as they are cropped: resized and in gray, where the augmentation says so.
+
+    Copies are in memory. Images that are so already are returned as they are.
+    """
+    if augmentation.resize is not None:
+        images = resized(images, side=augmentation.resize)
+    return in_gray(images) if augmentation.grayscale else images
+
+
+def resized(images: Images, *, side: int) -> Images:
+    """The images with a shorter side of `side` pixels; images of this size unchanged."""
+    whole = shared(images.images)
+    if min(whole.shape[-2:]) == side:
+        return images
+    small = torch.empty(len(whole), *resize(whole[:1], side=side).shape[1:], dtype=torch.uint8)
+    slice_images = max(1, SLICE_PIXELS // (whole.shape[-2] * whole.shape[-1]))
+    for source, target in zip(whole.split(slice_images), small.split(slice_images), strict=True):
+        target.copy_(resize(source, side=side))
+    return replace(images, images=small.numpy())
 
 
 def in_gray(images: Images) -> Images:

@@ -37,6 +37,21 @@ class Boxes(NamedTuple):
 # -- where pixels come from ----------------------------------------------------------------------
 
 
+def resize(
+    pixels: UInt8[Tensor, "n channel height width"], *, side: int
+) -> UInt8[Tensor, "n channel _ _"]:
+    """Whole images with a shorter side of `side` pixels, antialiased bilinear.
+
+    Source: torchvision's Resize of PIL images; equal up to one of 255 levels.
+    """
+    height, width = pixels.shape[-2:]
+    shorter = min(height, width)
+    if shorter == side:
+        return pixels
+    size = (side * height // shorter, side * width // shorter)
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True)
+
+
 def resized_crop(
     pixels: UInt8[Tensor, "b channel height width"],
     boxes: Boxes,

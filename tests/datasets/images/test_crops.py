@@ -11,7 +11,8 @@ from PIL import Image
 
 from gim_bench.contract import Images
 from gim_bench.datasets.images import crops
-from gim_bench.datasets.images.crops import ImageBatches, crop, in_gray, normalise
+from gim_bench.datasets.images.crops import ImageBatches, crop, in_gray, normalise, prepared
+from gim_bench.datasets.images.transforms import resize
 from gim_bench.errors import DataError
 from gim_bench.settings.augmentations import CropSettings
 from tests.oracles.augmentation import slow_augment
@@ -160,6 +161,31 @@ def test_in_gray_keeps_labels_and_gray_images_as_they_are():
     gray = in_gray(photographs())
     assert gray.labels["class"].tolist() == list(range(12))
     assert in_gray(gray) is gray
+
+
+@pytest.mark.parametrize("settings_", [GRAY, COLOUR], ids=["gray", "colour"])
+def test_resized_images_are_seen_whole_in_training_and_by_the_probe(settings_):
+    """In a gray suite they are gray afterwards, as in a pipeline of torchvision."""
+    examples = photographs(height=20, width=20)
+    whole = batches(examples, size=9, resize=9, flip=False, **settings_)
+    (epoch,) = batches(examples, size=9, resize=9, flip=False, batch_size=12, **settings_).epoch(0)
+    probed = torch.cat([batch.inputs for batch in whole.in_order()])
+    smaller = resize(torch.from_numpy(examples.images), side=9)
+    small = prepared(replace(examples, images=smaller.numpy()), augmentation=whole.augmentation)
+    expected = normalise(torch.from_numpy(small.images), augmentation=whole.augmentation)
+    assert torch.equal(probed, expected)
+    assert torch.equal(epoch.inputs, expected[epoch.labels["class"]])
+
+
+def test_images_are_resized_once_and_in_slices(monkeypatch):
+    augmentation = CropSettings(kind="crop", crop=9, resize=9, **COLOUR)
+    resized = prepared(photographs(), augmentation=augmentation)
+    assert resized.images.shape == (12, 3, 9, 10)
+    assert resized.labels["class"].tolist() == list(range(12))
+    assert prepared(resized, augmentation=augmentation) is resized
+    monkeypatch.setattr(crops, "SLICE_PIXELS", 5 * 20 * 23)
+    sliced = prepared(photographs(), augmentation=augmentation)
+    assert np.array_equal(sliced.images, resized.images)
 
 
 def test_normalised_images_have_mean_0_and_deviation_1_where_the_statistics_are_theirs():

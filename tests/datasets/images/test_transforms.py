@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
 from gim_bench.datasets.images import transforms
-from gim_bench.datasets.images.transforms import Boxes, resized_crop
+from gim_bench.datasets.images.transforms import Boxes, resize, resized_crop
 
 ROUNDING = 2e-6  # of intensities in 0..1
 IMAGES = 6
@@ -28,6 +28,20 @@ def photographs(*, channels: int = 3, height: int = 20, width: int = 20) -> Tens
 
 def assert_alike(ours: Tensor, theirs: list[Tensor], *, within: float = ROUNDING) -> None:
     torch.testing.assert_close(ours, torch.stack(theirs), rtol=0, atol=within)
+
+
+# -- whole images resized --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [4, 13, 20, 32])
+def test_a_resized_image_is_torchvisions_of_pil(side):
+    """Up to one level; the longer side keeps the ratio, rounded down."""
+    pixels = (255 * photographs(height=27, width=20)).round().to(torch.uint8)
+    theirs = [
+        V.pil_to_tensor(V.resize(V.to_pil_image(image), side, InterpolationMode.BILINEAR)).int()
+        for image in pixels
+    ]
+    assert_alike(resize(pixels, side=side).int(), theirs, within=1)
 
 
 # -- resized crops ---------------------------------------------------------------------------------
