@@ -13,6 +13,7 @@ from gim_bench.report import published
 from gim_bench.report.protocols import READ_UNDER
 from gim_bench.report.published import load
 from gim_bench.report.tags import DIMENSIONS, OFF, UNKNOWN, read_tags, settings_of
+from gim_bench.settings.protocols import protocols_of, resolved
 from gim_bench.settings.suites import load_suite
 from tests.report.cells import cell, config, provenance
 from tests.report.test_tables import markdown, table
@@ -290,6 +291,22 @@ def test_rows_as_published_have_the_protocols_of_their_numbers_but_for_what_is_d
             if off := {tag.dimension for tag in tags if tag.misfit(rows[row], table="x")}:
                 found[reference.partition("/")[0], row] = off
     assert found == DEVIATING[name]
+
+
+def test_deep_infomaxs_classifier_is_fitted_beyond_the_last_fall_of_its_published_rate():
+    """The released rate falls after epochs 50 and 100, of 5,000 labels in batches of 64."""
+    suite = load_suite("stl10-published")
+    settings = protocols_of(suite, ["deep_infomax"])["deep_infomax"]
+    probe = resolved("deep_infomax", settings, own=suite.probe).probe
+    assert (probe.steps, probe.batch_size) == (150 * (5000 // 64), 64)
+
+
+def test_crops_of_large_images_are_not_deep_infomaxs_whole_images():
+    """Crops of 64 pixels are 44 % of an image of STL-10."""
+    row = rows_of("stl10-published")["deep_infomax"]
+    (tag,) = numbers("hjelm2019/stl10")["deep_infomax", "accuracy"].tags[-1:]
+    assert tag.misfit(row, table="x") == ""
+    assert tag.misfit({**row, "augmentation.resize": None}, table="x")
 
 
 @pytest.mark.parametrize("name", DEVIATING)
