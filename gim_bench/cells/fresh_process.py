@@ -24,11 +24,21 @@ from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
-from gim_bench.system.children import deaf_to_interrupts, end, end_with_parent
+from gim_bench.system.children import (
+    Process,
+    deaf_to_interrupts,
+    end,
+    end_with_parent,
+    how_it_ended,
+)
 from gim_bench.system.interrupts import terminate_as_interrupt, time_limit
 from gim_bench.system.streams import forgive
 
-WITHOUT_RECORD = 74  # exit code of a process whose record could not be written
+# Exit codes of a process whose record could not be written, and of one that ran out of memory
+# where no record is written.
+WITHOUT_RECORD, WITHOUT_MEMORY = 74, 71
+# Signals that may end a process whose allocation failed, where nobody handles the failure.
+OF_FAILED_ALLOCATIONS = (-signal.SIGABRT, -signal.SIGSEGV)
 
 
 def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
@@ -52,6 +62,7 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         daemon=not has_workers(cell),
     )
     started = begun(cell, bench)
+    kills = memory.kills_for_memory()
     title = f"{cell.name}: in a process of its own"
     fits = True
     with bench.progress.task(title, total=1, unit="cell") as task:
@@ -60,7 +71,11 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
                 process.start()
             with time_limit(bench.cell_timeout):
                 process.join()
-            error, fits = _why(process.exitcode, memory_limit=bench.memory_limit)
+            error, fits = _why(
+                process,
+                memory_limit=bench.memory_limit,
+                kills=memory.kills_for_memory() - kills,
+            )
         except TimeLimitError as late:
             error = str(late)
         finally:
@@ -108,36 +123,42 @@ def _run(
     terminate_as_interrupt()
     forgive()
     end_with_parent()
-    bench = Bench(
-        dataset(),
-        device=torch.device(device),
-        progress=Silence(),
-        checkpoint_seconds=checkpoint_seconds,
-        memory_limit=memory_limit,
-        live_seconds=live_seconds,
-        devices=devices,
-    )
-    if memory_limit is not None:
-        memory.limit(memory_limit)
     try:
+        bench = Bench(
+            dataset(),
+            device=torch.device(device),
+            progress=Silence(),
+            checkpoint_seconds=checkpoint_seconds,
+            memory_limit=memory_limit,
+            live_seconds=live_seconds,
+            devices=devices,
+        )
+        if memory_limit is not None:
+            memory.limit(memory_limit)
         run_cell(cell, bench, runs=RunsFolder(runs))
     except KeyboardInterrupt:  # the other process says what there is to say
         sys.exit(128 + signal.SIGTERM)
     except OSError:  # so it does here, or meets the same
         sys.exit(WITHOUT_RECORD)
+    except Exception as error:
+        if memory.is_exhausted(error):
+            sys.exit(WITHOUT_MEMORY)
+        raise
 
 
-def _why(exit_code: int | None, *, memory_limit: int | None) -> tuple[str, bool]:
-    """Why a process left no result, and whether its cell fits into memory as far as that says."""
-    if exit_code == -signal.SIGKILL:
-        return (
-            "does not fit: the process was killed by the system, as it does when memory is full",
-            False,
-        )
-    if exit_code == WITHOUT_RECORD:
+def _why(process: Process, *, memory_limit: int | None, kills: int) -> tuple[str, bool]:
+    """Why a process left no result, and whether its cell fits into memory as far as that says.
+
+    The system killed so many processes meanwhile because memory was full. No other end says
+    anything of memory: neither a signal that somebody sent nor an error of another kind.
+    """
+    code, limited = process.exitcode, memory_limit is not None
+    if code == WITHOUT_RECORD:
         return f"{NOT_WRITTEN}: its record; is there room on the disk?", True
-    ended = f"its process ended with exit code {exit_code}"
-    # A failed allocation may end the process: by a signal, or by an error that nobody handles.
-    if memory_limit is not None and (exit_code or 0) <= 1:
-        return f"does not fit: {ended} at the limit of {memory_limit / 1e9:.2f} GB", False
-    return f"{ended} and left no result", True
+    how = how_it_ended(process)
+    if code == -signal.SIGKILL and kills:
+        return f"does not fit: its process {how}, as by the system when memory is full", False
+    if code == WITHOUT_MEMORY or (limited and code in (-signal.SIGKILL, *OF_FAILED_ALLOCATIONS)):
+        at = f" at the limit of {memory_limit / 1e9:.2f} GB" if memory_limit is not None else ""
+        return f"does not fit: its process {how}{at}", False
+    return f"its process {how} and left no result", True

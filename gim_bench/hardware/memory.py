@@ -135,6 +135,18 @@ def limit(to_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (to_bytes, to_bytes))
 
 
+def kills_for_memory() -> int:
+    """Processes that the kernel has killed since it started because memory was full.
+
+    Those of all users and containers; 0 where the kernel does not tell.
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
 def is_exhausted(error: Exception) -> bool:
     """Whether the error means that the GPU or the host is out of memory.
 

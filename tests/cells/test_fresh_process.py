@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -82,7 +83,7 @@ def test_peaks_of_the_same_cell_are_the_same(apart_beside_ballast):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("life", "reason"),
-    [(killed, "does not fit: the process was killed"), (broken_off, "exit code 3")],
+    [(killed, "its process was killed by SIGKILL (exit code -9)"), (broken_off, "exit code 3")],
     ids=["killed", "broken off"],
 )
 def test_a_process_that_ends_without_a_result_is_a_failed_cell(
@@ -92,9 +93,64 @@ def test_a_process_that_ends_without_a_result_is_a_failed_cell(
     record = run_apart(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
     assert record.status is Status.FAILED
     assert reason in str(record.error)
-    assert record.fits is (life is broken_off)
+    assert record.fits
     (kept,) = runs.records("tiny")
     assert (kept.status, kept.error) == (record.status, record.error)
+
+
+LIMIT = 2 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "kills", "fits"),
+    [
+        (-signal.SIGKILL, None, 1, False),
+        (-signal.SIGKILL, None, 0, True),
+        (-signal.SIGKILL, LIMIT, 0, False),
+        (-signal.SIGABRT, LIMIT, 0, False),
+        (-signal.SIGSEGV, LIMIT, 0, False),
+        (-signal.SIGSEGV, None, 1, True),
+        (apart.WITHOUT_MEMORY, None, 0, False),
+        (-signal.SIGTERM, LIMIT, 1, True),
+        (1, LIMIT, 1, True),
+        (apart.WITHOUT_RECORD, LIMIT, 1, True),
+    ],
+)
+def test_only_ends_for_lack_of_memory_say_that_a_cell_does_not_fit(code, limit, kills, fits):
+    others = dict.fromkeys(("join", "kill", "terminate"), lambda *_: None)
+    process = SimpleNamespace(exitcode=code, sentinel=0, **others)
+    error, found = apart._why(process, memory_limit=limit, kills=kills)
+    assert found is fits
+    assert error.startswith("does not fit: its process ") is not fits
+    assert ("at the limit of 2.00 GB" in error) is (not fits and limit is not None)
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [(MemoryError, SystemExit), (ValueError, ValueError), (OSError, SystemExit)],
+)
+def test_an_error_outside_of_the_cell_is_of_memory_or_not(
+    error, ended, suite, tmp_path, monkeypatch
+):
+    for name in ("terminate_as_interrupt", "forgive", "end_with_parent"):
+        monkeypatch.setattr(apart, name, lambda: None)
+
+    def broken():
+        raise error
+
+    with pytest.raises(ended) as caught:
+        apart._run(
+            tiny_cell(suite, "gim"),
+            broken,
+            device="cpu",
+            runs=tmp_path,
+            checkpoint_seconds=60,
+            memory_limit=None,
+            live_seconds=10,
+            devices=(),
+        )
+    codes = {MemoryError: apart.WITHOUT_MEMORY, OSError: apart.WITHOUT_RECORD}
+    assert getattr(caught.value, "code", None) == codes.get(error)
 
 
 @pytest.mark.slow
