@@ -73,26 +73,26 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def each_with_defaults(configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """`with_defaults` of every configuration; equal ones are completed once, and share a table."""
-    shared = _shared(configs)
+    shared = sharing(configs)
     full = {key: with_defaults(config) for key, config in {id(c): c for c in shared}.items()}
     return [full[id(config)] for config in shared]
 
 
 def sharing_configs(records: Sequence[Record]) -> list[Record]:
     """The records; those with equal configurations, as seeds have, share one object."""
-    shared = _shared(record.config for record in records)
+    shared = sharing(record.config for record in records)
     return [replace(record, config=of) for record, of in zip(records, shared, strict=True)]
 
 
-def _shared(configs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The configurations; equal ones are one object. An object is looked at once."""
-    given = [*configs]
+def sharing(tables: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The tables; equal ones are one object. An object is looked at once."""
+    given = [*tables]
     known: dict[str, Mapping[str, Any]] = {}
     first: dict[int, Mapping[str, Any]] = {}
-    for config in given:
-        if id(config) not in first:
-            first[id(config)] = known.setdefault(json.dumps(config, default=str), config)
-    return [first[id(config)] for config in given]
+    for table in given:
+        if id(table) not in first:
+            first[id(table)] = known.setdefault(json.dumps(table, default=str), table)
+    return [first[id(table)] for table in given]
 
 
 def _plugin(find: Callable[[str], Plugin], table: Any, name: str) -> Plugin | None:

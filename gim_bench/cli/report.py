@@ -54,6 +54,7 @@ def report(
             f"with --runs-dir"
         )
     changes = changed_settings(loaded, file=load_suite(suite)) if set_ else ""
-    sources = report_sources(loaded, found, runs=RunsFolder(runs_dir), notes=[changes])
+    runs = RunsFolder(runs_dir)
+    sources = report_sources(loaded, found, runs=runs, notes=[changes], metrics=metric or ())
     text = render(found.records, fmt=fmt, metrics=metric or (), **sources)
     deliver(text, output=output)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
     from gim_bench.records.folder import RunsFolder
+    from gim_bench.report.build import PredictionsOf
     from gim_bench.report.found import Found
     from gim_bench.settings.schema import Suite
 
@@ -53,9 +55,14 @@ def _said(found: "Found") -> "Found":
 
 
 def report_sources(
-    suite: "Suite", found: "Found", *, runs: "RunsFolder", notes: Sequence[str] = ()
+    suite: "Suite",
+    found: "Found",
+    *,
+    runs: "RunsFolder",
+    notes: Sequence[str] = (),
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of a report on these records beside the records themselves."""
+    """The arguments of a report on these records beside the records and the chosen metrics."""
     from gim_bench.cells.resolve import describer
     from gim_bench.records.patches import pictures_of
     from gim_bench.records.protocols import KeptResults
@@ -71,10 +78,17 @@ def report_sources(
             left_out(found.other_settings, kept=found.records),
         ],
         "settings": settings_of_rows(suite),
-        "predictions": runs.predictions,
+        "predictions": runs.predictions if metrics else for_intervals(runs),
         "results": KeptResults(runs.folder_of),
         "pictures": lambda record: pictures_of(record, folder=runs.folder_of(record)),
     }
+
+
+def for_intervals(runs: "RunsFolder") -> "PredictionsOf":
+    """The function that reads the predictions of which a report has intervals."""
+    from gim_bench.report import has_interval
+
+    return partial(runs.predictions, wanted=has_interval)
 
 
 def with_folder(suite: "Suite", runs_dir: Path) -> "Suite":

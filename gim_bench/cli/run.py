@@ -326,7 +326,7 @@ def _print_results(
 ) -> None:
     """Print the records, or a report of them and where everything is."""
     from gim_bench.cells.resolve import describer
-    from gim_bench.cli.results import with_folder
+    from gim_bench.cli.results import for_intervals, with_folder
     from gim_bench.report import render
     from gim_bench.tracking.addresses import page_of
 
@@ -335,7 +335,7 @@ def _print_results(
         suite=with_folder(work.suite, work.runs.root),
         describes=describer(work.suite),
         fmt="json" if as_json else "md",
-        predictions=work.runs.predictions,
+        predictions=for_intervals(work.runs),
     )
     show(text)
     if as_json:

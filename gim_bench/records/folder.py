@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import lexists
 from pathlib import Path
@@ -192,13 +192,18 @@ class RunsFolder:
             path = self.folder_of(record) / file
             path.with_name(f"{file}{NEW}").replace(path)
 
-    def predictions(self, record: Record) -> Predictions | None:
-        """The predictions of a record; None if they are missing or were altered."""
+    def predictions(
+        self, record: Record, *, wanted: Callable[[str], bool] = lambda _: True
+    ) -> Predictions | None:
+        """The predictions of a record, of the metrics that are wanted.
+
+        None if they are missing or were altered.
+        """
         path, known = self.folder_of(record) / PREDICTIONS, record.files.get(PREDICTIONS)
         if known is None or _file_sha256(path) != known:
             return None
         try:
-            return Predictions.unpacked(path.read_bytes())
+            return Predictions.unpacked(path.read_bytes(), wanted=wanted)
         except (OSError, ValueError):
             return None
 

@@ -16,6 +16,8 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -127,21 +129,40 @@ class Corrected:
 
 def marks_of(predictions: Predictions) -> Marks:
     """Right answers of each metric and labels of each target, by item."""
-    places: dict[str, np.ndarray] = {}
-    labels: dict[str, np.ndarray] = {}
-    test: dict[str, str] = {}
-    for target, items in predictions.items.items():
-        _, places[target], labels[target] = np.unique(
-            items, return_inverse=True, return_counts=True
+    grouped = {
+        target: _grouped(
+            items.astype("<i8").tobytes(), predictions.labels[target].astype("<i8").tobytes()
         )
-        both = np.stack([items, predictions.labels[target]]).astype("<i8")
-        test[target] = hashlib.sha256(both.tobytes()).hexdigest()
+        for target, items in predictions.items.items()
+    }
     right: dict[str, np.ndarray] = {}
     for metric, predicted in predictions.predicted.items():
         target = target_named(metric)
-        answered = places[target][predicted == predictions.labels[target]]
-        right[metric] = np.bincount(answered, minlength=len(labels[target]))
-    return Marks(right=right, labels=labels, test=test)
+        of_target = grouped[target]
+        answered = of_target.places[predicted == predictions.labels[target]]
+        right[metric] = np.bincount(answered, minlength=len(of_target.labels))
+    return Marks(
+        right=right,
+        labels={target: found.labels for target, found in grouped.items()},
+        test={target: found.sha256 for target, found in grouped.items()},
+    )
+
+
+class _Grouped(NamedTuple):
+    """The test labels of one target, by item."""
+
+    places: np.ndarray  # [n], the place of each label's item among the items
+    labels: np.ndarray  # [G], labels of each item
+    sha256: str  # of the items and labels
+
+
+@lru_cache(maxsize=4)
+def _grouped(items: bytes, labels: bytes) -> _Grouped:
+    """Items and labels [n] as the bytes of `<i8`, grouped once for all cells, which share them."""
+    _, places, counts = np.unique(
+        np.frombuffer(items, "<i8"), return_inverse=True, return_counts=True
+    )
+    return _Grouped(places, counts, hashlib.sha256(items + labels).hexdigest())
 
 
 def sample(values: Mapping[int, float], *, marks: Mapping[int, Marks], metric: str) -> Sample:

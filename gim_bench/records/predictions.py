@@ -6,7 +6,7 @@ recording or source depend on each other: statistics resample items, not labels.
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,12 +45,16 @@ class Predictions:
         return file.getvalue()
 
     @classmethod
-    def unpacked(cls, content: bytes) -> "Predictions":
-        """The predictions in such a file. Raises: ValueError if the file is none."""
+    def unpacked(
+        cls, content: bytes, *, wanted: Callable[[str], bool] = lambda _: True
+    ) -> "Predictions":
+        """The predictions in such a file, of the metrics that are wanted.
+
+        Raises: ValueError if the file is none.
+        """
         parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
         try:
-            for entry, values in _arrays(content):
-                part, _, name = entry.partition("/")
+            for part, name, values in _arrays(content, wanted):
                 parts[part][name] = values
             predictions = cls(**parts)
             predictions.check()
@@ -82,14 +86,16 @@ def target_named(metric: str) -> str:
     return target_of(metric)[0] or UNPREFIXED
 
 
-def _arrays(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of an npz file, by name."""
+def _arrays(content: bytes, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(part, name, array) of an npz file, without the predictions of metrics not wanted."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         if (size := sum(entry.file_size for entry in entries)) > LARGEST:
             raise ValueError(f"{size:,} bytes of arrays, at most {LARGEST:,} are read")
         for entry in entries:
-            yield entry.filename.removesuffix(".npy"), _array(archive.read(entry))
+            part, _, name = entry.filename.removesuffix(".npy").partition("/")
+            if part != "predicted" or wanted(name):
+                yield part, name, _array(archive.read(entry))
 
 
 def _array(content: bytes) -> np.ndarray:

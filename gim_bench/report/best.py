@@ -25,9 +25,13 @@ def best_module_table(rows: Sequence[Row], names: Sequence[str]) -> Section:
     """Test accuracy of the module with the highest validation accuracy, seed by seed."""
     title = "Best module, chosen on validation: % of all test examples"
     columns = [method_column(rows), seeds_column(rows)]
-    chosen = [name for name in names if any(at_best_module(row, name) for row in rows)]
-    for name in chosen:
-        best = [at_best_module(row, name) or row for row in rows]
+    chosen = []
+    for name in names:
+        at_best = [at_best_module(row, name) for row in rows]
+        if not any(at_best):
+            continue
+        chosen.append(name)
+        best = [found or row for found, row in zip(at_best, rows, strict=True)]
         columns += [
             _module_column(rows, name),
             metric_column(best, name),

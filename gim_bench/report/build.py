@@ -228,9 +228,17 @@ def headline_of(done: Sequence[Row]) -> list[str]:
         metric.name
         for metric in METRICS.values()
         if metric.unit == PERCENT
-        and target_of(metric.name)[1] not in SECONDARY
+        and has_interval(metric.name)
         and any(metric.name in row.summaries for row in done)
     ]
+
+
+def has_interval(accuracy: str) -> bool:
+    """Whether a report has intervals of this accuracy of the top module or of another module.
+
+    A report of chosen metrics has the intervals of all that it is asked for.
+    """
+    return target_of(accuracy)[1].partition("/module_")[0] not in SECONDARY
 
 
 def _unfinished(records: Sequence[Record], methods: Sequence[str]) -> Section:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from gim_bench.cells.defaults import by_name, each_with_defaults
+from gim_bench.cells.defaults import by_name, each_with_defaults, sharing
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import flatten, spans
 from gim_bench.settings.schema import Schedule
@@ -232,7 +232,7 @@ def count_differences(records: Sequence[Record], *, rows: Rows = NO_ROWS) -> lis
     """
     full = each_with_defaults(record.config for record in records)
     records = [replace(record, config=of) for record, of in zip(records, full, strict=True)]
-    tables = [{n: f"{r.metrics[n]:,.0f}" for n in COUNTS if n in r.metrics} for r in records]
+    tables = sharing({n: f"{r.metrics[n]:,.0f}" for n in COUNTS if n in r.metrics} for r in records)
     found = []
     for name, cells in _by_value(records, tables).items():
         counted = {value: having for value, having in cells.items() if value != ABSENT}
@@ -278,11 +278,16 @@ def _seeds(records: Sequence[Record]) -> list[Difference]:
 
 def mixtures(records: Sequence[Record]) -> list[Difference]:
     """The facts about protocol, data, code and machine in which `records` differ."""
-    tables = []
-    for record in records:
-        facts = {name: record.provenance.get(name) for name in CONSTANTS}
-        known = flatten({name: value for name, value in facts.items() if value is not None})
-        tables.append({"protocol": record.protocol, "dataset": record.dataset} | known)
+    facts = sharing(
+        {"protocol": record.protocol, "dataset": record.dataset}
+        | {name: record.provenance.get(name) for name in CONSTANTS}
+        for record in records
+    )
+    known = {
+        id(table): flatten({name: value for name, value in table.items() if value is not None})
+        for table in {id(table): table for table in facts}.values()
+    }
+    tables = [known[id(table)] for table in facts]
     found = _by_value(records, tables)
     return [_difference(name, cells, by=By.NOBODY) for name, cells in found.items()]
 

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench.contract import Batch, Encoder, GradientFlow, Learner
 from gim_bench.methods.stack import module_name, partition
@@ -23,6 +22,9 @@ from gim_bench.records.metrics import target_of
 from gim_bench.records.record import Record
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 Isolation = Mapping[str, Mapping[str, float | None]]  # None: not finite, as JSON gives it back
 
@@ -177,12 +179,14 @@ def _modules_of(unit: str, *, modules: int, units: int) -> set[str]:
 # -- work ------------------------------------------------------------------------------------------
 
 
-def flop_counter() -> FlopCounterMode:
+def flop_counter() -> "FlopCounterMode":
     """Counts what runs within it: matrix products and convolutions, two for each multiply-add.
 
     What is computed again counts again. PyTorch knows all of these but cuDNN's recurrent layers;
     on CPUs a GRU is made of products that it knows.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which reports don't need
+
     aten: Any = torch.ops.aten
     recurrent = {
         aten._cudnn_rnn: _rnn_flops,  # noqa: SLF001 - PyTorch's only name for it

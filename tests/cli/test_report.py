@@ -23,6 +23,10 @@ def test_a_report_reads_the_predictions_beside_the_records(finished, gim_bench, 
     assert "95% CI, examples" not in gim_bench(*REPORT).out
 
 
+def test_a_report_of_a_secondary_accuracy_has_its_interval(finished, gim_bench):
+    assert "95% CI, examples" in gim_bench(*REPORT, "--metric", "knn_accuracy").out
+
+
 def test_a_report_in_json_is_the_list_of_cells(finished, gim_bench):
     cells = json.loads(gim_bench(*REPORT, "--format", "json").out)
     assert {cell["method"] for cell in cells} == {"gim", "random_init"}

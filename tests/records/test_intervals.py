@@ -141,6 +141,21 @@ def test_marks_count_right_answers_by_item():
     assert found.labels["phone"].tolist() == [3, 1]
 
 
+def test_the_same_test_labels_in_another_type_of_numbers_are_the_same():
+    first, second = (
+        marks_of(
+            Predictions(
+                labels={"class": np.array([0, 1, 1], kind)},
+                items={"class": np.array([0, 0, 1], kind)},
+                predicted={"accuracy": np.array(answers)},
+            )
+        )
+        for kind, answers in (("uint8", [0, 1, 0]), ("int64", [0, 0, 1]))
+    )
+    assert first.test == second.test
+    assert [found.right["accuracy"].tolist() for found in (first, second)] == [[2, 0], [1, 1]]
+
+
 @pytest.mark.parametrize("part", ["labels", "items"])
 def test_marks_tell_other_test_labels_apart(part):
     arrays = {"labels": {"class": np.array([0, 1])}, "items": {"class": np.array([0, 1])}}

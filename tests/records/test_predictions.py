@@ -36,6 +36,12 @@ def test_predictions_are_read_back_as_they_were_packed():
     }
 
 
+def test_predictions_of_metrics_that_are_not_wanted_are_not_read():
+    read = Predictions.unpacked(predictions().packed(), wanted=lambda metric: metric == "accuracy")
+    assert [*read.predicted] == ["accuracy"]
+    assert read.labels["class"].tolist() == [0, 300, 2]
+
+
 def test_negative_numbers_survive():
     packed = predictions(predicted={"accuracy": np.array([-1, 1, 2])}).packed()
     assert Predictions.unpacked(packed).predicted["accuracy"].tolist() == [-1, 1, 2]

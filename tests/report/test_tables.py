@@ -6,6 +6,7 @@ import pytest
 
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Status
+from gim_bench.report import has_interval
 from tests.report.cells import Suite, cell, config, provenance, report_on
 
 GOLDEN = """\
@@ -591,3 +592,19 @@ def test_cells_that_ran_beside_each_other_are_said_to_have():
     assert "2 threads, 2 workers at once, device cpu" in report_on([beside])
     mixed = report_on([alone, replace(beside, seed=1, key="b" * 64)])
     assert "MIXED workers" in mixed
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "has"),
+    [
+        ("accuracy", True),
+        ("accuracy/module_2", True),
+        ("speaker_accuracy/module_1", True),
+        ("ridge_accuracy", False),
+        ("knn_accuracy/module_1", False),
+        ("phone_ridge_accuracy/module_2", False),
+        ("accuracy/own_head", False),
+    ],
+)
+def test_accuracies_of_the_linear_probe_alone_have_intervals(accuracy, has):
+    assert has_interval(accuracy) is has
