@@ -10,7 +10,7 @@ import torch
 from gim_bench.cells import bench as bench_module
 from gim_bench.cells.bench import Bench
 from gim_bench.contract import Dataset, Images, Modality, Recordings, Split, Target, label_frames
-from gim_bench.datasets.images.crops import in_gray
+from gim_bench.datasets.images.crops import prepared
 from gim_bench.errors import DataError
 from tests.tiny_suite import (
     CPU,
@@ -31,12 +31,17 @@ def test_every_method_sees_the_same_batches(split, suite, bench):
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(first, second, strict=True))
 
 
-def test_an_image_split_is_converted_to_gray_once_for_all_cells_and_uses(suite, monkeypatch):
+@pytest.mark.parametrize("overrides", [(), ("augmentation.resize=24",)], ids=["gray", "resized"])
+def test_an_image_split_is_prepared_once_for_all_cells_and_uses(overrides, tmp_path, monkeypatch):
     """Not by the check, which answers at once; training and the probe share one array."""
     converted = []
-    monkeypatch.setattr(
-        bench_module, "in_gray", lambda images: converted.append(images) or in_gray(images)
-    )
+
+    def counted(images, **options):
+        converted.append(images)
+        return prepared(images, **options)
+
+    monkeypatch.setattr(bench_module, "prepared", counted)
+    suite = tiny_suite(tmp_path, *overrides)
     bench = tiny_bench(suite)
     for name in ("supervised", "gim"):
         bench.check(tiny_cell(suite, name).config)
@@ -46,7 +51,8 @@ def test_an_image_split_is_converted_to_gray_once_for_all_cells_and_uses(suite, 
         for name, held_out in (("supervised", 0.2), ("supervised", 0.0), ("gim", 0.0))
     ]
     assert len(converted) == 1
-    assert gray[0].shape == (32, 1, 26, 26)
+    side = suite.augmentation.resize or 26
+    assert gray[0].shape == (32, 1, side, side)
     assert len({images.data_ptr() for images in gray}) == 1
 
 
