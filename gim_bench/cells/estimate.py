@@ -4,15 +4,25 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gim_bench.cells.bench import Bench
-from gim_bench.cells.build import Model, build, models_of, planned_steps, trainer_of
+from gim_bench.cells.build import (
+    Model,
+    build,
+    models_of,
+    planned_steps,
+    trainer_of,
+    training_batches,
+)
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import of_a_process, rounds, shares_batches
+from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.pipelines import is_pipelined, predict
 from gim_bench.cells.selection import is_selected_apart
 from gim_bench.contract import SAMPLE_RATE_HZ, Learner, Split
@@ -30,6 +40,7 @@ from gim_bench.probing.questions import question
 from gim_bench.probing.reading import readable
 from gim_bench.settings.augmentations import FRAME_SAMPLES, LargeSettings
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
+from gim_bench.training.trainer import Trainer
 from gim_bench.training.workers import threads_of_a_worker
 
 TIMED_STEPS = 3
@@ -120,7 +131,7 @@ def _with(cell: Cell, augmentation: LargeSettings) -> Cell:
 
 
 def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
-    steps = planned_steps(cell, bench)
+    steps, planned = 0, planned_steps(cell, bench)
     train_seconds = probe_seconds = 0.0
     remark = ""
     models = models_of(cell, bench)
@@ -128,18 +139,10 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     with memory.held_peak() as held, memory.measure(bench.device) as peaks:
         for model in models:
             learner = build(cell, bench, target=model.target)
-            if steps and is_pipelined(cell, learner):
-                predicted = predict(cell, learner, bench, timed_steps=TIMED_STEPS)
-                train_seconds += steps * predicted.seconds
-                remark = str(predicted)
-            elif steps and shares_batches(cell):
-                processes = cell.config.training.processes
-                with threads_of_a_worker(processes):
-                    seconds = _seconds_per_step(of_a_process(cell), learner, bench)
-                train_seconds += steps * seconds * rounds(processes, bench.device)
-                remark = f"{processes} processes share each batch; their exchange is not timed"
-            elif steps:
-                train_seconds += steps * _seconds_per_step(cell, learner, bench)
+            if planned:
+                taken, seconds, remark = _training(cell, model, learner, bench, steps=planned)
+                steps += taken
+                train_seconds += seconds
             elif cell.config.method.trains_on != "none":
                 train_seconds += _seconds_of_fit(cell, learner, bench)
             probe_seconds += _probe_seconds(cell, model, learner, bench)
@@ -148,7 +151,7 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
     peak = peaks.metrics.get(f"memory/{name}")
     return Estimate(
-        steps=steps * len(models),
+        steps=steps,
         train_seconds=train_seconds,
         probe_seconds=probe_seconds,
         peak_bytes=None if peak is None else int(peak),
@@ -158,18 +161,65 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
     )
 
 
-def _seconds_per_step(cell: Cell, learner: Learner, bench: Bench) -> float:
-    """Median over a few steps, after one that warms up; in sequence, of all units' together."""
+def _training(
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, steps: int
+) -> tuple[int, float, str]:
+    """Steps of all stages of a model, their seconds, and a remark on what decides the time."""
+    if is_pipelined(cell, learner):
+        predicted = predict(cell, learner, bench, timed_steps=TIMED_STEPS)
+        return steps, steps * predicted.seconds, str(predicted)
     trainer = trainer_of(cell, learner, device=bench.device)
+    taken = steps * len(trainer.stages())
+    if shares_batches(cell):
+        processes = cell.config.training.processes
+        with threads_of_a_worker(processes):
+            seconds = _seconds_per_step(of_a_process(cell), trainer, bench)
+        remark = f"{processes} processes share each batch; their exchange is not timed"
+        return taken, steps * seconds * rounds(processes, bench.device), remark
+    seconds = steps * _seconds_per_step(cell, trainer, bench)
+    return taken, seconds + _seconds_of_keeping(cell, model, trainer, bench, steps=steps), ""
+
+
+def _seconds_per_step(cell: Cell, trainer: Trainer, bench: Bench) -> float:
+    """Median over a few steps, after one that warms up; in sequence, of all units' together.
+
+    Where outputs are kept, a unit is given those of the unit below.
+    """
     batches = bench.batches(cell, Split(cell.config.method.trains_on))
+    are_kept = cell.config.training.kept_outputs is not None
     total = 0.0
     for unit in trainer.stages():
+        below = trainer.below(unit) if are_kept else None
         times = []
         for batch in islice(batches.epoch(1), TIMED_STEPS + 1):
+            given = batch if below is None else trainer.outputs(batch, unit=below)
             with timed(bench.device) as seconds:
-                trainer.step(batch, only=unit)
+                trainer.step(given, only=unit)
             times += seconds
         total += statistics.median(times[1:] or times)
+    return total
+
+
+def _seconds_of_keeping(
+    cell: Cell, model: Model, trainer: Trainer, bench: Bench, *, steps: int
+) -> float:
+    """Computing all outputs that are kept: a piece of each unit, timed as steps are, times pieces.
+
+    How fast the disk takes them is not timed.
+    """
+    batches = training_batches(cell, model, bench)
+    epochs = -(-steps // len(batches))
+    keeper = keeper_of(cell, model, bench, folder=Path(), epochs=epochs)
+    if keeper is None:
+        return 0.0
+    total = 0.0
+    for unit in filter(None, map(trainer.below, trainer.stages())):
+        encode, times = partial(trainer.outputs, unit=unit), []
+        for _ in range(TIMED_STEPS + 1):
+            with timed(bench.device) as seconds:
+                keeper.piece(batches, encode, unit=unit)
+            times += seconds
+        total += keeper.pieces(batches, unit=unit) * statistics.median(times[1:])
     return total
 
 

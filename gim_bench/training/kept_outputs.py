@@ -92,7 +92,7 @@ class Keeper:
                         labels.setdefault(target, []).append(values.cpu())
                     if outputs is None or not ledger.holds_next():
                         outputs = _stacked(encode(batch))
-                        ledger.write(outputs.to("cpu", self.dtype).contiguous())
+                        ledger.write(self._held(outputs))
                     ledger.advance()
                     task.advance()
         assert outputs is not None, "a source has a batch or more"
@@ -112,6 +112,14 @@ class Keeper:
             source=source,
         )
 
+    def pieces(self, source: Source, *, unit: str) -> int:
+        """Pieces in which the outputs of `unit` are computed: batches."""
+        return self.batches(source)
+
+    def piece(self, source: Source, encode: Encode, *, unit: str) -> Tensor:
+        """The first piece as the file holds it, to time how long one takes."""
+        return self._held(_stacked(encode(next(source.epoch(1)))))
+
     def batches(self, source: Source) -> int:
         """Batches whose outputs of a unit are computed."""
         return self.epochs * len(source)
@@ -119,6 +127,9 @@ class Keeper:
     def clear(self) -> None:
         """Remove all kept outputs."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _held(self, outputs: Tensor) -> Tensor:
+        return outputs.to("cpu", self.dtype).contiguous()
 
 
 class KeptOutputs:

@@ -66,7 +66,8 @@ class Streamer:
         for unit, encode in encoders.items():
             one = [ONE] * large.dimensions
             outputs = _tile(large, encode, self.reaches[unit], example=0, tile=one)
-            sizes[unit] = self._chunks(large, unit) * len(outputs) * places * self.dtype.itemsize
+            pieces = self.pieces(source, unit=unit)
+            sizes[unit] = pieces * len(outputs) * places * self.dtype.itemsize
         return check_room(
             sizes,
             folder=self.folder,
@@ -86,7 +87,7 @@ class Streamer:
         path = outputs_file(self.folder, unit=unit, identity=identity)
         outputs = None
         along = [_spans(large, reach)] * large.dimensions
-        title, total = f"streaming outputs of {unit}", self._chunks(large, unit)
+        title, total = f"streaming outputs of {unit}", self.pieces(source, unit=unit)
         with (
             ledger_at(path) as ledger,
             self.progress.task(title, total=total, unit="tile") as task,
@@ -94,13 +95,24 @@ class Streamer:
             for example, tile in product(range(large.examples), product(*along)):
                 if outputs is None or not ledger.holds_next():
                     outputs = _tile(large, encode, reach, example=example, tile=tile)
-                    ledger.write(_filled_up(outputs.to("cpu", self.dtype)))
+                    ledger.write(self._held(outputs))
                 ledger.advance()
                 task.advance()
         assert outputs is not None, "a region has a tile or more"
         return StreamedOutputs(
             path, like=outputs, dtype=self.dtype, reach=reach, unit=unit, source=large
         )
+
+    def pieces(self, source: Source, *, unit: str) -> int:
+        """Pieces in which the outputs of `unit` over all regions are computed: tiles, or chunks."""
+        large = _large(source)
+        return large.examples * len(_spans(large, self.reaches[unit])) ** large.dimensions
+
+    def piece(self, source: Source, encode: Encode, *, unit: str) -> Float[Tensor, "d *chunk"]:
+        """The first piece as the file holds it, to time how long one takes."""
+        large, reach = _large(source), self.reaches[unit]
+        tile = [_spans(large, reach)[0]] * large.dimensions
+        return self._held(_tile(large, encode, reach, example=0, tile=tile))
 
     def batches(self, source: Source) -> int:
         """Batches with as many values as the regions whose outputs are computed, rounded up."""
@@ -112,9 +124,8 @@ class Streamer:
         """Remove all outputs."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _chunks(self, large: LargeBatches, unit: str) -> int:
-        """Chunks of the outputs of all regions."""
-        return large.examples * len(_spans(large, self.reaches[unit])) ** large.dimensions
+    def _held(self, outputs: Float[Tensor, "d *place"]) -> Float[Tensor, "d *chunk"]:
+        return _filled_up(outputs.to("cpu", self.dtype))
 
 
 class StreamedOutputs:

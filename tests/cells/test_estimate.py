@@ -150,3 +150,23 @@ def test_a_suite_without_a_probe_costs_no_probe(tmp_path):
 def test_a_row_that_trains_one_module_at_a_time_is_estimated(settings, tmp_path):
     suite = tiny_suite(tmp_path, f"method.gim.{settings}")
     assert estimate(tiny_cell(suite, "gim"), tiny_bench(suite)).train_seconds > 0
+
+
+def test_outputs_that_are_kept_are_computed_once_for_every_batch(tmp_path, monkeypatch):
+    """Made-up times: 1 s for a step of either module, 0.5 s for a batch of the lower one's outputs.
+
+    Two epochs' outputs are kept, of all six; an epoch has four batches.
+    """
+    lasted = iter([*([9.0, 1.0, 1.0, 1.0] * 2), 9.0, 0.5, 4.0, 0.25])
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted, 0.0)]))
+    suite = tiny_suite(
+        tmp_path,
+        "method.gim.schedule=sequential",
+        "training.kept_outputs={epochs=2}",
+        "training.epochs=6",
+        "training.held_out=0",
+        "dataset.unlabelled_crops=5",
+    )
+    found = estimate(tiny_cell(suite, "gim"), tiny_bench(suite))
+    assert found.steps == 2 * 6 * 4
+    assert found.train_seconds == 2 * 6 * 4 * 1.0 + 2 * 4 * 0.5

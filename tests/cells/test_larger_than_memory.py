@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from gim_bench.hardware import memory
 from gim_bench.progress import Silence
 from gim_bench.records.record import Status
 from gim_bench.training.kept_outputs import Ledger
+from gim_bench.training.trainer import Trainer
 from tests.cells.large_suites import (
     bench_of,
     cell_of,
@@ -108,6 +110,28 @@ def test_streamed_outputs_train_to_the_losses_and_accuracies_of_windows(large, c
     # 127 rows of module 1 in chunks of 64: 2×2 chunks of 4 channels in fp32.
     kept = 4 * 4 * 64**2 * 4
     check_that_streaming_changes_no_number(large(), cache, runs, metrics=names, kept_bytes=kept)
+
+
+def test_an_estimate_counts_the_streaming_of_outputs_and_the_steps_of_all_stages(
+    large, cache, monkeypatch
+):
+    """Made-up times: 1 and 2 s for a step of each module, and 0.5 s for one of 2×2 chunks.
+
+    Each follows one that warms up; of three chunks the median counts. Two epochs of 8 windows in
+    batches of 4 are 4 steps a module.
+    """
+    lasted = iter([9.0, 1.0, 9.0, 2.0, 9.0, 0.5, 4.0, 0.25])
+    monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted, 0.0)]))
+    step, given = Trainer.step, []
+    monkeypatch.setattr(
+        Trainer,
+        "step",
+        lambda *a, only: given.append((only, a[1].encoded_by)) or step(*a, only=only),
+    )
+    found = estimate(cell_of(large(), "streamed"), bench_of(large(), cache))
+    assert found.train_seconds == 4 * (1.0 + 2.0) + 4 * 0.5
+    assert found.steps == 2 * 4
+    assert given == [("module_1", None)] * 2 + [("module_2", "module_1")] * 2
 
 
 def test_a_disk_that_fills_up_while_streaming_is_one_line_and_the_next_run_resumes(
