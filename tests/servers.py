@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from tests.stores import empty_store
+
 START_SECONDS = 600
 
 
@@ -23,7 +25,8 @@ class Server:
     def __init__(self, folder: Path, *, store: str = "", artifacts: str = "") -> None:
         """Without `store` and `artifacts`, a SQLite file and a folder keep what the server gets."""
         self.folder = folder
-        self._store = store or f"sqlite:///{folder / 'mlflow.db'}"
+        self._file = None if store else folder / "mlflow.db"
+        self._store = store or f"sqlite:///{self._file}"
         self._artifacts = artifacts or str(folder / "artifacts")
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -32,6 +35,8 @@ class Server:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
+        if self._file is not None:
+            self._file.write_bytes(empty_store())
         self._start()
         return self
 

@@ -9,6 +9,7 @@ from gim_bench.errors import TrackingError
 from gim_bench.tracking import Tracker
 from tests.cli import commands
 from tests.cli.commands import PLAIN
+from tests.stores import empty_store
 from tests.tiny_suite import MISBEHAVING, SPEECH_TOML, TOML, noise_registered
 
 
@@ -69,6 +70,7 @@ def speech(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     """A store by its full path: within a process MLflow keeps a store open by its address."""
+    (tmp_path / "mlflow.db").write_bytes(empty_store())
     return ("--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
 
 

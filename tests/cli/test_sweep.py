@@ -43,10 +43,9 @@ def test_a_sweep_as_json_holds_the_whole_curves(finished, gim_bench, tmp_path):
         assert {"best", "paper", "key", "decades_within_one_point"} <= set(one)
 
 
-def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_path):
-    store = tmp_path / "mlflow.db"
-    assert gim_bench(*SWEEP, "--tracking-uri", f"sqlite:///{store}").code == 0
-    with closing(sqlite3.connect(store)) as database:
+def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_path, store):
+    assert gim_bench(*SWEEP, *store).code == 0
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
         assert dict(kinds) == {"sweep": 1, "probe_trial": 12}
 
@@ -183,10 +182,9 @@ def test_evidence_of_anything_but_a_list_of_rates_is_refused_before_the_sweep(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(gim_bench, tmp_path):
-    store = tmp_path / "mlflow.db"
-    assert gim_bench(*SPACE, "--tracking-uri", f"sqlite:///{store}").code == 0
-    with closing(sqlite3.connect(store)) as database:
+def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(gim_bench, tmp_path, store):
+    assert gim_bench(*SPACE, *store).code == 0
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
         assert dict(kinds) == {"cell": 2}
 

@@ -3,13 +3,15 @@
 import pytest
 
 from gim_bench.tracking import Tracker
+from tests.stores import empty_store as without_runs
 from tests.tracking.records import cell
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """A store whose tables are made once: the tests copy the file."""
+    """A store with a summary of another suite: the tests copy the file."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    path.write_bytes(without_runs())
     Tracker(f"sqlite:///{path}").summarise("other", [cell(suite="other")])
     return path.read_bytes()
 
