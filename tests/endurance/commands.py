@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from gim_bench.records.folder import RunsFolder
+from tests.forked import Command
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +23,13 @@ def environment(folder):
     }
 
 
+def fork(folder, *arguments):
+    """A process of the command line in that folder, which has imported its libraries already."""
+    return Command(folder, *arguments, variables=environment(folder))
+
+
 def begin(folder, *arguments, **options):
-    """A process of the command line in that folder."""
+    """A process of the command line in that folder, as users start it."""
     return subprocess.Popen(
         [sys.executable, "-m", "gim_bench", *arguments],
         cwd=folder,

@@ -3,7 +3,6 @@
 python -m pytest tests/endurance/test_live_runs.py
 """
 
-import signal
 import time
 from collections import Counter
 from functools import partial
@@ -13,7 +12,7 @@ import pytest
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.live import read_live
 from tests.browser import CHROMIUM, page
-from tests.endurance.test_whole_commands import begin, finish
+from tests.endurance.commands import finish, fork
 from tests.servers import Server, delayed
 from tests.tiny_suite import TOML
 
@@ -54,7 +53,7 @@ def folder(tmp_path):
 
 
 def started(folder, uri, *, workers, seeds=1):
-    return begin(
+    return fork(
         folder, "run", "--suite", "./tiny.toml", "--method", "hesitant",
         "--set", "training.epochs=400", "--live-every", "0.5", "--checkpoint-every", "2",
         "--workers", str(workers), "--seeds", str(seeds), "--tracking-uri", uri,
@@ -110,7 +109,7 @@ def test_a_cell_is_seen_while_it_trains_and_is_one_run_after_a_kill_and_the_same
         assert statuses(server) == dict.fromkeys(seen, "RUNNING")
         before = {name: len(curve(server, name)) for name in seen}
         wait_until(lambda: all(len(curve(server, name)) > before[name] for name in seen))
-        command.send_signal(signal.SIGKILL)
+        command.kill()
         finish(command)
         wait_until(lambda: statuses(server) == dict.fromkeys(seen, "KILLED"))
         killed = {name: run["info"]["run_id"] for name, run in cells(server).items()}

@@ -5,9 +5,7 @@ the loopback address, is installed, and in the server's folder elsewhere.
 """
 
 import json
-import multiprocessing
 import os
-import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 
 from gim_bench.records.record import Status
 from tests.databases import postgresql
-from tests.endurance.commands import environment, records
+from tests.endurance.commands import fork, records
 from tests.servers import Server, names
 from tests.tiny_suite import TOML
 
@@ -28,32 +26,15 @@ KEYS = {"AWS_ACCESS_KEY_ID": "made-up-user", "AWS_SECRET_ACCESS_KEY": "made-up-s
 SUITE = ("--suite", "./tiny.toml", "--set", "training.epochs=5")
 TINY = ("run", *SUITE, "--seeds", "2")
 TRIALS = 6
-FORKS = multiprocessing.get_context("forkserver")
-
-
-def command(folder, variables, arguments):
-    """A whole command, in a process that has imported its libraries already."""
-    from gim_bench.cli.main import main
-
-    os.environ.update(variables)
-    os.chdir(folder)
-    log = os.open(f"log-{os.getpid()}", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.argv = ["gim_bench", *arguments]
-    main()
 
 
 def together(folder, *commands):
-    """The exit codes of commands that run beside each other."""
-    variables = environment(folder)
-    FORKS.set_forkserver_preload(["gim_bench.cli.main", "gim_bench.cells.run", "mlflow"])
-    begun = [FORKS.Process(target=command, args=(folder, variables, each)) for each in commands]
+    """The exit codes of commands that run beside each other; what they say is left in files."""
+    begun = [fork(folder, *each) for each in commands]
     for process in begun:
-        process.start()
-    for process in begun:
-        process.join(timeout=1200)
-    return [process.exitcode for process in begun]
+        said = process.communicate(timeout=1200)
+        (folder / f"log-{process.pid}").write_text("".join(said))
+    return [process.returncode for process in begun]
 
 
 @contextmanager

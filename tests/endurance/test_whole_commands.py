@@ -19,7 +19,7 @@ import pytest
 from gim_bench.records.claims import CLAIM
 from gim_bench.records.folder import RECORD
 from gim_bench.records.record import Status
-from tests.endurance.commands import begin, finish, records, results
+from tests.endurance.commands import begin, finish, fork, records, results
 from tests.tiny_suite import TOML
 
 pytestmark = pytest.mark.slow
@@ -57,20 +57,20 @@ def has_claimed(folder, process):
 def test_a_quickstart_that_is_killed_twenty_times_ends_as_one_that_never_was(tmp_path):
     """Every cell is finished once, whatever was under way when the process was gone.
 
-    Every fourth process is killed as it starts, the others while they are at a cell. The last ones
-    may find nothing left to do.
+    Every fourth process is killed as it starts, before its libraries are imported or after, the
+    others while they are at a cell. The last ones may find nothing left to do.
     """
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
     began = time.monotonic()
-    code, err = finish(begin(whole, *QUICKSTART))
+    code, err = finish(fork(whole, *QUICKSTART))
     assert code == 0, err
     took = time.monotonic() - began
     draw = random.Random(0)
     done = {}
     for kill in range(KILLS):
-        process = begin(killed, *QUICKSTART)
+        process = (fork if kill % 4 else begin)(killed, *QUICKSTART)
         while kill % 4 and process.poll() is None and not has_claimed(killed, process):
             time.sleep(0.02)
         with suppress(subprocess.TimeoutExpired):
@@ -108,18 +108,23 @@ def workers_of(process):
     ]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of that command where nobody stops it."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "tiny.toml").write_text(TOML)
+    code, err = finish(fork(folder, *WORKERS, "--workers", "1"))
+    assert code == 0, err
+    return results(folder, "tiny")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_with_workers_that_is_stopped_or_killed_resumes_and_leaves_no_process(
-    number, tmp_path
+    number, whole, tmp_path
 ):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    for folder in (whole, stopped):
-        folder.mkdir()
-        (folder / "tiny.toml").write_text(TOML)
-    code, err = finish(begin(whole, *WORKERS, "--workers", "1"))
-    assert code == 0, err
-    process = begin(stopped, *WORKERS, "--workers", "2")
-    while len({json.loads(p.read_text())["pid"] for p in stopped.rglob(CLAIM)}) < 2:
+    (tmp_path / "tiny.toml").write_text(TOML)
+    process = begin(tmp_path, *WORKERS, "--workers", "2")
+    while len({json.loads(p.read_text())["pid"] for p in tmp_path.rglob(CLAIM)}) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     crew = workers_of(process)
@@ -129,10 +134,10 @@ def test_a_command_with_workers_that_is_stopped_or_killed_resumes_and_leaves_no_
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130), err
     _, alive = psutil.wait_procs(crew, timeout=60)
     assert not alive
-    assert len(finished(stopped)) < 6
-    code, err = finish(begin(stopped, *WORKERS, "--workers", "2"))
+    assert len(finished(tmp_path)) < 6
+    code, err = finish(fork(tmp_path, *WORKERS, "--workers", "2"))
     assert code == 0, err
-    assert results(stopped, "tiny") == results(whole, "tiny")
+    assert results(tmp_path, "tiny") == whole
 
 
 # -- beside each other -----------------------------------------------------------------------------
@@ -142,7 +147,7 @@ TINY = ("run", "--suite", "./tiny.toml", "--seeds", "2", "--set", "training.epoc
 
 def test_of_eight_processes_each_cell_is_run_by_one_and_mlflow_has_each_once(tmp_path):
     (tmp_path / "tiny.toml").write_text(TOML)
-    processes = [begin(tmp_path, *TINY) for _ in range(8)]
+    processes = [fork(tmp_path, *TINY) for _ in range(8)]
     answers = [finish(process) for process in processes]
     assert [code for code, _ in answers] == [0] * 8, [err for code, err in answers if code]
     said = "\n".join(err for _, err in answers).splitlines()
@@ -198,7 +203,7 @@ FRESH = (*FULL, "--no-tracking")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "tiny.toml").write_text(TOML)
-    code, err = finish(begin(folder, *FRESH))
+    code, err = finish(fork(folder, *FRESH))
     assert code == 0, err
     return results(folder, "tiny")
 
@@ -217,7 +222,7 @@ def test_a_full_disk_breaks_no_record_and_the_same_command_goes_on_with_room(
         (tmp_path / "tiny.toml").write_text(TOML)
         (tmp_path / "cache").mkdir()
         ballast = leave(tmp_path, free * 1024)
-        code, err = finish(begin(tmp_path, *FULL))
+        code, err = finish(fork(tmp_path, *FULL))
         if code:
             assert is_plain(err), err
         else:
@@ -225,7 +230,7 @@ def test_a_full_disk_breaks_no_record_and_the_same_command_goes_on_with_room(
         for path in (tmp_path / "runs").rglob(RECORD):
             assert json.loads(path.read_text())["status"] in {"done", "failed", "running"}
         ballast.unlink()
-        code, err = finish(begin(tmp_path, *FULL))
+        code, err = finish(fork(tmp_path, *FULL))
         assert code == 0, err
         assert results(tmp_path, "tiny") == undisturbed
 
@@ -244,6 +249,6 @@ def test_files_that_cannot_grow_break_no_record(kilobytes, undisturbed, tmp_path
         assert is_plain(err), err
     else:
         assert "no checkpoint was written" in err
-    code, err = finish(begin(tmp_path, *FRESH))
+    code, err = finish(fork(tmp_path, *FRESH))
     assert code == 0, err
     assert results(tmp_path, "tiny") == undisturbed
