@@ -1,10 +1,7 @@
 """Worker processes that share the cells of a table."""
 
-import os
-import signal
 from dataclasses import replace
 
-import psutil
 import pytest
 import torch
 
@@ -14,6 +11,8 @@ from gim_bench.cells.workers import run_by_workers
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
+from tests.cells.crews import workers_of_a_cell
+from tests.forked import forked_workers, spawned_workers
 from tests.tiny_suite import tiny_bench, tiny_cell
 
 TWO = Share(workers=2, threads=1)
@@ -46,6 +45,13 @@ def results(records):
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Most tests need no workers that import everything anew."""
+    with forked_workers():
+        yield
+
+
 @pytest.fixture
 def table(suite):
     return [tiny_cell(suite, "gim", seed=seed) for seed in range(4)]
@@ -53,7 +59,8 @@ def table(suite):
 
 @pytest.mark.slow
 def test_workers_give_the_numbers_of_one_process(suite, runs, table, tmp_path):
-    there = list(run(table, suite=suite, runs=runs))
+    with spawned_workers():
+        there = list(run(table, suite=suite, runs=runs))
     threads_before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -83,12 +90,12 @@ def test_every_cell_runs_once_and_again_if_asked(suite, runs, table):
 def test_cells_of_workers_that_are_killed_run_here(suite, runs, table):
     """Both workers are killed as soon as one cell has ended, and a line says so of each."""
     records, progress = [], Lines()
-    for record in run(table, suite=suite, runs=runs, progress=progress):
-        records.append(record)
-        if len(records) == 1:
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    os.kill(child.pid, signal.SIGKILL)
+    with spawned_workers():
+        for record in run(table, suite=suite, runs=runs, progress=progress):
+            records.append(record)
+            if len(records) == 1:
+                for worker in workers_of_a_cell():
+                    worker.kill()
     assert sorted(record.seed for record in records) == [0, 1, 2, 3]
     assert {record.status for record in records} == {Status.DONE}
     killed = "was killed by SIGKILL (exit code -9); the others take its work over"
@@ -100,7 +107,7 @@ def test_no_worker_is_left_when_the_reader_of_records_stops(suite, runs, table):
     records = run(table, suite=suite, runs=runs)
     next(records)
     records.close()
-    assert not [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+    assert not workers_of_a_cell()
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import PLAIN, RUN, records, statuses
+from tests.forked import forked_workers
 
 
 def test_a_run_prints_its_table_and_where_its_records_are(finished, tmp_path):
@@ -196,7 +197,8 @@ def test_seeds_cannot_be_chosen_on_top_of_a_finished_cell(finished, gim_bench, t
 
 @pytest.mark.slow
 def test_workers_print_the_table_and_keep_a_log_each(finished, gim_bench, tmp_path):
-    answer = gim_bench(*PLAIN, "--workers", "2", "--runs-dir", "other")
+    with forked_workers():
+        answer = gim_bench(*PLAIN, "--workers", "2", "--runs-dir", "other")
     assert answer.code == 0, answer.err
     assert accuracies(answer.out) == accuracies(finished.out)
     folder = Path("other/tiny/workers")

@@ -2,8 +2,6 @@
 
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 
@@ -16,6 +14,7 @@ from gim_bench.records.sealed import read_record
 from gim_bench.tracking import Tracker
 from gim_bench.tracking.mirror import Synced
 from tests.cli.commands import PLAIN, RUN, SWEEP, statuses
+from tests.forked import Command
 from tests.servers import Server, names
 from tests.tracking.records import SWEPT, cell
 
@@ -199,18 +198,8 @@ def runs_dir(tmp_path):
 
 def sync_together(uri, runs_dir, *, processes):
     """(standard error, exit code) of each process."""
-    command = [sys.executable, "-m", "gim_bench", "sync"]
-    command += ["--runs-dir", str(runs_dir), "--tracking-uri", uri]
-    begun = [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(processes)
-    ]
+    command = ("sync", "--runs-dir", str(runs_dir), "--tracking-uri", uri)
+    begun = [Command(runs_dir.parent, *command, variables=os.environ) for _ in range(processes)]
     return [(process.communicate()[1], process.returncode) for process in begun]
 
 

@@ -1,4 +1,4 @@
-"""A process that works at a study: python -m tests.sweep.sharing URL TRIALS FOLDER PROCESSES.
+"""The command of a process that works at a study, with arguments URL TRIALS FOLDER PROCESSES.
 
 It leaves a file in FOLDER when it has claimed its first trials, and goes on once as many processes
 have; its last line says how many trials it evaluated.
@@ -36,7 +36,8 @@ def complete(study: SharedStudy, trials: int, evaluate=tried) -> None:
     )
 
 
-def main(url: str, trials: str, folder: str, processes: str) -> None:
+def main() -> None:
+    url, trials, folder, processes = sys.argv[1:]
     evaluated = 0
 
     def evaluate(params):
@@ -49,7 +50,3 @@ def main(url: str, trials: str, folder: str, processes: str) -> None:
 
     complete(Studies(url).open("study", {}), int(trials), evaluate)
     sys.stdout.write(f"{evaluated}\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from gim_bench.sweep.probe_rates import BATCH, GRID
 from gim_bench.sweep.studies import Outcome, Studies
 from gim_bench.system.addresses import sqlite_address
 from tests.databases import postgresql
+from tests.forked import Command
+from tests.sweep import sharing
 from tests.sweep.sharing import complete, tried
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,21 +110,9 @@ def test_an_interruption_gives_the_trials_back(studies, url):
 def worker(url, wanted, folder, *, processes):
     """A process in a folder of its own, as on a machine of its own."""
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.sweep.sharing",
-            url,
-            str(wanted),
-            str(folder),
-            str(processes),
-        ],
-        cwd=tempfile.mkdtemp(dir=folder.parent),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    place = tempfile.mkdtemp(dir=folder.parent)
+    arguments = (url, str(wanted), str(folder), str(processes))
+    return Command(place, *arguments, variables=os.environ, main=sharing.main)
 
 
 def share(url, folder):
@@ -149,7 +138,7 @@ def test_after_a_kill_no_trial_is_lost_and_none_is_double(url, tmp_path):
     while not (folder.exists() and list(folder.iterdir())):
         assert killed.poll() is None
         time.sleep(0.05)
-    os.kill(killed.pid, signal.SIGKILL)
+    killed.kill()
     killed.communicate()
     assert len(trials(url, TrialState.RUNNING)) == BATCH
     complete(Studies(url).open("study", {}), 20)
