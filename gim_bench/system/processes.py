@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-CLOCK_SECONDS = 2  # tolerance of a process's start time, which shifts when the clock is set
+CLOCK_SECONDS = 2  # tolerance of a start time in seconds, which shifts when the clock is set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,8 @@ class Owner:
     host: str
     machine: str  # host, boot and process namespace (each container has its own namespace)
     pid: int
-    started: float  # seconds since the epoch
+    started: float  # seconds since the epoch, by a clock that may be set
+    ticks: int | None = None  # clock ticks from the boot to the start; None outside Linux
 
     @classmethod
     def here(cls) -> "Owner":
@@ -29,6 +30,7 @@ class Owner:
             machine=_machine(),
             pid=process.pid,
             started=process.create_time(),
+            ticks=_ticks(process.pid),
         )
 
     @classmethod
@@ -40,6 +42,7 @@ class Owner:
                 machine=str(table["machine"]),
                 pid=int(table["pid"]),
                 started=float(table["started"]),
+                ticks=None if (ticks := table.get("ticks")) is None else int(ticks),
             )
         except (TypeError, KeyError, ValueError, OverflowError):
             return None
@@ -56,8 +59,20 @@ class Owner:
             started, status = process.create_time(), process.status()
         except (psutil.NoSuchProcess, ValueError, OverflowError):
             return True
-        # A zombie has ended; its parent has not read its exit status yet.
-        return status == psutil.STATUS_ZOMBIE or abs(started - self.started) > CLOCK_SECONDS
+        if status == psutil.STATUS_ZOMBIE:  # ended; its parent has not read its exit status yet
+            return True
+        if self.ticks is not None and (ticks := _ticks(self.pid)) is not None:
+            return ticks != self.ticks
+        return abs(started - self.started) > CLOCK_SECONDS
+
+
+def _ticks(pid: int) -> int | None:
+    """The start of a process in clock ticks since the boot; None where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(fields[19])  # field 22 of man 5 proc_pid_stat; the name ends with field 2
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 @cache

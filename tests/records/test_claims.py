@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from gim_bench.records import claims
@@ -70,9 +71,28 @@ def test_the_cell_of_a_process_that_has_died_is_free_at_once(folder, lock):
     assert is_free(folder, lock)
 
 
-def test_a_number_that_another_process_has_now_is_not_its_owner(folder, lock):
-    left_by(replace(Owner.here(), started=1.0), folder)
+@pytest.mark.parametrize("start", [{"ticks": 1}, {"started": 1.0, "ticks": None}])
+def test_a_number_that_another_process_has_now_is_not_its_owner(start, folder, lock):
+    left_by(replace(Owner.here(), **start), folder)
     assert is_free(folder, lock)
+
+
+@pytest.mark.skipif(Owner.here().ticks is None, reason="the system counts no ticks since its boot")
+@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_takes_no_cell_from_its_owner(seconds, folder, lock, monkeypatch):
+    left_by(Owner.here(), folder)
+    started = Owner.here().started
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: started + seconds)
+    assert not is_free(folder, lock)
+
+
+def test_a_claim_without_ticks_is_compared_by_the_clock(folder, lock):
+    """As earlier versions have written it."""
+    here = Owner.here().as_dict()
+    del here["ticks"]
+    left_by(Owner.here(), folder)
+    (folder / CLAIM).write_text(json.dumps(here))
+    assert not is_free(folder, lock)
 
 
 @pytest.mark.parametrize(("seconds", "free"), [(60, False), (300, True)])
@@ -83,6 +103,7 @@ def test_an_owner_that_cannot_be_seen_counts_as_dead_after_its_silence(seconds, 
 
 NO_CLAIMS = {
     "a word for a number": '{"pid": "twelve"}',
+    "a word for ticks": json.dumps(ABROAD.as_dict() | {"ticks": "twelve"}),
     "a number without end": json.dumps(ABROAD.as_dict() | {"pid": float("inf")}),
     "lists within lists": "[" * 100_000,
 }

@@ -165,7 +165,7 @@ def test_a_process_that_died_before_it_named_itself_has_lost_its_trial(studies, 
 
 
 def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(studies, url):
-    study, _ = abandoned(url, **(shared._owner() | {"started": 1.0}))
+    study, _ = abandoned(url, **(shared._owner() | {"started": 1.0, "ticks": None}))
     assert shared._is_lost(study.trials[0])
     complete(studies.open("study", {}), 20)
     check_complete(url, 20)
@@ -202,6 +202,7 @@ def test_a_killed_process_that_its_parent_has_not_waited_for_has_lost_its_trial(
         owner = shared._owner() | {
             "pid": child.pid,
             "started": psutil.Process(child.pid).create_time(),
+            "ticks": None,
         }
         study, _ = abandoned(url, **owner)
         assert not shared._is_lost(study.trials[0])

@@ -97,7 +97,7 @@ def test_a_cell_whose_process_is_gone_is_not_under_way(folder):
     with training(folder, cell(**RUNNING)) as place:
         measure(place, 1)
         claim = json.loads((place / CLAIM).read_text())
-        (place / CLAIM).write_text(json.dumps(claim | {"started": 1.0}))
+        (place / CLAIM).write_text(json.dumps(claim | {"started": 1.0, "ticks": None}))
         assert following._under_way(folder.root / "quickstart", parent=os.getpid()) == []
 
 
