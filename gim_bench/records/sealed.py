@@ -79,10 +79,14 @@ def _moment(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_moment)]
 
 
-class _Varied(BaseModel):
-    """Hyperparameters of a linear probe: Adam's, or the penalty of a logistic regression."""
+class _Part(BaseModel):
+    """A table within the file, with finite numbers; other versions may add further fields."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Varied(_Part):
+    """Hyperparameters of a linear probe: Adam's, or the penalty of a logistic regression."""
 
     learning_rate: float | None = None
     weight_decay: float | None = None
@@ -108,10 +112,8 @@ class _Trial(_Varied):
     validation_loss: float | None
 
 
-class _Swept(BaseModel):
+class _Swept(_Part):
     """Result of a sweep for one probe."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     trials: int
     best: _Tried
@@ -128,10 +130,8 @@ class _Swept(BaseModel):
         return self
 
 
-class _Method(BaseModel):
+class _Method(_Part):
     """The method in a record's configuration."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
 
     name: str = ""
     gradient_flow: Literal["isolated", "end_to_end", "none"] = "none"
@@ -139,10 +139,8 @@ class _Method(BaseModel):
     options: dict[str, Any] = {}
 
 
-class _Config(BaseModel):
-    """A record's configuration; other versions of this package may add further fields."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
+class _Config(_Part):
+    """A record's configuration."""
 
     method: _Method = _Method()
     dataset: dict[str, Any] = {}
@@ -150,13 +148,18 @@ class _Config(BaseModel):
     info_nce: dict[str, Any] = {}
 
 
-class _Provenance(BaseModel):
+class _Provenance(_Part):
     """A record's provenance: the fields that code reads, not those that are only shown."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
-
+    data_sha256: str | None = None
+    data_counts: dict[str, Any] = {}
+    data_notes: list[str] | None = None
+    results_version: int | None = None
+    git_commit: str | None = None
+    energy: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
     threads: int | None = None
+    workers: int | None = None
     gpu: str | None = None
     started_at: Moment | None = None
     finished_at: Moment | None = None
@@ -165,7 +168,7 @@ class _Provenance(BaseModel):
 class _Stored(BaseModel):
     """Required fields of a record's file; `Record` explains each field."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     suite: Name
     method: Name
