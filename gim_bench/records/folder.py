@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from os.path import lexists
 from pathlib import Path
 from stat import S_ISREG
@@ -73,7 +74,7 @@ class RunsFolder:
 
     def folder(self, suite: str, method: str, *, seed: int, key: str) -> Path:
         """The folder of a cell."""
-        return self.root / suite / method / f"seed-{seed}-{key[:8]}"
+        return self.root.joinpath(*_place(suite, method, seed=seed, key=key))
 
     def folder_of(self, record: Record) -> Path:
         """The folder of a record's cell."""
@@ -112,11 +113,16 @@ class RunsFolder:
         return self.read(suite)[1]
 
     def read(self, suite: str) -> tuple[list[Record], list[Path]]:
-        """The undamaged records of the suite, and the files of its damaged ones, sorted by path."""
+        """The undamaged records of the suite, and the files of its damaged ones, sorted by path.
+
+        A record in another folder than its cell's counts as damaged: it is a copy, or was moved.
+        """
         records, damaged = [], []
-        for path in sorted(self._files(suite)):
+        for path in self.files(suite):
             record = read_record(path)
-            if record is None:
+            if record is None or path.parts[-4:-1] != _place(
+                record.suite, record.method, seed=record.seed, key=record.key
+            ):
                 damaged.append(path)
             else:
                 records.append(record)
@@ -126,9 +132,13 @@ class RunsFolder:
         """Names of the suites that have records, sorted."""
         return sorted({path.parts[-4] for path in self._files("*")})
 
-    def _files(self, suite: str) -> Iterator[Path]:
-        """The files of all records of the suite, with links that lead nowhere."""
-        files = (folder / RECORD for folder in self.root.glob(f"{suite}/*/seed-*"))
+    def files(self, suite: str) -> list[Path]:
+        """The files of all records of the suite, with links that lead nowhere, sorted."""
+        return sorted(self._files(escape(suite)))
+
+    def _files(self, suites: str) -> Iterator[Path]:
+        """The files of all records of the suites whose names match a pattern."""
+        files = (folder / RECORD for folder in self.root.glob(f"{suites}/*/seed-*"))
         return filter(lexists, files)
 
     def save(self, record: Record) -> None:
@@ -274,11 +284,16 @@ class RunsFolder:
         return path
 
 
+def _place(suite: str, method: str, *, seed: int, key: str) -> tuple[str, str, str]:
+    """The names of a cell's folder and of the folders around it."""
+    return suite, method, f"seed-{seed}-{key[:8]}"
+
+
 def left_out(damaged: Sequence[Path]) -> str:
     """A line on damaged records, of which there is at least one, by their files."""
     return (
-        f"left out: {len(damaged)} record(s) that were altered, cut off or written by another "
-        f"version, such as {damaged[0]}"
+        f"left out: {len(damaged)} record(s) that were altered, cut off, moved or written by "
+        f"another version, such as {damaged[0]}"
     )
 
 

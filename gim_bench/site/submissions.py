@@ -3,7 +3,6 @@
 A submission is all that one person sends of one suite. Nothing but its records is read.
 """
 
-import math
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -93,7 +92,7 @@ def read_submission(root: Path, *, suite: str) -> Submission | Refused:
     One record that is altered, unfinished or in the wrong folder has all of them refused: a
     submission is verified as a whole. Raises: ConfigError without any record of the suite.
     """
-    paths = sorted(root.glob(f"{suite}/*/seed-*/{RECORD}"))
+    paths = RunsFolder(root).files(suite)
     if not paths:
         raise ConfigError(
             f"no record of suite {suite!r} in {root}: a submission is "
@@ -123,5 +122,3 @@ def _faults(path: Path, record: Record | None, *, root: Path, suite: str) -> Ite
         yield f"the record is of {record.suite} {record.method} seed {record.seed}: keep its folder"
     if record.status is not Status.DONE:
         yield f"the cell is {record.status}: send finished cells"
-    if broken := [name for name, x in record.metrics.items() if not math.isfinite(x)]:
-        yield f"{broken[0]} is not a finite number"

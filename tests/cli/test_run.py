@@ -147,7 +147,7 @@ def test_a_plan_says_how_many_damaged_records_it_leaves_out(finished, gim_bench)
     damaged.parent.mkdir()
     damaged.write_text("{")
     (line,) = gim_bench(*RUN, "--plan").err.splitlines()
-    assert line.startswith("left out: 1 record(s) that were altered, cut off or written by another")
+    assert line.startswith("left out: 1 record(s) that were altered, cut off, moved or written by")
     assert line.endswith(f"such as {damaged}; run replaces the records of its settings")
 
 

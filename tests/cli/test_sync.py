@@ -213,8 +213,8 @@ def test_a_record_that_was_cut_off_is_left_out_of_sync_with_a_line(
     answer = gim_bench("sync", "--runs-dir", str(runs_dir))
     assert (answer.code, answer.out) == (0, "quickstart: 0 new in MLflow, 0 there already\n")
     assert answer.err == (
-        f"left out: 1 record(s) that were altered, cut off or written by another version, such as "
-        f"{path}; run replaces the records of its settings\n"
+        f"left out: 1 record(s) that were altered, cut off, moved or written by another version, "
+        f"such as {path}; run replaces the records of its settings\n"
     )
 
 

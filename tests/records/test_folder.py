@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -457,3 +458,12 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
     assert "\n" not in message
     assert message.startswith(f"cannot write records to {tmp_path}/file/runs (")
     assert message.endswith("choose another folder with --runs-dir")
+
+
+def test_a_record_in_a_copy_of_its_folder_is_left_out(runs):
+    runs.save(record())
+    kept = runs.folder_of(record())
+    copy = shutil.copytree(kept, kept.with_name(f"{kept.name}-backup"))
+    assert [each.key for each in runs.records("tiny")] == [KEY]
+    assert runs.unreadable("tiny") == [copy / RECORD]
+    assert "moved" in folder.left_out(runs.unreadable("tiny"))

@@ -1,5 +1,6 @@
 """Submissions: records of others are read whole, or refused with a line."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,32 @@ def test_a_record_in_the_folder_of_another_cell_is_refused(ann):
     assert read_submission(ann, suite="quickstart").reason == (
         "the record is of quickstart gim seed 0: keep its folder"
     )
+
+
+@pytest.mark.parametrize("suite", ["[tiny]", "t*"])
+def test_a_folder_with_the_characters_of_a_pattern_is_refused_beside_honest_ones(suite, ann):
+    found = submission_of(seeds([60]), root=ann)
+    shutil.copytree(ann / "quickstart", ann / suite)
+    honest, (refused,) = submissions_in(ann.parent)
+    assert honest == [found]
+    assert refused.line.endswith("the record is of quickstart gim seed 0: keep its folder")
+
+
+def test_a_link_that_leads_nowhere_is_refused_beside_honest_ones(ann):
+    found = submission_of(seeds([60]), root=ann)
+    folder = ann / "tiny" / "gim" / "seed-0-12345678"
+    folder.mkdir(parents=True)
+    (folder / "record.json").symlink_to(ann / "nowhere")
+    honest, (refused,) = submissions_in(ann.parent)
+    assert honest == [found]
+    assert refused.line.startswith(f"refused: {folder / 'record.json'}: the record was altered")
+
+
+def test_a_metric_beyond_all_floats_is_refused_beside_honest_ones(ann):
+    found = submission_of(seeds([60]), root=ann)
+    submission_of([sent(metrics={"accuracy": 10**400})], root=ann.with_name("ben"))
+    honest, (refused,) = submissions_in(ann.parent)
+    assert (honest, refused.who) == ([found], "ben")
 
 
 def test_the_folder_of_a_person_has_a_plain_name(tmp_path):
