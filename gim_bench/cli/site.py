@@ -1,6 +1,7 @@
 """The command `site`."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,12 @@ def site(
     there = runs.suites()
     named = suite or [name for name in there if name in shipped_suites()]
     loaded = [load_suite(name) for name in named]
+    for name, times in Counter(each.name for each in loaded).items():
+        if times > 1:
+            raise ConfigError(
+                f"--suite names suite {name!r} {times} times: name it once, and give each suite of "
+                f"your own another name"
+            )
     unknown = [name for name in there if name not in {each.name for each in loaded}]
     notes = [
         f"the records of suite {name!r}, whose settings are not known: name its file with --suite"
@@ -122,11 +129,12 @@ def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":
 
 def _runs_in_mlflow(uri: str, suites: "list[OfSuite]") -> dict[str, str]:
     """The page of each cell's run, by key. Raises: ConfigError; TrackingError."""
+    from gim_bench.system.addresses import masked
     from gim_bench.tracking import Tracker
 
     if not uri.startswith(("http://", "https://")):
         raise ConfigError(
-            f"--tracking-uri {uri!r} has no pages to link to: name an MLflow server by http(s)://"
+            f"--tracking-uri {masked(uri)!r} has no pages to link to: name an MLflow server by http(s)://"
         )
     tracker = Tracker(uri)
     tracker.check()

@@ -1,7 +1,7 @@
 """The files of the site: pages, copies of records, a style sheet and a script."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,17 +87,34 @@ class _Site:
                 *((text, _address(to, page=page)) for text, to in self.content.links.items()),
             ],
         )
-        self.files[page] = as_html(document, within=within).encode()
+        # Names of files may hold bytes that are no text.
+        self.files[page] = as_html(document, within=within).encode(errors="backslashreplace")
 
     def add_records(
-        self, records: Sequence[Record], *, suite: str, runs: RunsFolder, root: str, who: str
+        self,
+        records: Sequence[Record],
+        *,
+        suite: str,
+        runs: RunsFolder,
+        root: str,
+        who: str,
+        runs_in_mlflow: Mapping[str, str],
     ) -> dict[str, str]:
         """Add the pages of records below `root`; returns the page of each method's numbers.
 
         The page of a method with one finished seed is the page of that record.
         """
         beside = {suite: f"{root}/index.html", "Records": f"{root}/records.html"}
-        cells = [self._listed(record, runs=runs, root=root, who=who) for record in records]
+        cells = [
+            Listed(
+                record=record,
+                who=who,
+                page=f"{root}/{record.method}/seed-{record.seed}-{record.key[:8]}.html",
+                content=(runs.folder_of(record) / RECORD).read_bytes(),
+                run=runs_in_mlflow.get(record.key, ""),
+            )
+            for record in records
+        ]
         for cell in cells:
             self.files[cell.json] = cell.content
             self.add(cell.page, record_page(cell), beside=beside)
@@ -113,15 +130,6 @@ class _Site:
                 document = method_page(own, page=pages[row.method])
                 self.add(pages[row.method], document, beside=beside)
         return pages
-
-    def _listed(self, record: Record, *, runs: RunsFolder, root: str, who: str) -> Listed:
-        return Listed(
-            record=record,
-            who=who,
-            page=f"{root}/{record.method}/seed-{record.seed}-{record.key[:8]}.html",
-            content=(runs.folder_of(record) / RECORD).read_bytes(),
-            run=self.content.runs_in_mlflow.get(record.key, ""),
-        )
 
 
 def build_site(content: Content, *, output: Path) -> int:
@@ -153,7 +161,14 @@ def _add_suite(site: _Site, of_suite: OfSuite) -> SuiteLine:
     suite, records = of_suite.suite, of_suite.records
     root = f"suites/{suite.name}"
     page, who = f"{root}/index.html", site.content.who
-    pages = site.add_records(records, suite=suite.name, runs=of_suite.runs, root=root, who=who)
+    pages = site.add_records(
+        records,
+        suite=suite.name,
+        runs=of_suite.runs,
+        root=root,
+        who=who,
+        runs_in_mlflow=site.content.runs_in_mlflow,
+    )
     document = linked(
         of_suite.report,
         methods={method: relative(place, page=page) for method, place in pages.items()},
@@ -195,7 +210,12 @@ def _add_submissions(site: _Site) -> Iterator[SubmissionLine]:
         if standing.listed:
             runs = RunsFolder(submission.root)
             pages = site.add_records(
-                submission.records, suite=submission.suite, runs=runs, root=root, who=submission.who
+                submission.records,
+                suite=submission.suite,
+                runs=runs,
+                root=root,
+                who=submission.who,
+                runs_in_mlflow={},  # a cell of ours has the same key, and a run of its own
             )
             for row in rows_of(submission.records, (), predictions=lambda _: None):
                 site.standings.append(_sent(submission, row, pages[row.method], standing))
@@ -246,11 +266,20 @@ def _earlier(output: Path) -> list[Path]:
 
 
 def _write(files: Mapping[str, bytes], *, output: Path, earlier: Sequence[Path]) -> None:
-    """Write all files, and remove those of the earlier site that have no successor."""
-    names = sorted([*files, MANIFEST])
-    manifest = json.dumps({"files": names}, indent=1).encode()
-    for name, content in {**files, MANIFEST: manifest}.items():
+    """Write all files, and remove those of the earlier site that have no successor.
+
+    At any time the manifest names all files that are there, so that a build which was killed, or
+    found no room, is repeated.
+    """
+    old = {path.relative_to(output).as_posix() for path in earlier}
+    names = {*files, MANIFEST}
+    write_atomically(output / MANIFEST, _manifest(old | names))
+    for name, content in files.items():
         write_atomically(output / name, content)
-    for path in earlier:
-        if path.relative_to(output).as_posix() not in names:
-            path.unlink(missing_ok=True)
+    for name in old - names:
+        (output / name).unlink(missing_ok=True)
+    write_atomically(output / MANIFEST, _manifest(names))
+
+
+def _manifest(names: Collection[str]) -> bytes:
+    return json.dumps({"files": sorted(names)}, indent=1).encode()

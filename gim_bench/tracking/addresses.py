@@ -2,9 +2,10 @@
 
 import shlex
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gim_bench.errors import TrackingError, first_line
-from gim_bench.system.addresses import concealed, masked, parse, sqlite_file
+from gim_bench.system.addresses import HIDDEN, concealed, masked, parse, sqlite_file
 
 DEFAULT_URI = "sqlite:///mlflow.db"  # a bare `mlflow ui` in the same folder opens this file
 DEFAULT_RUNS_DIR = Path("runs")
@@ -59,6 +60,17 @@ def page_of(uri: str) -> str:
     if uri == DEFAULT_URI:
         return "mlflow ui"
     return f"mlflow ui --backend-store-uri {shlex.quote(for_mlflow(uri))}"
+
+
+def pages_at(uri: str) -> str:
+    """The address that a server's pages begin with: without user, password and options.
+
+    >>> pages_at("https://ann:s3cret@host:5000/mlflow/?token=s3cret")
+    'https://host:5000/mlflow'
+    """
+    split = urlsplit(masked(uri))
+    place, path = split.netloc.rpartition("@")[2], split.path.removesuffix(HIDDEN).rstrip("/")
+    return f"{split.scheme}://{place}{path}"
 
 
 def restore_command(uri: str, *, experiment_id: str) -> str:

@@ -13,13 +13,14 @@ from urllib.request import url2pathname
 
 from gim_bench.errors import TrackingError, first_line
 from gim_bench.records.live import Attempt
-from gim_bench.system.addresses import concealed, masked
+from gim_bench.system.addresses import concealed
 from gim_bench.system.locks import LOCK_SECONDS, locked
 from gim_bench.tracking.addresses import (
     DEFAULT_URI,
     PORTS,
     for_mlflow,
     lock_beside,
+    pages_at,
     restore_command,
     scheme_of,
     store_file,
@@ -174,7 +175,7 @@ class Store:
             experiment = self._client.get_experiment_by_name(experiment_name(suite))
             if experiment is None:
                 return {}
-            place = f"{masked(self.uri).rstrip('/')}/#/experiments/{experiment.experiment_id}/runs"
+            place = f"{pages_at(self.uri)}/#/experiments/{experiment.experiment_id}/runs"
             runs = self._search(experiment.experiment_id, {"kind": "cell"})
             return {run.tags[KEY]: f"{place}/{run.run_id}" for run in runs if KEY in run.tags}
 

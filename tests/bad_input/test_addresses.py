@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
+from gim_bench.cli.site import _runs_in_mlflow
 from gim_bench.errors import ConfigError
 from gim_bench.system.addresses import masked
 from gim_bench.tracking.addresses import sync_command
@@ -65,6 +66,14 @@ def test_a_store_that_cannot_be_used_is_named_in_a_line_without_its_secret(addre
         check_line(answer.err.removeprefix("error: ").removesuffix("\n"))
         assert SECRET not in answer.err
         assert sorted(path.name for path in folder.iterdir()) == ["tiny.toml"]
+
+
+@fed(40, address=_addresses().filter(lambda text: not text.startswith(("http://", "https://"))))
+def test_an_address_without_pages_is_named_in_a_line_without_its_secret(address):
+    with pytest.raises(ConfigError, match="has no pages to link to") as told:
+        _runs_in_mlflow(address, [])
+    check_line(str(told.value))
+    assert SECRET not in str(told.value)
 
 
 @fed(40, address=_addresses())

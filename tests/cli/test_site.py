@@ -124,6 +124,12 @@ def test_a_suite_without_records_is_left_out_with_a_line(finished, gim_bench):
     assert (answer.code, wrote.startswith("wrote ")) == (0, True)
 
 
+def test_a_suite_that_is_named_twice_is_refused(finished, gim_bench, tmp_path):
+    answer = gim_bench("site", "--suite", "./tiny.toml", "--suite", str(tmp_path / "tiny.toml"))
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith("error: --suite names suite 'tiny' 2 times: name it once")
+
+
 def test_a_history_that_is_not_there_is_one_line_with_where_it_comes_from(finished, gim_bench):
     answer = gim_bench("site", "--suite", "./tiny.toml", "--history", "nofile")
     assert answer.code == 2

@@ -1,5 +1,6 @@
 """The site: pages whose links all lead somewhere, valid, accessible, and rebuilt in place."""
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -17,6 +18,7 @@ from gim_bench.site.again import verified
 from gim_bench.site.build import MANIFEST, Content, OfSuite, build_site
 from gim_bench.site.submissions import submissions_in
 from gim_bench.site.verification import save_verification
+from gim_bench.system.atomic import write_atomically
 from tests.browser import opened, opened_browser, violations
 from tests.report.cells import Suite, describes
 from tests.site.made import seeds, sent, submission_of
@@ -164,6 +166,12 @@ def test_the_page_of_a_record_leads_to_its_run_in_mlflow(site):
     assert "accuracy/module_1" in first.read_text()
 
 
+def test_a_submission_has_no_link_to_our_run_of_the_same_cell(site):
+    pages = list((site / "submissions/ann").rglob("*.html"))
+    assert pages
+    assert not any(RUN in Links(page).addresses for page in pages)
+
+
 def test_the_leaderboard_says_who_when_which_commit_and_on_what(site):
     rows = re.findall(r"<tr>(.*?)</tr>", (site / "leaderboard.html").read_text())
     words = [re.sub(r"<[^>]*>", "|", row) for row in rows]
@@ -204,6 +212,39 @@ def test_a_second_build_replaces_the_first_and_removes_what_is_gone(tmp_path):
     assert (output / "CNAME").exists()
     written = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     assert set(json.loads((output / MANIFEST).read_text())["files"]) == written - {"CNAME"}
+
+
+def test_a_build_that_found_no_room_is_repeated(tmp_path, monkeypatch):
+    """Whatever it had written, and on a site of before as well as in an empty folder."""
+    output, content = tmp_path / "public", content_of(tmp_path, records=seeds([60]))
+    for files in (3, 7):
+        with monkeypatch.context() as patch:
+            patch.setattr("gim_bench.site.build.write_atomically", room_for(files))
+            with pytest.raises(OSError, match="No space left"):
+                build_site(content, output=output)
+        assert len([path for path in output.rglob("*") if path.is_file()]) == files
+    build_site(content, output=output)
+    written = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert set(json.loads((output / MANIFEST).read_text())["files"]) == written
+
+
+def room_for(files):
+    """Writes so many files, and no more."""
+    left = list(range(files))
+
+    def write(path, content):
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        left.pop()
+        write_atomically(path, content)
+
+    return write
+
+
+def test_names_that_are_no_text_do_not_stop_a_build(tmp_path):
+    content = content_of(tmp_path, records=seeds([60]), notes=["records in runs\udcff"])
+    build_site(content, output=tmp_path / "public")
+    assert r"records in runs\udcff" in (tmp_path / "public" / "index.html").read_text()
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):

@@ -10,6 +10,7 @@ from gim_bench.tracking.addresses import (
     for_mlflow,
     lock_beside,
     page_of,
+    pages_at,
     scheme_of,
     store_file,
     sync_command,
@@ -98,3 +99,16 @@ def test_the_command_that_syncs_names_the_folder_and_the_store_that_are_meant(tm
         *("python", "-m", "gim_bench", "sync", "--runs-dir", str(tmp_path / "my runs")),
         *("--tracking-uri", "sqlite:////my data/b.db"),
     ]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host:5000/mlflow/",
+        "https://ann:s3cret@host:5000/mlflow",
+        "https://host:5000/mlflow?token=s3cret",
+        "https://host:5000/mlflow;token=s3cret",
+    ],
+)
+def test_links_to_pages_hold_scheme_host_port_and_path_alone(uri):
+    assert pages_at(uri) == "https://host:5000/mlflow"
