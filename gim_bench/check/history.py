@@ -4,10 +4,11 @@ A line holds the means of all metrics that a check compares, with the commit and
 cells. github-action-benchmark and Bencher keep such histories elsewhere: see `trackers`.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import FiniteFloat, ValidationError
 
@@ -46,30 +47,56 @@ class Entry(Settings):
     metrics: dict[str, Point]
 
 
-def append(path: Path, records: Sequence[Record], *, verdict: Verdict) -> int:
-    """Append a line for each method with finished cells; returns the number of lines.
+class Appended(NamedTuple):
+    """The number of lines that a check has appended, and a note on each method without a line."""
+
+    lines: int
+    notes: Sequence[str]
+
+
+def append(path: Path, records: Sequence[Record], *, verdict: Verdict) -> Appended:
+    """Append a line for each method with finished cells, unless they are of several commits.
 
     The lines are written at once, after all others that checks write at the same time. A last line
-    that was cut off keeps its own line. Raises: ConfigError.
+    that was cut off keeps its own line. Raises: ConfigError, and then nothing is appended.
     """
-    now = provenance.now()
-    entries = [
-        _entry(alike, at=now, outcome=verdict.outcome)
-        for alike in newest_by_method(records).values()
-    ]
-    text = "".join(f"{entry.model_dump_json()}\n" for entry in entries)
+    now, entries, notes = provenance.now(), [], []
+    for method, alike in newest_by_method(records).items():
+        commits = {commit_of(record.provenance) for record in alike}
+        if len(commits) > 1:
+            notes.append(
+                f"--history: no line for {method}, whose cells are of commits "
+                f"{', '.join(sorted(commits))}: run with --rerun, or into a fresh --runs-dir"
+            )
+        else:
+            entries.append(_entry(alike, at=now, commit=commits.pop(), outcome=verdict.outcome))
+    if entries:
+        _write(path, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
+    return Appended(len(entries), notes)
+
+
+def _write(path: Path, text: str) -> None:
+    """Append the text to a file wholly or not at all. Raises: ConfigError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
             whole = file.read() in {b"", b"\n"}
-            os.write(file.fileno(), (text if whole else f"\n{text}").encode())
+            content = (text if whole else f"\n{text}").encode()
+            _write_whole(file.fileno(), content)
     except OSError as error:
         raise ConfigError(
             f"cannot append to the history {path} ({error.strerror}): name another with --history"
         ) from None
-    return len(entries)
+
+
+def _write_whole(descriptor: int, content: bytes) -> None:
+    """Raises: OSError if there is no room for all of it, and then nothing stays."""
+    written = os.write(descriptor, content)
+    if written < len(content):
+        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_history(path: Path) -> list[Entry]:
@@ -94,20 +121,13 @@ def read_history(path: Path) -> list[Entry]:
     return entries
 
 
-def _entry(alike: Sequence[Record], *, at: str, outcome: Outcome) -> Entry:
-    """Raises: ConfigError where the cells are of several commits."""
+def _entry(alike: Sequence[Record], *, at: str, commit: str, outcome: Outcome) -> Entry:
     first = alike[0]
-    commits = {commit_of(record.provenance) for record in alike}
-    if len(commits) > 1:
-        raise ConfigError(
-            f"--history: cells of {first.method} are of commits {', '.join(sorted(commits))}: run "
-            f"with --rerun, or into a fresh --runs-dir"
-        )
     return Entry(
         at=at,
         suite=first.suite,
         method=first.method,
-        commit=commits.pop(),
+        commit=commit,
         outcome=outcome.value,
         machine=machine_of(alike).described(),
         data_sha256=str(first.provenance.get("data_sha256")),

@@ -9,6 +9,7 @@ import typer
 
 from gim_bench.cli.options import (
     RUNS_DIR,
+    WRONG_USE,
     DataOption,
     OutputOption,
     RunsDirOption,
@@ -85,10 +86,8 @@ def check(
     tracked = fmt in room.TRACKERS
     text = room.for_tracker(records, fmt) if tracked else room.render(verdict, fmt)
     deliver(text, output=output)
-    if history is not None:
-        lines = room.append(history, records, verdict=verdict)
-        print(f"appended {lines} line(s) to {history}", file=sys.stderr)
-    raise typer.Exit(verdict.exit_code)
+    whole = history is None or _is_added(history, records, verdict=verdict)
+    raise typer.Exit(verdict.exit_code or (0 if whole else WRONG_USE))
 
 
 def _check_together(
@@ -117,6 +116,22 @@ def _judged(
     except OSError as error:
         print(f"error: cannot judge: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(EXIT_CODES[Outcome.UNJUDGED]) from None
+
+
+def _is_added(history: Path, records: "Sequence[Record]", *, verdict: "Verdict") -> bool:
+    """Add a check to a history; whether all methods have a line. The verdict stands in any case."""
+    from gim_bench import check as room
+
+    try:
+        lines, notes = room.append(history, records, verdict=verdict)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    for note in notes:
+        print(f"error: {note}", file=sys.stderr)
+    if lines or not notes:
+        print(f"appended {lines} line(s) to {history}", file=sys.stderr)
+    return not notes
 
 
 def _bisect(good: str, suite: str, reference: Path, *, overrides: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The history of checks: lines that are appended, and the page that is made of them."""
 
 import json
+import os
 
 import pytest
 
@@ -37,8 +38,8 @@ def add(history, verdict):
 
 
 def test_a_check_appends_a_line_for_each_method(add, history, records):
-    assert add(records) == 2
-    assert add(changed(records, **OTHER)) == 2
+    assert add(records) == (2, [])
+    assert add(changed(records, **OTHER)) == (2, [])
     lines = read_history(history)
     assert [(line.method, line.commit, line.outcome) for line in lines] == [
         ("gim", "a" * 40, "passes"),
@@ -64,9 +65,21 @@ def test_a_line_that_was_cut_off_is_named_and_spoils_no_other(add, history, reco
 
 def test_cells_of_several_commits_have_no_line(add, history, records):
     first, *others = records
-    with pytest.raises(ConfigError, match=r"--history: cells of gim are of commits aaaa.*, bbbb"):
-        add([*changed([first], **OTHER), *others])
-    assert not history.exists()
+    lines, (note,) = add([*changed([first], **OTHER), *others])
+    assert note.startswith("--history: no line for gim, whose cells are of commits aaaa")
+    assert lines == 1
+    assert [line.method for line in read_history(history)] == ["random_init"]
+
+
+def test_lines_for_which_there_is_no_room_are_not_lost_in_silence(
+    add, history, records, monkeypatch
+):
+    add(records)
+    before, write = history.read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:100]))
+    with pytest.raises(ConfigError, match=r"cannot append to the history .* \(No space left"):
+        add(records)
+    assert history.read_bytes() == before
 
 
 def test_the_page_draws_each_metric_by_commit_and_has_its_numbers_in_a_table(add, history, records):

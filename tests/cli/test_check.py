@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,17 @@ def test_a_check_is_added_to_a_history(referenced, gim_bench, tmp_path):
         assert (answer.code, answer.err) == (0, "appended 2 line(s) to history.jsonl\n")
         kept = (tmp_path / "history.jsonl").read_text().splitlines()
         assert [json.loads(line)["method"] for line in kept] == ["gim", "random_init"] * checks
+
+
+def test_a_history_that_cannot_be_written_leaves_the_verdict(referenced, gim_bench):
+    answer = gim_bench(*CHECK, "--history", "tiny.toml/a")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    kept = json.loads(Path("reference.json").read_text())
+    kept["methods"]["gim"]["metrics"]["loss"] = {"0": 0.1, "1": 0.1, "2": 0.1}
+    Path("reference.json").write_text(json.dumps(kept))
+    answer = gim_bench(*CHECK, "--history", "tiny.toml/a")
+    assert (answer.code, answer.out.startswith("Check of tiny: worse")) == (1, True)
+    assert answer.err.startswith("error: cannot append to the history tiny.toml/a")
 
 
 def test_cells_of_older_code_cannot_be_judged(referenced, gim_bench, monkeypatch):
