@@ -1,5 +1,6 @@
 """The records that `report` and `check` read, and where their text goes."""
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gim_bench.cli.options import RUNS_DIR
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record
+from gim_bench.system.atomic import write_atomically
 from gim_bench.system.streams import show
 
 if TYPE_CHECKING:
@@ -101,8 +103,22 @@ def deliver(text: str, *, output: Path | None) -> None:
     if output is None:
         show(text)
         return
+    # Names of files may hold bytes that are no text.
+    content = f"{text}\n".encode(errors="backslashreplace")
     try:
-        output.write_text(text + "\n", encoding="utf-8")
+        if _is_replaceable(output):
+            write_atomically(output.resolve(), content)
+        else:
+            output.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"cannot write {output} ({error.strerror}): choose another") from None
     print(f"wrote {output}", file=sys.stderr)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a file can be written beside the path and then take its place.
+
+    That is neither a pipe nor a device, such as /dev/stdout, which may lead to a file.
+    """
+    is_file = path.is_file() and not path.absolute().is_relative_to("/dev")
+    return (is_file or not path.exists()) and os.access(path.resolve().parent, os.W_OK | os.X_OK)

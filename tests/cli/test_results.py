@@ -1,11 +1,16 @@
 """Records of several data sets or versions of results in one folder: named, chosen, never mixed."""
 
+import errno
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gim_bench import RESULTS_VERSION
+from gim_bench.cli.results import deliver
+from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.statistics import origin_of
 from tests.cli.commands import PLAIN, REPORT
@@ -91,3 +96,41 @@ def test_data_that_is_not_there_or_not_the_only_one_is_refused(named, count, run
 def test_a_run_on_the_other_data_leaves_the_records_of_the_first(runs, gim_bench):
     add(runs, **NEWER)
     assert "2 of 2 cells are done already" in gim_bench(*PLAIN).err
+
+
+# -- where a text goes -----------------------------------------------------------------------------
+
+
+def test_a_text_with_names_that_are_no_text_is_written(tmp_path):
+    deliver("runs\udcff", output=tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text() == "runs\\udcff\n"
+
+
+def test_a_text_for_which_there_is_no_room_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    older, link = tmp_path / "report.md", tmp_path / "link.md"
+    older.write_text("older")
+    link.symlink_to(older)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ConfigError, match=r"cannot write .*No space left"):
+        deliver("newer", output=link)
+    assert older.read_text() == "older"
+    monkeypatch.undo()
+    deliver("newer", output=link)
+    assert (older.read_text(), link.is_symlink()) == ("newer\n", True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_text_goes_into_a_pipe_and_to_a_device(tmp_path):
+    """A device of the system may lead to a file, whose place is not taken."""
+    file = (tmp_path / "file").open("wb+")
+    reader, writer = os.pipe()
+    for descriptor in (file.fileno(), writer):
+        deliver("text", output=Path(f"/dev/fd/{descriptor}"))
+    assert (os.read(reader, 100), (tmp_path / "file").read_text()) == (b"text\n", "text\n")
+    assert os.fstat(file.fileno()).st_nlink == 1
+    os.close(reader)
+    os.close(writer)
+    file.close()
