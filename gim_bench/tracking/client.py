@@ -78,12 +78,14 @@ class Tracker(Store):
         for entry in summary_entries(of_suite, place=place):
             self.put(suite, entry)
 
-    def mirror_sweeps(self, record: Record) -> None:
+    def mirror_sweeps(self, record: Record, *, folder: Path | None = None) -> None:
         """Mirror the sweeps of a record as one run with the curves, and a child run for each trial.
+
+        `folder` is the folder of the cell.
 
         Raises: TrackingError.
         """
-        self.put(record.suite, sweep_entry(record))
+        self.put(record.suite, sweep_entry(record, folder=folder))
 
     def put(self, suite: str, entry: Entry) -> bool:
         """Leave exactly one run with the identity and the content of the entry.
@@ -329,7 +331,9 @@ class Tracker(Store):
         if entry.records:
             tags |= {RECORDS: " ".join(entry.records), PLACE: entry.place}
         if entry.attempt is not None:
-            tags |= {ATTEMPT: entry.attempt.name, PLACE: entry.place}
+            tags |= {ATTEMPT: entry.attempt.name}
+        if entry.place:
+            tags |= {PLACE: entry.place}
         return self._client.create_run(
             experiment,
             start_time=entry.started_ms,

@@ -100,10 +100,11 @@ class Entry:
 
         Such a run is of a record of the same cell that ended later, or a summary of more records.
         """
+        if run.tags.get(PLACE) == self.place:  # of this folder; its clock may have gone back
+            return False
         if not self.records:
             return DIGEST in run.tags and (run.ended_ms or 0) > (self.finished_ms or math.inf)
-        covered = set(run.tags.get(RECORDS, "").split())
-        return run.tags.get(PLACE) != self.place and set(self.records) < covered
+        return set(self.records) < set(run.tags.get(RECORDS, "").split())
 
     def digest(self) -> str:
         """The sha256 of the whole entry but its place, the contents of its pictures included."""
@@ -156,7 +157,7 @@ def suite_entries(
     ended = [record for record in records if record.status is not Status.RUNNING]
     return [
         *(cell_entry(record, folder=folder_of(record)) for record in ended),
-        *(sweep_entry(record) for record in ended if record.sweeps),
+        *(sweep_entry(record, folder=folder_of(record)) for record in ended if record.sweeps),
         *(e for record in ended for e in protocol_entries(record, folder=folder_of(record))),
         *summary_entries(ended, place=place),
     ]
@@ -214,7 +215,7 @@ def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
     )
 
 
-def sweep_entry(record: Record) -> Entry:
+def sweep_entry(record: Record, *, folder: Path | None = None) -> Entry:
     """The MLflow run that mirrors the sweeps of `record`. The trials are its children."""
     rows = [
         {"probe": name, "trial": number, **tried}
@@ -232,6 +233,7 @@ def sweep_entry(record: Record) -> Entry:
         started_ms=finished_ms,
         finished_ms=finished_ms,
         curves=rows,
+        place="" if folder is None else place_of(folder),
         children=[_trial_entry(record, row) for row in rows],
     )
 
@@ -239,10 +241,11 @@ def sweep_entry(record: Record) -> Entry:
 def protocol_entries(record: Record, *, folder: Path) -> list[Entry]:
     """An entry for each protocol under which the cell in `folder` has numbers."""
     found = results_of(record, folder=folder).values()
-    return [_protocol_entry(record, result) for result in found if result.metrics]
+    place = place_of(folder)
+    return [_protocol_entry(record, result, place=place) for result in found if result.metrics]
 
 
-def _protocol_entry(record: Record, result: ProtocolResult) -> Entry:
+def _protocol_entry(record: Record, result: ProtocolResult, *, place: str) -> Entry:
     """The MLflow run of an encoder under one protocol, with the metrics that its cell has too."""
     # The machine and the code are those that read the encoder.
     read = replace(
@@ -261,6 +264,7 @@ def _protocol_entry(record: Record, result: ProtocolResult) -> Entry:
         status="FINISHED",
         started_ms=_milliseconds(result.provenance.get("finished_at")),
         finished_ms=_milliseconds(result.provenance.get("finished_at")),
+        place=place,
     )
 
 

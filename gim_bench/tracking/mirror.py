@@ -31,7 +31,8 @@ def mirror_sweeps(
     record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress
 ) -> None:
     """Mirror the sweeps of a cell as an MLflow run with a child run for each trial."""
-    _send(partial(tracker.mirror_sweeps, record), runs=runs, tracker=tracker, progress=progress)
+    mirror = partial(tracker.mirror_sweeps, record, folder=runs.folder_of(record))
+    _send(mirror, runs=runs, tracker=tracker, progress=progress)
 
 
 def summarise(suite: str, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:

@@ -402,6 +402,21 @@ def test_of_two_records_of_one_cell_in_two_folders_the_later_one_stays(tracker, 
     ]
 
 
+def test_a_cell_that_ran_again_after_the_clock_went_back_is_mirrored(tracker, tmp_path):
+    """Where it is the same folder; a record of another folder is no newer."""
+    later = cell().provenance | {"finished_at": "2026-11-02T10:00:00+00:00"}
+    first = cell(provenance=later, sweeps={"module_2": SWEPT})
+    again = cell(accuracy=61.0, sweeps={"module_2": SWEPT})
+    for entry in (cell_entry, sweep_entry):
+        for record, folder, is_new in (
+            (first, "a", True),
+            (again, "b", False),
+            (again, "a", True),
+        ):
+            place = entry(record, folder=tmp_path / folder)
+            assert tracker.put("quickstart", place) is is_new
+
+
 # -- sweeps ----------------------------------------------------------------------------------------
 
 
