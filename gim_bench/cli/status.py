@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gim_bench import registry
 from gim_bench.cli.launch import job_name
 from gim_bench.cli.options import (
     RUNS_DIR,
@@ -20,7 +21,7 @@ from gim_bench.cli.options import (
     SuiteOption,
 )
 from gim_bench.cli.results import found_records
-from gim_bench.errors import ConfigError
+from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.claims import owner_of, seems_held
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import finished_at, latest_attempts
@@ -52,6 +53,10 @@ def status(
         print(line, file=sys.stderr)
     found = found_records(loaded, runs_dir, data=data)
     latest = {(each.method, each.seed): each for each in latest_attempts(found.records)}
+    known = {*registry.methods(), *loaded.method, *(name for name, _ in latest)}
+    for name in method or ():
+        if name not in known:
+            raise ConfigError(unknown_name("method", name, known=known, where="--method"))
     cells = [(m, s) for s in range(seeds or loaded.seeds) for m in method or loaded.methods]
     cells += [] if method or seeds else sorted(set(latest) - set(cells))
     runs = RunsFolder(runs_dir)

@@ -1,5 +1,6 @@
 """GitHub-flavoured Markdown with aligned tables, which a terminal shows as well."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from gim_bench.report.document import (
@@ -40,7 +41,7 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     cells = [[column.heading for column in table.columns], *table.rows]
-    escaped = [[_plain(cell).replace("|", r"\|") for cell in row] for row in cells]
+    escaped = [[_escaped(_plain(cell), "|") for cell in row] for row in cells]
     widths = [max(3, *map(len, column)) for column in zip(*escaped, strict=True)]
     heading, *rows = (_line(row, table.columns, widths) for row in escaped)
     rule = "|".join(
@@ -60,4 +61,12 @@ def _line(row: Sequence[str], columns: Sequence[Column], widths: Iterable[int]) 
 
 def _plain(text: str) -> str:
     """The text on one line, without a "<" that Markdown would take for HTML."""
-    return " ".join(text.split()).replace("<", r"\<")
+    return _escaped(" ".join(text.split()), "<")
+
+
+def _escaped(text: str, character: str) -> str:
+    """The text with a backslash before the character, and before each backslash in front of it.
+
+    Otherwise a backslash of the text itself would undo the escape.
+    """
+    return re.sub(rf"(\\*){re.escape(character)}", rf"\1\1\\{character}", text)

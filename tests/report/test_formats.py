@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gim_bench.records.record import Record, Status
 from gim_bench.report.document import Answer, Bullets, Column, Document, Section, Table
+from gim_bench.report.markdown import as_markdown
 from gim_bench.report.webpage import as_html
 from tests.report.cells import Suite, cell, config, provenance, report_on
 
@@ -185,3 +186,11 @@ class TagBalance(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+
+def test_backslashes_of_a_text_undo_no_escape_of_markdown():
+    table = Table(columns=[Column(heading="a")], rows=[[r"x\|y <b>"]])
+    document = Document(title="t", summary=[r"\<b> and \\<i>", table], sections=[])
+    _, text, *_, row = as_markdown(document).split("\n\n")
+    assert text == r"\\\<b> and \\\\\<i>"
+    assert row.splitlines()[-1].strip("| ") == r"x\\\|y \<b>"
