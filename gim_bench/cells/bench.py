@@ -111,11 +111,16 @@ class Bench:
         }
 
     def images(self, split: Split, *, augmentation: CropSettings) -> Images:
-        """Images of one split as they are cropped. Copies are made once, for all cells."""
+        """Images of one split as they are cropped. Copies are made once, for all cells.
+
+        Of the sizes that images are resized to, the latest alone is kept.
+        """
         examples = self.split(split)
         assert isinstance(examples, Images)
         kind = (split, augmentation.grayscale, augmentation.resize)
         if kind not in self._prepared:
+            kept = {None, augmentation.resize}
+            self._prepared = {k: v for k, v in self._prepared.items() if k[2] in kept}
             self._prepared[kind] = prepared(examples, augmentation=augmentation)
         return self._prepared[kind]
 

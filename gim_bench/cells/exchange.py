@@ -21,7 +21,6 @@ from gim_bench.records.protocols import (
     save_result,
 )
 from gim_bench.records.record import Record
-from gim_bench.settings.probing import AnyProbeSettings
 from gim_bench.settings.protocols import Protocol, ProtocolSettings, resolved
 
 NO_CHOOSER = (
@@ -60,11 +59,12 @@ def read_again(
     """
     folder = runs.folder_of(record)
     earlier = results_of(record, folder=folder)
-    done = (
-        {}
-        if rerun
-        else {p.name: earlier[p.name] for p in protocols if _holds(p, earlier, runs, record)}
-    )
+    holding = [] if rerun else [p for p in protocols if _holds(p, earlier, runs, record)]
+    done = {
+        protocol.name: earlier[protocol.name]
+        for protocol in holding
+        if _applies(protocol, cell, bench) or not earlier[protocol.name].metrics
+    }
     missing = [protocol for protocol in protocols if protocol.name not in done]
     machine = provenance.describe(str(bench.device)) if missing else {}
     for alike in _grouped(missing):
@@ -99,11 +99,27 @@ def read_again(
 def _holds(
     protocol: Protocol, earlier: Mapping[str, ProtocolResult], runs: RunsFolder, record: Record
 ) -> bool:
-    """Whether a result is there, with these settings and with its predictions."""
+    """Whether a result is there, with these settings and with its predictions.
+
+    A reason in place of numbers may have been that files were missing, which are there since.
+    """
     result = earlier.get(protocol.name)
     if result is None or result.settings != protocol.as_dict():
         return False
-    return not result.metrics or predictions_of(result, folder=runs.folder_of(record)) is not None
+    if not result.metrics:
+        return dict(result.files) == files_of(record)
+    return predictions_of(result, folder=runs.folder_of(record)) is not None
+
+
+def _applies(protocol: Protocol, cell: Cell, bench: Bench) -> bool:
+    """Whether the encoder has not seen labels that the protocol chooses or tests by.
+
+    The encoder that chooses has not seen the validation labels of the cell; the encoder that is
+    read has seen the labelled fraction of the cell. Both may know labels that are drawn otherwise.
+    """
+    own = cell.config.probe
+    alike = all(getattr(protocol.probe, name) == getattr(own, name) for name in DRAW)
+    return alike or not learns_from_labels(cell, bench)
 
 
 def _grouped(protocols: Sequence[Protocol]) -> list[list[Protocol]]:
@@ -137,7 +153,7 @@ def _of_model(
     runs: RunsFolder,
     protocols: Sequence[Protocol],
 ) -> dict[str, Read]:
-    if learns_from_labels(cell, bench) and _draws_others(protocols[0].probe, cell):
+    if not _applies(protocols[0], cell, bench):
         return {protocol.name: Read(reason=OTHER_LABELS) for protocol in protocols}
     apart = is_selected_apart(cell, bench)
     chooser, readable = None, protocols
@@ -161,15 +177,6 @@ def _of_model(
         title=f"{model.name}: {', '.join(protocol.name for protocol in readable)}",
         progress=bench.progress,
     )
-
-
-def _draws_others(settings: AnyProbeSettings, cell: Cell) -> bool:
-    """Whether a protocol draws other labels than the cell's probe: the encoder may know them.
-
-    The encoder that chooses has not seen the validation labels of the cell; the encoder that is
-    read has seen the labelled fraction of the cell.
-    """
-    return any(getattr(settings, name) != getattr(cell.config.probe, name) for name in DRAW)
 
 
 def _joined(one: Read, other: Read) -> Read:

@@ -120,11 +120,6 @@ def sweep(
 
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
-    if workers not in (None, 1) and not (space or evidence):
-        raise ConfigError(
-            f"{workers} workers (--workers or GIM_BENCH_WORKERS) share the trials of --space, and "
-            f"there is none: a sweep of probes is done by one process, so use --workers 1"
-        )
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = _with_probe(load_suite(suite, overrides=overrides))
     axes = parse_space(space or ())
@@ -157,6 +152,11 @@ def sweep(
         )
         show(render_spaces(swept, suite=loaded.name, as_json=json))
         return
+    if workers not in (None, 1):
+        work.progress.say(
+            f"{workers} workers (--workers or GIM_BENCH_WORKERS) are for --space: this process "
+            f"sweeps the probes"
+        )
     every = modules is Modules.ALL
     probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, database=database, tracker=tracker)
@@ -229,9 +229,12 @@ def _swept_training(
     from gim_bench.sweep import Studies, check_unseen, evidence_of, rates_of, sweep_pretraining
     from gim_bench.tracking import mirror_cell
 
+    mirrored = set()
+
     def mirror(record: Record) -> None:
-        if tracker is not None:
+        if tracker is not None and record.key not in mirrored:
             mirror_cell(record, runs=work.runs, tracker=tracker, progress=work.progress)
+            mirrored.add(record.key)
 
     rates = None
     if evidence is not None:
@@ -251,6 +254,10 @@ def _swept_training(
             )
             for cell, of_row in sweeps
         ]
+        tried = {row["key"] for found in swept for row in found["trials"]}
+        for record in work.runs.records(work.suite.name) if tracker else ():
+            if record.key in tried:  # by a process that may have ended before it was mirrored
+                mirror(record)
     if evidence is not None and rates is not None:
         found = evidence_of(swept, cells, rates=rates, device=str(work.bench.device))
         write_atomically(evidence, (found.model_dump_json(indent=2) + "\n").encode())
@@ -271,11 +278,11 @@ def _work_off(
     """
     from gim_bench.sweep import Studies, unsettled, work_off, work_off_by_workers
 
-    work.check_workers(workers)
     studies = Studies(database)
     if workers is None and not all(plan.grid for _, plan in sweeps):
         workers = 1
-    waiting = unsettled(sweeps, studies)
+    waiting = unsettled(sweeps, work.bench, studies)
+    work.check_workers(workers, cells=waiting)
     share = work.share_of(waiting, workers=workers, alone=work.take_turns(waiting))
     if share.workers == 1:
         work_off(sweeps, work.bench, runs=work.runs, studies=studies, mirror=mirror)

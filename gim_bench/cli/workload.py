@@ -105,14 +105,14 @@ class Workload:
         """The records of the finished cells, by key."""
         return done_among(self.records())
 
-    def check_workers(self, workers: int | None) -> None:
-        """Check that the suite allows so many workers. Raises: ConfigError."""
+    def check_workers(self, workers: int | None, *, cells: Sequence[Cell]) -> None:
+        """Check that the suite allows so many workers for these cells. Raises: ConfigError."""
         if self.suite.fresh_process and workers not in (None, 1):
             raise ConfigError(
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for suite "
                 f"{self.suite.name!r}, which measures one cell at a time: use --workers 1"
             )
-        if workers not in (None, 1) and any(has_workers(cell) for cell in self.cells):
+        if workers not in (None, 1) and any(map(has_workers, cells)):
             raise ConfigError(
                 f"{workers} workers (--workers or GIM_BENCH_WORKERS) for cells that have processes "
                 f'of their own (the schedule "pipeline", or training.processes): use --workers 1'
@@ -120,7 +120,7 @@ class Workload:
 
     def share(self, finished: Mapping[str, Record], *, workers: int | None) -> Share:
         """How the unfinished cells share the cores. Raises: ConfigError."""
-        self.check_workers(workers)
+        self.check_workers(workers, cells=self.cells)
         waiting = [cell for cell in self.cells if cell.key not in finished]
         return self.share_of(waiting, workers=workers, alone=self.take_turns(waiting))
 

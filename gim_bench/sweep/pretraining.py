@@ -96,6 +96,13 @@ class Pretraining:
         bench.check(config)
         return replace(own, config=config)
 
+    def at_ends(self, axis: Axis, own: Cell, bench: Bench) -> list[Cell]:
+        """The cells at the ends or choices of an axis; the other axes are as the suite has them.
+
+        Raises: ConfigError or DataError if the settings make no cell.
+        """
+        return [self.cell(own, [axis.override(end)], bench) for end in axis.ends]
+
     def check_unchanged(self, own: Cell, bench: Bench) -> None:
         """Check that the suite's file is as it was when the sweep began.
 
@@ -124,7 +131,7 @@ class Pretraining:
                 f"methods that do, as in --method gim"
             )
         for axis in self.axes:
-            ends = [self.cell(own, [axis.override(end)], bench) for end in axis.ends]
+            ends = self.at_ends(axis, own, bench)
             axis.point(own.config)
             if all(cell.config == own.config for cell in ends):
                 raise ConfigError(
@@ -156,13 +163,16 @@ def work_off(
         _complete(study, own, bench, runs=runs, plan=plan, mirror=mirror, wait=False)
 
 
-def unsettled(sweeps: Iterable[tuple[Cell, Pretraining]], studies: Studies) -> list[Cell]:
-    """The suite's own cell of each sweep, once for every trial that is not settled."""
-    return [
-        own
-        for own, plan in sweeps
-        for _ in range(plan.count - len(_study(own, studies, plan=plan).settled()))
-    ]
+def unsettled(
+    sweeps: Iterable[tuple[Cell, Pretraining]], bench: Bench, studies: Studies
+) -> list[Cell]:
+    """At least a cell for every trial that is not settled, the ends of the space among them."""
+    cells = []
+    for own, plan in sweeps:
+        if left := plan.count - len(_study(own, studies, plan=plan).settled()):
+            ends = [cell for axis in plan.axes for cell in plan.at_ends(axis, own, bench)]
+            cells += [*ends, *[own] * left]
+    return cells
 
 
 def sweep_pretraining(

@@ -56,6 +56,14 @@ def test_an_image_split_is_prepared_once_for_all_cells_and_uses(overrides, tmp_p
     assert len({images.data_ptr() for images in gray}) == 1
 
 
+def test_of_the_sizes_of_images_the_latest_alone_is_held(tmp_path):
+    bench = tiny_bench(tiny_suite(tmp_path))
+    for side in (24, 25, None, 26):
+        option = () if side is None else (f"augmentation.resize={side}",)
+        bench.batches(tiny_cell(tiny_suite(tmp_path, *option), "gim"), Split.TRAIN)
+    assert {size for _, _, size in bench._prepared} == {None, 26}
+
+
 def test_every_split_has_gray_images_of_its_own(suite, bench):
     cell = tiny_cell(suite, "gim")
     assert [len(bench.batches(cell, split).images) for split in Split] == [48, 32, 16]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gim_bench.cells import exchange
 from gim_bench.cells import frozen as frozen_cells
 from gim_bench.cells.build import models_of
 from gim_bench.cells.exchange import NO_CHOOSER, OTHER_LABELS, protocols_on, read_again
@@ -187,6 +188,7 @@ def test_a_supervised_record_without_the_encoder_that_chose_is_not_read_where_on
     assert not results["top"].metrics
     assert results["knn"].metrics["accuracy"] == found.record.metrics["knn_accuracy"]
     assert results["clapp"].metrics
+    assert found.read("top")["top"].metrics  # the reason is no longer one
 
 
 # Each draws labels that the tiny suite's own probe does not.
@@ -207,6 +209,16 @@ def test_an_encoder_that_learnt_from_labels_is_read_with_the_labels_of_its_cell_
     applies = {bool(result.metrics) for result in results.values()}
     refused = ({OTHER_LABELS}, {False})
     assert (reasons, applies) == (refused if method == "supervised" else ({""}, {True}))
+
+
+def test_numbers_of_a_protocol_that_does_not_apply_are_not_kept(tmp_path, monkeypatch):
+    """As earlier versions read them."""
+    draw = ("protocols.mine.probe.validation_fraction=0.4", "protocols.mine.summary=mine")
+    found = Finished(tmp_path, "supervised", "probe.unseen_validation=true", *draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange, "_applies", lambda *_: True)
+        assert found.read("mine")["mine"].metrics
+    assert found.read("mine")["mine"].reason == OTHER_LABELS
 
 
 def test_a_probe_that_runs_out_of_iterations_is_counted_as_in_its_cell(tmp_path):

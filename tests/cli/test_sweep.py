@@ -53,7 +53,7 @@ def test_a_sweep_is_mirrored_with_a_run_for_each_trial(finished, gim_bench, tmp_
 def test_a_sweep_goes_on_when_the_tracking_store_goes_away(finished, gim_bench, monkeypatch):
     asked = []
 
-    def away(self, record):
+    def away(self, record, **_):
         asked.append(record.method)
         raise TrackingError("gone")
 
@@ -164,10 +164,19 @@ def test_workers_find_the_evidence_of_one_process(gim_bench, tmp_path):
     assert [record["provenance"].get("workers") for record in records(tmp_path)] == [2] * 4
 
 
-def test_workers_of_a_sweep_of_probes_are_refused(gim_bench):
-    answer = gim_bench("sweep", "--suite", "./tiny.toml", "--workers", "2", "--no-tracking")
+def test_a_sweep_of_probes_says_that_it_takes_no_workers(finished, gim_bench):
+    answer = gim_bench(*SWEEP, "--workers", "2", "--no-tracking")
+    assert answer.code == 0, answer.err
+    assert "2 workers (--workers or GIM_BENCH_WORKERS) are for --space" in answer.err
+
+
+def test_trials_that_run_in_processes_of_their_own_have_no_workers(gim_bench, tmp_path):
+    space = ("--space", "training.schedule=interleaved,pipeline")
+    options = ("sweep", "--suite", "./tiny.toml", "--method", "gim", *space, "--no-tracking")
+    answer = gim_bench(*options, "--workers", "2")
     assert answer.code == 2
-    assert "share the trials of --space" in answer.err
+    assert "for cells that have processes of their own" in answer.err
+    assert not records(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +191,11 @@ def test_evidence_of_anything_but_a_list_of_rates_is_refused_before_the_sweep(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(gim_bench, tmp_path, store):
+@pytest.mark.parametrize("earlier", [[], ["--no-tracking"]])
+def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(earlier, gim_bench, tmp_path, store):
+    """Those too that were tried before, by a process that did not come to mirror them."""
+    if earlier:
+        assert gim_bench(*SPACE, *earlier).code == 0
     assert gim_bench(*SPACE, *store).code == 0
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         kinds = database.execute("SELECT value, COUNT(*) FROM tags WHERE key='kind' GROUP BY value")
