@@ -23,16 +23,31 @@ from gim_bench.tracking.live import LiveRuns
 
 def mirror_cell(record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:
     """Mirror a cell as an MLflow run, unless the store has it already."""
-    mirror = partial(tracker.mirror, record, folder=runs.folder_of(record))
+    newest = _on_disk(record, runs)
+    mirror = partial(tracker.mirror, newest, folder=runs.folder_of(newest))
     _send(mirror, runs=runs, tracker=tracker, progress=progress)
 
 
 def mirror_sweeps(
     record: Record, *, runs: RunsFolder, tracker: Tracker, progress: Progress
 ) -> None:
-    """Mirror the sweeps of a cell as an MLflow run with a child run for each trial."""
-    mirror = partial(tracker.mirror_sweeps, record, folder=runs.folder_of(record))
-    _send(mirror, runs=runs, tracker=tracker, progress=progress)
+    """Mirror the sweeps of a cell as an MLflow run with a child run for each trial.
+
+    A cell that was run again since has none.
+    """
+    newest = _on_disk(record, runs)
+    if newest.sweeps:
+        mirror = partial(tracker.mirror_sweeps, newest, folder=runs.folder_of(newest))
+        _send(mirror, runs=runs, tracker=tracker, progress=progress)
+
+
+def _on_disk(record: Record, runs: RunsFolder) -> Record:
+    """The record that the cell has now: another process may have run the cell again.
+
+    It is the given one where none is whole on the disk, or where the cell is running.
+    """
+    found = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
+    return record if found is None or found.status is Status.RUNNING else found
 
 
 def summarise(suite: str, *, runs: RunsFolder, tracker: Tracker, progress: Progress) -> None:

@@ -98,6 +98,24 @@ def test_a_cell_that_a_store_missed_is_mirrored_by_the_next_tracker(runs, store,
     assert store.put == ["gim seed 0"]
 
 
+def test_a_cell_that_another_process_has_run_again_is_mirrored_as_it_is_now(
+    runs, during, monkeypatch
+):
+    """A command mirrors records that it read when it began."""
+    values = []
+    monkeypatch.setattr(
+        Tracker, "put", lambda _, suite, entry: values.append(entry.points[0].value)
+    )
+    old = cell(sweeps={"module_2": SWEPT})
+    mirror_cell(old, **during)
+    for now in (Status.DONE, Status.RUNNING):
+        runs.save(cell(accuracy=61.0, status=now))
+        mirror_cell(old, **during)
+        mirror_sweeps(old, **during)
+    best = SWEPT["best"]["learning_rate"]
+    assert values == [60.0, 61.0, 60.0, best]  # the last two beside a cell that is running
+
+
 def test_a_summary_covers_all_seeds_and_names_the_runs_folder(runs, store, during, monkeypatch):
     entries = []
     monkeypatch.setattr(Tracker, "put", lambda _, suite, entry: entries.append(entry))
