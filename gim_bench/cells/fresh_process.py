@@ -135,11 +135,12 @@ def _run(
         )
         if memory_limit is not None:
             memory.limit(memory_limit)
-        run_cell(cell, bench, runs=RunsFolder(runs))
-    except KeyboardInterrupt:  # the other process says what there is to say
+        try:
+            run_cell(cell, bench, runs=RunsFolder(runs))
+        except OSError:  # the other process says what there is to say, or meets the same
+            sys.exit(WITHOUT_RECORD)
+    except KeyboardInterrupt:  # so it does here
         sys.exit(128 + signal.SIGTERM)
-    except OSError:  # so it does here, or meets the same
-        sys.exit(WITHOUT_RECORD)
     except Exception as error:
         if memory.is_exhausted(error):
             sys.exit(WITHOUT_MEMORY)
@@ -158,7 +159,7 @@ def _why(process: Process, *, memory_limit: int | None, kills: int) -> tuple[str
     how = how_it_ended(process)
     if code == -signal.SIGKILL and kills:
         return f"does not fit: its process {how}, as by the system when memory is full", False
-    if code == WITHOUT_MEMORY or (limited and code in (-signal.SIGKILL, *OF_FAILED_ALLOCATIONS)):
+    if code == WITHOUT_MEMORY or (limited and code in OF_FAILED_ALLOCATIONS):
         at = f" at the limit of {memory_limit / 1e9:.2f} GB" if memory_limit is not None else ""
         return f"does not fit: its process {how}{at}", False
     return f"its process {how} and left no result", True

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from gim_bench.cells import fresh_process as apart
+from gim_bench.cells.bench import maker_of
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
 from gim_bench.records.folder import RunsFolder
@@ -106,7 +107,7 @@ LIMIT = 2 * 10**9
     [
         (-signal.SIGKILL, None, 1, False),
         (-signal.SIGKILL, None, 0, True),
-        (-signal.SIGKILL, LIMIT, 0, False),
+        (-signal.SIGKILL, LIMIT, 0, True),
         (-signal.SIGABRT, LIMIT, 0, False),
         (-signal.SIGSEGV, LIMIT, 0, False),
         (-signal.SIGSEGV, None, 1, True),
@@ -125,23 +126,31 @@ def test_only_ends_for_lack_of_memory_say_that_a_cell_does_not_fit(code, limit, 
     assert ("at the limit of 2.00 GB" in error) is (not fits and limit is not None)
 
 
-@pytest.mark.parametrize(
-    ("error", "ended"),
-    [(MemoryError, SystemExit), (ValueError, ValueError), (OSError, SystemExit)],
-)
-def test_an_error_outside_of_the_cell_is_of_memory_or_not(
-    error, ended, suite, tmp_path, monkeypatch
+# The exit codes of errors, by their origin; without one, the error is raised.
+CODES = {
+    MemoryError: {"the data": apart.WITHOUT_MEMORY, "the cell": apart.WITHOUT_MEMORY},
+    ValueError: {},
+    OSError: {"the cell": apart.WITHOUT_RECORD},
+}
+
+
+@pytest.mark.parametrize("error", CODES)
+@pytest.mark.parametrize("of", ["the data", "the cell"])
+def test_an_error_is_of_memory_or_of_a_record_that_cannot_be_written_or_raised(
+    of, error, suite, tmp_path, monkeypatch
 ):
     for name in ("terminate_as_interrupt", "forgive", "end_with_parent"):
         monkeypatch.setattr(apart, name, lambda: None)
 
-    def broken():
+    def broken(*_, **__):
         raise error
 
-    with pytest.raises(ended) as caught:
+    monkeypatch.setattr(apart, "run_cell", broken)
+    code = CODES[error].get(of)
+    with pytest.raises(error if code is None else SystemExit) as caught:
         apart._run(
             tiny_cell(suite, "gim"),
-            broken,
+            broken if of == "the data" else maker_of(tiny_bench(suite).dataset),
             device="cpu",
             runs=tmp_path,
             checkpoint_seconds=60,
@@ -149,8 +158,7 @@ def test_an_error_outside_of_the_cell_is_of_memory_or_not(
             live_seconds=10,
             devices=(),
         )
-    codes = {MemoryError: apart.WITHOUT_MEMORY, OSError: apart.WITHOUT_RECORD}
-    assert getattr(caught.value, "code", None) == codes.get(error)
+    assert getattr(caught.value, "code", None) == code
 
 
 @pytest.mark.slow
