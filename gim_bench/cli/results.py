@@ -1,10 +1,12 @@
 """The records that `report` and `check` read, and where their text goes."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from gim_bench.cli.options import RUNS_DIR
@@ -106,19 +108,40 @@ def deliver(text: str, *, output: Path | None) -> None:
     # Names of files may hold bytes that are no text.
     content = f"{text}\n".encode(errors="backslashreplace")
     try:
-        if _is_replaceable(output):
-            write_atomically(output.resolve(), content)
-        else:
-            output.write_bytes(content)
+        _write(content, to=output)
     except OSError as error:
         raise ConfigError(f"cannot write {output} ({error.strerror}): choose another") from None
     print(f"wrote {output}", file=sys.stderr)
 
 
-def _is_replaceable(path: Path) -> bool:
-    """Whether a file can be written beside the path and then take its place.
+def _write(content: bytes, *, to: Path) -> None:
+    """Write a file, wholly or not at all where the file and its folder allow it. Raises: OSError.
 
-    That is neither a pipe nor a device, such as /dev/stdout, which may lead to a file.
+    Names too long for a part file, and files that are mounted, are written in place.
     """
-    is_file = path.is_file() and not path.absolute().is_relative_to("/dev")
-    return (is_file or not path.exists()) and os.access(path.resolve().parent, os.W_OK | os.X_OK)
+    if _is_replaceable(to):
+        try:
+            write_atomically(to.resolve(), content, keeps_mode=True)
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.EBUSY):
+                raise
+        else:
+            return
+    to.write_bytes(content)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a file can be written beside the path and then take its place, with nothing lost.
+
+    That is a new file, or one with a single name that may be written; neither a pipe nor a device,
+    such as /dev/stdout, which may lead to a file. Raises: OSError.
+    """
+    if path.absolute().is_relative_to("/dev"):
+        return False
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        loses_nothing = True
+    else:
+        loses_nothing = S_ISREG(there.st_mode) and there.st_nlink == 1 and os.access(path, os.W_OK)
+    return loses_nothing and os.access(path.resolve().parent, os.W_OK | os.X_OK)

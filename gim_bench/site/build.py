@@ -25,7 +25,7 @@ from gim_bench.site.records import Listed, list_page, method_page, record_page
 from gim_bench.site.submissions import Refused, Submission
 from gim_bench.site.verification import Standing as Verified
 from gim_bench.site.verification import standing_of
-from gim_bench.system.atomic import write_atomically
+from gim_bench.system.atomic import whole_of, write_atomically
 
 FRONT, BOARD, CHECKS = "index.html", "leaderboard.html", "checks.html"
 STYLE_SHEET, SORTING = "style.css", "sort.js"
@@ -252,10 +252,13 @@ def _refusal(refused: Refused) -> SubmissionLine:
 
 def _earlier(output: Path) -> list[Path]:
     """The files of the site that lies in a folder. Raises: ConfigError for a folder of others."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    manifest = output / MANIFEST
+    if not output.exists() or (
+        output.is_dir() and all(whole_of(path) == manifest for path in output.iterdir())
+    ):
         return []
     try:
-        names = json.loads((output / MANIFEST).read_bytes())["files"]
+        names = json.loads(manifest.read_bytes())["files"]
         paths = [output / str(name) for name in names]
     except (OSError, ValueError, TypeError, KeyError):
         raise ConfigError(
@@ -268,8 +271,8 @@ def _earlier(output: Path) -> list[Path]:
 def _write(files: Mapping[str, bytes], *, output: Path, earlier: Sequence[Path]) -> None:
     """Write all files, and remove those of the earlier site that have no successor.
 
-    At any time the manifest names all files that are there, so that a build which was killed, or
-    found no room, is repeated.
+    The manifest comes first and names the files of both, so that a build which was killed, or found
+    no room, is repeated. It does not name their part files, which a later build removes.
     """
     old = {path.relative_to(output).as_posix() for path in earlier}
     names = {*files, MANIFEST}
@@ -278,6 +281,10 @@ def _write(files: Mapping[str, bytes], *, output: Path, earlier: Sequence[Path])
         write_atomically(output / name, content)
     for name in old - names:
         (output / name).unlink(missing_ok=True)
+    for path in list(output.rglob(".*")):
+        whole = whole_of(path)
+        if whole is not None and whole.relative_to(output).as_posix() in old | names:
+            path.unlink(missing_ok=True)
     write_atomically(output / MANIFEST, _manifest(names))
 
 

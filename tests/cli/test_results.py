@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,66 @@ def test_a_text_for_which_there_is_no_room_leaves_the_file_as_it_was(tmp_path, m
     deliver("newer", output=link)
     assert (older.read_text(), link.is_symlink()) == ("newer\n", True)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    report = tmp_path / "report.md"
+    for mode in (0o600, 0o640, 0o664):
+        report.touch()
+        report.chmod(mode)
+        before = report.stat()
+        deliver("text", output=report)
+        assert (report.stat().st_mode, report.read_text()) == (before.st_mode, "text\n")
+        assert report.stat().st_ino != before.st_ino
+
+
+def test_a_file_of_two_names_stays_one_file(tmp_path):
+    report, other = tmp_path / "report.md", tmp_path / "other.md"
+    report.touch()
+    other.hardlink_to(report)
+    deliver("text", output=report)
+    assert other.read_text() == "text\n"
+
+
+def test_a_file_that_may_not_be_written_is_not_replaced(tmp_path, monkeypatch):
+    """The administrator, who may write all files, writes it in place."""
+    report = tmp_path / "report.md"
+    report.touch()
+    report.chmod(0o444)
+    before = report.stat()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != report)
+    with suppress(ConfigError):
+        deliver("text", output=report)
+    assert (report.stat().st_ino, report.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert list(tmp_path.iterdir()) == [report]
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV])
+def test_a_mounted_file_is_written_in_place(number, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    report = tmp_path / "report.md"
+    report.write_text("older")
+    monkeypatch.setattr(Path, "replace", fail)
+    if number == errno.EBUSY:
+        deliver("text", output=report)
+    else:
+        with pytest.raises(ConfigError, match="cannot write"):
+            deliver("text", output=report)
+    assert report.read_text() == ("text\n" if number == errno.EBUSY else "older")
+    assert list(tmp_path.iterdir()) == [report]
+
+
+def test_a_long_name_is_written_and_a_longer_one_and_a_loop_of_links_are_refused(tmp_path):
+    deliver("text", output=tmp_path / ("r" * 250))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["text\n"]
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path in (loop, tmp_path / ("r" * 256)):
+        with pytest.raises(ConfigError, match="cannot write"):
+            deliver("text", output=path)
+    assert loop.is_symlink()
 
 
 def test_a_text_goes_into_a_pipe_and_to_a_device(tmp_path):

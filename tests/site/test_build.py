@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from gim_bench.site.again import verified
 from gim_bench.site.build import MANIFEST, Content, OfSuite, build_site
 from gim_bench.site.submissions import submissions_in
 from gim_bench.site.verification import save_verification
-from gim_bench.system.atomic import write_atomically
+from gim_bench.system.atomic import atomically, write_atomically
 from tests.browser import opened, opened_browser, violations
 from tests.report.cells import Suite, describes
 from tests.site.made import seeds, sent, submission_of
@@ -226,6 +227,35 @@ def test_a_build_that_found_no_room_is_repeated(tmp_path, monkeypatch):
     build_site(content, output=output)
     written = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     assert set(json.loads((output / MANIFEST).read_text())["files"]) == written
+
+
+def test_part_files_of_builds_that_were_killed_are_removed_and_no_others(tmp_path):
+    """A folder of the manifest's alone is empty."""
+    output, content = tmp_path / "public", content_of(tmp_path, records=seeds([60]))
+    parts = [killed_write(output / MANIFEST)]
+    build_site(content, output=output)
+    parts += [killed_write(output / name) for name in ("index.html", "suites/quickstart/sent.html")]
+    (page,) = output.glob("suites/quickstart/gim/seed-0-*.html")
+    parts.append(killed_write(page))
+    build_site(content, output=output)
+    assert [part.exists() for part in parts] == [False, False, True, False]
+
+
+def test_a_folder_with_the_part_of_another_file_is_left_alone(tmp_path):
+    output, content = tmp_path / "public", content_of(tmp_path, records=seeds([60]))
+    parts = [killed_write(output / name) for name in (MANIFEST, "thesis.tex")]
+    with pytest.raises(ConfigError, match="holds files that are no site of this command"):
+        build_site(content, output=output)
+    assert all(part.exists() for part in parts)
+
+
+def killed_write(path):
+    """The part file that a process leaves which is killed as it writes a file."""
+    with suppress(KeyboardInterrupt), atomically(path) as file:
+        part = Path(file.name)
+        raise KeyboardInterrupt
+    part.write_bytes(b"half")
+    return part
 
 
 def room_for(files):
