@@ -223,7 +223,7 @@ def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Sha
     from gim_bench.records.folder import left_out
 
     if damaged := work.runs.unreadable(work.suite.name):
-        work.progress.say(f"{left_out(damaged)}; run replaces the records of its settings")
+        work.progress.say(left_out(damaged))
     estimates = {}
     seconds = 0.0
     waiting = 0

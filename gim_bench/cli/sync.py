@@ -83,8 +83,7 @@ def _selection(
     suites, wanted = (runs.suites(), _any) if suite is None else _of_suite(suite, overrides)
     for name in suites:
         if damaged := runs.unreadable(name):
-            line = f"{left_out(damaged)}; run replaces the records of its settings"
-            print(line, file=sys.stderr)
+            print(left_out(damaged), file=sys.stderr)
     if not any(wanted(record) for name in suites for record in runs.records(name)):
         which = "" if suite is None else f" of suite {suite!r}"
         settings = " with these settings" if overrides else ""

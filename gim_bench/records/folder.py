@@ -289,11 +289,15 @@ def _place(suite: str, method: str, *, seed: int, key: str) -> tuple[str, str, s
     return suite, method, f"seed-{seed}-{key[:8]}"
 
 
-def left_out(damaged: Sequence[Path]) -> str:
-    """A line on damaged records, of which there is at least one, by their files."""
+def left_out(damaged: Sequence[Path], *, run: str = "run") -> str:
+    """A line on damaged records, of which there is at least one, by their files.
+
+    It says what ends it: the command `run`, but for records outside of their cell's folder.
+    """
     return (
         f"left out: {len(damaged)} record(s) that were altered, cut off, moved or written by "
-        f"another version, such as {damaged[0]}"
+        f"another version, such as {damaged[0]}; {run} replaces the records of its settings; move "
+        f"copies out of the folder or remove them"
     )
 
 

@@ -36,9 +36,7 @@ class Found:
         """A line for each reason to leave records out."""
         lines = []
         if self.damaged:
-            lines.append(
-                f"{left_out(self.damaged)}; run {self.options} replaces the records of its settings"
-            )
+            lines.append(left_out(self.damaged, run=f"run {self.options}"))
         lines += self.notes()
         if self.other_settings:
             lines.append(

@@ -148,7 +148,10 @@ def test_a_plan_says_how_many_damaged_records_it_leaves_out(finished, gim_bench)
     damaged.write_text("{")
     (line,) = gim_bench(*RUN, "--plan").err.splitlines()
     assert line.startswith("left out: 1 record(s) that were altered, cut off, moved or written by")
-    assert line.endswith(f"such as {damaged}; run replaces the records of its settings")
+    assert line.endswith(
+        f"such as {damaged}; run replaces the records of its settings; move copies out of the "
+        f"folder or remove them"
+    )
 
 
 def test_why_says_of_every_cell_why_it_would_run_or_not_and_runs_none(finished, gim_bench):

@@ -214,7 +214,8 @@ def test_a_record_that_was_cut_off_is_left_out_of_sync_with_a_line(
     assert (answer.code, answer.out) == (0, "quickstart: 0 new in MLflow, 0 there already\n")
     assert answer.err == (
         f"left out: 1 record(s) that were altered, cut off, moved or written by another version, "
-        f"such as {path}; run replaces the records of its settings\n"
+        f"such as {path}; run replaces the records of its settings; move copies out of the folder "
+        f"or remove them\n"
     )
 
 
