@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,13 +60,7 @@ def site(
     runs = RunsFolder(runs_dir)
     there = runs.suites()
     named = suite or [name for name in there if name in shipped_suites()]
-    loaded = [load_suite(name) for name in named]
-    for name, times in Counter(each.name for each in loaded).items():
-        if times > 1:
-            raise ConfigError(
-                f"--suite names suite {name!r} {times} times: name it once, and give each suite of "
-                f"your own another name"
-            )
+    loaded = _of_different_names([load_suite(name) for name in named])
     unknown = [name for name in there if name not in {each.name for each in loaded}]
     notes = [
         f"the records of suite {name!r}, whose settings are not known: name its file with --suite"
@@ -92,6 +87,17 @@ def site(
     )
     files = build_site(content, output=output)
     print(f"wrote {files} files to {output}: open {output / 'index.html'}", file=sys.stderr)
+
+
+def _of_different_names(suites: "Sequence[Suite]") -> "Sequence[Suite]":
+    """The suites. Raises: ConfigError if two have one name."""
+    for name, times in Counter(each.name for each in suites).items():
+        if times > 1:
+            raise ConfigError(
+                f"--suite names suite {name!r} {times} times: name it once, and give each suite of "
+                f"your own another name"
+            )
+    return suites
 
 
 def _link(text: str) -> tuple[str, str]:
@@ -134,7 +140,8 @@ def _runs_in_mlflow(uri: str, suites: "list[OfSuite]") -> dict[str, str]:
 
     if not uri.startswith(("http://", "https://")):
         raise ConfigError(
-            f"--tracking-uri {masked(uri)!r} has no pages to link to: name an MLflow server by http(s)://"
+            f"--tracking-uri {masked(uri)!r} has no pages to link to: name an MLflow server by its "
+            f"address, with http:// or https://"
         )
     tracker = Tracker(uri)
     tracker.check()

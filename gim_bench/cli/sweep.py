@@ -120,6 +120,7 @@ def sweep(
 
     if space and (weight_decay or modules):
         raise ConfigError("--weight-decay and --modules are for probes: leave them out of --space")
+    every = modules is Modules.ALL
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = _with_probe(load_suite(suite, overrides=overrides))
     axes = parse_space(space or ())
@@ -137,30 +138,26 @@ def sweep(
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
         apart = loaded.fresh_process
-        training = Pretraining(
-            suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart
-        )
+        plan = Pretraining(suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart)
         cells = work.cells if method else _trained(work.cells)
         swept = _swept_training(
-            work,
-            training,
-            cells,
-            database=database,
-            tracker=tracker,
-            evidence=evidence,
-            workers=workers,
+            work, plan, cells, database, tracker=tracker, evidence=evidence, workers=workers
         )
         show(render_spaces(swept, suite=loaded.name, as_json=json))
         return
+    _say_alone(work, workers)
+    probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
+    found = _swept_probes(work, probes, database=database, tracker=tracker)
+    show(render_sweeps(found, suite=loaded.name, as_json=json))
+
+
+def _say_alone(work: "Workload", workers: int | None) -> None:
+    """Say that there are no workers for probes, where some are asked for."""
     if workers not in (None, 1):
         work.progress.say(
             f"{workers} workers (--workers or GIM_BENCH_WORKERS) are for --space: this process "
             f"sweeps the probes"
         )
-    every = modules is Modules.ALL
-    probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
-    found = _swept_probes(work, probes, database=database, tracker=tracker)
-    show(render_sweeps(found, suite=loaded.name, as_json=json))
 
 
 def _with_probe(suite: "Suite") -> "Suite":
@@ -216,8 +213,8 @@ def _swept_training(
     work: "Workload",
     plan: "Pretraining",
     cells: Sequence["Cell"],
-    *,
     database: str,
+    *,
     tracker: "Tracker | None",
     evidence: Path | None,
     workers: int | None,
