@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gim_bench.cells.cell import Cell
     from gim_bench.cli.workload import Workload
     from gim_bench.settings.schema import Suite
-    from gim_bench.sweep import Pretraining, ProbeTrials
+    from gim_bench.sweep import Pretraining, ProbeTrials, Studies
     from gim_bench.tracking import Tracker
 
 TRIALS_OF_PROBES = 64
@@ -244,7 +244,7 @@ def _swept_training(
     studies = Studies(database)
     sweeps = list(zip(cells, plans, strict=True))
     with _resumable(work.progress):
-        _work_off(work, sweeps, database=database, mirror=mirror, workers=workers)
+        _work_off(work, sweeps, studies=studies, mirror=mirror, workers=workers)
         swept = [
             sweep_pretraining(
                 cell, work.bench, runs=work.runs, studies=studies, plan=of_row, mirror=mirror
@@ -265,7 +265,7 @@ def _work_off(
     work: "Workload",
     sweeps: "Sequence[tuple[Cell, Pretraining]]",
     *,
-    database: str,
+    studies: "Studies",
     mirror: Callable[[Record], None],
     workers: int | None,
 ) -> None:
@@ -273,9 +273,8 @@ def _work_off(
 
     Trials that are drawn depend on those that are known, so by default one process draws them.
     """
-    from gim_bench.sweep import Studies, unsettled, work_off, work_off_by_workers
+    from gim_bench.sweep import unsettled, work_off, work_off_by_workers
 
-    studies = Studies(database)
     if workers is None and not all(plan.grid for _, plan in sweeps):
         workers = 1
     waiting = unsettled(sweeps, work.bench, studies)
@@ -286,7 +285,7 @@ def _work_off(
         return
     work.progress.say(str(share))
     work_off_by_workers(
-        sweeps, work.bench, runs=work.runs, database=database, share=share, mirror=mirror
+        sweeps, work.bench, runs=work.runs, studies=studies, share=share, mirror=mirror
     )
 
 

@@ -212,16 +212,13 @@ def _attributes(own: Cell, plan: Pretraining) -> dict[str, Any]:
         "suite": own.suite,
         "method": own.config.method.name,
         "seed": own.seed,
-        **_identity(own, plan),
+        "key": own.key,
+        "space": plan.space,
     }
 
 
-def _identity(own: Cell, plan: Pretraining) -> dict[str, Any]:
-    return {"key": own.key, "space": plan.space}
-
-
 def _digits(own: Cell, plan: Pretraining) -> str:
-    return digest(_identity(own, plan))[:8]
+    return digest({"key": own.key, "space": plan.space})[:8]
 
 
 def _complete(

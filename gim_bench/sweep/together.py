@@ -22,7 +22,7 @@ def work_off_by_workers(
     bench: Bench,
     *,
     runs: RunsFolder,
-    database: str,
+    studies: Studies,
     share: Share,
     mirror: Callable[[Record], None],
 ) -> None:
@@ -31,7 +31,7 @@ def work_off_by_workers(
     Trials that a worker leaves, because it was killed or because of an error, are left to the
     caller.
     """
-    job = _Trials(sweeps=sweeps, runs=runs.root, database=database)
+    job = _Trials(sweeps=sweeps, runs=runs.root, database=studies.url)
     with at_work(job, bench, share=share) as ended:
         for record in ended:
             mirror(record)
