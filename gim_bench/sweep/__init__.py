@@ -14,7 +14,7 @@ from gim_bench.sweep.pretraining import (
 from gim_bench.sweep.probe_rates import ProbeTrials, sweep_cell
 from gim_bench.sweep.spaces import parse_space
 from gim_bench.sweep.studies import Studies
-from gim_bench.sweep.together import work_off_by_workers
+from gim_bench.sweep.workers import work_off_by_workers
 
 __all__ = [
     "Pretraining",
