@@ -62,7 +62,7 @@ TrialsOption = Annotated[
     typer.Option(
         min=1,
         help="Trials of each probe; with --space, of each method and seed.  "
-        f"[default: {TRIALS_OF_PROBES}, with --space {TRIALS_OF_CELLS}]",
+        f"[default: {TRIALS_OF_PROBES}, with --space {TRIALS_OF_CELLS}, of lists all combinations]",
         show_default=False,
     ),
 ]
@@ -124,7 +124,6 @@ def sweep(
     overrides = overrides_of(set_, skip_bad_files=skip_bad_files)
     loaded = _with_probe(load_suite(suite, overrides=overrides))
     axes = parse_space(space or ())
-    count = trials or (TRIALS_OF_CELLS if axes else TRIALS_OF_PROBES)
     tracker = None if no_tracking else tracker_for(tracking_uri, runs_dir=runs_dir)
     work = workload_of(
         loaded,
@@ -137,8 +136,14 @@ def sweep(
     )
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
-        apart = loaded.fresh_process
-        plan = Pretraining(suite=suite, overrides=overrides, axes=axes, trials=count, apart=apart)
+        plan = Pretraining(
+            suite=suite,
+            overrides=overrides,
+            axes=axes,
+            trials=trials,
+            default=TRIALS_OF_CELLS,
+            apart=loaded.fresh_process,
+        )
         cells = work.cells if method else _trained(work.cells)
         swept = _swept_training(
             work, plan, cells, database, tracker=tracker, evidence=evidence, workers=workers
@@ -146,7 +151,8 @@ def sweep(
         show(render_spaces(swept, suite=loaded.name, as_json=json))
         return
     _say_alone(work, workers)
-    probes = ProbeTrials(trials=count, all_modules=every, weight_decay=weight_decay)
+    number = trials or TRIALS_OF_PROBES
+    probes = ProbeTrials(trials=number, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, database=database, tracker=tracker)
     show(render_sweeps(found, suite=loaded.name, as_json=json))
 
@@ -235,7 +241,7 @@ def _swept_training(
 
     rates = None
     if evidence is not None:
-        rates = rates_of(plan.axes)
+        rates = rates_of(plan)
         check_unseen(cells)
     plans = [plan.of_row(cell.config.method.name, suite=work.suite) for cell in cells]
     for cell, of_row in zip(cells, plans, strict=True):

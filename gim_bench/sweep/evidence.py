@@ -9,6 +9,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
 from gim_bench.report.rates import Evidence, Tried, TunedRow, best_of, settings_sha256
 from gim_bench.settings.schema import CellConfig
+from gim_bench.sweep.pretraining import Pretraining
 from gim_bench.sweep.spaces import Axis
 
 RATE = "training.learning_rate"
@@ -20,14 +21,20 @@ MACHINE = (
 Found = Mapping[str, Any]  # the sweep of a method and seed: docs/sweep.md
 
 
-def rates_of(axes: Sequence[Axis]) -> Axis:
-    """The axis of learning rates, which is the only one. Raises: ConfigError."""
-    if len(axes) == 1 and axes[0].name == RATE and axes[0].is_list:
-        return axes[0]
-    raise ConfigError(
-        f"--evidence is about a list of learning rates, the same for all rows and seeds: give the "
-        f"one option --space {RATE}=1e-3,3e-3,1e-2"
-    )
+def rates_of(plan: Pretraining) -> Axis:
+    """The axis of learning rates, which is the only one and tried whole. Raises: ConfigError."""
+    rates = plan.axes[0] if len(plan.axes) == 1 else None
+    if rates is None or rates.name != RATE or not rates.is_list:
+        raise ConfigError(
+            f"--evidence is about a list of learning rates, the same for all rows and seeds: give "
+            f"the one option --space {RATE}=1e-3,3e-3,1e-2"
+        )
+    if not plan.grid:
+        raise ConfigError(
+            f"--evidence compares all {len(rates.ends)} rates of --space {RATE}={rates.text}, and "
+            f"--trials {plan.trials} leaves some out: leave out --trials"
+        )
+    return rates
 
 
 def check_unseen(cells: Sequence[Cell]) -> None:
@@ -65,18 +72,22 @@ def evidence_of(
         data_sha256=cells[0].data_sha256,
         provenance={name: described[name] for name in MACHINE},
         methods={
-            method: _row([found for found in swept if found["method"] == method], cell.config)
+            method: _row(
+                [found for found in swept if found["method"] == method], cell.config, rates=rates
+            )
             for method, cell in by_method.items()
         },
     )
 
 
-def _row(swept: Sequence[Found], config: CellConfig) -> TunedRow:
+def _row(swept: Sequence[Found], config: CellConfig, *, rates: Axis) -> TunedRow:
     """The row's rates, with their accuracies by seed. Raises: ConfigError."""
-    trials = [(str(found["seed"]), trial) for found in swept for trial in found["trials"]]
-    by_rate: dict[float, dict[str, Found]] = {}
-    for seed, trial in trials:
-        by_rate.setdefault(float(trial["settings"][RATE]), {})[seed] = trial
+    seeds = [str(found["seed"]) for found in swept]
+    untried: Found = {"validation_accuracy": None, "error": "not tried"}
+    by_rate = {float(rate): dict.fromkeys(seeds, untried) for rate in rates.ends}
+    for seed, found in zip(seeds, swept, strict=True):
+        for trial in found["trials"]:
+            by_rate[float(trial["settings"][RATE])][seed] = trial
     tried = tuple(
         Tried(
             learning_rate=rate,

@@ -51,7 +51,8 @@ class Pretraining:
     suite: str  # a name or TOML file
     overrides: Sequence[str]  # --set
     axes: Sequence[Axis]
-    trials: int  # of each study, at most
+    trials: int | None  # of each study; None: all of a grid, `default` of another space
+    default: int
     apart: bool  # every cell in a process of its own, as the suite asks; no trial is pruned then
 
     def of_row(self, row: str, *, suite: Suite) -> "Pretraining":
@@ -61,18 +62,18 @@ class Pretraining:
 
     @property
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the choices, if all of them are to be tried; else empty."""
+        """Every combination of the choices; empty for ranges, and where fewer are asked for."""
         if not all(axis.is_list for axis in self.axes):
             return []
         choices = product(*(axis.ends for axis in self.axes))
         names = [axis.name for axis in self.axes]
         found = [dict(zip(names, combination, strict=True)) for combination in choices]
-        return found if self.trials >= len(found) else []
+        return found if self.trials is None or self.trials >= len(found) else []
 
     @property
     def count(self) -> int:
         """The number of trials."""
-        return len(self.grid) or self.trials
+        return len(self.grid) or self.trials or self.default
 
     @property
     def space(self) -> dict[str, str]:
@@ -218,7 +219,9 @@ def _attributes(own: Cell, plan: Pretraining) -> dict[str, Any]:
 
 
 def _digits(own: Cell, plan: Pretraining) -> str:
-    return digest({"key": own.key, "space": plan.space})[:8]
+    """The hash of the cell and the space; trials drawn from lists are no part of their grid."""
+    drawn = all(axis.is_list for axis in plan.axes) and not plan.grid
+    return digest({"key": own.key, "space": plan.space} | ({"drawn": True} if drawn else {}))[:8]
 
 
 def _complete(

@@ -10,6 +10,7 @@ from gim_bench.report.rates import load_evidence
 from gim_bench.settings.shipped import shipped_suites
 from gim_bench.settings.suites import load_suite
 from gim_bench.sweep.evidence import check_unseen, evidence_of, rates_of, settings_sha256
+from gim_bench.sweep.pretraining import Pretraining
 from gim_bench.sweep.spaces import parse_space
 from tests.tiny_suite import tiny_cell, tiny_suite
 
@@ -52,6 +53,16 @@ def test_a_rate_that_failed_with_one_seed_is_not_chosen(tmp_path):
     assert row.tried[1].reasons == {"1": "the loss is nan"}
 
 
+def test_a_rate_that_a_seed_has_not_tried_is_not_chosen_and_says_so(tmp_path):
+    """As in a database of trials that an earlier version drew from the rates."""
+    partly = swept("gim", 1, 20.0, 90.0)
+    del partly["trials"][1]
+    row = evidence(tmp_path, swept("gim", 0, 20.0, 90.0), partly).methods["gim"]
+    assert row.learning_rate == 1e-3
+    assert row.tried[1].validation_accuracy == {"0": 90.0, "1": None}
+    assert row.tried[1].reasons == {"1": "not tried"}
+
+
 def test_among_equal_rates_the_lowest_is_chosen(tmp_path):
     assert evidence(tmp_path, swept("gim", 0, 50.0, 50.0)).methods["gim"].learning_rate == 1e-3
 
@@ -74,7 +85,20 @@ def test_a_row_whose_every_rate_failed_has_no_evidence(tmp_path):
 )
 def test_evidence_is_about_one_list_of_rates(space):
     with pytest.raises(ConfigError, match="--evidence is about a list of learning rates"):
-        rates_of(parse_space(space))
+        rates_of(plan_of(*space))
+
+
+def test_evidence_needs_every_rate_with_every_seed():
+    space = "training.learning_rate=1e-3,3e-3,1e-2"
+    with pytest.raises(ConfigError, match="--trials 2 leaves some out"):
+        rates_of(plan_of(space, trials=2))
+    assert rates_of(plan_of(space, trials=3)).ends == ("1e-3", "3e-3", "1e-2")
+
+
+def plan_of(*space, trials=None):
+    return Pretraining(
+        suite="tiny", overrides=(), axes=parse_space(space), trials=trials, default=20, apart=False
+    )
 
 
 @pytest.mark.parametrize("method", ["supervised", "greedy_supervised"])

@@ -71,6 +71,7 @@ class Sweep:
             overrides=self.overrides,
             axes=parse_space(space or [RATES]),
             trials=3,
+            default=20,
             apart=False,
         )
         self.mirrored = []
@@ -176,10 +177,11 @@ def test_the_same_values_are_tried_once(tmp_path):
     assert all(row["validation_accuracy"] == accuracies[row["key"]] for row in found["trials"])
 
 
-def test_lists_of_choices_are_tried_in_every_combination_once(tmp_path):
-    """However many trials are asked for; the suite's own combination is the first."""
+@pytest.mark.parametrize("trials", [None, 20])
+def test_lists_of_choices_are_tried_in_every_combination_once(trials, tmp_path):
+    """Unless fewer trials are asked for; the suite's own combination is the first."""
     space = ("training.epochs=0,1", "training.learning_rate=1e-2,1e-3,1e-1")
-    found = Sweep(tmp_path, *space)(trials=20)
+    found = Sweep(tmp_path, *space)(trials=trials, default=2)
     settings = [tuple(row["settings"].values()) for row in found["trials"]]
     assert settings[0] == (1, 1e-3)
     assert sorted(settings) == [(e, rate) for e in (0, 1) for rate in (1e-3, 1e-2, 1e-1)]
@@ -194,6 +196,16 @@ def test_no_trial_of_a_grid_is_pruned(tmp_path, monkeypatch):
 def test_fewer_trials_than_a_grid_has_are_drawn_from_it(tmp_path):
     sweep = Sweep(tmp_path, "training.learning_rate=1e-4,1e-3,1e-2,1e-1")
     assert len(sweep(trials=2)["trials"]) == 2
+
+
+def test_trials_drawn_from_a_grid_leave_none_of_its_rates_untried_later(tmp_path):
+    """Values that were drawn twice, and trials that were pruned, are no trials of the grid."""
+    sweep = Sweep(tmp_path, "training.learning_rate=1e-4,1e-3,1e-2,1e-1")
+    drawn = {row["key"] for row in sweep(trials=3)["trials"]}
+    assert len(drawn) < 3
+    found = sweep(trials=None)["trials"]
+    assert {row["settings"]["training.learning_rate"] for row in found} == {1e-4, 1e-3, 1e-2, 1e-1}
+    assert drawn < set(sweep.records()) == {row["key"] for row in found}
 
 
 def test_a_rate_of_the_rows_own_varies_under_the_suites_name(tmp_path):
