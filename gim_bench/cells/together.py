@@ -20,6 +20,7 @@ from gim_bench.settings.schema import (
     Recompute,
     Schedule,
     Suite,
+    TrainingSettings,
 )
 
 
@@ -200,7 +201,7 @@ def _check_processes(case: Case) -> None:
             f"{asked} cannot share batches of {training.batch_size} equally: use a "
             f"training.batch_size that {training.processes} divides"
         )
-    _check_groups(setup.objective, share=training.batch_size // training.processes, asked=asked)
+    _check_groups(setup.objective, training=training, asked=asked)
     if training.kept_outputs is not None:
         raise ConfigError(f"{asked} keeps no outputs on disk: leave out training.kept_outputs")
     if training.compile and not setup.encoder.examples_are_independent(setup.encoder_options):
@@ -215,13 +216,18 @@ def _check_processes(case: Case) -> None:
         )
 
 
-def _check_groups(objective: Settings, *, share: int, asked: str) -> None:
-    """Groups that negatives are drawn within lie in one process, or have whole processes."""
+def _check_groups(objective: Settings, *, training: TrainingSettings, asked: str) -> None:
+    """Groups that negatives are drawn within lie in one process, or have whole processes.
+
+    Groups of several processes have equal sizes, as each process weighs its groups alone.
+    """
     if not isinstance(objective, InfoNCESettings) or objective.negatives_within is None:
         return
-    within = objective.negatives_within
-    if share % within and within % share:
+    share = training.batch_size // training.processes
+    within = min(objective.negatives_within, training.batch_size)
+    if share % within and (within % share or training.batch_size % within):
         raise ConfigError(
-            f"{asked} gives {share} examples to each process, which neither divide nor are divided "
-            f"by info_nce.negatives_within = {within}: use {share}, or another training.batch_size"
+            f"{asked} gives {share} examples to each process, and info_nce.negatives_within = "
+            f"{within} neither divides {share} nor is a multiple of it that divides the batch of "
+            f"{training.batch_size}: use {share}, or another training.batch_size"
         )

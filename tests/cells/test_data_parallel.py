@@ -24,7 +24,7 @@ from tests.cells.trainings import suite_in, trained_in
 from tests.forked import forked_workers
 from tests.tiny_suite import CPU, tiny_bench, tiny_cell
 
-TWO = "training.processes=2"
+TWO, FIVE = "training.processes=2", "training.processes=5"
 DROPOUT = "encoder={kind='vgg8b', width=2, hidden=4, stem='3x3'}"  # and batch norm
 
 
@@ -170,6 +170,7 @@ def test_a_process_that_cannot_start_fails_the_cell_in_its_own_words(tmp_path):
         (["training.processes=3"], "cannot share batches of 10 equally"),
         ([TWO, "training.schedule=pipeline"], "all units in every process"),
         ([TWO, "info_nce.negatives_within=4"], "gives 5 examples to each process"),
+        ([FIVE, "info_nce.negatives_within=4"], "nor is a multiple of it that divides the batch"),
         ([TWO, "training.kept_outputs={}"], "leave out training.kept_outputs"),
         ([TWO, DROPOUT, "training.compile=true"], "leave out training.compile"),
         ([TWO, "inside={}"], r"\[inside\] looks at all modules"),
@@ -179,6 +180,13 @@ def test_what_does_not_go_together_is_one_line(overrides, said, tmp_path):
     with pytest.raises(ConfigError, match=said) as caught:
         configs(suite_in(tmp_path, *overrides), methods=["greedy_supervised", "gim"], device=CPU)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("within", [1, 2, 10, 11])
+def test_negatives_are_drawn_within_a_process_or_the_batch(within, tmp_path):
+    """With five processes for ten examples; more than the batch is the whole batch."""
+    suite = suite_in(tmp_path, FIVE, f"info_nce.negatives_within={within}")
+    assert configs(suite, methods=["gim"], device=CPU)
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("cuda", 0), ("cuda:0", 1)])
