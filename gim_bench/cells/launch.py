@@ -8,8 +8,11 @@ import psutil
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
+from gim_bench.cells.data_parallel import processes_of
 from gim_bench.cells.estimate import estimate
+from gim_bench.cells.pipelines import has_workers, processes_beside
 from gim_bench.cells.shares import all_small
+from gim_bench.errors import ConfigError
 from gim_bench.hardware.threads import threads_asked_for
 from gim_bench.settings.launchers import LauncherOptions, SlurmOptions
 
@@ -53,7 +56,7 @@ class Costs:
 
     seconds: float  # of all cells, one after another
     longest_seconds: float  # of one cell
-    memory_bytes: int  # of a process that runs cells, without a GPU's memory
+    memory_bytes: int  # of all processes that run a cell, without a GPU's memory
 
 
 def costs_of(waiting: Sequence[Cell], bench: Bench) -> Costs:
@@ -68,7 +71,8 @@ def costs_of(waiting: Sequence[Cell], bench: Bench) -> Costs:
         if name not in found:
             found[name] = estimate(cell, bench)
             peak = found[name].peak_bytes if bench.device.type == "cpu" else None
-            memory = max(memory, peak or 0, psutil.Process().memory_info().rss)
+            each = max(peak or 0, psutil.Process().memory_info().rss)
+            memory = max(memory, each * (1 + processes_beside(cell.config)))
     seconds = [found[cell.config.method.name].seconds for cell in waiting]
     return Costs(seconds=sum(seconds), longest_seconds=max(seconds), memory_bytes=memory)
 
@@ -86,13 +90,17 @@ def resources(
 
     Without `costs`, time and memory are the cluster's defaults. With `alone`, one cell runs at a
     time. Numbers of a cell may depend on its threads, so these depend on nothing but its size.
+
+    Raises: ConfigError if a task would have too few GPUs for the processes of a cell.
     """
+    _check_gpus(waiting, gpus=gpus)
     small = all_small(waiting)
     at_once = options.cells_at_once or (SMALL_AT_ONCE if small and gpus else max(1, gpus))
-    at_once = 1 if alone else min(at_once, len(waiting))
+    at_once = 1 if alone or any(map(has_workers, waiting)) else min(at_once, len(waiting))
     most = 1 if alone else math.ceil(len(waiting) / at_once)
     tasks = min(tasks or MOST_TASKS, most)
-    cpus = options.cpus or (at_once if small else CPUS * max(1, gpus))
+    processes = max(processes_beside(cell.config) for cell in waiting)
+    cpus = options.cpus or (max(at_once, processes) if small else CPUS * max(1, gpus))
     threads = threads_asked_for() or (1 if small else max(1, cpus // at_once))
     minutes, memory = None, options.memory_gib
     if isinstance(options, SlurmOptions):
@@ -110,6 +118,16 @@ def resources(
         minutes=minutes,
         memory_gib=memory,
     )
+
+
+def _check_gpus(waiting: Sequence[Cell], *, gpus: int) -> None:
+    """On GPUs, each process that shares a batch has one of its own. Raises: ConfigError."""
+    processes = max(processes_of(cell.config) for cell in waiting)
+    if 0 < gpus < processes:
+        raise ConfigError(
+            f"training.processes = {processes} needs a GPU for each process, and a task has "
+            f"{gpus}: write gpus = {processes} into the file of --launcher-options"
+        )
 
 
 def _minutes(seconds: float) -> int:

@@ -19,7 +19,7 @@ from gim_bench.cells.build import (
     trainer_settings,
 )
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.data_parallel import shares_batches
+from gim_bench.cells.data_parallel import processes_of, shares_batches
 from gim_bench.cells.parts import PartOfCell, crew_of, devices_of_workers, told
 from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
@@ -60,6 +60,11 @@ def workers_of(config: CellConfig) -> int:
     if len(units) < 2:
         return 0
     return len(shared_out([unit.name for unit in units], workers=config.training.workers))
+
+
+def processes_beside(config: CellConfig) -> int:
+    """Processes that train a cell beside their parent; 0 where the parent trains."""
+    return workers_of(config) or processes_of(config)
 
 
 def check_devices_of_workers(configs: Iterable[CellConfig], devices: Sequence[str]) -> None:

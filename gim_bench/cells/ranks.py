@@ -14,7 +14,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import processes_of
 from gim_bench.cells.parts import datasets_of_workers
-from gim_bench.cells.pipelines import workers_of
+from gim_bench.cells.pipelines import processes_beside, workers_of
 from gim_bench.cells.shares import ANY_GPU
 from gim_bench.contract import Dataset
 from gim_bench.errors import ConfigError, DataError
@@ -77,7 +77,7 @@ def check_cells(suite: Suite, configs: Iterable[CellConfig], rank: Rank) -> None
     """The cells of the suite have a worker for each rank. Raises: ConfigError."""
     count = rank.ranks
     started = f"{count} ranks were started (WORLD_SIZE)"
-    cells = {c.method.name: c for c in configs if workers_of(c) or processes_of(c)}
+    cells = {c.method.name: c for c in configs if processes_beside(c)}
     if not cells:
         raise ConfigError(
             f"{started}, and no cell has workers for them: add --set training.processes={count} or "
@@ -147,7 +147,7 @@ def devices_in_words(config: CellConfig, bench: Bench) -> list[str]:
     """The device of each worker of a cell: where it was named, or with its machine on ranks."""
     if bench.ranks is None:
         return [*bench.devices] if workers_of(config) else []
-    if not (workers_of(config) or processes_of(config)):
+    if not processes_beside(config):
         return []
     hosts = [platform.node(), *(agent.hello.host for agent in bench.ranks.agents)]
     return [f"{device} on {host}" for device, host in zip(bench.devices, hosts, strict=True)]

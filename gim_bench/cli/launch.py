@@ -107,7 +107,7 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
     from gim_bench.cli.launch_ray import run_on_ray, tasks_at_most
     from gim_bench.settings.launchers import RayOptions, SlurmOptions
 
-    work.check_workers(asked.workers, cells=work.cells)
+    work.check_workers(asked.workers, cells=())  # a task runs cells with processes in turn
     done = set() if asked.rerun else _done(work, cluster)
     options = cluster.options
     waiting = [cell for cell in work.cells if (cell.config.method.name, cell.seed) not in done]

@@ -1,8 +1,11 @@
 """What an array of workers asks a cluster for."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from gim_bench.cells.launch import Costs, costs_of, resources
+from gim_bench.errors import ConfigError
 from gim_bench.hardware import threads
 from gim_bench.settings.launchers import SlurmOptions
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
@@ -77,6 +80,20 @@ def test_a_suite_that_measures_memory_has_one_task_of_one_cell(small):
     assert (found.tasks, found.cells_at_once) == (1, 1)
 
 
+@pytest.mark.parametrize("own", ["training.schedule=pipeline", "training.processes=2"])
+def test_a_cell_with_processes_of_its_own_has_a_task_to_itself_with_a_core_for_each(own, tmp_path):
+    """However many GPUs and cells at once are asked for; other cells of the task wait as well."""
+    cells = [tiny_cell(tiny_suite(tmp_path, own), "gim", seed=seed) for seed in range(8)]
+    found = asked(cells, gpus=2, cells_at_once=4)
+    assert (found.tasks, found.cells_at_once, found.cpus, found.threads) == (8, 1, 2, 1)
+
+
+def test_a_task_has_a_gpu_for_each_process_of_a_cell(tmp_path):
+    cells = [tiny_cell(tiny_suite(tmp_path, "training.processes=2"), "gim")]
+    with pytest.raises(ConfigError, match="write gpus = 2 into the file of --launcher-options"):
+        asked(cells, gpus=1)
+
+
 def test_the_time_limit_is_twice_the_share_of_a_worker_in_tens_of_minutes(small):
     """Eight cells of an hour by four workers: two hours each, twice that, and five minutes."""
     assert asked(small, tasks=4, costs=hours(1, cells=8)).minutes == 250
@@ -102,17 +119,25 @@ def test_without_a_plan_time_and_memory_are_the_clusters(small):
     assert (asked(small).minutes, asked(small).memory_gib) == (None, None)
 
 
-def test_costs_count_every_seed_and_time_one(tmp_path, monkeypatch):
-    timed = []
+@pytest.fixture
+def timed(monkeypatch):
+    """The seeds of the cells that were timed, of 10 seconds and 3 TiB each."""
+    seeds = []
 
     def estimate(cell, bench):
-        timed.append(cell.seed)
-        return SimpleEstimate()
-
-    class SimpleEstimate:
-        seconds, peak_bytes = 10.0, 3 * 2**40
+        seeds.append(cell.seed)
+        return SimpleNamespace(seconds=10.0, peak_bytes=3 * 2**40)
 
     monkeypatch.setattr("gim_bench.cells.launch.estimate", estimate)
+    return seeds
+
+
+def test_the_memory_of_a_cell_is_that_of_its_processes_and_their_parent(tmp_path, timed):
+    suite = tiny_suite(tmp_path, "training.processes=2")
+    assert costs_of([tiny_cell(suite, "gim")], tiny_bench(suite)).memory_bytes == 9 * 2**40
+
+
+def test_costs_count_every_seed_and_time_one(tmp_path, timed):
     suite = tiny_suite(tmp_path)
     cells = [tiny_cell(suite, "gim", seed=seed) for seed in range(3)]
     found = costs_of(cells, tiny_bench(suite))

@@ -101,6 +101,19 @@ def test_a_worker_runs_the_command_that_a_user_could_type(gim_bench, slurm, opti
     assert (tmp_path / "runs/tiny/slurm/41.sh").read_text() == script
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_workers_for_cells_with_processes_of_their_own_run_one_cell_at_a_time(
+    gpus, gim_bench, slurm, options
+):
+    """As many workers as are asked for; none of them refuses its own command."""
+    options(f"gpus = {gpus}\n")
+    own = ("--set", "training.schedule=pipeline")
+    answer = gim_bench(*LAUNCH, *FILE, *own, "--seeds", "4", "--workers", "3", "--method", "gim")
+    assert answer.code == 0, answer.err
+    assert "--array=0-2" in slurm.given("sbatch").split()
+    assert "--workers 1 --since" in slurm.given("sbatch", "input")
+
+
 def test_options_of_the_file_reach_sbatch_and_the_script(gim_bench, slurm, options):
     options(
         'partition = "long"\naccount = "vision"\nqos = "high"\nconstraint = "a100"\n'
