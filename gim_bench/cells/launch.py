@@ -83,13 +83,15 @@ def resources(
     *,
     gpus: int,
     tasks: int | None,
+    cores: int | None,
     costs: Costs | None,
     alone: bool,
 ) -> Resources:
     """What to ask for: the options, and where they are silent the plan.
 
     Without `costs`, time and memory are the cluster's defaults. With `alone`, one cell runs at a
-    time. Numbers of a cell may depend on its threads, so these depend on nothing but its size.
+    time. Numbers of a cell may depend on its threads, so on a cluster these depend on nothing but
+    its size; where the cluster is one machine, `cores` are all that it has.
 
     Raises: ConfigError if a task would have too few GPUs for the processes of a cell.
     """
@@ -98,9 +100,10 @@ def resources(
     at_once = options.cells_at_once or (SMALL_AT_ONCE if small and gpus else max(1, gpus))
     at_once = 1 if alone or any(map(has_workers, waiting)) else min(at_once, len(waiting))
     most = 1 if alone else math.ceil(len(waiting) / at_once)
-    tasks = min(tasks or MOST_TASKS, most)
+    tasks = min(tasks or cores or MOST_TASKS, most)
     processes = max(processes_beside(cell.config) for cell in waiting)
     cpus = options.cpus or (max(at_once, processes) if small else CPUS * max(1, gpus))
+    cpus = min(cpus, cores or cpus)
     threads = threads_asked_for() or (1 if small else max(1, cpus // at_once))
     minutes, memory = None, options.memory_gib
     if isinstance(options, SlurmOptions):

@@ -104,7 +104,7 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
     Jobs of Slurm are submitted, tasks of Ray are seen through. Raises: ConfigError.
     """
     from gim_bench.cells.launch import costs_of, resources
-    from gim_bench.cli.launch_ray import run_on_ray, tasks_at_most
+    from gim_bench.cli.launch_ray import cores_of, run_on_ray
     from gim_bench.settings.launchers import RayOptions, SlurmOptions
 
     work.check_workers(asked.workers, cells=())  # a task runs cells with processes in turn
@@ -122,7 +122,8 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
         waiting,
         options,
         gpus=cluster.gpus,
-        tasks=asked.workers or tasks_at_most(options),
+        tasks=asked.workers,
+        cores=cores_of(cluster),
         costs=costs_of(waiting, work.bench) if is_silent and is_timed else None,
         alone=work.suite.fresh_process,
     )

@@ -4,21 +4,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gim_bench.errors import ConfigError
 from gim_bench.records.record import Status
 
 if TYPE_CHECKING:
     from gim_bench.cells.launch import Resources
+    from gim_bench.cli.launch import Cluster
     from gim_bench.cli.workload import Workload
-    from gim_bench.settings.launchers import LauncherOptions, RayOptions
+    from gim_bench.settings.launchers import RayOptions
     from gim_bench.tracking import Tracker
 
 
-def tasks_at_most(options: "LauncherOptions") -> int | None:
-    """The tasks that are useful at most; None: as many as there are cells."""
+def cores_of(cluster: "Cluster") -> int | None:
+    """All cores of a cluster that is this machine alone; None of another cluster.
+
+    Raises: ConfigError if this machine has fewer GPUs than a task needs: Ray would wait for more.
+    """
+    import torch
+
     from gim_bench.hardware.threads import cores
     from gim_bench.settings.launchers import RayOptions
 
-    return cores() if isinstance(options, RayOptions) and options.address is None else None
+    if not isinstance(cluster.options, RayOptions) or cluster.options.address is not None:
+        return None
+    if cluster.gpus > (there := torch.cuda.device_count()):
+        raise ConfigError(
+            f"a worker asks for {cluster.gpus} GPU(s), and this machine has {there}: lower gpus in "
+            f"the launcher options, use --device cpu, or give the address of a Ray cluster"
+        )
+    return cores()
 
 
 def run_on_ray(

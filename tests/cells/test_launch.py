@@ -30,9 +30,15 @@ def large(tmp_path):
     return [tiny_cell(suite, "gim", seed=seed) for seed in range(8)]
 
 
-def asked(cells, *, gpus=0, tasks=None, costs=None, alone=False, **options):
+def asked(cells, *, gpus=0, tasks=None, cores=None, costs=None, alone=False, **options):
     return resources(
-        cells, SlurmOptions(**options), gpus=gpus, tasks=tasks, costs=costs, alone=alone
+        cells,
+        SlurmOptions(**options),
+        gpus=gpus,
+        tasks=tasks,
+        cores=cores,
+        costs=costs,
+        alone=alone,
     )
 
 
@@ -73,6 +79,13 @@ def test_threads_that_are_asked_for_are_handed_on(large, monkeypatch):
 def test_there_are_no_more_tasks_than_cells_and_as_many_as_asked_for(small):
     assert asked(small, tasks=3).tasks == 3
     assert asked(small, tasks=300).tasks == 8
+
+
+def test_tasks_on_one_machine_ask_for_no_more_than_its_cores(small, large):
+    """Nor are there more tasks than cores, unless more are asked for."""
+    assert (asked(small, cores=2).tasks, asked(small, cores=2, tasks=3).tasks) == (2, 3)
+    for found in (asked(large, cores=2), asked(large, cores=2, cpus=16)):
+        assert (found.cpus, found.threads) == (2, 2)
 
 
 def test_a_suite_that_measures_memory_has_one_task_of_one_cell(small):

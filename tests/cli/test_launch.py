@@ -240,6 +240,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(mistake, gim_bench, slurm, option
     [
         ('address = "127.0.0.1:1"', "no Ray cluster answers at 127.0.0.1:1 (Connection refused)"),
         ('address = "head"', "address = 'head' in the launcher options is none of Ray: use "),
+        ("gpus = 9", "a worker asks for 9 GPU(s), and this machine has 0: lower gpus in the "),
         (
             'partition = "long"',
             "no setting 'partition' (ray.toml: partition). Available: ",
