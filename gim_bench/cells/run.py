@@ -18,7 +18,7 @@ from gim_bench.cells.phases import (
 )
 from gim_bench.cells.selection import selection_folder
 from gim_bench.errors import TrainingError
-from gim_bench.records.folder import RunsFolder
+from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.live import LIVE
 from gim_bench.records.record import Record, Status
 from gim_bench.system.interrupts import time_limit
@@ -28,7 +28,8 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
     """Run the cell, write its record to disk, and return the record.
 
     An error inside gives a record of status "failed" with the reason, never an exception; an
-    interruption passes through. A finished record stays on disk until the new run has ended.
+    interruption passes through. A finished record stays on disk until the new run has ended, which
+    resumes after an interruption.
     `watch` is called after every epoch but the last, if the cell has one model that is trained as a
     whole.
 
@@ -36,11 +37,12 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
     """
     record = begun(cell, bench)
     before = runs.find(record.suite, record.method, seed=record.seed, key=record.key)
-    if before is not None and before.status is Status.DONE:
-        _clear(cell, bench, folder=runs.folder_of(record))
-        (runs.folder_of(record) / LIVE).unlink(missing_ok=True)
-    else:
+    folder = runs.folder_of(record)
+    if before is None or before.status is not Status.DONE:
         runs.save(record)
+    elif not _is_begun(folder):
+        _clear(cell, bench, folder=folder)
+        (folder / LIVE).unlink(missing_ok=True)
     try:
         with time_limit(bench.cell_timeout):
             models = models_of(cell, bench)
@@ -65,8 +67,17 @@ def run_cell(cell: Cell, bench: Bench, *, runs: RunsFolder, watch: Watch | None 
         runs.put_encoders(record)
     runs.save(record)
     if not resumable:
-        _clear(cell, bench, folder=runs.folder_of(record))
+        _clear(cell, bench, folder=folder)
     return record
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether the finished cell is being run again: a checkpoint is newer than the record.
+
+    A process that was killed before it cleared its checkpoints left older ones.
+    """
+    written = (folder / RECORD).stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > written for path in folder.rglob("checkpoint-*.pt"))
 
 
 def _clear(cell: Cell, bench: Bench, *, folder: Path) -> None:

@@ -247,6 +247,29 @@ def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
     assert as_read(before) in runs.records("tiny")
 
 
+def test_an_interrupted_rerun_resumes_to_the_same_bits(tmp_path):
+    """After any number of interruptions, between which the record is the old one."""
+    suite, runs = tiny_suite(tmp_path, "training.epochs=3"), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    before = run_cell(cell, tiny_bench(suite), runs=runs)
+    interrupted_cell(cell, suite, runs, step=2)
+    interrupted_cell(cell, suite, runs, step=1)
+    resumed = run_cell(cell, tiny_bench(suite), runs=runs)
+    assert resumed.provenance["resumed_at_step"] == [3]
+    assert (resumed.losses, resumed.files) == (before.losses, before.files)
+    assert not list(runs.root.glob("**/checkpoint*"))
+
+
+def test_a_rerun_does_not_resume_from_what_the_finished_run_left(tmp_path):
+    """As a process that is killed before it clears its checkpoints."""
+    suite, runs = tiny_suite(tmp_path), RunsFolder(tmp_path / "runs")
+    cell = tiny_cell(suite, "gim")
+    run_cell(cell, tiny_bench(suite), runs=runs)
+    for checkpoint in interrupted_cell(cell, suite, runs, step=1):
+        os.utime(checkpoint, (0, 0))
+    assert "resumed_at_step" not in run_cell(cell, tiny_bench(suite), runs=runs).provenance
+
+
 def test_a_rerun_that_is_interrupted_between_two_models_leaves_the_finished_record(
     speech_suite, speech_bench, tmp_path, monkeypatch
 ):
