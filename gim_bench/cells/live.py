@@ -36,7 +36,8 @@ class Live:
         self._samples_per_step = samples_per_step
         self._every_seconds = every_seconds
         self._written_at = time.monotonic()
-        self._before: tuple[int, Report] | None = None  # step and state at the last points
+        # Time, step and state at the last points, or at the first state of a stage.
+        self._before: tuple[float, int, Report] | None = None
 
     def __call__(self, report: Report) -> None:
         """Take the state of the training, and write points if they are due."""
@@ -45,15 +46,14 @@ class Live:
                 if unit != "epoch":
                     self._log.add(f"epoch_loss/{self._label}{unit}", loss, step=report.epoch)
             return
-        step = report.stage * self._steps + report.step
-        if self._before is None:  # speed is known from the second state on
-            self._before = step, report
-        seconds = time.monotonic() - self._written_at
-        if seconds < self._every_seconds:
+        now, step = time.monotonic(), report.stage * self._steps + report.step
+        if self._before is None or self._before[-1].stage != report.stage:
+            self._before = now, step, report
+        if now - self._written_at < self._every_seconds:
             return
-        self._add(report, step=step, seconds=seconds)
+        self._add(report, step=step, now=now)
         self._log.write()
-        self._before = step, report
+        self._before = now, step, report
         self._written_at = time.monotonic()
 
     def close(self) -> None:
@@ -61,17 +61,15 @@ class Live:
         if self._log.begun:
             self._log.write()
 
-    def _add(self, report: Report, *, step: int, seconds: float) -> None:
+    def _add(self, report: Report, *, step: int, now: float) -> None:
         assert self._before is not None
-        step_before, before = self._before
+        time_before, step_before, before = self._before
         for unit, loss in _means_since(before, report).items():
             self._log.add(f"step_loss/{self._label}{unit}", loss, step=report.step)
-        speed = (step - step_before) / seconds
-        measured = {
-            "host_resident_bytes": self._process.memory_info().rss,
-            "samples_per_second": speed * self._samples_per_step,
-        }
-        if speed:
+        measured: dict[str, float] = {"host_resident_bytes": self._process.memory_info().rss}
+        if now > time_before and step > step_before:  # from the second state of a stage on
+            speed = (step - step_before) / (now - time_before)
+            measured["samples_per_second"] = speed * self._samples_per_step
             measured["seconds_left"] = (self._total - step) / speed
         if self._device.type == "cuda":
             measured["gpu_allocated_bytes"] = torch.cuda.memory_allocated(self._device)

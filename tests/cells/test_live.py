@@ -168,8 +168,35 @@ def test_speed_and_the_time_that_is_left_are_of_the_steps_since_the_last_point(t
     assert values(tmp_path, "live/seconds_left") == [(50, 37.5)]
 
 
+def test_a_slow_start_is_no_speed(tmp_path, clock):
+    """Speed is known from the second state on, losses and memory from the first."""
+    tell = live_of(tmp_path)
+    clock.now = 30  # until the first batch is there
+    tell(state(1, 4.0))
+    assert values(tmp_path, "step_loss/module_1") == [(1, 4.0)]
+    assert values(tmp_path, "live/samples_per_second") == []
+    clock.now = 40
+    tell(state(41, 2.0))
+    assert values(tmp_path, "live/samples_per_second") == [(41, 32.0)]
+
+
+@pytest.mark.parametrize("waited", [5, 500])
+def test_the_time_between_two_stages_is_not_that_of_steps(waited, tmp_path, clock):
+    """In which the outputs of the lower stage are computed and kept."""
+    tell = live_of(tmp_path, stages=2)
+    tell(state(60, 2.0))
+    clock.now = 10
+    tell(state(100, 2.0))
+    clock.now += waited
+    tell(state(1, 2.0, stage=1))
+    clock.now += 10
+    tell(state(41, 2.0, stage=1))
+    assert values(tmp_path, "live/samples_per_second") == [(100, 32.0), (141, 32.0)]
+
+
 def test_steps_of_the_second_stage_are_counted_after_those_of_the_first(tmp_path, clock):
     tell = live_of(tmp_path, stages=2)
+    tell(state(10, 2.0, stage=1))
     clock.now = 10
     tell(state(50, 2.0, stage=1))
     assert [step for step, _ in values(tmp_path, "live/samples_per_second")] == [150]
