@@ -30,10 +30,12 @@ Make = Callable[[int, Sequence[str]], Part]
 def shared_out(units: Sequence[str], *, workers: int | None) -> list[list[str]]:
     """Consecutive units for each worker, as equal in number as can be; None: one for each.
 
-    Where units are left over, lower workers have one more.
+    Numbers of units differ by one at most, and the lowest worker never has the smaller number.
 
     >>> shared_out(["a", "b", "c"], workers=2)
     [['a', 'b'], ['c']]
+    >>> [len(share) for share in shared_out("abcdefg", workers=5)]
+    [2, 1, 2, 1, 1]
     """
     count = min(workers or len(units), len(units))
     ends = [-(-(number + 1) * len(units) // count) for number in range(count)]
