@@ -2,7 +2,7 @@
 
 import sys
 
-INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+from gim_bench.system.interrupts import INTERRUPTED
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.report import check_sources
+from gim_bench.settings.protocols import check_protocols
 from gim_bench.settings.suites import load_suite
 
 
@@ -59,6 +60,7 @@ def run(
     progress = _Lines(tell)
     loaded = load_suite(str(suite), overrides=overrides_of(settings or {}))
     check_sources(loaded)
+    check_protocols(loaded)
     on = resolve_device(device)
     configured = configs(loaded, methods=named, device=on)
     place = None if data_dir is None else Path(data_dir)

@@ -13,7 +13,7 @@ from gim_bench.cli import data
 from gim_bench.cli import list as listing
 from gim_bench.cli.check import check
 from gim_bench.cli.export import export
-from gim_bench.cli.options import CLOSED_PIPE, FAILED, INTERRUPTED, LOST, WRONG_USE
+from gim_bench.cli.options import CLOSED_PIPE, FAILED, LOST, WRONG_USE
 from gim_bench.cli.patches import patches
 from gim_bench.cli.probe import probe
 from gim_bench.cli.report import report
@@ -25,7 +25,7 @@ from gim_bench.cli.sweep import sweep
 from gim_bench.cli.sync import sync
 from gim_bench.cli.verify import verify
 from gim_bench.errors import BenchError, one_line
-from gim_bench.system.interrupts import terminate_as_interrupt
+from gim_bench.system.interrupts import INTERRUPTED, terminate_as_interrupt
 from gim_bench.system.streams import forgiving, results_alone
 from gim_bench.system.user import settle_user
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FAILED = 1
 WRONG_USE = 2
 LOST = 74  # results that could not be written; EX_IOERR of sysexits.h
-INTERRUPTED = 130
 CLOSED_PIPE = 141  # 128 and the number of SIGPIPE, as shells have it
 
 RUNS_DIR = DEFAULT_RUNS_DIR

@@ -12,7 +12,6 @@ import typer
 from gim_bench.cli.launch import Cluster, Launch, cluster_of, launch
 from gim_bench.cli.options import (
     FAILED,
-    INTERRUPTED,
     RUNS_DIR,
     DataDirOption,
     DeviceOption,
@@ -34,6 +33,7 @@ from gim_bench.cli.options import (
 from gim_bench.cli.ranks import placed
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Record, Status
+from gim_bench.system.interrupts import INTERRUPTED
 from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 

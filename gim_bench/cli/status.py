@@ -48,15 +48,15 @@ def status(
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
-    if not runs_dir.is_dir():
-        line = f"no folder {runs_dir}: name the folder of the records with --runs-dir"
-        print(line, file=sys.stderr)
     found = found_records(loaded, runs_dir, data=data)
     latest = {(each.method, each.seed): each for each in latest_attempts(found.records)}
     known = {*registry.methods(), *loaded.method, *(name for name, _ in latest)}
     for name in method or ():
         if name not in known:
             raise ConfigError(unknown_name("method", name, known=known, where="--method"))
+    if not runs_dir.is_dir():
+        line = f"no folder {runs_dir}: name the folder of the records with --runs-dir"
+        print(line, file=sys.stderr)
     cells = [(m, s) for s in range(seeds or loaded.seeds) for m in method or loaded.methods]
     cells += [] if method or seeds else sorted(set(latest) - set(cells))
     runs = RunsFolder(runs_dir)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gim_bench.cli.options import (
-    INTERRUPTED,
     RUNS_DIR,
     DataDirOption,
     DeviceOption,
@@ -31,6 +30,7 @@ from gim_bench.progress import Progress
 from gim_bench.records.record import Record
 from gim_bench.system.addresses import sqlite_address
 from gim_bench.system.atomic import write_atomically
+from gim_bench.system.interrupts import INTERRUPTED
 from gim_bench.system.streams import show
 from gim_bench.tracking import DEFAULT_URI
 

@@ -30,7 +30,7 @@ from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.report import check_sources
-from gim_bench.settings.protocols import protocols_of, resolved
+from gim_bench.settings.protocols import check_protocols
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.system.streams import appended
 from gim_bench.training.agents import Ranks
@@ -58,7 +58,7 @@ class Workload:
         Raises: ConfigError or DataError.
         """
         check_sources(self.suite)
-        self._check_protocols()
+        check_protocols(self.suite)
         self._check_limit()
         if self.bench.ranks is None:
             check_devices_of_workers(self.configs.values(), self.bench.devices)
@@ -72,12 +72,6 @@ class Workload:
             self.bench.check(config)
         if self.bench.ranks is not None and any(map(shares_batches, self.cells)):
             check_data(self.bench, self.bench.ranks, sha256=self.cells[0].data_sha256)
-
-    def _check_protocols(self) -> None:
-        """The protocols that `probe` would read finished encoders under make sense."""
-        if self.suite.protocols and self.suite.probe is not None:
-            for name, protocol in protocols_of(self.suite).items():
-                resolved(name, protocol, own=self.suite.probe)
 
     def _check_limit(self) -> None:
         """The memory limit holds for a process of one cell, and leaves it some memory."""

@@ -18,6 +18,7 @@ ENDINGS = tuple(
 )
 SIGNALS = (signal.SIGINT, *ENDINGS)
 RING_AGAIN_SECONDS = 10.0
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT, as shells have it
 
 
 class Interrupted(KeyboardInterrupt):

@@ -128,6 +128,7 @@ def test_a_cell_that_fails_is_a_row_and_a_line(suite, tmp_path, monkeypatch):
         ({"settings": {"probe": {"kind": [object]}}}, "settings: probe is .*: give text"),
         ({"seeds": 0}, "seeds is 0: at least one is run"),
         ({"data_dir": "images"}, "takes no --data-dir"),
+        ({"settings": {"protocols.knn.probe.kind": "svm"}}, "no kind of probe 'svm'"),
     ],
 )
 def test_wrong_use_is_refused_before_a_cell_runs(options, message, suite, tmp_path):
