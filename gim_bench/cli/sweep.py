@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from gim_bench.tracking import Tracker
 
 TRIALS_OF_PROBES = 64
-TRIALS_OF_CELLS = 20
 
 
 class Modules(StrEnum):
@@ -62,7 +61,7 @@ TrialsOption = Annotated[
     typer.Option(
         min=1,
         help="Trials of each probe; with --space, of each method and seed.  "
-        f"[default: {TRIALS_OF_PROBES}, with --space {TRIALS_OF_CELLS}, of lists all combinations]",
+        f"[default: {TRIALS_OF_PROBES}, with --space 20, of lists all combinations]",
         show_default=False,
     ),
 ]
@@ -136,14 +135,8 @@ def sweep(
     )
     database = storage or sqlite_address(runs_dir / loaded.name / "sweep.db")
     if axes or evidence:
-        plan = Pretraining(
-            suite=suite,
-            overrides=overrides,
-            axes=axes,
-            trials=trials,
-            default=TRIALS_OF_CELLS,
-            apart=loaded.fresh_process,
-        )
+        apart = loaded.fresh_process
+        plan = Pretraining(suite=suite, overrides=overrides, axes=axes, trials=trials, apart=apart)
         cells = work.cells if method else _trained(work.cells)
         swept = _swept_training(
             work, plan, cells, database, tracker=tracker, evidence=evidence, workers=workers

@@ -36,6 +36,7 @@ from gim_bench.sweep.spaces import Axis
 from gim_bench.sweep.studies import Outcome, SharedStudy, Studies
 from gim_bench.system.atomic import write_atomically
 
+TRIALS = 20
 COMPLETE_BEFORE_PRUNING = 4  # trials with an accuracy after the same epoch
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -51,8 +52,7 @@ class Pretraining:
     suite: str  # a name or TOML file
     overrides: Sequence[str]  # --set
     axes: Sequence[Axis]
-    trials: int | None  # of each study; None: all of a grid, `default` of another space
-    default: int
+    trials: int | None  # of each study; None: all of a grid, TRIALS of another space
     apart: bool  # every cell in a process of its own, as the suite asks; no trial is pruned then
 
     def of_row(self, row: str, *, suite: Suite) -> "Pretraining":
@@ -73,7 +73,7 @@ class Pretraining:
     @property
     def count(self) -> int:
         """The number of trials."""
-        return len(self.grid) or self.trials or self.default
+        return len(self.grid) or self.trials or TRIALS
 
     @property
     def space(self) -> dict[str, str]:

@@ -97,7 +97,7 @@ def test_evidence_needs_every_rate_with_every_seed():
 
 def plan_of(*space, trials=None):
     return Pretraining(
-        suite="tiny", overrides=(), axes=parse_space(space), trials=trials, default=20, apart=False
+        suite="tiny", overrides=(), axes=parse_space(space), trials=trials, apart=False
     )
 
 

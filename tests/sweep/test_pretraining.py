@@ -71,7 +71,6 @@ class Sweep:
             overrides=self.overrides,
             axes=parse_space(space or [RATES]),
             trials=3,
-            default=20,
             apart=False,
         )
         self.mirrored = []
@@ -178,10 +177,11 @@ def test_the_same_values_are_tried_once(tmp_path):
 
 
 @pytest.mark.parametrize("trials", [None, 20])
-def test_lists_of_choices_are_tried_in_every_combination_once(trials, tmp_path):
+def test_lists_of_choices_are_tried_in_every_combination_once(trials, tmp_path, monkeypatch):
     """Unless fewer trials are asked for; the suite's own combination is the first."""
+    monkeypatch.setattr(pretraining, "TRIALS", 2)
     space = ("training.epochs=0,1", "training.learning_rate=1e-2,1e-3,1e-1")
-    found = Sweep(tmp_path, *space)(trials=trials, default=2)
+    found = Sweep(tmp_path, *space)(trials=trials)
     settings = [tuple(row["settings"].values()) for row in found["trials"]]
     assert settings[0] == (1, 1e-3)
     assert sorted(settings) == [(e, rate) for e in (0, 1) for rate in (1e-3, 1e-2, 1e-1)]
