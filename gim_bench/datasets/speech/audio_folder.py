@@ -31,8 +31,9 @@ TWINS = Reason(
 )
 RATES_HZ = range(1_000, 1_000_001)  # any other rate is an error of the header
 # Largest term of a resampling ratio: the filter has as many phases. The ratios of all usual rates
-# are exact; others are off by less than a millionth, which moves no 10 ms label.
+# are exact. A ratio that is off by 1e-5 moves the sound by one label of 10 ms in 16 minutes.
 LARGEST_TERM = 1_000
+MOST_OFF = Fraction(1, 100_000)
 
 
 class AudioFolder(SpeechFiles):
@@ -84,6 +85,11 @@ class AudioFolder(SpeechFiles):
         samples, rate_hz = read_audio(path, tell=tell)
         if rate_hz not in RATES_HZ:
             raise UnusableError(f"{path} (it claims {rate_hz:,} samples a second)")
+        if abs(ratio_to_16_khz(rate_hz) * rate_hz / SAMPLE_RATE_HZ - 1) > MOST_OFF:
+            raise UnusableError(
+                f"{path} (its rate of {rate_hz:,} Hz has no simple ratio to {SAMPLE_RATE_HZ:,} Hz: "
+                f"bring it to {SAMPLE_RATE_HZ:,} Hz first)"
+            )
         return to_int16(resample(samples, rate_hz=rate_hz))
 
     def decoder_versions(self) -> Sequence[str]:
@@ -219,6 +225,11 @@ class AudioFolder(SpeechFiles):
         return files[0] if files else None
 
 
+def ratio_to_16_khz(rate_hz: int) -> Fraction:
+    """The ratio of 16 kHz to a rate, or the nearest ratio of small terms."""
+    return Fraction(SAMPLE_RATE_HZ, rate_hz).limit_denominator(LARGEST_TERM)
+
+
 def resample(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
     """The sound at 16 kHz; unchanged if it has that rate, or no samples."""
     if rate_hz == SAMPLE_RATE_HZ or not len(samples):
@@ -226,6 +237,6 @@ def resample(samples: np.ndarray, *, rate_hz: int) -> np.ndarray:
     import torch
     from torchaudio.functional import resample as resampled
 
-    ratio = Fraction(SAMPLE_RATE_HZ, rate_hz).limit_denominator(LARGEST_TERM)
+    ratio = ratio_to_16_khz(rate_hz)
     found = resampled(torch.from_numpy(samples), ratio.denominator, ratio.numerator)
     return found.numpy()

@@ -25,7 +25,8 @@ def split_by_name(
     So a recording stays in its split whichever recordings are added or removed, with two
     exceptions. A speaker without any train recording keeps the first recording for training. With
     `test_every_speaker`, a speaker with two or more recordings but no test recording gives the
-    recording of the lowest draw to testing.
+    recording of the lowest draw to testing. Either of these two goes back where further recordings
+    of the speaker make it needless.
 
     `unit` names the chapter of a recording, say, where whole chapters are drawn: all of the above
     then holds for chapters in place of recordings.

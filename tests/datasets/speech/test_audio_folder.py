@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gim_bench.contract import Modality, Split
 from gim_bench.datasets.speech import audio_folder
-from gim_bench.datasets.speech.audio_folder import AudioFolder, resample
+from gim_bench.datasets.speech.audio_folder import AudioFolder, ratio_to_16_khz, resample
 from gim_bench.errors import DataError
 from tests.datasets.speech.speech_files import frames_of, ramp, samples_of, write
 from tests.listener import Listener
@@ -134,11 +134,28 @@ def test_a_tone_keeps_its_pitch_at_16_khz_whatever_its_rate(rate_hz):
     np.testing.assert_allclose(found[:length][middle], tone(16_000)[:length][middle], atol=5e-3)
 
 
-@pytest.mark.parametrize("rate_hz", [15_999, 22_254, 44_101])
-def test_an_odd_rate_is_met_to_within_a_thousandth_of_a_percent(rate_hz):
-    found = resample(tone(rate_hz, seconds=1).astype(np.float32), rate_hz=rate_hz)
-    assert len(found) == pytest.approx(16_000, rel=1e-4)
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 12_000, 22_050, 44_100, 48_000, 96_000])
+def test_the_ratio_of_a_usual_rate_is_exact(rate_hz):
+    assert ratio_to_16_khz(rate_hz) * rate_hz == 16_000
+
+
+@pytest.mark.parametrize("rate_hz", [22_254, 44_101, 47_952])
+def test_an_odd_rate_is_met_to_within_a_thousandth_of_a_percent(tmp_path, data, rate_hz):
+    """22,254 Hz is an old Macintosh's, 47,952 Hz that of a film slowed down for television."""
+    assert ratio_to_16_khz(rate_hz) * rate_hz / 16_000 == pytest.approx(1, abs=1e-5)
+    path = write(tmp_path / "a.wav", tone(rate_hz, seconds=1), rate_hz=rate_hz)
+    found = data().decode(path)
+    assert len(found) == pytest.approx(16_000, abs=1)
     assert np.abs(np.fft.rfft(found)).argmax() == 440
+
+
+@pytest.mark.parametrize("rate_hz", [15_993, 15_999, 47_999])
+def test_a_rate_at_which_labels_would_drift_is_refused(root, data, rate_hz):
+    """The nearest ratio of small terms is off: at 15,993 Hz by 10 ms in 23 s."""
+    write(root / "anna" / "0.wav", tone(rate_hz), rate_hz=rate_hz)
+    line = refusal(data())
+    assert f"anna/0.wav (its rate of {rate_hz:,} Hz has no simple ratio to 16,000 Hz" in line
+    assert "bring it to 16,000 Hz first" in line
 
 
 def test_what_is_at_16_khz_is_untouched(tmp_path, data):
@@ -420,17 +437,30 @@ def test_a_name_that_is_not_utf8_is_refused(root, data):
 # -- formats -------------------------------------------------------------------------------------
 
 
+LOSSLESS, LOSSY = 0, 1_200  # steps of 16 bits by which a sample may be off
+
+
 # case 26
-@pytest.mark.parametrize("suffix", ["mp3", "ogg", "aiff", "MP3"])
-def test_other_formats_are_read_like_wav(tmp_path, data, suffix):
-    noise = np.random.default_rng(0)
-    for speaker in "ab":
-        for take in range(4):
-            path = tmp_path / "mine" / speaker / f"{take}.{suffix}"
-            write(path, noise.normal(0, 0.1, size=8_000))
+@pytest.mark.parametrize(
+    ("suffix", "steps"),
+    [
+        *((each, LOSSLESS) for each in ("aiff", "flac", "au", "caf", "w64", "rf64", "nist")),
+        *((each, LOSSY) for each in ("mp3", "MP3", "ogg")),
+    ],
+)
+def test_other_formats_sound_like_wav(tmp_path, data, suffix, steps):
+    """A tone that rises and swells is alike at its own place alone."""
+    time = np.arange(8_000) / 16_000
+    rising = time * np.sin(2 * np.pi * (200 + 400 * time) * time)
+    names = [f"{speaker}/{take}" for speaker in "ab" for take in range(4)]
+    sounds = [(2**15 * gain * rising).astype(np.int16) for gain in np.linspace(0.6, 1, 8)]
+    for name, sound in zip(names, sounds, strict=True):
+        write(tmp_path / "mine" / f"{name}.{suffix}", sound)
     mine = data()
     assert mine.targets()[0].classes == ["a", "b"]
     assert len(mine.split(Split.TRAIN)) + len(mine.split(Split.TEST)) == 8
+    found = mine.decode(tmp_path / "mine" / "a" / f"0.{suffix}")
+    np.testing.assert_allclose(found.astype(int), sounds[0], atol=steps)
 
 
 # case 26

@@ -49,6 +49,17 @@ def test_a_recording_stays_in_its_split_whatever_others_come_and_go():
     assert set(of_half) == set(test) & set(MANY[::2])
 
 
+@pytest.mark.parametrize("every", [True, False])
+def test_a_new_recording_moves_a_stand_in_alone(every):
+    """Speakers without a chosen test recording, or training recording, have a stand-in."""
+    names = [*drawn(testing=False)[:4], *(name for name in MANY if name[0] != "a")]
+    _, test = split(names, test_every_speaker=every)
+    new = drawn(testing=True)[0]
+    _, then = split([new, *names], test_every_speaker=every)
+    stand_in = {min(names[:4], key=draw)} if every else set()
+    assert set(then) == set(test) - stand_in | {new}
+
+
 def test_the_order_of_recordings_is_kept():
     train, test = split(MANY)
     assert train == [name for name in MANY if name not in set(test)]
