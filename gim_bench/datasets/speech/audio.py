@@ -16,6 +16,7 @@ from gim_bench.datasets.speech.containers import (
     extent_of,
     flac_frames,
     mp3_frames,
+    mp3_is_counted,
 )
 from gim_bench.datasets.speech.remarks import Tell, remarks_on
 
@@ -102,7 +103,7 @@ def _samples(file: Any, *, path: Path, extent: Extent | None) -> np.ndarray:
 def _mp3(path: Path) -> tuple[int, bool]:
     """Samples in a file's frames, and whether its length is an estimate, for want of a header."""
     content = path.read_bytes()
-    return mp3_frames(content), not any(tag in content for tag in (b"Xing", b"Info", b"VBRI"))
+    return mp3_frames(content), not mp3_is_counted(content)
 
 
 def _compare(file: Any, *, path: Path, extent: Extent) -> None:

@@ -9,6 +9,7 @@ Apple's Core Audio Format 1.0, Sun's audio(4), NIST SPHERE, and RFC 3533 (Ogg).
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -266,9 +267,23 @@ MP3_RATES_HZ = (44_100, 48_000, 32_000)
 MP3_SLACK_FRAMES = 4  # the encoder's delay, and what a frame borrows from the frames before it
 
 
+MP3_HEADERS = (b"Xing", b"Info", b"VBRI")  # in the first frame, where encoders count the frames
+
+
 def mp3_frames(content: bytes) -> int:
     """Samples of all MPEG frames of layer III, those of a tag or of an encoder's delay included."""
-    place, samples = 0, 0
+    return sum(1_152 if frame[1] >> 3 & 3 == 3 else 576 for frame in _in_frames(content))
+
+
+def mp3_is_counted(content: bytes) -> bool:
+    """Whether the first frame is a header that counts the others."""
+    first = next(_in_frames(content), b"")
+    return any(name in first for name in MP3_HEADERS)
+
+
+def _in_frames(content: bytes) -> Iterator[bytes]:
+    """Every MPEG frame of layer III."""
+    place = 0
     while content[place : place + 3] == b"ID3":
         size = 0
         for byte in content[place + 6 : place + 10]:
@@ -280,9 +295,8 @@ def mp3_frames(content: bytes) -> int:
             if place < 0:
                 break
             continue
+        yield content[place : place + length]
         place += length
-        samples += 1_152 if content[place - length + 1] >> 3 & 3 == 3 else 576
-    return samples
 
 
 def _mp3_length(head: bytes) -> int | None:

@@ -221,6 +221,17 @@ def test_an_mp3_without_a_header_is_not_half_read(read):
     assert isinstance(read(content.replace(b"Xing", bytes(4))), str)
 
 
+def test_a_title_of_an_mp3_is_not_taken_for_the_header_that_counts_its_frames(read):
+    """Without the header libsndfile estimates the length from the bytes, those of titles too."""
+    written = io.BytesIO()
+    constant = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+    soundfile.write(written, NOISE, RATE_HZ, format="MP3", **constant)
+    header, content = written.getvalue()[:288], written.getvalue()[288:]  # frames of 64 kbit/s
+    assert b"Info" in header
+    title = b"ID3\3\0\0\0\0\0\x13" + b"TIT2\0\0\0\x09\0\0" + b"\0Infobox."
+    assert read(title + content) == read(content) == pytest.approx(FRAMES, abs=4 * 576)
+
+
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
 def test_frames_of_an_mp3_are_counted_at_every_rate(rate_hz):
     written = io.BytesIO()
