@@ -1,4 +1,4 @@
-"""Parts that data sets of files share: remembered checksums, downloads, unpacking."""
+"""Parts that data sets of files share: remembered checksums, threads, downloads, unpacking."""
 
 import gzip
 import hashlib
@@ -11,16 +11,22 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from gim_bench.contract import Dataset
 from gim_bench.errors import DataError
 from gim_bench.progress import Progress, Task
 from gim_bench.seals import sealed, unsealed
 from gim_bench.system.atomic import atomically, write_atomically
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MEGABYTE = 10**6  # bytes: the unit of progress, and the size of one read
 TIMEOUT_SECONDS = 60
@@ -203,6 +209,25 @@ def unreadable(error: OSError) -> DataError:
 def reason(error: OSError) -> str:
     """The file, if the error names one, and the fault."""
     return f"{error.filename} ({error.strerror})" if error.filename else str(error)
+
+
+# -- many files ----------------------------------------------------------------------------------
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results of `function` for each item, in order; several threads work a little ahead.
+
+    A pool's own `map` would hold all results that are not yet taken, here up to a decoded data set.
+    """
+    threads = os.cpu_count() or 1
+    ahead = deque[Future[Result]]()
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 # -- downloads -----------------------------------------------------------------------------------

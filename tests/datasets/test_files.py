@@ -1,4 +1,4 @@
-"""Checksums that are remembered, writing that is all or nothing, downloads that carry on."""
+"""Checksums that are remembered, files in threads, downloads that carry on."""
 
 import hashlib
 import http.server
@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from gim_bench.datasets import files
-from gim_bench.datasets.files import KnownChecksums, checksums_of, download, fingerprint_of
+from gim_bench.datasets.files import (
+    KnownChecksums,
+    checksums_of,
+    download,
+    fingerprint_of,
+    in_threads,
+)
 from gim_bench.errors import DataError
 from gim_bench.progress import Silence
 from gim_bench.seals import sealed
@@ -288,3 +294,19 @@ def test_a_resumed_download_is_checked_as_a_whole(server, tmp_path):
 def test_a_file_that_the_server_lacks_ends_in_the_advice(server, tmp_path):
     with pytest.raises(DataError, match=r"cannot download .*404.*: plug it in$"):
         fetch(server, tmp_path / "file.bin", file="gone")
+
+
+# -- threads -------------------------------------------------------------------------------------
+
+
+def test_results_keep_the_order_of_their_items():
+    assert list(in_threads(lambda n: n * n, range(500))) == [n * n for n in range(500)]
+
+
+def test_threads_work_only_a_little_ahead():
+    begun, limit = [], 5 * (os.cpu_count() or 1) + 2
+    results = in_threads(begun.append, range(10 * limit))
+    next(results)
+    assert len(begun) <= limit
+    results.close()
+    assert threading.active_count() < limit

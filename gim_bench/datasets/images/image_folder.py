@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -26,7 +24,7 @@ from gim_bench.datasets.duplicates import (
     remembered_first,
     sources,
 )
-from gim_bench.datasets.files import FileDataset, fingerprint_of, reason
+from gim_bench.datasets.files import FileDataset, fingerprint_of, in_threads, reason
 from gim_bench.datasets.images.decoding import DECODER, SUFFIXES, Remark, decode
 from gim_bench.datasets.walk import Reason, Walk, alike, count, lookalike, nfc, walk
 from gim_bench.errors import DataError
@@ -272,11 +270,8 @@ class ImageFolder(FileDataset):
             return decode(path, size=self.options.size, remark=remarks.of(path))
 
         title = f"decoding {self._root.name}"
-        with (
-            self.progress.task(title, total=len(paths), unit="image") as task,
-            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-        ):
-            for decoded in pool.map(pixels, paths):
+        with self.progress.task(title, total=len(paths), unit="image") as task:
+            for decoded in in_threads(pixels, paths):
                 yield decoded
                 task.advance()
 

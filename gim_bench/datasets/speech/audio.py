@@ -1,11 +1,7 @@
-"""Reading audio files, one or many at a time."""
+"""Reading audio files."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +15,6 @@ from gim_bench.datasets.speech.containers import (
     mp3_is_counted,
 )
 from gim_bench.datasets.speech.remarks import Tell, remarks_on
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 FULL_SCALE = 2**15  # of int16 samples
 # Floating-point samples beyond -1..1 are clipped. Samples beyond this are in other units.
@@ -142,19 +135,3 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     """Samples in [-1, 1) as int16, clipped beyond; samples that were int16 come back exactly."""
     scaled = np.rint(samples * FULL_SCALE)
     return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results of `function` for each item, in order; several threads work a little ahead.
-
-    A pool's own `map` would hold all results that are not yet taken, here up to 12 GB.
-    """
-    threads = os.cpu_count() or 1
-    ahead = deque[Future[Result]]()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

@@ -14,8 +14,13 @@ import numpy as np
 
 from gim_bench.contract import UNLABELLED, Modality, Recordings, Split, Target
 from gim_bench.datasets.arrays import Kept, kept
-from gim_bench.datasets.files import FileDataset, UnusableError, fingerprint_of, reason
-from gim_bench.datasets.speech.audio import in_threads
+from gim_bench.datasets.files import (
+    FileDataset,
+    UnusableError,
+    fingerprint_of,
+    in_threads,
+    reason,
+)
 from gim_bench.datasets.speech.audio_files import AudioFile, Recording, count, with_one_form
 from gim_bench.datasets.speech.phone_labels import LabelLine, add_labels, read_phone_labels
 from gim_bench.datasets.speech.remarks import Remarks, Tell

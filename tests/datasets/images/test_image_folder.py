@@ -228,6 +228,22 @@ def test_images_are_decoded_once(root, data, decodings):
     assert len(decodings) == 9
 
 
+def test_images_are_decoded_only_a_little_ahead(root, data, decodings, monkeypatch):
+    """Decoded images wait in memory until they are written."""
+
+    def interrupted(*_, pieces, **__):
+        next(pieces())
+        raise KeyboardInterrupt
+
+    for number in range(60):
+        save(root / "unlabeled" / f"more{number}.png", value=number)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(image_folder, "kept", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data().prepare()
+    assert len(decodings) < 12
+
+
 def test_prepare_shows_how_fast_it_decodes(root, data):
     listener = Listener()
     mine = data()

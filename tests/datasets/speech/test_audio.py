@@ -1,13 +1,12 @@
-"""Samples of audio files, and files in threads."""
+"""Samples of audio files."""
 
 import os
-import threading
 
 import numpy as np
 import pytest
 
 from gim_bench.datasets.files import UnusableError
-from gim_bench.datasets.speech.audio import in_threads, read_audio, to_int16
+from gim_bench.datasets.speech.audio import read_audio, to_int16
 from tests.datasets.speech.speech_files import ramp, write
 
 
@@ -88,19 +87,3 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, value):
     assert "not finite" in refusal(
         write(tmp_path / "a.wav", np.array([0.1, value]), subtype="FLOAT")
     )
-
-
-# -- threads -------------------------------------------------------------------------------------
-
-
-def test_results_keep_the_order_of_their_items():
-    assert list(in_threads(lambda n: n * n, range(500))) == [n * n for n in range(500)]
-
-
-def test_threads_work_only_a_little_ahead():
-    begun, limit = [], 5 * (os.cpu_count() or 1) + 2
-    results = in_threads(begun.append, range(10 * limit))
-    next(results)
-    assert len(begun) <= limit
-    results.close()
-    assert threading.active_count() < limit
