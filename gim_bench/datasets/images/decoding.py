@@ -45,6 +45,10 @@ UNCONVERTED = Reason("image in another colour space, taken for sRGB",
                      "images in other colour spaces, taken for sRGB")  # fmt: skip
 ANIMATED = Reason("image of several frames, of which the first is read",
                   "images of several frames, of which the first is read")  # fmt: skip
+DEEP = Reason("image of 16 bits, of which the upper 8 are read",
+              "images of 16 bits, of which the upper 8 are read")  # fmt: skip
+DARK = Reason("nearly black image of 16 bits, with values below 4,096",
+              "nearly black images of 16 bits, with values below 4,096")  # fmt: skip
 
 SRGB_GAMMA = 0.45455  # of PNGs: the exponent of pixels in the light that they stand for
 # Factors by which Pillow scales the pixels of some PNGs, but not the gray that is transparent.
@@ -64,10 +68,13 @@ def decode(path: Path, *, size: int, remark: Remark = lambda *_: None) -> np.nda
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _scale_transparent_colour(image)
+            coding = _coding(image)
+            _scale_transparent_colour(image, scale=SCALES.get(coding, 1))
             image.load()  # the EXIF data of a PNG may come after its pixels
             if getattr(image, "is_animated", False):
                 remark(ANIMATED, "")
+            if coding.endswith(";16B"):
+                remark(DARK if np.asarray(_opaque(image)).max() < 4_096 >> 8 else DEEP, "")
             shown = _upright(_colours(image, remark=remark), orientation=_orientation(image))
             # Bilinear weights cover the whole source area of a pixel: no aliasing.
             square = ImageOps.fit(shown, (size, size), Image.Resampling.BILINEAR)
@@ -78,11 +85,14 @@ def decode(path: Path, *, size: int, remark: Remark = lambda *_: None) -> np.nda
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def _scale_transparent_colour(image: Image.Image) -> None:
+def _coding(image: Image.Image) -> str:
+    """Pillow's name for the pixels that a PNG holds, as in SCALES, before these are loaded."""
+    return str(image.tile[0].args) if isinstance(image, PngImageFile) and image.tile else ""
+
+
+def _scale_transparent_colour(image: Image.Image, *, scale: float) -> None:
     """Give the transparent colour of a PNG in the units of the pixels; before these are loaded."""
-    if not isinstance(image, PngImageFile) or not image.tile:
-        return
-    colour, scale = image.info.get("transparency"), SCALES.get(str(image.tile[0].args), 1)
+    colour = image.info.get("transparency")
     if isinstance(colour, tuple):
         image.info["transparency"] = tuple(int(scale * value) for value in colour)
     elif isinstance(colour, int):

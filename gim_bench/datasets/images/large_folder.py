@@ -12,9 +12,10 @@ from pydantic import Field
 from gim_bench.contract import Split, Target
 from gim_bench.datasets.files import FileDataset, fingerprint_of
 from gim_bench.datasets.images import slides
+from gim_bench.datasets.images.decoding import DEEP
 from gim_bench.datasets.images.slides import SlideImage
 from gim_bench.datasets.images.tiff import TiffImage
-from gim_bench.datasets.walk import Reason, Walk, nfc, walk
+from gim_bench.datasets.walk import Reason, Walk, count, nfc, walk
 from gim_bench.errors import DataError
 from gim_bench.large_images import LargeImages
 from gim_bench.settings.base import NotNegative, Settings
@@ -79,7 +80,7 @@ class LargeImageFolder(FileDataset):
         """
         files = self._files[split if self._files[split].paths else Split.TRAIN]
         images = LargeImages(
-            images=[self._opened(path) for path in files.paths],
+            images=[self._images[path] for path in files.paths],
             place=self.options.place,
             labels={},
         )
@@ -101,8 +102,11 @@ class LargeImageFolder(FileDataset):
         )
 
     def notes(self) -> Sequence[str]:
-        """Counts of files left out."""
-        return [line] if (line := self._seen.note()) else []
+        """Counts of files left out, and of images of 16 bits."""
+        root = self._seen.root
+        deep = [str(p.relative_to(root)) for p, image in self._images.items() if image.bits > 8]
+        lines = [self._seen.note(), count(DEEP, deep) if deep else ""]
+        return [line for line in lines if line]
 
     @cached_property
     def _seen(self) -> Walk:
@@ -153,6 +157,12 @@ class LargeImageFolder(FileDataset):
                 classes=[self._classes.index(name) for name in classes],
             )
         return found
+
+    @cached_property
+    def _images(self) -> Mapping[Path, TiffImage | SlideImage]:
+        """The images of all splits. Raises: DataError."""
+        paths = (path for files in self._files.values() for path in files.paths)
+        return {path: self._opened(path) for path in paths}
 
     def _opened(self, path: Path) -> TiffImage | SlideImage:
         """The image at the resolution that is read. Raises: DataError."""

@@ -23,6 +23,8 @@ READ_PIXELS = 1024  # of a side of what is decoded at a time to check a file
 class SlideImage:
     """One resolution of a scan, in colour; places that were not scanned are white."""
 
+    bits = 8  # of a sample
+
     def __init__(self, path: Path, *, level: int = 0) -> None:
         """`level` counts the resolutions, from 0, the full one.
 

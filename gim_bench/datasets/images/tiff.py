@@ -47,6 +47,11 @@ class TiffImage:
         samples = self._page.samplesperpixel
         return (1 if samples < 3 else 3, self._page.imagelength, self._page.imagewidth)
 
+    @property
+    def bits(self) -> int:
+        """Bits of a sample in the file, 8 or 16."""
+        return int(self._page.bitspersample)
+
     def window(self, top: int, left: int, *, height: int, width: int) -> np.ndarray:
         """A rectangle within the image, uint8 [channel row column].
 

@@ -123,8 +123,8 @@ def test_transparent_entries_of_a_palette_show_white(shown, transparency, colour
     assert remarks == (TRANSPARENT if colour != (9, 8, 7) else [])
 
 
-def _png(pixels, *, depth, colour, transparent):
-    """A PNG of a depth that Pillow does not write, with a transparent colour."""
+def _png(pixels, *, depth, colour, transparent=()):
+    """A PNG of a depth that Pillow does not write, maybe with a transparent colour."""
 
     def chunk(name, body):
         return (
@@ -134,7 +134,8 @@ def _png(pixels, *, depth, colour, transparent):
     rows = b"".join(b"\0" + row for row in pixels)
     header = struct.pack(">IIBBBBB", SIZE, SIZE, depth, colour, 0, 0, 0)
     key = b"".join(struct.pack(">H", value) for value in transparent)
-    chunks = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    keyed = [(b"tRNS", key)] if key else []
+    chunks = [(b"IHDR", header), *keyed, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
@@ -160,7 +161,26 @@ def test_the_transparent_colour_of_a_png_of_any_depth_shows_white(
     found, remarks = _decoded(tmp_path / "a.png")
     assert all_are(found[: SIZE // 2], 255)
     assert all_are(found[SIZE // 2 :], other)
-    assert remarks == TRANSPARENT
+    assert remarks[-1:] == TRANSPARENT
+
+
+# -- depth -----------------------------------------------------------------------------------------
+
+DEEP = "image of 16 bits, of which the upper 8 are read"
+DARK = "nearly black image of 16 bits, with values below 4,096"
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize(("value", "said"), [(0x1000, DEEP), (0x0FFF, DARK)])
+def test_it_is_said_that_16_bits_become_8_and_that_12_bit_data_are_nearly_black(
+    tmp_path, colour, channels, value, said
+):
+    samples = [value] * channels if channels % 2 else [*[value] * (channels - 1), 0xFFFF]
+    rows = [struct.pack(f">{channels}H", *samples) * SIZE] * SIZE
+    (tmp_path / "a.png").write_bytes(_png(rows, depth=16, colour=colour))
+    found, remarks = _decoded(tmp_path / "a.png")
+    assert all_are(found, value >> 8)
+    assert remarks == [(said, "")]
 
 
 # -- colour ----------------------------------------------------------------------------------------

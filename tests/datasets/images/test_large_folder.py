@@ -65,6 +65,13 @@ def test_files_of_other_kinds_are_counted(folder):
     assert "1 image outside of its folder: train/loose.tif" in note
 
 
+def test_files_of_16_bits_are_counted(folder):
+    deep = folder / "test" / "dog" / "d.tif"
+    tifffile.imwrite(deep, np.zeros((32, 32), np.uint16), tile=(16, 16))
+    (note,) = data(folder).notes()
+    assert note == "1 image of 16 bits, of which the upper 8 are read: test/dog/d.tif"
+
+
 @pytest.mark.parametrize("method", ["prepare", "verify"])
 def test_an_image_that_is_cut_off_is_named_before_training(folder, method):
     path = folder / "train" / "dog" / "b.tif"
