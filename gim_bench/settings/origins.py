@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gim_bench.settings.schema import CellConfig
-from gim_bench.settings.suites import layers
+from gim_bench.settings.suites import Layer, layers
 
 DEFAULT = "default"
 OF_ROWS = ("like", "schedule", "recompute", "only", "gradient_flow", "units")  # a row's own entries
@@ -38,12 +38,16 @@ def settings_of(config: CellConfig, *, suite: str, overrides: Sequence[str] = ()
         name = _in_suite(path, config)
         if name is None:
             continue
-        origin = DEFAULT
+        origin, may_be_replaced = DEFAULT, False
         for place in _places(path, name, row=row, config=config, stated=stated):
             said, origin = _said(place, stated)
             if said is not _MISSING:
-                origin += "" if _same(said, value) else f" ({json.dumps(said)})"
+                if not _same(said, value):
+                    origin = DEFAULT if may_be_replaced else f"{origin} ({json.dumps(said)})"
                 break
+            # A row's table of another kind replaces the table of the suite.
+            kind, _ = _said((*place[:-1], "kind"), stated)
+            may_be_replaced = may_be_replaced or kind is not _MISSING
         found.append(Setting(".".join(name), value, origin))
     return found
 
@@ -75,7 +79,7 @@ def _places(
     *,
     row: str,
     config: CellConfig,
-    stated: Sequence[tuple[str, Mapping[str, Any]]],
+    stated: Sequence[Layer],
 ) -> Iterator[tuple[str, ...]]:
     """Where a setting may be stated, the last word first: rows, then the suite."""
     if name[0] == "method":
@@ -95,17 +99,25 @@ def _places(
         yield "training", name[2]
 
 
-def _said(
-    place: tuple[str, ...], stated: Sequence[tuple[str, Mapping[str, Any]]]
-) -> tuple[Any, str]:
-    """(value, origin) of the first layer that states a setting; (_MISSING, "default") if none."""
-    for origin, table in stated:
-        value: Any = table
-        for part in place:
-            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+def _said(place: tuple[str, ...], stated: Sequence[Layer]) -> tuple[Any, str]:
+    """(value, origin) of the first layer that states a setting; (_MISSING, "default") if none.
+
+    A layer that replaced the setting's table leaves nothing of the layers below.
+    """
+    for origin, own, merged in stated:
+        if _at(place, merged) is _MISSING:
+            break
+        value = _at(place, own)
         if value is not _MISSING:
             return value, f"{origin} [{'.'.join(place[:2])}]" if place[0] == "method" else origin
     return _MISSING, DEFAULT
+
+
+def _at(place: tuple[str, ...], table: Mapping[str, Any]) -> Any:
+    value: Any = table
+    for part in place:
+        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+    return value
 
 
 def _same(said: Any, value: Any) -> bool:

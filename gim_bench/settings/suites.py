@@ -4,10 +4,11 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -31,11 +32,7 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     if len(files) > 1:  # another experiment than the paper's, unless its own file says otherwise
         own = next(iter(files.values()))
         table |= {"published": own.get("published", []), "tuned": own.get("tuned")}
-    for override in overrides:
-        _lay_over(table, override)
-        table = _named(table)
-        if override.partition("=")[0].strip() == "probe.kind":
-            table["probe"] = of_kind(table["probe"]["kind"], table["probe"])
+    table = reduce(_with, overrides, table)
     origin = " over ".join(path.name for path in files) + (" with --set" if overrides else "")
     if isinstance(rows := table.get("method"), dict):
         table["method"] = {name: _extended_row(name, rows, origin=origin) for name in rows}
@@ -47,18 +44,27 @@ def load_suite(name_or_path: str, *, overrides: Sequence[str] = ()) -> Suite:
     return suite.model_copy(update={"published": (), "tuned": None}) if changed else suite
 
 
-def layers(name_or_path: str, *, overrides: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """(origin, table) of all that a suite is made of: each `--set`, the last first, then its files.
+class Layer(NamedTuple):
+    """A file of a suite, or a `--set`."""
+
+    origin: str
+    own: Mapping[str, Any]  # what the layer says
+    merged: Mapping[str, Any]  # with all layers below, as far as nothing replaces them
+
+
+def layers(name_or_path: str, *, overrides: Sequence[str] = ()) -> list[Layer]:
+    """All that a suite is made of: each `--set`, the last first, then its files.
 
     Raises: ConfigError as `load_suite` does.
     """
-    found = []
-    for override in reversed(overrides):
-        table: dict[str, Any] = {}
-        _lay_over(table, override)
-        found.append(("--set", _named(table)))
-    files = _chain(_suite_path(name_or_path))
-    return found + [(path.name, _named(table)) for path, table in files.items()]
+    found, merged = list[Layer](), dict[str, Any]()
+    for path, table in reversed(_chain(_suite_path(name_or_path)).items()):
+        merged = laid_over(merged, own := _named(table))
+        found.append(Layer(path.name, own, merged))
+    for override in overrides:
+        merged = _with(merged, override)
+        found.append(Layer("--set", _with({}, override), merged))
+    return found[::-1]
 
 
 def _chain(path: Path) -> dict[Path, dict[str, Any]]:
@@ -202,6 +208,16 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long
         return False
+
+
+def _with(table: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """The table of a suite with `a.b=value` laid over it, with today's names of all settings."""
+    found = deepcopy(dict(table))
+    _lay_over(found, override)
+    found = _named(found)
+    if override.partition("=")[0].strip() == "probe.kind":
+        found["probe"] = of_kind(found["probe"]["kind"], found["probe"])
+    return found
 
 
 def _lay_over(table: dict[str, Any], override: str) -> None:

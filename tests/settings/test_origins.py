@@ -79,6 +79,32 @@ def test_a_statement_that_is_resolved_stands_beside_its_value(origins):
     assert origins("gim", "training.precision=auto")["training.precision"] == '--set ("auto")'
 
 
+@pytest.mark.parametrize(
+    ("suite", "row", "override", "setting"),
+    [
+        (
+            "imagenet-blockwise",
+            "gim",
+            'training.optimiser={kind="sgd"}',
+            "training.optimiser.weight_decay",
+        ),
+        (
+            "imagenet-blockwise",
+            "gim",
+            'method.gim.training.optimiser={kind="sgd"}',
+            "training.optimiser.weight_decay",
+        ),
+        ("quickstart", "supervised", 'encoder={kind="resnet"}', "encoder.width"),
+        ("quickstart", "gim", "info_nce={prediction_steps=2}", "info_nce.negatives"),
+    ],
+)
+def test_a_table_that_was_replaced_states_nothing(suite, row, override, setting):
+    """By a table of another kind, or by the whole table that `--set` gives."""
+    config = configs(load_suite(suite, overrides=[override]), methods=[row], device=CPU)[row]
+    found = {s.name: s for s in settings_of(config, suite=suite, overrides=[override])}
+    assert found[setting].origin == "default", found[setting]
+
+
 @pytest.mark.parametrize("suite", ["quickstart", "quickstart-audio", "stl10-published"])
 def test_every_name_is_a_setting_that_set_takes(suite):
     """A setting at the value that it has, beside the kind of its table, moves nothing."""
