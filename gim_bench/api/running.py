@@ -12,6 +12,7 @@ import torch
 
 from gim_bench.api.tables import table_of
 from gim_bench.cells.bench import Bench
+from gim_bench.cells.exchange import check_protocols
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pipelines import has_workers
 from gim_bench.cells.resolve import cells, configs, dataset_of_suite
@@ -24,7 +25,6 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.report import check_sources
-from gim_bench.settings.protocols import check_protocols
 from gim_bench.settings.suites import load_suite
 
 
@@ -60,9 +60,9 @@ def run(
     progress = _Lines(tell)
     loaded = load_suite(str(suite), overrides=overrides_of(settings or {}))
     check_sources(loaded)
-    check_protocols(loaded)
     on = resolve_device(device)
     configured = configs(loaded, methods=named, device=on)
+    check_protocols(loaded, configured.values(), device=on)
     place = None if data_dir is None else Path(data_dir)
     dataset = dataset_of_suite(loaded, data_dir=place, progress=progress)
     wanted = range(loaded.seeds if seeds is None else seeds)

@@ -1,8 +1,10 @@
 """A finished cell under other protocols: its encoder is read again, and nothing is trained."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+
+import torch
 
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, models_of
@@ -10,6 +12,8 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, files_of, frozen, has_selection
 from gim_bench.cells.selection import is_selected_apart, learns_from_labels
 from gim_bench.contract import Split
+from gim_bench.errors import ConfigError
+from gim_bench.hardware.devices import resolve_precision
 from gim_bench.probing.exchange import Read, chooses, exchange
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
@@ -21,7 +25,8 @@ from gim_bench.records.protocols import (
     save_result,
 )
 from gim_bench.records.record import Record
-from gim_bench.settings.protocols import Protocol, ProtocolSettings, resolved
+from gim_bench.settings.protocols import Protocol, ProtocolSettings, protocols_of, resolved
+from gim_bench.settings.schema import CellConfig, Suite
 
 NO_CHOOSER = (
     "the encoder that chooses hyperparameters on unseen labels was not kept with this older "
@@ -35,11 +40,38 @@ OTHER_LABELS = (
 )
 
 
-def protocols_on(cell: Cell, settings: Mapping[str, ProtocolSettings]) -> list[Protocol]:
-    """The protocols with the probes that they have on this cell. Raises: ConfigError."""
-    own = cell.config.probe
+def check_protocols(suite: Suite, configs: Iterable[CellConfig], *, device: torch.device) -> None:
+    """Check that `probe` can read cells under a suite's own protocols. Raises: ConfigError."""
+    if suite.protocols:
+        settings = protocols_of(suite)
+        for config in configs:
+            if config.probe is not None:
+                protocols_on(config, settings, device=device)
+
+
+def protocols_on(
+    config: CellConfig, settings: Mapping[str, ProtocolSettings], *, device: torch.device
+) -> list[Protocol]:
+    """The protocols with the probes that they have on a cell, read on that device.
+
+    Raises: ConfigError, also for a precision that the device lacks.
+    """
+    own = config.probe
     assert own is not None
-    return [resolved(name, each, own=own) for name, each in settings.items()]
+    return [
+        _on_device(resolved(name, each, own=own), device=device) for name, each in settings.items()
+    ]
+
+
+def _on_device(protocol: Protocol, *, device: torch.device) -> Protocol:
+    """The protocol, with the precision that "auto" is on the device."""
+    if protocol.probe.precision is None:
+        return protocol
+    try:
+        precision = resolve_precision(protocol.probe.precision, device)
+    except ConfigError as error:
+        raise ConfigError(f"protocols.{protocol.name}.probe.precision: {error}") from None
+    return replace(protocol, probe=protocol.probe.model_copy(update={"precision": precision}))
 
 
 def read_again(

@@ -118,7 +118,10 @@ def _read_all(
             f"run {work.suite.options}, with the same --method, --seeds and folders as here"
         )
     work.runs.check_writable()
-    protocols = {cell.key: protocols_on(cell, settings) for cell in work.cells}
+    device = work.bench.device
+    protocols = {
+        cell.key: protocols_on(cell.config, settings, device=device) for cell in work.cells
+    }
     readings = [
         Reading(cell=cell, record=finished[cell.key], protocols=protocols[cell.key])
         for cell in work.cells

@@ -12,6 +12,7 @@ from pathlib import Path
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
+from gim_bench.cells.exchange import check_protocols
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.pipelines import check_devices_of_workers, has_workers
 from gim_bench.cells.pretrained import Base
@@ -30,7 +31,6 @@ from gim_bench.progress import Progress
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.report import check_sources
-from gim_bench.settings.protocols import check_protocols
 from gim_bench.settings.schema import CellConfig, Suite
 from gim_bench.system.streams import appended
 from gim_bench.training.agents import Ranks
@@ -58,7 +58,7 @@ class Workload:
         Raises: ConfigError or DataError.
         """
         check_sources(self.suite)
-        check_protocols(self.suite)
+        check_protocols(self.suite, self.configs.values(), device=self.bench.device)
         self._check_limit()
         if self.bench.ranks is None:
             check_devices_of_workers(self.configs.values(), self.bench.devices)

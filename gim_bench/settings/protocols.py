@@ -103,13 +103,6 @@ def resolved(name: str, settings: ProtocolSettings, *, own: ProbeSettings) -> Pr
     return Protocol(name=name, modules=settings.modules, reads=settings.reads, probe=probe)
 
 
-def check_protocols(suite: Suite) -> None:
-    """Check that `probe` can read encoders under a suite's own protocols. Raises: ConfigError."""
-    if suite.protocols and suite.probe is not None:
-        for name, settings in protocols_of(suite).items():
-            resolved(name, settings, own=suite.probe)
-
-
 @cache
 def _shipped() -> Mapping[str, Any]:
     file = resources.files("gim_bench") / "settings" / "protocols.toml"

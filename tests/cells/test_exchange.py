@@ -14,12 +14,13 @@ from gim_bench.cells.exchange import NO_CHOOSER, OTHER_LABELS, protocols_on, rea
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.errors import ConfigError
+from gim_bench.hardware import devices
 from gim_bench.probing import linear
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.protocols import predictions_of, results_of
 from gim_bench.records.record import Status
 from gim_bench.settings.protocols import protocols_of
-from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import CPU, SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
 
 SMALL = "training.batch_size=10"  # a batch is left without the validation images
 LINEAR = ("top", "all_modules", "knn")
@@ -39,7 +40,9 @@ class Finished:
         self.folder = self.runs.folder_of(self.record)
 
     def read(self, *names, record=None, **options):
-        protocols = protocols_on(self.cell, protocols_of(self.suite, names))
+        protocols = protocols_on(
+            self.cell.config, protocols_of(self.suite, names), device=self.bench.device
+        )
         return read_again(
             self.cell,
             record or self.record,
@@ -257,6 +260,21 @@ def test_protocols_of_a_suite_are_in_no_key(tmp_path):
     plain = tiny_cell(tiny_suite(tmp_path), "gim")
     named = tiny_suite(tmp_path, "protocols.mine.summary=mine", "protocols.knn.probe.neighbours=5")
     assert tiny_cell(named, "gim").key == plain.key
-    mine, knn = protocols_on(plain, protocols_of(named, ["mine", "knn"]))
+    mine, knn = protocols_on(plain.config, protocols_of(named, ["mine", "knn"]), device=CPU)
     assert mine.probe == plain.config.probe
     assert knn.probe.neighbours == 5
+
+
+def test_the_precision_auto_of_a_protocol_is_resolved_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_cpu_multiplies_in_bf16", lambda: True)
+    asked = "protocols.top.probe.precision=auto"
+    found = Finished(tmp_path, "random_init", "training.precision=fp32", asked)
+    (result,) = found.read("top").values()
+    assert result.settings["probe"]["precision"] == "bf16"
+
+
+def test_a_precision_that_the_device_lacks_is_refused_with_the_name_of_the_protocol(tmp_path):
+    asked = "protocols.knn.probe.precision=tf32"
+    suite = tiny_suite(tmp_path, asked)
+    with pytest.raises(ConfigError, match=r"^protocols\.knn\.probe\.precision: .* is a CPU"):
+        protocols_on(tiny_cell(suite, "gim").config, protocols_of(suite), device=CPU)

@@ -16,7 +16,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.protocols import results_of
 from gim_bench.settings.protocols import protocols_of
 from tests.forked import forked_workers
-from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import CPU, tiny_bench, tiny_cell, tiny_suite
 
 ONE, TWO = (Share(workers=number, threads=1) for number in (1, 2))
 
@@ -32,7 +32,7 @@ def readings(tmp_path):
         Reading(
             cell=cell,
             record=run_cell(cell, tiny_bench(suite), runs=runs),
-            protocols=protocols_on(cell, protocols),
+            protocols=protocols_on(cell.config, protocols, device=CPU),
         )
         for cell in cells
     ]

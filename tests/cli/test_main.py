@@ -100,6 +100,10 @@ WRONG = {
         (*PLAIN, "--set", "protocols.knn.probe.kind=svm"),
         "no kind of probe 'svm' (protocols.knn.probe)",
     ),
+    "protocol in a precision of GPUs": (
+        (*PLAIN, "--device", "cpu", "--set", "protocols.knn.probe.precision=tf32"),
+        "protocols.knn.probe.precision: the precision tf32 is one of GPUs",
+    ),
     "data where none is taken": ((*PLAIN, "--data-dir", "."), "takes no --data-dir"),
     "data that are missing": (
         ("run", "--suite", "folder", "--no-tracking", "--data-dir", "nowhere"),
