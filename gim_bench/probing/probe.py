@@ -153,7 +153,7 @@ def probe(
             classifiers["ridge_accuracy"] = fit_ridge(task, penalty=choice.ridge_penalty)
             classifiers["knn_accuracy"] = fit_neighbours(task, neighbours=settings.neighbours)
         probes += [Probe(asked.target, module, metric, c) for metric, c in classifiers.items()]
-        curves[curve_name(asked.target, module)] = choice.curve
+        curves[curve_name(asked.target.name, module)] = choice.curve
     predictions = reader.predictions(test, probes, targets)
     metrics = accuracies(predictions) | unconverged(fits)
     return Probed(metrics=metrics, curves=curves, predictions=predictions)
@@ -162,8 +162,7 @@ def probe(
 def curves_of(choices: Choices) -> dict[str, list[list[float]]]:
     """The validation curve of every choice, by the names that records have."""
     return {
-        module if target == "class" else f"{target}/{module}": choice.curve
-        for (target, module), choice in choices.items()
+        curve_name(target, module): choice.curve for (target, module), choice in choices.items()
     }
 
 
@@ -174,9 +173,9 @@ def chosen_accuracy(curves: Mapping[str, Sequence[Sequence[float]]]) -> float:
     return fmean(max(accuracy for _, accuracy in curve) for curve in top.values())
 
 
-def curve_name(target: Target, module: str) -> str:
+def curve_name(target: str, module: str) -> str:
     """Name of a probe in a record: the module, after the target unless that is the class."""
-    return module if target.name == "class" else f"{target.name}/{module}"
+    return module if target == "class" else f"{target}/{module}"
 
 
 def labelled(

@@ -99,7 +99,9 @@ class Frozen:
         """The modules that were probed for the target, lowest first, or the top module alone."""
         curves = self.record.probe_curves
         names = (name.rpartition("/")[2] for name in curves)
-        found = [module for module in dict.fromkeys(names) if curve_name(target, module) in curves]
+        found = [
+            module for module in dict.fromkeys(names) if curve_name(target.name, module) in curves
+        ]
         return found if all_modules else found[-1:]
 
     def tasks(self, *, all_modules: bool) -> dict[tuple[Question, str], Labelled]:

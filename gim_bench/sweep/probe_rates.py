@@ -121,7 +121,7 @@ def _search(
     plan: ProbeTrials,
 ) -> Search:
     """The study of one module, with as many trials as `plan` asks for."""
-    record, name = frozen.record, curve_name(target, module)
+    record, name = frozen.record, curve_name(target.name, module)
     ending = "/weight_decay" if plan.weight_decay else ""
     hyperparameter = hyperparameter_of(frozen.settings)
     first = first_values(target, frozen.settings)
