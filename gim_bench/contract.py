@@ -149,7 +149,7 @@ class Dataset(Caching, ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256 of all bytes that the splits are made of. Raises: DataError."""
+        """sha256 of all bytes that the splits come from. Raises: DataError."""
 
     @abstractmethod
     def targets(self) -> Sequence[Target]:
