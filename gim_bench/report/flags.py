@@ -1,6 +1,7 @@
 """Flags of runs that diverged or still learn: their accuracy says little about the method."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from gim_bench.records.metrics import TARGETS, unit_of
 from gim_bench.records.record import Record
@@ -66,38 +67,48 @@ def _above_chance(record: Record) -> Iterator[str]:
 
 def _last_losses(record: Record) -> Iterator[tuple[str, float, float]]:
     """(unit, mean of its last epoch, uninformed loss) of the units for which one is known."""
-    for unit, loss in (record.losses[-1] if record.losses else {}).items():
+    for unit, losses in _histories(record).items():
         uninformed = _uninformed(record, unit)
         if uninformed is not None:
-            yield unit, loss, uninformed
+            yield unit, losses[-1], uninformed
 
 
 def _learning(record: Record) -> tuple[float, str] | None:
     """The largest share that a module learnt in the last epoch, with a phrase, if too much."""
-    shares = {unit: _last_share(record, unit) for unit in _units(record)}
+    histories = {
+        unit: losses
+        for unit, losses in _histories(record).items()
+        if len(losses) > 1 and "validation_" not in unit
+    }
+    shares = {
+        unit: _last_share(losses, uninformed=_uninformed(record, unit))
+        for unit, losses in histories.items()
+    }
     unit = max(shares, key=lambda unit: shares[unit], default="")
     if shares.get(unit, 0.0) <= STILL_LEARNING:
         return None
-    before, last = (row[unit] for row in record.losses[-2:])
+    before, last = histories[unit][-2:]
     return shares[unit], (
         f"still learning: the last epoch brought {shares[unit]:.0%} of what {_spoken(unit)} learnt "
         f"(loss {before:.3f}, then {last:.3f})"
     )
 
 
-def _last_share(record: Record, unit: str) -> float:
+def _last_share(losses: Sequence[float], *, uninformed: float | None) -> float:
     """The fall of a loss in the last epoch, as a share of its whole fall; 0 if it did not fall."""
-    before, last = (row[unit] for row in record.losses[-2:])
-    uninformed = _uninformed(record, unit)
-    whole = (record.losses[0][unit] if uninformed is None else uninformed) - last
+    before, last = losses[-2:]
+    whole = (losses[0] if uninformed is None else uninformed) - last
     return (before - last) / whole if whole > 0 else 0.0
 
 
-def _units(record: Record) -> list[str]:
-    """Units with a training loss in two epochs or more."""
-    if len(record.losses) < 2:
-        return []
-    return [unit for unit in record.losses[-1] if unit != "epoch" and "validation_" not in unit]
+def _histories(record: Record) -> Mapping[str, Sequence[float]]:
+    """The loss of every unit in each epoch; models of a cell may have other numbers of epochs."""
+    found = defaultdict[str, list[float]](list)
+    for row in record.losses:
+        for unit, loss in row.items():
+            if unit != "epoch":
+                found[unit].append(loss)
+    return found
 
 
 def _uninformed(record: Record, unit: str) -> float | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import NamedTuple
 
 import torch
@@ -276,10 +276,13 @@ def _fit_stage(
 
 
 def joined(histories: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
-    """Histories of several stages or models as one, epoch by epoch."""
+    """Histories of several stages or models as one, epoch by epoch.
+
+    Models of few labels may take other numbers of epochs for their steps.
+    """
     return [
         {unit: loss for row in rows for unit, loss in row.items()}
-        for rows in zip(*histories, strict=True)
+        for rows in zip_longest(*histories, fillvalue={})
     ]
 
 

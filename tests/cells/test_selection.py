@@ -138,6 +138,23 @@ def test_few_labels_are_few_for_supervised_encoders_too(unseen_validation, tmp_p
         assert visits[0] == set(asked.items.tolist()) - set(asked.validation_items.tolist())
 
 
+def test_models_of_few_labels_take_the_same_steps_in_epochs_of_their_own(tmp_path, runs):
+    """A quarter of the labels is one batch an epoch for the speakers, and two for the phones."""
+    few = ("probe.labelled_fraction=0.25", "training.epochs=2", "training.batch_size=2")
+    with noise_registered():
+        suite = tiny_suite(tmp_path, *few, toml=SPEECH_TOML)
+        record = run_cell(tiny_cell(suite, "supervised"), tiny_bench(suite), runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert [row["epoch"] for row in record.losses] == [1, 2, 3, 4, 5, 6, 7, 8]
+    speaker, phone = "speaker_module_6", "phone_module_6"
+    assert [phone in row for row in record.losses] == [True] * 4 + [False] * 4
+    assert record.metrics["speaker_loss"] == record.losses[7][speaker]
+    assert record.metrics["phone_loss"] == record.losses[3][phone]
+    header, *_, last = (runs.folder_of(record) / "losses.csv").read_text().splitlines()
+    assert header == f"epoch,{speaker},{phone}"
+    assert last == f"8,{record.losses[7][speaker]},"
+
+
 @pytest.mark.parametrize("method", ["gim", "random_init"])
 def test_few_labels_take_no_image_from_methods_without_labels(method, tmp_path, runs):
     few, all_ = (

@@ -27,6 +27,23 @@ def test_a_loss_above_the_uninformed_one_is_flagged():
     ]
 
 
+def test_models_that_took_fewer_epochs_are_flagged_by_their_own_last_epoch():
+    """The model for phones of a cell took two epochs, the model for speakers three."""
+    losses = [
+        {"epoch": 1, "speaker_module_1": 1.0, "phone_module_1": 2.0},
+        {"epoch": 2, "speaker_module_1": 0.5, "phone_module_1": 1.5},
+        {"epoch": 3, "speaker_module_1": 0.5},
+    ]
+    metrics = {"accuracy": 50.0, "phone_uninformed_loss/module_1": 3.0}
+    (line,) = lines(cell("cpc", seed=2, metrics=metrics, losses=losses))
+    assert (
+        "the last epoch brought 33% of what phone module 1 learnt (loss 2.000, then 1.500)" in line
+    )
+    metrics["phone_uninformed_loss/module_1"] = 1.0
+    (line,) = lines(cell("cpc", seed=2, metrics=metrics, losses=losses))
+    assert "diverged: the loss of phone module 1 ends at 1.50" in line
+
+
 def test_a_loss_a_tenth_above_the_uninformed_one_learnt_nothing():
     (line,) = lines(run(2.4, 1.09 * CHANCE))
     assert line.startswith("cpc, seed 2: learnt nothing: the loss of module 1 ends at 2.61 nats, ")
