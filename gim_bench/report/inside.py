@@ -1,6 +1,7 @@
 """What happens inside the encoders as they train: the last values as a table, and curves."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from gim_bench.records.metrics import target_of
@@ -39,8 +40,11 @@ MEASURES = {
 }
 NOTE = (
     "Measured on one batch of training examples, before training and after every epoch; means over "
-    "seeds. A number is the last, in brackets the first. An effective rank of 1 is a collapse."
+    "seeds. A number is the last, in brackets the first. An effective rank of 1 is a collapse. "
+    "Encodings that are all 0 have no rank, and constant features have no CKA: the value is then "
+    "not defined. n counts the seeds with a value where some seeds have none."
 )
+NOT_DEFINED = "not defined"
 
 
 class Place(NamedTuple):
@@ -61,30 +65,35 @@ def inside_section(rows: Sequence[Row]) -> Section:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    found = {row.method: _curves(row) for row in rows}
-    shown = [
-        m for m in MEASURES if any(p.measure == m for curves in found.values() for p in curves)
-    ]
+    found = [(row, _names(row)) for row in rows]
+    shown = [m for m in MEASURES if any(p.measure == m for _, names in found for p in names)]
     lines = []
-    for method, curves in found.items():
-        for target, module in dict.fromkeys((p.target, p.module) for p in curves):
-            cells = [
-                _cell(curves.get(Place(target, measure, module)), measure) for measure in shown
-            ]
-            lines.append([f"{method}, {target}" if target else method, module, *cells])
+    for row, names in found:
+        for target, module in dict.fromkeys((p.target, p.module) for p in names):
+            cells = [_cell(row, names.get(Place(target, m, module)), m) for m in shown]
+            called = f"{row.method}, {target}" if target else row.method
+            lines.append([called, module, *cells])
     headings = [Column(heading=MEASURES[measure].heading) for measure in shown]
-    names = [Column(heading=name, numeric=False) for name in ("method", "module")]
-    return Table(columns=[*names, *headings], rows=lines)
+    titles = [Column(heading=name, numeric=False) for name in ("method", "module")]
+    return Table(columns=[*titles, *headings], rows=lines)
 
 
-def _cell(curve: Curve | None, measure: str) -> str:
-    """The last value, and the first in brackets."""
-    if curve is None:
+def _cell(row: Row, name: str | None, measure: str) -> str:
+    """The value after the last epoch, and in brackets the value before training."""
+    if name is None:
         return NONE
-    values = [value for _, value in curve.mean()]
-    first, last = values[0], values[-1]
-    decimals = MEASURES[measure].decimals
-    return f"{last:.{decimals}f} ({first:.{decimals}f})"
+    last, first = (_mean(row, name, measure, at=place) for place in (-1, 0))
+    return f"{last} ({first})"
+
+
+def _mean(row: Row, name: str, measure: str, *, at: int) -> str:
+    """The mean over seeds at one place of the curves, with the number of seeds if not all count."""
+    looks = [record.inside[at] for record in row.records if record.inside]
+    values = [look[name] for look in looks if name in look]
+    if not values:
+        return NOT_DEFINED
+    mean = f"{fmean(values):.{MEASURES[measure].decimals}f}"
+    return mean if len(values) == len(looks) else f"{mean}, n={len(values)}"
 
 
 def _figures(rows: Sequence[Row], methods: Sequence[str]) -> list[Figure]:
@@ -114,15 +123,20 @@ def _figures(rows: Sequence[Row], methods: Sequence[str]) -> list[Figure]:
 
 def _curves(row: Row) -> dict[Place, Curve]:
     """The curve of every measure that is shown, over the seeds that have it; by module, upwards."""
-    names = dict.fromkeys((place, name) for record in row.records for place, name in _named(record))
     found = {}
-    for place, name in sorted(names, key=lambda pair: int(pair[0].module.rpartition(" ")[2])):
+    for place, name in _names(row).items():
         seeds = [
             [(float(values["epoch"]), values[name]) for values in record.inside if name in values]
             for record in row.records
         ]
         found[place] = Curve(method=row.method, seeds=[points for points in seeds if points])
     return found
+
+
+def _names(row: Row) -> dict[Place, str]:
+    """The name in the records of every measure that is shown; by module, upwards."""
+    names = {place: name for record in row.records for place, name in _named(record)}
+    return dict(sorted(names.items(), key=lambda pair: int(pair[0].module.rpartition(" ")[2])))
 
 
 def _named(record: Record) -> Iterator[tuple[Place, str]]:

@@ -44,6 +44,17 @@ def test_the_table_has_the_last_value_with_the_first_in_brackets_as_means_over_s
     ]
 
 
+def test_a_measure_that_is_not_defined_at_the_end_has_no_last_value():
+    """A module whose encodings become 0 has no rank from then on."""
+    collapsed, healthy = observed(), observed(seed=1, rank=6.0)
+    del collapsed.inside[-1]["effective_rank/module_1"]
+    for records, cell_ in (
+        ([collapsed], "not defined (4.0)"),
+        ([collapsed, healthy], "8.0, n=1 (5.0)"),
+    ):
+        assert section_of(("gim", records)).blocks[0].rows[0][2] == cell_
+
+
 def test_a_figure_for_every_measure_has_a_panel_for_every_module_and_a_curve_for_every_method():
     section = section_of(
         ("gim", [observed()]),
