@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from gim_bench.cells.defaults import settings_by_name
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder, left_out
 from gim_bench.records.metrics import describe, target_of, unit_of
 from gim_bench.records.record import Record
+from gim_bench.records.statistics import settings_of
 from gim_bench.seals import digest
 
 COLUMNS = (
@@ -31,8 +33,9 @@ def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.Da
     - `module` is the number of the module; none for the top module's number under its bare name,
       and for what is of the whole cell. The top module has both rows.
     - `value` is in `unit`; `better` is "higher" or "lower".
-    - `settings` is alike for cells with the same settings. Rows may be averaged over seeds where
-      suite, method, `settings`, `data_sha256` and `results_version` are alike.
+    - `settings` is alike for cells with the same settings, on any device. Rows may be
+      averaged over seeds where suite, method, `settings`, `data_sha256` and `results_version` are
+      alike.
 
     A cell without a metric, such as one that failed, has one row, whose metric is missing. Damaged
     records are left out with a warning that counts them.
@@ -66,13 +69,14 @@ def _listed(suites: list[str]) -> str:
 
 
 def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
+    settings = settings_by_name(settings_of(record)["config"])
     shared = {
         "suite": record.suite,
         "dataset": record.dataset,
         "method": record.method,
         "seed": record.seed,
         "status": record.status.value,
-        "settings": digest(record.config)[:SETTINGS_DIGITS],
+        "settings": digest(settings)[:SETTINGS_DIGITS],
         "key": record.key,
         "data_sha256": record.provenance.get("data_sha256"),
         "results_version": record.provenance.get("results_version"),

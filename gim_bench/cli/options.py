@@ -117,11 +117,12 @@ def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker | None":
 
     Raises: TrackingError with the way to do without.
     """
+    from gim_bench.cells.defaults import settings_by_name
     from gim_bench.cli.display import progress_for
     from gim_bench.tracking import Tracker
     from gim_bench.tracking.addresses import sync_command
 
-    tracker = Tracker(uri)
+    tracker = Tracker(uri, complete=settings_by_name)
     try:
         tracker.check()
     except TrackingError as error:

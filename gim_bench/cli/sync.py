@@ -35,12 +35,14 @@ def sync(
     tracking_uri: TrackingOption = DEFAULT_URI,
 ) -> None:
     """Bring MLflow up to date with the records: cells, sweeps, protocols and summaries."""
+    from gim_bench.cells.defaults import settings_by_name
     from gim_bench.records.folder import RunsFolder
     from gim_bench.tracking import Tracker
 
     runs = RunsFolder(runs_dir)
     suites, wanted = _selection(suite, overrides=set_ or (), runs=runs)
-    tracker = Tracker(tracking_uri, patience_seconds=None)  # nothing else waits
+    # Nothing else waits.
+    tracker = Tracker(tracking_uri, patience_seconds=None, complete=settings_by_name)
     tracker.check()
     try:
         for name in suites:

@@ -3,13 +3,15 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 from gim_bench.records.record import Record, Status
+
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +116,25 @@ def newest_origin(records: Sequence[Record]) -> Origin:
     return origin_of(max(finished or records, key=_attempted_at))
 
 
-def by_settings(records: Sequence[Record]) -> list[list[Record]]:
+def by_settings(records: Sequence[Record], *, complete: Complete = dict) -> list[list[Record]]:
     """Groups of finished records that may be averaged: a method, its settings, and an origin each.
 
-    A group holds the newest record of each seed.
+    A group holds the newest record of each seed. `complete` adds to a configuration the settings
+    that the package learnt after the record; without it, such records are a group of their own.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        alike = settings_of(record) | asdict(origin_of(record))
-        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(record)
-    return [newest for group in groups.values() if (newest := newest_done(group))]
+    as_written = _joined([[record] for record in records], dict)
+    groups = _joined(as_written, complete)
+    return [newest for group in groups if (newest := newest_done(group))]
+
+
+def _joined(groups: Iterable[Sequence[Record]], complete: Complete) -> list[list[Record]]:
+    """The groups, those of one method, one origin and equal completed settings as one."""
+    joined: dict[str, list[Record]] = {}
+    for group in groups:
+        own = settings_of(group[0])
+        alike = own | {"config": complete(own["config"])} | asdict(origin_of(group[0]))
+        joined.setdefault(json.dumps(alike, sort_keys=True), []).extend(group)
+    return list(joined.values())
 
 
 def settings_of(record: Record) -> dict[str, Any]:

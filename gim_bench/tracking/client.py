@@ -75,7 +75,7 @@ class Tracker(Store):
         Raises: TrackingError.
         """
         of_suite = [record for record in records if record.suite == suite]
-        for entry in summary_entries(of_suite, place=place):
+        for entry in summary_entries(of_suite, place=place, complete=self.complete):
             self.put(suite, entry)
 
     def mirror_sweeps(self, record: Record, *, folder: Path | None = None) -> None:

@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 
 from gim_bench.errors import TrackingError, first_line
 from gim_bench.records.live import Attempt
+from gim_bench.records.statistics import Complete
 from gim_bench.system.addresses import concealed
 from gim_bench.system.locks import LOCK_SECONDS, locked
 from gim_bench.tracking.addresses import (
@@ -44,12 +45,17 @@ class Store:
     """The MLflow store at `uri`. MLflow's own global settings stay untouched."""
 
     def __init__(
-        self, uri: str = DEFAULT_URI, *, patience_seconds: float | None = PATIENCE_SECONDS
+        self,
+        uri: str = DEFAULT_URI,
+        *,
+        patience_seconds: float | None = PATIENCE_SECONDS,
+        complete: Complete = dict,
     ) -> None:
         """`patience_seconds` limits how long one record waits for a server, or for its turn at a
-        SQLite file. With None a server is waited for without limit.
+        SQLite file. With None a server is waited for without limit. `complete` is of `by_settings`.
         """
         self.uri = uri
+        self.complete = complete
         self.patience_seconds = patience_seconds
         self.given_up = False  # set by whoever mirrors nothing more after an error
         self.artifacts_away = ""  # the reason why artifacts are not tried any more

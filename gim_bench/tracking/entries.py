@@ -15,7 +15,13 @@ from gim_bench.records.metrics import hyperparameter_of
 from gim_bench.records.patches import pictures_of
 from gim_bench.records.protocols import ProtocolResult, results_of
 from gim_bench.records.record import Record, Status
-from gim_bench.records.statistics import by_settings, flatten, settings_of, summarise_metrics
+from gim_bench.records.statistics import (
+    Complete,
+    by_settings,
+    flatten,
+    settings_of,
+    summarise_metrics,
+)
 from gim_bench.seals import digest, sha256_of
 from gim_bench.tracking.description import described
 from gim_bench.tracking.modules import DataInput, ModuleModel, data_of, modules_of
@@ -151,7 +157,11 @@ def _attempt(folder: Path, points: Sequence[Point]) -> Attempt | None:
 
 
 def suite_entries(
-    records: Sequence[Record], *, folder_of: Callable[[Record], Path], place: str = ""
+    records: Sequence[Record],
+    *,
+    folder_of: Callable[[Record], Path],
+    place: str = "",
+    complete: Complete = dict,
 ) -> list[Entry]:
     """The MLflow runs that mirror the records of a suite. Cells that are running have no run."""
     ended = [record for record in records if record.status is not Status.RUNNING]
@@ -159,7 +169,7 @@ def suite_entries(
         *(cell_entry(record, folder=folder_of(record)) for record in ended),
         *(sweep_entry(record, folder=folder_of(record)) for record in ended if record.sweeps),
         *(e for record in ended for e in protocol_entries(record, folder=folder_of(record))),
-        *summary_entries(ended, place=place),
+        *summary_entries(ended, place=place, complete=complete),
     ]
 
 
@@ -168,12 +178,14 @@ def place_of(folder: Path) -> str:
     return f"{platform.node()}:{folder.resolve()}"
 
 
-def summary_entries(records: Sequence[Record], *, place: str = "") -> list[Entry]:
+def summary_entries(
+    records: Sequence[Record], *, place: str = "", complete: Complete = dict
+) -> list[Entry]:
     """An entry for each method and each of its settings, in the order of the records.
 
     MLflow lists the newest runs first. Summaries are as new as the newest finished record.
     """
-    groups = by_settings(records)
+    groups = by_settings(records, complete=complete)
     newest = _newest([record for alike in groups for record in alike])
     return [
         replace(summary_entry(alike, place=place), started_ms=newest, finished_ms=newest)
@@ -190,6 +202,8 @@ def _newest(records: Sequence[Record]) -> int | None:
 def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
     """The MLflow run that summarises the finished records of one method, one record per seed."""
     first, n = records[0], len(records)
+    # The record of the earliest version: a summary stays the same as the package learns settings.
+    oldest = min(records, key=lambda record: len(flatten(record.config)))
     seeds = ", ".join(str(record.seed) for record in sorted(records, key=lambda r: r.seed))
     flat, tags = [_params(record.config) for record in records], [_tags(r) for r in records]
     return Entry(
@@ -198,7 +212,7 @@ def summary_entry(records: Sequence[Record], *, place: str = "") -> Entry:
             "suite": first.suite,
             "method": first.method,
             "kind": "summary",
-            SETTINGS: digest(settings_of(first)),
+            SETTINGS: digest(settings_of(oldest)),
             **{name: tags[0][name] for name in ORIGIN if name in tags[0]},
         },
         tags=_common(tags)

@@ -117,7 +117,12 @@ def sync(
     synced: list[Record] | None = None
     # Another process may finish a cell meanwhile.
     while (records := [r for r in runs.records(suite) if wanted(r)]) != synced:
-        for entry in suite_entries(records, folder_of=runs.folder_of, place=place_of(runs.root)):
+        for entry in suite_entries(
+            records,
+            folder_of=runs.folder_of,
+            place=place_of(runs.root),
+            complete=tracker.complete,
+        ):
             identity = tuple(entry.identity.values())
             entries[identity] = entry
             if tracker.put(suite, entry):

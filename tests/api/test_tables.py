@@ -70,6 +70,12 @@ def test_other_settings_are_told_apart_and_seeds_are_not(runs):
     assert sorted(groups, key=len) == [{2}, {0, 1}]
 
 
+def test_the_device_and_settings_from_after_a_record_make_no_other_settings(runs):
+    for seed, more in enumerate(({"device": "cpu"}, {"device": "cuda"}, {"inside": None})):
+        runs.save(cell(seed=seed, config={"training": {"epochs": 1}} | more))
+    assert len(set(gim_bench.results(runs.root).settings)) == 1
+
+
 def test_a_failed_cell_is_a_row_without_a_metric(runs):
     runs.save(cell(status=Status.FAILED, error="it broke", metrics={}))
     (row,) = gim_bench.results(runs.root).to_dict("records")

@@ -57,6 +57,17 @@ def test_sync_mirrors_results_of_protocols_and_the_second_time_none(finished, gi
     assert gim_bench(*SYNC, *store).out == "tiny: 0 new in MLflow, 8 there already\n"
 
 
+def test_a_seed_from_before_a_setting_was_there_counts_in_the_summary(
+    finished, gim_bench, tmp_path, store
+):
+    (path,) = tmp_path.glob("runs/tiny/gim/*/record.json")
+    record = read_record(path)
+    config = {name: value for name, value in record.config.items() if name != "inside"}
+    runs = RunsFolder(tmp_path / "runs")
+    runs.save(replace(record, seed=1, key="1" * 64, config=config, files={}))
+    assert "tiny: new in MLflow: gim summary, n=2" in gim_bench(*SYNC, *store).out.splitlines()
+
+
 def test_after_a_run_that_was_mirrored_there_is_nothing_to_sync(gim_bench, tmp_path, store):
     gim_bench(*RUN, *store)
     before = (tmp_path / "mlflow.db").read_bytes()

@@ -118,6 +118,15 @@ def test_records_are_averaged_over_only_with_those_of_their_method_and_settings(
     assert found == [[new, moved], [other], [cpc]]
 
 
+def test_records_from_before_a_setting_are_averaged_with_records_at_its_default():
+    """Seeds that are added after an upgrade belong to the same experiment."""
+    before = replace(cell(), config={"width": 8})
+    after = replace(cell(seed=1), config={"width": 8, "blur": 0})
+    other = replace(cell(seed=2), config={"width": 8, "blur": 1})
+    found = by_settings([before, after, other], complete=lambda config: {"blur": 0, **config})
+    assert found == [[before, after], [other]]
+
+
 def test_nested_settings_get_dotted_names():
     nested = {"encoder": {"width": 8, "blocks": [1, 1]}, "method": {"options": {}}, "device": "cpu"}
     assert flatten(nested) == {"encoder.width": 8, "encoder.blocks": [1, 1], "device": "cpu"}

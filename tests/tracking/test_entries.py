@@ -212,6 +212,18 @@ def test_a_cell_that_ran_on_another_device_counts_in_the_same_summary():
     assert (numbers(entry)["n"], numbers(entry)["accuracy"]) == (2, 61.0)
 
 
+def test_seeds_from_after_an_upgrade_count_in_the_summary_that_was_there():
+    """A setting that the package learnt later, at its default, makes no other experiment."""
+    later = cell(seed=1, accuracy=62.0, config=cell().config | {"blur": 0})
+
+    def complete(config):
+        return {"blur": 0, **config}
+
+    (before,) = summary_entries([cell()], complete=complete)
+    (after,) = summary_entries([later, cell()], complete=complete)
+    assert (numbers(after)["n"], after.identity) == (2, before.identity)
+
+
 # -- a suite ---------------------------------------------------------------------------------------
 
 
