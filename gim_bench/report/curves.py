@@ -48,8 +48,7 @@ def _over_modules(record: Record, name: str) -> Points:
         for metric, value in record.metrics.items()
         if metric.startswith(prefix)
     }
-    # A logarithmic axis has no place for an error of 0.
-    return [(float(m), 100 - found[m]) for m in sorted(found) if found[m] < 100]
+    return [(float(m), 100 - found[m]) for m in sorted(found)]
 
 
 def loss_figures(rows: Sequence[Row]) -> list[Figure]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gim_bench.report.colours import palette
-from gim_bench.report.document import Curve, Dot, Figure, Panel
+from gim_bench.report.document import Curve, Dot, Figure, Panel, Points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -81,7 +81,7 @@ def _draw_panel(axes: "Axes", panel: Panel, figure: Figure) -> None:
     for level in panel.levels.values():
         axes.axhline(level, color=INK, linestyle=":")
     for curve in panel.curves:
-        _draw_curve(axes, curve, look=_look(curve.method, figure.methods))
+        _draw_curve(axes, curve, log_y=figure.log_y, look=_look(curve.method, figure.methods))
     for dot in panel.dots:
         _draw_dot(axes, dot, look=_look(dot.method, figure.methods))
     if figure.log_x:
@@ -108,14 +108,19 @@ def _plain_ticks(axes: "Axes") -> None:
             axis.set_minor_locator(NullLocator())
 
 
-def _draw_curve(axes: "Axes", curve: Curve, *, look: dict[str, Any]) -> None:
+def _draw_curve(axes: "Axes", curve: Curve, *, log_y: bool, look: dict[str, Any]) -> None:
     """The mean, and a thin line for each of several seeds."""
+
+    def plot(points: Points, **line: Any) -> None:
+        # A logarithmic axis has no place for an error of 0.
+        if placed := [(x, y) for x, y in points if y > 0 or not log_y]:
+            axes.plot(*zip(*placed, strict=True), linestyle=style, **line)
+
     style = "--" if curve.validation else "-"
     for points in curve.seeds if len(curve.seeds) > 1 else ():
-        axes.plot(*zip(*points, strict=True), color=look["color"], linestyle=style, **ONE_SEED)
+        plot(points, color=look["color"], **ONE_SEED)
     mean = curve.mean()
-    every = math.ceil(len(mean) / MOST_MARKERS)
-    axes.plot(*zip(*mean, strict=True), **look, linestyle=style, markevery=every)
+    plot(mean, **look, markevery=math.ceil(len(mean) / MOST_MARKERS))
 
 
 def _draw_dot(axes: "Axes", dot: Dot, *, look: dict[str, Any]) -> None:

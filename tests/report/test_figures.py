@@ -349,3 +349,21 @@ def test_the_error_of_every_module_is_drawn_for_methods_with_several():
     assert shown(figure) == {"linear probe": {("gim", False): [(1.0, 99.0), (2.0, 97.0)]}}
     assert figure.log_y
     assert figures(flat, methods=("mfcc",)) == []
+
+
+@pytest.mark.parametrize(
+    ("tops", "mean", "drawn_last"), [((98.0, 100.0), 1.0, [2.0, 10.0, 1.0]), ((100.0,), 0.0, [10])]
+)
+def test_a_module_without_an_error_counts_in_the_mean_and_is_not_drawn(tops, mean, drawn_last):
+    """Errors of 2 and 0 have a mean of 1; a logarithmic axis has no 0."""
+    (figure,) = figures(
+        *(
+            cell(
+                seed=seed,
+                metrics={"accuracy": top, "accuracy/module_1": 90, "accuracy/module_2": top},
+            )
+            for seed, top in enumerate(tops)
+        )
+    )
+    assert shown(figure)["linear probe"][("gim", False)] == [(1.0, 10.0), (2.0, mean)]
+    assert [line.get_ydata()[-1] for line in lines(draw(figure))] == drawn_last
