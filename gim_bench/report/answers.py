@@ -19,9 +19,15 @@ from gim_bench.report.columns import (
 )
 from gim_bench.report.costs import COSTS, SAVES, what_it_costs, what_it_saves
 from gim_bench.report.document import Answer
-from gim_bench.report.flags import diverged, still_learning
+from gim_bench.report.flags import still_learning
 from gim_bench.report.identical import listed
-from gim_bench.report.obstacles import OF_ENCODERS, OF_TRAINING, against_accuracy, named
+from gim_bench.report.obstacles import (
+    OF_ENCODERS,
+    OF_TRAINING,
+    against_accuracy,
+    lost_runs,
+    named,
+)
 from gim_bench.report.pairs import REFERENCE, Pair, compared
 from gim_bench.report.rivals import (
     Rivals,
@@ -156,7 +162,7 @@ def _against(subject: Row, rival: Row, pairs: Sequence[Pair], *, suite: SuiteLik
 
 def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: SuiteLike) -> str:
     """Why a sentence may not compare the subject with the rival; empty if it may."""
-    rows, both = (subject, rival), f"{subject.method} and {rival.method}"
+    both = f"{subject.method} and {rival.method}"
     if not of_rival:
         return f"{both} do not both have this accuracy"
     records = [*subject.records, *rival.records]
@@ -164,15 +170,11 @@ def _why_not(subject: Row, rival: Row, of_rival: Sequence[Pair], *, suite: Suite
     if obstacles := against_accuracy(records, rows=suite.method, kinds=kinds):
         rerun = command(suite, subject.method, rival.method, more=" --rerun")
         return f"{both} are not of one experiment: {'; '.join(obstacles)}. Run {rerun}"
-    if failed := [f"{r.method} with seed {s}" for r in rows for s in r.failed]:
-        return (
-            f"{listed(failed)} failed and {'is' if len(failed) == 1 else 'are'} in no mean, for "
-            f"the reason below. Run {command(suite, subject.method, rival.method)}"
-        )
+    if lost := lost_runs(subject, rival, suite=suite):
+        return lost
     if not of_rival[-1].is_tested:
-        return without_interval(*rows, suite=suite)
-    if lost := [f"{r.method} with seed {s}" for r in rows for s in diverged(r.records)]:
-        return f"{listed(lost)} diverged: lower the learning rate"
+        theirs, ours = of_rival[-1].seeds
+        return without_interval({subject.method: ours, rival.method: theirs}, suite=suite)
     return ""
 
 

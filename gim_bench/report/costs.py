@@ -7,7 +7,7 @@ from gim_bench.cells.defaults import settings_by_name
 from gim_bench.report.columns import Row, trait_of
 from gim_bench.report.document import Answer
 from gim_bench.report.identical import listed
-from gim_bench.report.obstacles import against_costs
+from gim_bench.report.obstacles import against_costs, lost_runs
 from gim_bench.report.ratios import Ratio, own_cost, ratios
 from gim_bench.report.rivals import Rivals, command, without_interval, without_twin
 from gim_bench.report.suite_like import SuiteLike
@@ -41,7 +41,7 @@ def what_it_costs(rivals: Rivals, *, suite: SuiteLike) -> Answer:
         return Answer(question=COSTS, verdict=NOT_KNOWN, sentences=[f"No answer, because {why}"])
     own = f"Training {subject.method} takes {listed([own_cost(subject, n) for n in known])}"
     energy = [] if set(ENERGY) & {*known} else [_without_energy(subject)]
-    if why := _why_not(subject, twin, suite=suite):
+    if why := _why_not(twin, subject, suite=suite):
         sentences = [own, f"Against end to end: {why}", *energy]
         return Answer(question=COSTS, verdict=NOT_KNOWN, sentences=sentences)
     assert twin is not None
@@ -54,7 +54,7 @@ def what_it_costs(rivals: Rivals, *, suite: SuiteLike) -> Answer:
         verdict=_verdict_on_time(found.get("train/seconds")),
         sentences=[
             f"{own}{text}",
-            *([f"No ratio: {_one_seed(subject, twin, suite=suite)}"] if lacking else []),
+            *([f"No ratio: {_no_ratio(subject, twin, suite=suite)}"] if lacking else []),
             *_resumed(subject, twin),
             *energy,
         ],
@@ -75,7 +75,7 @@ def what_it_saves(rivals: Rivals, rows: Sequence[Row], *, suite: SuiteLike) -> A
             question=SAVES, verdict=NOT_KNOWN, sentences=[f"No answer, because {why}", *sentences]
         )
     own = f"{subject.method} peaks at {own_cost(subject, name)} {PLACES[name]}"
-    if why := _why_not(subject, twin, suite=suite):
+    if why := _why_not(twin, subject, suite=suite):
         sentences = [f"Alone, {own}", f"Against end to end: {why}", *sentences]
         return Answer(question=SAVES, verdict=NOT_KNOWN, sentences=sentences)
     assert twin is not None
@@ -84,7 +84,7 @@ def what_it_saves(rivals: Rivals, rows: Sequence[Row], *, suite: SuiteLike) -> A
     if alone:
         sentences.append(f"Alone, {own}: {alone.shown()} {of_twin}")
     else:
-        sentences += [f"Alone, {own}", f"No ratio: {_one_seed(subject, twin, suite=suite)}"]
+        sentences += [f"Alone, {own}", f"No ratio: {_no_ratio(subject, twin, suite=suite)}"]
     in_pipeline, text = _in_pipeline(rivals, rows, name, suite=suite)
     return Answer(
         question=SAVES,
@@ -105,22 +105,24 @@ def _torn(subject: Row, suite: SuiteLike) -> str:
     return f"the seeds of {subject.method} were not measured alike: {found}. Run {rerun}"
 
 
-def _why_not(ours: Row, twin: Row | None, *, suite: SuiteLike) -> str:
-    """Why costs of the two do not compare; empty if they do."""
+def _why_not(twin: Row | None, *ours: Row, suite: SuiteLike) -> str:
+    """Why costs of our rows and the twin do not compare; empty if they do."""
     if twin is None:
-        return without_twin(ours, suite)
-    if obstacles := against_costs([*ours.records, *twin.records], rows=suite.method):
-        rerun = command(suite, ours.method, twin.method, more=" --rerun")
-        both = f"{ours.method} and {twin.method}"
-        return f"{both} were not measured alike: {'; '.join(obstacles)}. Run {rerun}"
-    return ""
+        return without_twin(ours[0], suite)
+    rows = [*ours, twin]
+    methods = [row.method for row in rows]
+    records = [record for row in rows for record in row.records]
+    if obstacles := against_costs(records, rows=suite.method):
+        rerun = command(suite, *methods, more=" --rerun")
+        return f"{listed(methods)} were not measured alike: {'; '.join(obstacles)}. Run {rerun}"
+    return lost_runs(*rows, suite=suite)
 
 
-def _one_seed(*rows: Row, suite: SuiteLike) -> str:
-    """What is missing where costs that vary have one seed."""
+def _no_ratio(*rows: Row, suite: SuiteLike) -> str:
+    """Why a cost of these rows has no ratio."""
     if all(len(row.records) > 1 for row in rows):
-        return "measurements of 0 or less have no ratio"
-    return without_interval(*rows, suite=suite)
+        return "a seed without a measurement, or with one of 0 or less, has no ratio"
+    return without_interval({row.method: len(row.records) for row in rows}, suite=suite)
 
 
 def _without_energy(subject: Row) -> str:
@@ -161,23 +163,24 @@ def _in_pipeline(
 ) -> tuple[Ratio | None, str]:
     """Memory of the largest module's own process over the twin's, and how the sentence goes on."""
     twin = rivals.twin
-    largest = _largest_module(rivals.subject, [row for row in rows if row.records], name)
-    if largest is None:
+    modules = _rows_of_modules(rivals.subject, [row for row in rows if row.records], name)
+    if not modules:
         return None, f": {WITHOUT_MODULES}"
-    if (why := _why_not(largest, twin, suite=suite)) or twin is None:
+    if (why := _why_not(twin, *modules, suite=suite)) or twin is None:
         return None, f": {why}"
+    largest = max(modules, key=lambda row: row.summaries[name].mean)
     if (ratio := ratios(largest, twin, [name]).get(name)) is None:
-        return None, f": {_one_seed(largest, twin, suite=suite)}"
+        return None, f": {_no_ratio(largest, twin, suite=suite)}"
     return ratio, (
         f" of a process for each module, the largest ({largest.method}) peaks at "
         f"{own_cost(largest, name)} at most: {ratio.shown()} the memory of {twin.method}"
     )
 
 
-def _largest_module(subject: Row, done: Sequence[Row], name: str) -> Row | None:
-    """Of the rows that train one module of the subject each, the one of most memory.
+def _rows_of_modules(subject: Row, done: Sequence[Row], name: str) -> list[Row]:
+    """The rows that train one module of the subject each.
 
-    None if a module has no such row with this memory.
+    Empty if a module has no such row with this memory.
     """
     wanted = _settings(subject)
     rows = {
@@ -186,9 +189,7 @@ def _largest_module(subject: Row, done: Sequence[Row], name: str) -> Row | None:
         if trait_of(row, "only") and name in row.summaries and _settings(row) == wanted
     }
     trained = {loss for loss in subject.summaries if loss.startswith("loss/module_")}
-    if not rows or {f"loss/{module}" for module in rows} < trained:
-        return None
-    return max(rows.values(), key=lambda row: row.summaries[name].mean)
+    return [*rows.values()] if trained <= {f"loss/{module}" for module in rows} else []
 
 
 def _settings(row: Row) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def _leanest(rivals: Rivals, name: str, *, suite: SuiteLike) -> list[str]:
     """The subject against the end-to-end row of least memory, if that is not the twin."""
     rows = [row for row in rivals.end_to_end if name in row.summaries]
     row = min(rows, key=lambda row: row.summaries[name].mean, default=None)
-    if row is None or row is rivals.twin or _why_not(rivals.subject, row, suite=suite):
+    if row is None or row is rivals.twin or _why_not(row, rivals.subject, suite=suite):
         return []
     ratio = ratios(rivals.subject, row, [name]).get(name)
     own = f"The leanest row end to end is {row.method} with {own_cost(row, name)}"

@@ -1,9 +1,14 @@
-"""Reasons why two rows must not be compared in a sentence: other machines, budgets, settings."""
+"""Reasons why rows must not be compared in a sentence: machines, budgets, settings, lost runs."""
 
 from collections.abc import Collection, Sequence
 
 from gim_bench.records.record import Record
+from gim_bench.report.columns import Row
 from gim_bench.report.comparison import Difference, Kind, Rows, between_rows, mixtures
+from gim_bench.report.flags import diverged
+from gim_bench.report.identical import listed
+from gim_bench.report.rivals import command
+from gim_bench.report.suite_like import SuiteLike
 
 # Facts of a record that decide its accuracy; all other facts of CONSTANTS decide costs alone.
 OF_ACCURACY = ("protocol", "dataset", "data_sha256", "device", "gpu", "cpu", "precision")
@@ -32,6 +37,18 @@ def against_costs(records: Sequence[Record], *, rows: Rows) -> list[str]:
     """Why time, energy and memory of these records do not compare; empty if they do."""
     others = [m for m in mixtures(records) if m.name not in OF_ACCURACY]
     return [*against_accuracy(records, rows=rows), *map(_said, others)]
+
+
+def lost_runs(*rows: Row, suite: SuiteLike) -> str:
+    """Why the means of these rows do not stand for all of their runs; empty if they do."""
+    if failed := [f"{row.method} with seed {seed}" for row in rows for seed in row.failed]:
+        return (
+            f"{listed(failed)} failed and {'is' if len(failed) == 1 else 'are'} in no mean, for "
+            f"the reason below. Run {command(suite, *(row.method for row in rows))}"
+        )
+    if lost := [f"{row.method} with seed {s}" for row in rows for s in diverged(row.records)]:
+        return f"{listed(lost)} diverged: lower the learning rate"
+    return ""
 
 
 def named(records: Sequence[Record], *, rows: Rows) -> list[str]:

@@ -43,7 +43,8 @@ class Ratio:
 def ratios(ours: Row, theirs: Row, names: Sequence[str]) -> dict[str, Ratio]:
     """The ratio of each cost that both rows have, with seeds enough for an interval.
 
-    A cost that a seed measured as 0 or less, as memory over a baseline may be, has no ratio.
+    A cost that a seed did not measure, or measured as 0 or less, as memory over a baseline may be,
+    has no ratio.
     The intervals are of 95 %, corrected by Holm for all inexact ones together. Logarithms of costs
     are compared, with seeds unpaired (Welch 1947).
     """
@@ -64,20 +65,26 @@ def ratios(ours: Row, theirs: Row, names: Sequence[str]) -> dict[str, Ratio]:
 
 
 def own_cost(row: Row, name: str) -> str:
-    """The mean cost of a row with its unit, and the half width of its interval over seeds."""
+    """The mean cost of a row with its unit, and the half width of its interval over seeds.
+
+    The number of seeds follows where some seeds did not measure the cost.
+    """
     summary, style = row.summaries[name], style_of(name)
     mean, half = summary.mean * style.factor, summary.ci95
     decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 0
     spread = (
         f" ± {half * style.factor:,.{decimals}f}" if half and not name.startswith(EXACT) else ""
     )
-    return f"{mean:,.{decimals}f}{spread} {style.unit}"
+    every = len(row.records)
+    partly = f" ({summary.n} of {every} seeds)" if summary.n < every else ""
+    return f"{mean:,.{decimals}f}{spread} {style.unit}{partly}"
 
 
 def _logs(row: Row, name: str) -> np.ndarray:
     """Logarithms of a cost by seed; none at all where a seed has no logarithm."""
     values = np.array(list(values_by_seed(row.records, name).values()))
-    return np.log(values) if (values > 0).all() else np.array([])
+    every = len(values) == len(row.records) and (values > 0).all()
+    return np.log(values) if every else np.array([])
 
 
 def _repeats(*logs: np.ndarray) -> bool:

@@ -5,7 +5,7 @@ first row of isolated modules.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -54,9 +54,12 @@ def command(suite: SuiteLike, *methods: str, more: str = "") -> str:
     return f"`python -m gim_bench run {suite.options}{rows}{more}`"
 
 
-def without_interval(*rows: Row, suite: SuiteLike) -> str:
-    """Which of the rows have one seed, and the command that adds seeds."""
-    single = [row.method for row in rows if len(row.records) < 2]
+def without_interval(seeds: Mapping[str, int], *, suite: SuiteLike) -> str:
+    """Which of the methods have a number for one seed alone, and the command that adds seeds.
+
+    `seeds` counts the seeds with a number, by method.
+    """
+    single = [method for method, count in seeds.items() if count < 2]
     more = command(suite, *single, more=f" --seeds {SEEDS}")
     none = "has no interval" if len(single) == 1 else "have no intervals"
     return f"{listed(single)} with one seed {none}. Run {more}"

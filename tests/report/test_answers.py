@@ -1,5 +1,7 @@
 """The three answers on top of a report, for records that were made to make them wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from gim_bench.records.record import Status
@@ -100,6 +102,8 @@ def test_seeds_without_a_number_are_not_counted():
     """60.5 is the mean of two seeds; the third has no finite accuracy."""
     said = answer(WORKS, all_three((60.0, 61.0, float("nan"))))
     assert "gim reaches 60.5 ± 6.4 % (2 of 3 seeds)" in said
+    alone = answer(WORKS, all_three((60.0, float("nan"), float("nan"))))
+    assert "Against end to end: gim with one seed has no interval" in alone
 
 
 def test_the_two_meanings_of_plus_and_minus_are_told_apart():
@@ -299,6 +303,28 @@ def test_time_that_is_more_or_not_told_apart_is_not_called_less(gim, verdict):
     assert f"**{COSTS}** {verdict}" in found
 
 
+def test_costs_of_runs_that_failed_or_diverged_are_not_compared():
+    ours, theirs = timed("gim", 100.0, 101.0), timed("cpc", 200.0, 201.0)
+    lost = cell("cpc", seed=2, metrics={}, status=Status.FAILED, error="the loss is nan")
+    failed = answer(COSTS, [*ours, *theirs, lost])
+    assert f"**{COSTS}** Not known." in failed
+    assert "Against end to end: cpc with seed 2 failed and is in no mean" in failed
+    theirs[0].metrics["uninformed_loss/module_1"] = 1.0
+    diverged = answer(COSTS, [*ours, replace(theirs[0], losses=LOSSES), theirs[1]])
+    assert f"**{COSTS}** Not known." in diverged
+    assert "Against end to end: cpc with seed 0 diverged" in diverged
+
+
+def test_a_cost_that_some_seeds_did_not_measure_has_no_ratio():
+    ours, theirs = timed("gim", 100.0, 101.0, 102.0), timed("cpc", 200.0, 201.0)
+    for record in ours[1:]:
+        del record.metrics["train/seconds"]
+    found = answer(COSTS, [*ours, *theirs])
+    assert f"**{COSTS}** Not known. Training gim takes 100 s (1 of 3 seeds) and 2.00" in found
+    assert "No ratio: a seed without a measurement, or with one of 0 or less, has no" in found
+    assert "the time" not in found
+
+
 def test_times_of_one_seed_have_no_ratio():
     found = answer(COSTS, [*timed("gim", 100.0), *timed("cpc", 200.0)])
     assert f"**{COSTS}** Not known." in found
@@ -399,6 +425,19 @@ def test_a_pipeline_without_a_row_for_every_module_is_not_known():
     assert "Run `python -m gim_bench run --suite memory`" in found
 
 
+def test_rows_of_modules_that_were_not_measured_alike_have_no_largest():
+    """Module 2 may need less memory than module 1 only because it ran on another machine."""
+    away = replace(module(2, 0.5)[0], provenance=provenance(gpu="another"))
+    found = answer(SAVES, [*peaks("gim", 2.0), *peaks("cpc", 4.0), *module(1, 1.0), away])
+    assert "50 % of the memory alone; in a pipeline, not known." in found
+    assert "gpu differs" in found
+
+
+def test_a_pipeline_without_a_row_for_one_module_and_with_a_row_of_no_module_is_not_known():
+    records = [*peaks("gim", 2.0), *peaks("cpc", 4.0), *module(1, 1.0), *module(3, 0.5)]
+    assert "in a pipeline, not known." in answer(SAVES, records)
+
+
 def test_more_memory_is_no_saving():
     found = answer(SAVES, [*peaks("gim", 5.0), *peaks("cpc", 4.0)])
     assert f"**{SAVES}** Nothing alone; in a pipeline, not known." in found
@@ -427,7 +466,7 @@ def test_memory_of_which_a_seed_measured_nothing_has_no_ratio():
     records = [*peaks("gim", -0.2, 0.5, 0.6, name=ON_HOST), *peaks("cpc", 4.0, 4.1, name=ON_HOST)]
     found = answer(SAVES, records, suite=Suite(fresh_process=True))
     assert f"**{SAVES}** Not known. Alone, gim peaks at 0.300 ± 1.083 GB of the host." in found
-    assert "No ratio: measurements of 0 or less have no ratio" in found
+    assert "No ratio: a seed without a measurement, or with one of 0 or less, has no" in found
     below = [*peaks("gim", -0.2, -0.3, name=ON_HOST), *records[3:]]
     assert "gim peaks at -0.250 ±" in answer(SAVES, below, suite=Suite(fresh_process=True))
 
