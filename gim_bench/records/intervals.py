@@ -7,9 +7,9 @@ recordings or sources that several of them are made from; all labels of a record
 Letters: S = seeds, G = items, n = test labels. Accuracies are in percent.
 
 Source: Searle, Casella and McCulloch 1992, Variance Components, section 4.3 (two-way crossed);
-Welch 1947 (seeds of two methods); Cochran and Cox 1957, section 4.14 (t of two parts with their own
-degrees of freedom); Owen 2007, The pigeonhole bootstrap, which is too narrow with few seeds. The
-choice among them is measured in docs/decisions/0020-statistics.md.
+Welch 1947 (seeds of two methods); Cochran and Cox 1957, Experimental Designs, 2nd ed., section 4.14
+(t of two parts with their own degrees of freedom); Owen 2007, The pigeonhole bootstrap, which is
+too narrow with few seeds. The choice among them is measured in docs/decisions/0020-statistics.md.
 """
 
 import hashlib
@@ -70,19 +70,9 @@ class Estimate:
         return " and ".join(name for name, part in known.items() if part is not None)
 
     def half_width(self, level: float = LEVEL) -> float | None:
-        """Half width of the interval of confidence 1 - level; None if there is no interval.
-
-        Cochran and Cox's approximation: the quantile is the mean of the two parts' quantiles of
-        Student's t, weighted by their variances.
-        """
+        """Half width of the interval of confidence 1 - level; None if there is no interval."""
         parts = [part for part in (self.seeds, self.items) if part is not None]
-        if not parts:
-            return None
-        variance = math.fsum(part.variance for part in parts)
-        if variance == 0:
-            return 0.0
-        weighted = math.fsum(p.variance * _quantile(p.freedom, level) for p in parts)
-        return weighted / math.sqrt(variance)
+        return half_width(parts, level=level) if parts else None
 
     def p_value(self) -> float | None:
         """The level at which the interval ends at 0: two-sided, not corrected."""
@@ -203,6 +193,32 @@ def difference_of(ours: Sample, theirs: Sample) -> Estimate:
         seeds=_of_seeds(both),
         items=_of_items(both) if alike else None,
     )
+
+
+def half_width(parts: Sequence[Part], *, level: float) -> float:
+    """Half width of the interval of confidence 1 - level of an estimate with these parts.
+
+    The quantile is the mean of the parts' quantiles of Student's t, weighted by their variances,
+    which holds its level with few runs and unequal variances. Satterthwaite's and Welch's degrees
+    of freedom exceed 5 % by up to half of a point there.
+
+    Source: Cochran and Cox 1957, section 4.14.
+    """
+    variance = math.fsum(part.variance for part in parts)
+    if variance == 0 or math.isinf(variance):
+        return variance
+    weighted = math.fsum(p.variance * _quantile(p.freedom, level) for p in parts if p.variance)
+    return weighted / math.sqrt(variance)
+
+
+def corrected(estimates: Sequence[Estimate]) -> list[Corrected | None]:
+    """The test of each estimate, corrected by Holm for the number of tests.
+
+    None for an estimate without variance over seeds, which is not tested.
+    """
+    p_values = [estimate.p_value() if estimate.seeds else None for estimate in estimates]
+    tests = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(tests) for p in p_values]
 
 
 def holm(p_values: Sequence[float], *, level: float = LEVEL) -> list[Corrected]:

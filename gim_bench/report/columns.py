@@ -273,5 +273,9 @@ def show_published(paper: Published, style: Style) -> str:
     return show(paper.value, paper.std, style._replace(decimals=max(style.decimals, printed)))
 
 
+def show_p(p: float) -> str:
+    return "≤0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def signed(difference: float, style: Style) -> str:
     return f"{difference * style.factor:+,.{style.decimals}f}"

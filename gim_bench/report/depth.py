@@ -10,9 +10,17 @@ from itertools import pairwise
 
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.contract import GradientFlow
-from gim_bench.records.intervals import LEVEL, Corrected, Estimate, Sample, holm, mean_of, sample
+from gim_bench.records.intervals import (
+    LEVEL,
+    Corrected,
+    Estimate,
+    Sample,
+    corrected,
+    mean_of,
+    sample,
+)
 from gim_bench.records.statistics import values_by_seed
-from gim_bench.report.columns import NONE, Row, heading_of, show, signed, style_of
+from gim_bench.report.columns import NONE, Row, heading_of, show, show_p, signed, style_of
 from gim_bench.report.document import Block, Column, Curve, Figure, Panel, Section, Table
 from gim_bench.report.tables import modules_of
 
@@ -106,7 +114,7 @@ def _family(label: str, found: Mapping[int, Row], name: str) -> list[Block]:
     of_units = list(_between_units(found, name))
     of_modules = {row.method: list(_between_modules(row, name)) for row in found.values()}
     everything = [step for steps in of_modules.values() for step in steps]
-    over_units, over_modules = corrected(of_units), corrected(everything)
+    over_units, over_modules = _tests(of_units), _tests(everything)
     return [
         f"{label}: {heading_of(name)} over the number of isolated units",
         overview,
@@ -169,23 +177,17 @@ def _tested(steps: Sequence[Step], found: Mapping[str, Corrected], name: str) ->
             half = step.difference.half_width(test.level)
             assert half is not None
             interval = f"± {show(half, None, style)}"
-            p = "≤0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+            p = show_p(test.p_value)
         difference = signed(step.difference.value, style)
         rows.append([step.name, difference, interval, p, str(step.seeds)])
     columns = [Column(heading=heading, numeric=heading != "compared") for heading in HEADINGS]
     return [Table(columns=columns, rows=rows)] if rows else []
 
 
-def corrected(steps: Sequence[Step]) -> dict[str, Corrected]:
+def _tests(steps: Sequence[Step]) -> dict[str, Corrected]:
     """The tests of the steps with several seeds, by name, corrected for their number."""
-    tested = [step for step in steps if step.difference.seeds is not None]
-    return dict(
-        zip(
-            (step.name for step in tested),
-            holm([step.difference.p_value() or 0.0 for step in tested]),
-            strict=True,
-        )
-    )
+    tests = corrected([step.difference for step in steps])
+    return {step.name: test for step, test in zip(steps, tests, strict=True) if test}
 
 
 def first_fall(steps: Sequence[Step], found: Mapping[str, Corrected]) -> str:

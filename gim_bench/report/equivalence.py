@@ -7,10 +7,11 @@ the paper's own number, and the rounding of its print.
 import math
 from dataclasses import dataclass
 
+from gim_bench.records.intervals import Part, half_width
 from gim_bench.records.statistics import Summary
 from gim_bench.report.published import Published
 
-EQUIVALENCE, DIFFERENCE = 0.95, 0.975  # quantiles: two one-sided tests at 5 %, one two-sided at 5 %
+EQUIVALENCE, DIFFERENCE = 0.10, 0.05  # levels: two one-sided tests at 5 %, one two-sided at 5 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,29 +44,12 @@ def gap_between(ours: Summary, paper: Published, *, deterministic: bool = False)
     """
     std = ours.std if ours.std is not None else 0.0 if deterministic else math.inf
     if paper.std is None or paper.runs is None or paper.runs < 2:
-        parts = [(std**2 * (1 + 1 / ours.n), ours.n - 1)]
+        parts = [Part(std**2 * (1 + 1 / ours.n), ours.n - 1)]
     else:
-        parts = [(std**2 / ours.n, ours.n - 1), (paper.std**2 / paper.runs, paper.runs - 1)]
+        of_paper = Part(paper.std**2 / paper.runs, paper.runs - 1)
+        parts = [Part(std**2 / ours.n, ours.n - 1), of_paper]
     return Gap(
         difference=ours.mean - paper.value,
-        half90=_half_width(parts, quantile=EQUIVALENCE) + paper.rounding,
-        half95=_half_width(parts, quantile=DIFFERENCE) + paper.rounding,
+        half90=half_width(parts, level=EQUIVALENCE) + paper.rounding,
+        half95=half_width(parts, level=DIFFERENCE) + paper.rounding,
     )
-
-
-def _half_width(parts: list[tuple[float, int]], *, quantile: float) -> float:
-    """Half width of an interval; `parts` are (variance, degrees of freedom) that add up.
-
-    The quantile is the mean of the parts' Student quantiles, weighted by variance, which holds its
-    level with few runs and unequal variances. Welch's degrees of freedom exceed 5 % by up to half
-    of a point there.
-
-    Source: Cochran and Cox 1950, Experimental Designs.
-    """
-    from scipy.special import stdtrit  # importing scipy.stats takes five times as long
-
-    variance = sum(part for part, _ in parts)
-    if variance == 0 or math.isinf(variance):
-        return variance
-    weighted = sum(part * stdtrit(freedom, quantile) for part, freedom in parts if part)
-    return float(weighted / math.sqrt(variance))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from gim_bench.contract import GradientFlow
-from gim_bench.records.intervals import LEVEL, Corrected, Estimate, difference_of, holm
+from gim_bench.records.intervals import LEVEL, Corrected, Estimate, corrected, difference_of
 from gim_bench.report.best import at_best_module
 from gim_bench.report.columns import (
     NONE,
@@ -14,6 +14,7 @@ from gim_bench.report.columns import (
     is_untrained,
     sample_of,
     show,
+    show_p,
     signed,
     style_of,
     trait_of,
@@ -71,9 +72,8 @@ def compared(rows: Sequence[Row], names: Sequence[str]) -> list[Pair]:
     if not rows:
         return []
     found = [pair for name in names for pair in pairs(rows, name, reference=reference_of(rows))]
-    tested = [pair for pair in found if pair.is_tested]
-    corrected = iter(holm([pair.difference.p_value() or 0.0 for pair in tested]))
-    return [replace(p, corrected=next(corrected)) if p.is_tested else p for p in found]
+    tests = corrected([pair.difference for pair in found])
+    return [replace(pair, corrected=test) for pair, test in zip(found, tests, strict=True)]
 
 
 def pairs(rows: Sequence[Row], name: str, *, reference: Row) -> Iterator[Pair]:
@@ -107,7 +107,7 @@ def _tested(pair: Pair, strictest: float) -> Sequence[str]:
     half, detectable = found.half_width(pair.corrected.level), found.smallest_shown(strictest)
     assert half is not None
     assert detectable is not None
-    p = "≤0.001" if pair.corrected.p_value < 0.001 else f"{pair.corrected.p_value:.3f}"
+    p = show_p(pair.corrected.p_value)
     return [f"± {show(half, None, style)}", p, show(detectable, None, style)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from gim_bench.records.intervals import Estimate, difference_of, holm, marks_of
+from gim_bench.records.intervals import Estimate, corrected, difference_of, marks_of
 from gim_bench.records.metrics import target_of
 from gim_bench.records.protocols import Kept, ProtocolResult
 from gim_bench.records.record import Record
@@ -173,14 +173,12 @@ def passes(
                 None if row is None else sample_of(row, metric) for row in (ours, theirs)
             )
             if sample is not None and against is not None:
-                difference = difference_of(sample, against)
-                if difference.seeds is not None:
-                    differences[one.method, other.method, name] = difference
-    corrected = holm([found.p_value() or 0.0 for found in differences.values()])
-    level = {place: each.level for place, each in zip(differences, corrected, strict=True)}
+                differences[one.method, other.method, name] = difference_of(sample, against)
+    tests = dict(zip(differences, corrected([*differences.values()]), strict=True))
 
     def excludes_zero(place: tuple[str, str, str]) -> bool:
-        half = differences[place].half_width(level[place])
+        test = tests[place]
+        half = differences[place].half_width(test.level) if test else None
         return half is not None and abs(differences[place].value) > half
 
     reversals = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gim_bench.records.intervals import LEVEL, Sample, difference_of, holm
+from gim_bench.records.intervals import LEVEL, Sample, corrected, difference_of
 from gim_bench.records.statistics import values_by_seed
 from gim_bench.report.columns import Row, style_of
 from gim_bench.report.ledger import DETERMINISTIC
@@ -52,10 +52,10 @@ def ratios(ours: Row, theirs: Row, names: Sequence[str]) -> dict[str, Ratio]:
     known = {name: both for name, both in found.items() if all(len(logs) for logs in both)}
     gaps = {n: difference_of(*(Sample(values=logs) for logs in both)) for n, both in known.items()}
     exact = [name for name in gaps if name.startswith(EXACT) and _repeats(*known[name])]
-    tested = [name for name, gap in gaps.items() if gap.seeds is not None and name not in exact]
+    inexact = [name for name in gaps if name not in exact]
+    tests = corrected([gaps[name] for name in inexact])
     levels = dict.fromkeys(exact, LEVEL)
-    corrected = holm([gaps[name].p_value() or 0.0 for name in tested])
-    levels |= {name: each.level for name, each in zip(tested, corrected, strict=True)}
+    levels |= {name: test.level for name, test in zip(inexact, tests, strict=True) if test}
     return {
         name: _ratio(name, gaps[name].value, half=half)
         for name in names

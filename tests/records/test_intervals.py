@@ -17,6 +17,7 @@ from gim_bench.records.intervals import (
     Marks,
     Part,
     Sample,
+    corrected,
     difference_of,
     holm,
     marks_of,
@@ -226,9 +227,16 @@ def test_an_interval_excludes_zero_exactly_where_the_corrected_p_value_is_small(
     rng = np.random.default_rng(5)
     for _ in range(20):
         tables = [Estimate(value=v, seeds=Part(1.0, 6), items=None) for v in rng.normal(3, 2, 6)]
-        corrected = holm([one.p_value() for one in tables])
-        for one, found in zip(tables, corrected, strict=True):
+        for one, found in zip(tables, corrected(tables), strict=True):
             assert (abs(one.value) > one.half_width(found.level)) == (found.p_value <= 0.05)
+
+
+def test_an_estimate_of_one_seed_is_not_tested_and_not_counted():
+    one = Estimate(value=2.0, seeds=None, items=Part(1.0, 99))
+    several = Estimate(value=2.0, seeds=Part(1.0, 4), items=None)
+    none, test = corrected([one, several])
+    assert none is None
+    assert (test.p_value, test.level) == (several.p_value(), 0.05)
 
 
 def test_the_smallest_difference_is_shown_in_four_tables_of_five():
