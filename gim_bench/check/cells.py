@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gim_bench import RESULTS_VERSION
+from gim_bench.check.reference import TRACKER
 from gim_bench.contract import GradientFlow
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts
@@ -32,7 +33,7 @@ def cells_of(records: Sequence[Record], *, methods: Sequence[str], rows: Rows) -
     latest = latest_attempts([record for record in current if record.method in methods])
     done = sorted((r for r in latest if r.status is Status.DONE), key=lambda r: r.seed)
     by_method = {method: [r for r in done if r.method == method] for method in methods}
-    mixed = mixtures(done)
+    mixed = [m for m in mixtures(done) if m.name != f"versions.{TRACKER}"]  # it moves no number
     return Cells(
         by_method={method: found for method, found in by_method.items() if found},
         problems=[

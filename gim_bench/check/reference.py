@@ -13,8 +13,9 @@ from gim_bench.report.published import results_folder
 from gim_bench.settings.base import Settings
 from gim_bench.texts import TextError, read_text
 
+TRACKER = "mlflow"
 # Packages whose version moves no accuracy and no loss; the package itself is what is checked.
-NOT_COMPUTING = {"gim-bench", "mlflow"}
+NOT_COMPUTING = {"gim-bench", TRACKER}
 PROCESSOR = ("cpu_identity", "cores")
 
 

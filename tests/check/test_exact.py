@@ -108,6 +108,15 @@ def test_on_another_machine_intervals_decide_and_the_reason_is_noted(facts, why,
 def test_a_tracker_of_another_version_moves_no_number(check, records):
     verdict = check(changed(records, versions={"torch": "2", "mlflow": "4"}))
     assert len(verdict.repeats) == 8
+    torn = [*records[:1], *changed(records[1:], versions={"torch": "2", "mlflow": "4"})]
+    assert (check(torn).exit_code, len(check(torn).repeats)) == (0, 8)
+
+
+def test_cells_of_two_versions_of_the_package_are_not_judged(check, records):
+    """Without a checkout, the version alone tells that the code changed between the cells."""
+    old, new = ({"torch": "2", "gim-bench": version} for version in "12")
+    torn = [*changed(records[:1], versions=old), *changed(records[1:], versions=new)]
+    assert check(torn).exit_code == 3
 
 
 def test_cells_of_two_kinds_of_processors_are_not_compared_bit_for_bit(check, records):
