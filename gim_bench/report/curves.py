@@ -155,7 +155,7 @@ def _rates_by_module(record: Record, target: str) -> dict[str, Points]:
     for name, curve in record.probe_curves.items():
         of, _, module = name.rpartition("/")
         if of == target:
-            found[module] = [(rate, accuracy) for rate, accuracy in curve]
+            found[module] = sorted((rate, accuracy) for rate, accuracy in curve)
     return found
 
 

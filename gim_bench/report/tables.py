@@ -167,7 +167,8 @@ def _about_rates(rows: Sequence[Row]) -> list[Block]:
     """The methods whose linear probe may have its best rate or penalty outside of the grid."""
 
     def at_the_edge(curve: Sequence[Sequence[float]]) -> bool:
-        accuracies = [accuracy for _, accuracy in curve]
+        in_order = sorted((rate, accuracy) for rate, accuracy in curve)  # suites list them anyhow
+        accuracies = [accuracy for _, accuracy in in_order]
         inner = accuracies[1:-1]
         return bool(inner) and max(accuracies[0], accuracies[-1]) > max(inner)
 

@@ -147,6 +147,12 @@ def test_the_probe_has_a_figure_for_each_target_over_a_logarithmic_axis():
     assert (speaker.x_label, speaker.y_label) == ("learning rate", "validation accuracy, %")
 
 
+def test_rates_of_an_unsorted_grid_are_drawn_from_left_to_right():
+    (drawn,) = figures(probed(curves={"module_1": [[1e-1, 60.0], [1e-3, 40.0], [1e-2, 50.0]]}))
+    (seed,) = drawn.panels[0].curves[0].seeds
+    assert seed == [(1e-3, 40.0), (1e-2, 50.0), (1e-1, 60.0)]
+
+
 def test_features_that_are_no_stack_do_not_pass_for_the_first_module():
     one = {"module_1": [[1e-3, 50.0]]}
     two = one | {"module_2": [[1e-3, 60.0]]}

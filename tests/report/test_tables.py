@@ -433,6 +433,9 @@ EDGES = {
     "last": ([[1e-3, 40.0], [1e-2, 50.0], [1e-1, 60.0]], True),
     "first": ([[1e-3, 60.0], [1e-2, 50.0], [1e-1, 40.0]], True),
     "inside": ([[1e-3, 40.0], [1e-2, 60.0], [1e-1, 50.0]], False),
+    "last of an unsorted grid": ([[1e-1, 60.0], [1e-3, 40.0], [1e-2, 50.0]], True),
+    "inside, listed first": ([[1e-2, 60.0], [1e-3, 40.0], [1e-1, 50.0]], False),
+    "last, listed inside": ([[1e-3, 40.0], [1e-1, 60.0], [1e-2, 50.0]], True),
     "as good inside": ([[1e-3, 40.0], [1e-2, 60.0], [1e-1, 60.0]], False),
     "no inside": ([[1e-3, 40.0], [1e-2, 60.0]], False),
 }
