@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from gim_bench.api.running import overrides_of
-from gim_bench.api.tables import about
+from gim_bench.api.tables import about, units
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
-from gim_bench.records.metrics import unit_of
 from gim_bench.report.build import headline_of, rows_of
 from gim_bench.report.columns import Row, interval_of
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
@@ -63,9 +62,12 @@ def summary(
     Raises: ConfigError for unknown names, or if there is no finished cell.
     """
     _, rows = _finished(suite, runs_dir=runs_dir, settings=settings, data=data)
-    table = pd.DataFrame(
-        [_mean(row, name) for row in rows for name in row.summaries], columns=list(OF_MEANS)
-    )
+    means = [
+        _mean(row, name) | {"unit": unit}
+        for row in rows
+        for name, unit in units(row.summaries, row.records[0].config)
+    ]
+    table = pd.DataFrame(means, columns=list(OF_MEANS))
     return table.astype({"module": "Int64"})
 
 
@@ -152,7 +154,6 @@ def _mean(row: Row, name: str) -> dict[str, Any]:
         **_interval(of_seeds.mean, estimate.half_width() if estimate else None),
         "seeds": of_seeds.n,
         "covers": estimate.covers if estimate else "",
-        "unit": unit_of(name, row.records[0].config),
     }
 
 

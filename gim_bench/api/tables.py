@@ -1,7 +1,7 @@
 """Records as a table of pandas."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,19 @@ def _rows(record: Record, *, folder: str) -> Iterator[dict[str, Any]]:
     }
     if not record.metrics:
         yield shared
-    for name, value in record.metrics.items():
+    for name, unit in units(record.metrics, record.config):
+        yield shared | about(name) | {"value": record.metrics[name], "unit": unit}
+
+
+def units(names: Iterable[str], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each metric with its unit; those of a later version are left out with a warning."""
+    for name in names:
         try:
-            unit = unit_of(name, record.config)
-        except ConfigError as error:  # a metric of a later version
+            unit = unit_of(name, config)
+        except ConfigError as error:
             warnings.warn(f"left out: {error}", stacklevel=3)
-            continue
-        yield shared | about(name) | {"value": value, "unit": unit}
+        else:
+            yield name, unit
 
 
 @cache
