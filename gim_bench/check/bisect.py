@@ -64,7 +64,8 @@ def first_bad(good: str, trial: Trial, *, say: Callable[[str], None]) -> str | N
         if (term := tried(newest)) != "bad":
             if term == SKIPPED:
                 raise ConfigError(
-                    f"HEAD ({newest[:12]}) cannot be judged: run check without --bisect"
+                    f"HEAD ({newest[:12]}) cannot be judged: run check without --bisect; a suite "
+                    f"whose data need --data-dir cannot be bisected"
                 )
             return None
         _run(checkout, "checkout", "--quiet", oldest)

@@ -1,7 +1,7 @@
 """The command `check`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,9 @@ FormatOption = Annotated[
     ),
 ]
 
+# Options that --update does not read, and those that --bisect, which runs cells anew, does not.
+OF_VERDICT, OF_RECORDS = ("--format", "--output", "--history"), ("--data", "--runs-dir")
+
 
 def check(
     suite: SuiteOption,
@@ -70,7 +73,14 @@ def check(
     from gim_bench.settings.suites import load_suite
 
     room.check_format(fmt)
-    _check_together(update=update, reason=reason, history=history, bisect=bisect)
+    given = {
+        "--format": fmt != "text",
+        "--output": output is not None,
+        "--history": history is not None,
+        "--data": data is not None,
+        "--runs-dir": runs_dir != RUNS_DIR,
+    }
+    _check_together(given, update=update, reason=reason, bisect=bisect)
     loaded = load_suite(suite, overrides=set_ or ())
     path = against or room.reference_path(loaded.name)
     if bisect is not None:
@@ -91,15 +101,18 @@ def check(
 
 
 def _check_together(
-    *, update: bool, reason: str | None, history: Path | None, bisect: str | None
+    given: Mapping[str, bool], *, update: bool, reason: str | None, bisect: str | None
 ) -> None:
-    """Options that make sense together. Raises: ConfigError."""
+    """Check that all options take part; `given` says which of a check's. Raises: ConfigError."""
     if reason is not None and not update:
         raise ConfigError("--reason is for a new reference: add --update, or leave it out")
     if update and bisect is not None:
         raise ConfigError("--bisect writes no reference: leave out --update")
-    if history is not None and (update or bisect is not None):
-        raise ConfigError("--history is for a check: leave it out with --update and --bisect")
+    idle = OF_VERDICT if update else (*OF_VERDICT, *OF_RECORDS) if bisect is not None else ()
+    for option in idle:
+        if given[option]:
+            asked = "--update" if update else "--bisect"
+            raise ConfigError(f"{option} is for a check of records: leave it out with {asked}")
 
 
 def _judged(

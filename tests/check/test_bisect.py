@@ -152,6 +152,12 @@ def test_where_nothing_is_worse_there_is_nothing_to_find(ten):
     assert [line[-4:] for line in said] == ["good"]
 
 
+def test_a_newest_commit_that_does_not_run_is_no_answer(ten):
+    ten(faulty=6, broken=COMMITS)
+    with pytest.raises(ConfigError, match="cannot be judged: .* --data-dir cannot be bisected"):
+        first_bad(f"HEAD~{COMMITS - 1}", TRIAL, say=str)
+
+
 @pytest.mark.parametrize("good", ["no-such-commit", "HEAD~999999"])
 def test_an_unknown_commit_is_one_line(good):
     with pytest.raises(ConfigError, match=re.escape(repr(good))):
