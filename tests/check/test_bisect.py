@@ -154,7 +154,7 @@ def test_where_nothing_is_worse_there_is_nothing_to_find(ten):
 
 def test_a_newest_commit_that_does_not_run_is_no_answer(ten):
     ten(faulty=6, broken=COMMITS)
-    with pytest.raises(ConfigError, match="cannot be judged: .* --data-dir cannot be bisected"):
+    with pytest.raises(ConfigError, match=r"cannot be judged: .* --data-dir cannot be bisected"):
         first_bad(f"HEAD~{COMMITS - 1}", TRIAL, say=str)
 
 
