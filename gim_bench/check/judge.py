@@ -149,7 +149,7 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
         repeats=made.repeats,
         compared=compared,
         findings=[*_certain(cells), *of_suite, *of_methods],
-        notes=[*_notes(cells, reference), *_unseeing(compared, reference)],
+        notes=[*_notes(cells, reference), *_unseeing(compared, reference, level=level)],
     )
 
 
@@ -328,9 +328,10 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
                 yield f"{method} {', '.join(new)}: not in the reference, not compared"
 
 
-def _unseeing(compared: Sequence[Compared], reference: Reference) -> Iterator[str]:
+def _unseeing(compared: Sequence[Compared], reference: Reference, *, level: float) -> Iterator[str]:
     """Trained encoders in whose place an untrained one would pass this check by intervals."""
     seeds = {c.method: c.found.now.n for c in compared if kind_of(c.metric) is ACCURACY}
-    for sight in sights(reference.methods, now=min(seeds.values(), default=None)):
+    now = min(seeds.values(), default=None)
+    for sight in sights(reference.methods, now=now, level=level):
         if sight.method in seeds and not sight.sees:
             yield f"an untrained encoder would pass: {sight.described()}"

@@ -98,15 +98,18 @@ class Sight:
         return "no number of seeds suffices: train longer, choose another task, or leave it out"
 
 
-def sights(methods: Methods, *, now: int | None) -> list[Sight]:
+def sights(methods: Methods, *, now: int | None, level: float | None = None) -> list[Sight]:
     """The accuracy by which each trained encoder is best told from the untrained row.
 
-    `now` is the number of seeds of a check; None: as many as the reference has. A method without an
-    untrained row of its encoder, or without an accuracy, is left out.
+    `now` is the number of seeds of a check; None: as many as the reference has. `level` is that of
+    each comparison; None: of a check that compares all metrics of the reference by intervals. A
+    method without an untrained row of its encoder, or without an accuracy, is left out.
     """
     found = []
+    if level is None:
+        level = FALSE_ALARMS / max(1, sum(len(each.metrics) for each in methods.values()))
     for method in trained(methods):
-        candidates = list(_candidates(method, methods, now=now))
+        candidates = list(_candidates(method, methods, now=now, level=level))
         for target in _targets(methods[method]):
             about = [s for s in candidates if target in ("", target_of(s.metric)[0])]
             if about:
@@ -157,13 +160,12 @@ def _encoder(kept: MethodReference) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name.startswith("encoder.")}
 
 
-def _candidates(method: str, methods: Methods, *, now: int | None) -> Iterator[Sight]:
+def _candidates(method: str, methods: Methods, *, now: int | None, level: float) -> Iterator[Sight]:
     """All accuracies that the method and its untrained row have in common."""
     twin = untrained_twin(method, methods)
     if twin is None:
         return
     kept, theirs = methods[method], methods[twin].metrics
-    level = FALSE_ALARMS / max(1, sum(len(each.metrics) for each in methods.values()))
     for name, values in kept.metrics.items():
         if kind_of(name) is ACCURACY and values and theirs.get(name):
             ours, other = (summarise(list(v.values())) for v in (values, theirs[name]))
