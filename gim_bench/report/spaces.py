@@ -40,15 +40,15 @@ def _over_seeds(found: Sequence[Found]) -> list[Section]:
         of_seeds = [one for one in found if one["method"] == method]
         if len(of_seeds) == 1:
             continue
-        by_values: dict[tuple[str, ...], list[float]] = {}
-        for row in (row for one in of_seeds for row in one["trials"]):
+        by_values: dict[tuple[str, ...], dict[int, float]] = {}
+        for seed, row in ((one["seed"], row) for one in of_seeds for row in one["trials"]):
             values = tuple(map(_shown, row["settings"].values()))
             if row["validation_accuracy"] is not None:
-                by_values.setdefault(values, []).append(row["validation_accuracy"])
+                by_values.setdefault(values, {})[seed] = row["validation_accuracy"]
         rows = [
-            [*values, f"{fmean(accuracies):.1f}"]
-            for values, accuracies in by_values.items()
-            if len(accuracies) == len(of_seeds)
+            [*values, f"{fmean(by_seed.values()):.1f}"]
+            for values, by_seed in by_values.items()
+            if len(by_seed) == len(of_seeds)
         ]
         names = list(of_seeds[0]["space"])
         headings = [*names, "validation %"]
