@@ -3,9 +3,13 @@
 Letters: p = patch (all patches of all images form one batch), d = channels.
 """
 
+from typing import Any
+
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import Function
 
 from gim_bench.contract import Encoder, Modality
 
@@ -47,7 +51,19 @@ class PatchEncoder(ImageEncoder):
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch, laid out as the square grid of the patches."""
         side = round((activations.shape[0] // batch_size) ** 0.5)
-        # Channels last before the mean: the gradient gets the layout of the activations. In NCHW
-        # every layer of the backward pass would convert it.
-        means = rearrange(activations, "p d h w -> p h w d").mean(dim=(1, 2))
+        means = PatchMean.apply(activations)
         return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
+
+
+class PatchMean(Function):
+    """The mean of every patch, whose gradient is stored once for all positions of the patch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p d"]:
+        ctx.size = x.shape[2:]
+        return F.avg_pool2d(x, ctx.size).flatten(1)  # `mean` copies bf16 to fp32
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Float[Tensor, "p d"]) -> Float[Tensor, "p d h w"]:
+        (g,) = gradients
+        return (g / ctx.size.numel())[:, :, None, None].expand(-1, -1, *ctx.size)

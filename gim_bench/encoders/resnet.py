@@ -6,17 +6,14 @@ Letters: p = patch (all patches of all images form one batch), d = channels.
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
-from jaxtyping import Float
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from gim_bench.contract import Shape
+from gim_bench.encoders.bottleneck import EXPANSION, Bottleneck, BottleneckModule
 from gim_bench.encoders.images import PatchEncoder
 from gim_bench.settings.base import NotNegative, PositiveInt
 from gim_bench.settings.schema import EncoderSettings
-
-EXPANSION = 4  # output channels of a bottleneck block over its inner width
 
 
 class ResNetSettings(EncoderSettings):
@@ -39,34 +36,6 @@ class ResNetSettings(EncoderSettings):
     @property
     def patch_stride(self) -> int:
         return self.patch_size - self.patch_overlap
-
-
-class Bottleneck(nn.Module):
-    """Pre-activation bottleneck block without batch norm.
-
-    The shortcut is a 1×1 convolution if the block changes size, else the identity.
-
-    Source: He et al. 2016 (identity mappings), Fig. 4e; Löwe et al. 2019, appendix A.1.
-    """
-
-    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
-        super().__init__()
-        out_channels = EXPANSION * width
-        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1)
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1)
-        self.conv3 = nn.Conv2d(width, out_channels, kernel_size=1)
-        resizes = stride != 1 or in_channels != out_channels
-        self.shortcut = (
-            nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride) if resizes else None
-        )
-
-    def forward(self, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p e i j"]:
-        activated = F.relu(x)
-        residual = self.conv1(activated)
-        residual = self.conv2(F.relu(residual, inplace=True))
-        residual = self.conv3(F.relu(residual, inplace=True))
-        shortcut = x if self.shortcut is None else self.shortcut(activated)
-        return residual.add_(shortcut)
 
 
 class ResNetEncoder(PatchEncoder):
@@ -96,7 +65,7 @@ class ResNetEncoder(PatchEncoder):
                 stride = 2 if m > 0 and block == 0 else 1
                 layers.append(Bottleneck(channels, width, stride=stride))
                 channels = EXPANSION * width
-            stages.append(nn.Sequential(*layers))
+            stages.append(BottleneckModule(*layers))
         self.stages = nn.ModuleList(stages)
 
     @classmethod

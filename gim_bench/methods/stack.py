@@ -24,6 +24,7 @@ from gim_bench.contract import (
     Modality,
     eval_mode,
 )
+from gim_bench.encoders.bottleneck import BottleneckModule
 from gim_bench.encoders.tiles import EncodesInPieces, Span, TiledEncoder, composed, part, spans
 from gim_bench.hardware import process_group
 from gim_bench.methods.compiling import begin_pass, compile_layers
@@ -66,8 +67,8 @@ def module_name(index: int) -> str:
 def partition(modules: int, flow: GradientFlow, *, units: int | None = None) -> list[Unit]:
     """The units of a stack of `modules` under that gradient flow.
 
-    Isolated flow has as many as `units` says: None makes every module a unit. Units are as equal as
-    they can be; where modules are left over, upper units have one more.
+    Isolated flow has as many as `units` says: None makes every module a unit. Sizes of
+    units differ by one at most, and the topmost unit is never the smaller.
     """
     match flow:
         case GradientFlow.ISOLATED:
@@ -318,6 +319,16 @@ class StackLearner(Learner):
         for stage in self.encoder.stages[first : last + 1]:
             yield from stage if isinstance(stage, nn.Sequential) else [stage]
 
+    def _operations(self, first: int, last: int) -> Iterator[nn.Module]:
+        """What runs of these modules: their layers, or a whole module where it is one operation."""
+        for module in range(first, last + 1):
+            stage = self.encoder.stages[module]
+            is_one = isinstance(stage, BottleneckModule) and stage.is_one_operation
+            if is_one and self.recompute is not Recompute.LAYERS:
+                yield stage
+            else:
+                yield from self._layers(module, module)
+
     def _through(
         self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
     ) -> tuple[Encodings, Tensor]:
@@ -337,7 +348,7 @@ class StackLearner(Learner):
                 lower.append(self.encoder.pool(activations, batch_size=examples))
             # Rebound at every layer: what it was given is held no longer than it needs.
             below = activations if self._predicts_below(module) else None
-            for layer in self._layers(module, module):
+            for layer in self._operations(module, module):
                 activations = self._run(layer, activations)
         activations = self.handed_on(activations)
         c = self.encoder.pool(activations, batch_size=examples)
@@ -404,7 +415,7 @@ class StackLearner(Learner):
     def _frozen(self, batch: Batch, *, modules: int) -> list[Tensor]:
         """Activations above the lowest `modules`, view by view; only results are held whole."""
         there = 0 if batch.encoded_by is None else self._modules_up_to(batch.encoded_by)
-        frozen = nn.Sequential(*self._layers(there, modules - 1))
+        frozen = nn.Sequential(*self._operations(there, modules - 1))
         found = []
         with eval_mode(frozen):
             for view in batch.views:

@@ -5,18 +5,17 @@ negative = a wrong encoding drawn for an anchor, group = examples that negatives
 """
 
 import math
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gim_bench.contract import Objective
 from gim_bench.hardware import process_group
 from gim_bench.hardware.devices import at_least_fp32
+from gim_bench.objectives.pieces import looked_up, mean_loss
 from gim_bench.objectives.prediction import PredictionHead, PredictionSettings
 from gim_bench.settings.base import PositiveInt
 
@@ -104,8 +103,7 @@ class InfoNCEHead(PredictionHead):
                 anchors = _part(c, first - own.start, last - first)
                 losses.append(self._loss(group, anchors, first=first - start))
             else:  # a group of another process: draws go on behind those that it takes
-                with torch.no_grad():
-                    self._loss(z[:size], c[:0])
+                self._places(z[:size], c[:0])
         return torch.stack(losses).mean()
 
     def _loss(
@@ -118,71 +116,79 @@ class InfoNCEHead(PredictionHead):
         """The loss of examples that draw negatives among their group.
 
         They are the examples of the group from number `first` on, and draw what they draw where
-        they are the whole group. The loss of no examples is not a number.
+        they are the whole group.
         """
-        z = z.to(at_least_fp32(z.dtype))
-        targets, anchors = self._window(z, c)
-        predictions = self.predicted(anchors)
+        predicting, scored = self._places(z, c)
+        if c is z:  # one gradient for the grid
+            encodings, (predicting, *scored) = looked_up(z, [predicting, *scored])
+            contexts = encodings
+        else:
+            encodings, scored = looked_up(z, scored)
+            contexts, (predicting,) = looked_up(c, [predicting])
+        predictions = self.predictors(F.embedding(predicting, contexts))
+        ours = [_part(each, first, len(c)) for each in scored]
         with torch.autocast(z.device.type, enabled=False):
-            # One tensor for each k: their gradients are stacked once, those of slices added up.
-            predicted = predictions.unbind(dim=3)
-            scores = self._scores_of_negatives(z, targets, anchors, predictions, first=first)
-            losses = []
-            for k, negatives in enumerate(scores, start=1):
-                below = _part(self.below(targets, anchors=anchors, k=k), first, len(c))
-                rows = below.shape[1]
-                positives = (predicted[k - 1][:, :rows] * below).sum(dim=-1)
-                losses.append(info_nce(positives, negatives[:, :rows]))
-            return torch.stack(losses).mean()
+            return mean_loss(self._loss_of, predictions, encodings, ours)
 
-    def _scores_of_negatives(
+    def _loss_of(
         self,
-        z: Float[Tensor, "group row column d"],
-        targets: Float[Tensor, "group target_row column d"],
-        anchors: Float[Tensor, "example i column e"],
-        predictions: Float[Tensor, "example i column k d"],
-        *,
-        first: int,
-    ) -> Iterator[Float[Tensor, "example _ column negative"]]:
-        """The scores of every anchor's negatives, for k = 1, 2, …: of the rows i that have targets.
-
-        Where one draw serves all k, the scores are of all rows i.
-        """
+        predictions: Float[Tensor, "example i column kd"],
+        targets: Float[Tensor, "example target_row column d"],
+        *negatives: Float[Tensor, "example _ column negative d"],
+    ) -> Float[Tensor, ""]:
+        """The loss of some examples, whose negatives are one tensor for all k or one for each."""
+        by_step = self.by_step(predictions)
+        # One tensor for each k: their gradients are stacked once, those of slices added up.
+        predicted = by_step.unbind(dim=3)
         if self.settings.negatives_from == "all":
-            negatives = self._negatives(z, anchors, first=first)
-            scores = predictions @ rearrange(negatives, "... n d -> ... d n")
-            yield from scores.unbind(dim=3)
-            return
-        permutations = None
-        if self.settings.negatives_from == "permutations":
-            permutations = self._permutations(z.shape[:3].numel(), device=z.device)
-        for k in range(1, predictions.shape[3] + 1):
-            below = self.below(targets, anchors=anchors, k=k)
-            ours = _part(below, first, len(anchors))
-            negatives = (
-                self._negatives(below, ours, first=first)
-                if permutations is None
-                else self._shifted(z, permutations, anchors=ours, first=first)
+            scores = (by_step @ negatives[0].mT).unbind(dim=3)
+        else:
+            scores = tuple(
+                (each @ predicted[k][:, : each.shape[1]].unsqueeze(-1)).squeeze(-1)
+                for k, each in enumerate(negatives)
             )
-            predicted = predictions[:, : below.shape[1], :, k - 1]
-            yield (negatives @ predicted.unsqueeze(-1)).squeeze(-1)
+        losses = []
+        for k, of_negatives in enumerate(scores):
+            below = self.below(targets, anchors=predictions, k=k + 1)
+            rows = below.shape[1]
+            of_positives = (predicted[k][:, :rows] * below).sum(dim=-1)
+            losses.append(info_nce(of_positives, of_negatives[:, :rows]))
+        return torch.stack(losses).mean()
 
-    def _negatives(
-        self,
-        z: Float[Tensor, "group row column d"],
-        anchors: Float[Tensor, "example i column e"],
-        *,
-        first: int = 0,
-    ) -> Float[Tensor, "example i column negative d"]:
-        """Negatives of every anchor: encodings from random places of the group."""
-        candidates = rearrange(z, "group row column d -> (group row column) d")
-        drawn: Int[Tensor, "group i column negative"] = torch.randint(
-            len(candidates),
-            (len(z), *anchors.shape[1:3], self.settings.negatives),
+    def _places(
+        self, z: Float[Tensor, "group row column d"], c: Float[Tensor, "example row column e"]
+    ) -> tuple[Int[Tensor, "example i column"], list[Int[Tensor, "group _ column *negative"]]]:
+        """(places of c that predict, places of z that they are scored with), as numbers.
+
+        The latter are the rows of the targets, and the negatives of every anchor of the group:
+        one draw for all k, or one for each, whose last anchors have no target.
+        """
+        every, contexts = _numbered(z), _numbered(c)
+        targets, predicting = self._window(every, contexts)
+        steps = range(1, self.settings.prediction_steps + 1)
+        below = [self.below(targets, anchors=predicting, k=k) for k in steps]
+        match self.settings.negatives_from:
+            case "all":
+                draws = [self._drawn(every, anchors=predicting)]
+            case "targets":
+                draws = [self._drawn(each, anchors=each) for each in below]
+            case "permutations":
+                permutations = self._permutations(every.numel(), device=z.device)
+                # Fewer anchors predict further steps: their negatives begin later.
+                draws = [permutations[-e.numel() :].unflatten(0, e.shape[:3]) for e in below]
+        return predicting.squeeze(-1), [targets.squeeze(-1), *draws]
+
+    def _drawn(
+        self, candidates: Int[Tensor, "group _ column 1"], *, anchors: Tensor
+    ) -> Int[Tensor, "group i column negative"]:
+        """Random candidates for every anchor of the group, with replacement."""
+        drawn = torch.randint(
+            candidates.numel(),
+            (len(candidates), *anchors.shape[1:3], self.settings.negatives),
             generator=self.generator,
-            device=z.device,
+            device=candidates.device,
         )
-        return F.embedding(_part(drawn, first, len(anchors)), candidates)
+        return candidates.flatten()[drawn]
 
     def _permutations(self, places: int, *, device: torch.device) -> Int[Tensor, "place negative"]:
         """Random permutations of all places, one for each negative of an anchor."""
@@ -192,22 +198,10 @@ class InfoNCEHead(PredictionHead):
         ]
         return torch.stack(drawn, dim=1)
 
-    def _shifted(
-        self,
-        z: Float[Tensor, "group row column d"],
-        permutations: Int[Tensor, "place negative"],
-        *,
-        anchors: Float[Tensor, "example i column d"],
-        first: int,
-    ) -> Float[Tensor, "example i column negative d"]:
-        """The encodings at the end of each permutation, as many as there are anchors.
 
-        Fewer anchors predict further steps: their negatives begin later in the permutations.
-        """
-        whole = (len(z), *anchors.shape[1:3])
-        drawn = permutations[-math.prod(whole) :].unflatten(0, whole)
-        candidates = rearrange(z, "group row column d -> (group row column) d")
-        return F.embedding(_part(drawn, first, len(anchors)), candidates)
+def _numbered(grid: Float[Tensor, "example row column _"]) -> Int[Tensor, "example row column 1"]:
+    """The number of every place, example by example and row by row."""
+    return torch.arange(grid.shape[:3].numel(), device=grid.device).view(*grid.shape[:3], 1)
 
 
 def _part(values: Tensor, first: int, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -67,13 +67,18 @@ class PredictionHead(nn.Module, ABC):
         self, anchors: Float[Tensor, "example i column e"]
     ) -> Float[Tensor, "example i column k d"]:
         """W_k c of every anchor and step, in fp32 or wider, as scores need it."""
-        predictions = self.predictors(anchors)
+        return self.by_step(self.predictors(anchors))
+
+    def by_step(
+        self, predictions: Float[Tensor, "example i column kd"]
+    ) -> Float[Tensor, "example i column k d"]:
+        """Outputs of `predictors` as one prediction for each step, in fp32 or wider."""
         by_step = rearrange(predictions, "... (k d) -> ... k d", k=self.settings.prediction_steps)
         return by_step.to(at_least_fp32(predictions.dtype))
 
     def below(
-        self, targets: Float[Tensor, "example row column d"], *, anchors: Tensor, k: int
-    ) -> Float[Tensor, "example i column d"]:
+        self, targets: Shaped[Tensor, "example row column d"], *, anchors: Tensor, k: int
+    ) -> Shaped[Tensor, "example i column d"]:
         """The encodings that anchors predict at step k: row i of them is for row i of anchors.
 
         Anchors without a target, which are the lowest, have no row.
@@ -81,7 +86,7 @@ class PredictionHead(nn.Module, ABC):
         return targets[:, self.settings.skip_rows + k :][:, : anchors.shape[1]]
 
     def _window(
-        self, z: Float[Tensor, "example row column d"], c: Float[Tensor, "example row column e"]
+        self, z: Shaped[Tensor, "example row column d"], c: Shaped[Tensor, "_ row column e"]
     ) -> tuple[Tensor, Tensor]:
         """(rows of z to predict, rows of c that predict), both beginning with the same row.
 

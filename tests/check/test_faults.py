@@ -87,8 +87,8 @@ def test_a_target_one_row_too_near_is_noticed_although_the_loss_falls(worse, mon
 
 
 def test_one_negative_where_the_setting_says_sixteen_is_noticed(worse, monkeypatch):
-    negatives = InfoNCEHead._negatives
+    drawn = InfoNCEHead._drawn
     monkeypatch.setattr(
-        InfoNCEHead, "_negatives", lambda *args, **kwargs: negatives(*args, **kwargs)[..., :1, :]
+        InfoNCEHead, "_drawn", lambda *args, **kwargs: drawn(*args, **kwargs)[..., :1]
     )
     assert worse() == LOSS

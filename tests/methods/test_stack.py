@@ -44,7 +44,7 @@ def test_a_module_s_forward_runs_only_when_its_loss_is_asked_for(tiny, tiny_batc
     learner = tiny("gim").learner
     ran = []
     for m, stage in enumerate(learner.encoder.stages):
-        stage[-1].register_forward_hook(lambda *_, m=m: ran.append(m))
+        stage.register_forward_hook(lambda *_, m=m: ran.append(m))
     for m, _ in enumerate(learner.losses(tiny_batch)):
         assert ran == list(range(m + 1))
 
@@ -70,9 +70,9 @@ def test_activations_at_the_top_are_let_go_before_the_way_back(flow, recompute, 
     """No unit above reads them, and their means are all that the loss needs."""
     learner = tiny("gim", gradient_flow=flow, recompute=recompute).learner
     tops = []
-    learner.encoder.stages[-1][-1].register_forward_hook(
-        lambda layer, given, top: tops.append(weakref.ref(top))
-    )
+    top_module = len(learner.encoder.stages) - 1
+    *_, last = learner._operations(top_module, top_module)
+    last.register_forward_hook(lambda operation, given, top: tops.append(weakref.ref(top)))
     for _, loss in learner.losses(tiny_batch):
         assert not any(top() is not None for top in tops)
         loss.backward()

@@ -37,11 +37,11 @@ class RecordingHead(InfoNCEHead):
         """W_1 … W_K."""
         return list(self.predictors.weight.detach().chunk(self.settings.prediction_steps))
 
-    def _negatives(self, z: Tensor, anchors: Tensor, *, first: int = 0) -> Tensor:
-        self.anchors.append(anchors.detach())
-        drawn = super()._negatives(z, anchors, first=first)
-        self.drawn.append(drawn.detach())
-        return drawn
+    def _places(self, z: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        predicting, scored = super()._places(z, c)
+        self.anchors.append(c.detach().flatten(0, 2)[predicting])
+        self.drawn.append(z.detach().flatten(0, 2)[scored[1]])
+        return predicting, scored
 
 
 class ScriptedHead(RecordingHead):
@@ -49,8 +49,9 @@ class ScriptedHead(RecordingHead):
 
     places: Tensor
 
-    def _negatives(self, z: Tensor, anchors: Tensor, *, first: int = 0) -> Tensor:
-        return z.flatten(0, 2)[self.places]
+    def _places(self, z: Tensor, c: Tensor) -> tuple[Tensor, list[Tensor]]:
+        predicting, (targets, _) = super()._places(z, c)
+        return predicting, [targets, self.places]
 
 
 def normal(*shape: int, stream: int = 0) -> Tensor:

@@ -41,17 +41,16 @@ class Recording(InfoNCEHead):
         """W_1 … W_K."""
         return list(self.predictors.weight.detach().chunk(self.settings.prediction_steps))
 
-    def _window(self, z, c):
-        self.windows.append(super()._window(z, c))
-        return self.windows[-1]
-
     def _permutations(self, places, *, device):
         self.permuted.append(super()._permutations(places, device=device))
         return self.permuted[-1]
 
-    def _negatives(self, z, anchors, *, first=0):
-        self.drawn.append(super()._negatives(z, anchors, first=first).detach())
-        return self.drawn[-1]
+    def _places(self, z, c):
+        predicting, (targets, *draws) = super()._places(z, c)
+        encodings, contexts = z.detach().flatten(0, 2), c.detach().flatten(0, 2)
+        self.windows.append((encodings[targets], contexts[predicting]))
+        self.drawn += [encodings[drawn] for drawn in draws]
+        return predicting, [targets, *draws]
 
 
 def normal(*shape: int, stream: int = 0) -> Tensor:
