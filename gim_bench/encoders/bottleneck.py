@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.encoders.bottleneck_passes import Block, ModulePass, Plan
+from gim_bench.hardware import devices
 
 EXPANSION = 4  # output channels of a block over its inner width
 
@@ -53,8 +54,8 @@ class BottleneckModule(nn.Sequential):
     def is_one_operation(self) -> bool:
         """Whether the module runs as one operation, where it is now."""
         layers = [module for layer in self for module in layer.modules()]
-        is_on_cpu = next(self.parameters()).device.type == "cpu"
-        return is_on_cpu and not any(_runs_itself(layer) for layer in layers)
+        in_pieces = devices.works_in_pieces(next(self.parameters()).device)
+        return in_pieces and not any(_runs_itself(layer) for layer in layers)
 
     def forward(self, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p e i j"]:
         if not self.is_one_operation:

@@ -133,6 +133,11 @@ def without_autocast(device: "torch.device") -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
+def works_in_pieces(device: "torch.device") -> bool:
+    """Whether a batch is worked on a few examples at a time there, as many as a cache holds."""
+    return device.type == "cpu"
+
+
 def at_least_fp32(dtype: "torch.dtype") -> "torch.dtype":
     """The number format of a loss: `dtype`, or fp32 if `dtype` is narrower."""
     import torch

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
+from gim_bench.hardware import devices
 from gim_bench.hardware.devices import at_least_fp32
 
 # Bytes of predictions and encodings whose loss is taken at once on a CPU.
@@ -27,7 +28,9 @@ def looked_up(
     On a CPU they are the encodings that are wanted, each once. Where a grid has many more places,
     they alone have gradients, which are written into those of the grid in one go.
     """
-    if grid.device.type != "cpu":  # the count of different numbers would be waited for
+    if not devices.works_in_pieces(
+        grid.device
+    ):  # the count of different numbers would be waited for
         return grid.flatten(0, 2), list(numbers)
     each = torch.cat([of.flatten() for of in numbers])
     wanted, within = torch.unique(each, return_inverse=True)
@@ -48,7 +51,7 @@ def mean_loss(
     examples are taken before the next ones are looked at, and only gradients are held for the way
     back; a second derivative is not to be had.
     """
-    if encodings.device.type == "cpu":
+    if devices.works_in_pieces(encodings.device):
         learns = torch.is_grad_enabled() and (predictions.requires_grad or encodings.requires_grad)
         return _LossOfPieces.apply(loss_of, numbers, learns, predictions, encodings)
     wide = encodings.to(at_least_fp32(encodings.dtype))

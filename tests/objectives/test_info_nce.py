@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from gim_bench import seeding
+from gim_bench.hardware import devices
 from gim_bench.objectives.info_nce import InfoNCEHead, InfoNCESettings, info_nce
 from tests.oracles.info_nce import expected_info_nce, slow_info_nce
 
@@ -426,3 +427,18 @@ def test_bf16_training_is_not_led_by_the_mean_that_all_encodings_share():
         gradients.append(head.predictors.weight.grad)
     exact, rounded = gradients
     assert (rounded - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("negatives_from", ["all", "targets", "permutations"])
+def test_the_loss_is_the_same_where_nothing_works_in_pieces(negatives_from, monkeypatch):
+    """As on a GPU: all examples at once, and gradients by autograd alone."""
+    results = []
+    for in_pieces in (True, False):
+        monkeypatch.setattr(devices, "works_in_pieces", lambda device, found=in_pieces: found)
+        head = RecordingHead(
+            4, prediction_steps=2, negatives=3, anchor_rows=2, negatives_from=negatives_from
+        ).double()
+        z = normal(3, 8, 2, 4).requires_grad_()
+        results.append([loss := head(z, z), *torch.autograd.grad(loss, [z, *head.parameters()])])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gim_bench.hardware import devices
 from gim_bench.settings.schema import Precision, Schedule
 from gim_bench.training.trainer import Trainer
 from tests.conftest import cases
@@ -39,6 +40,12 @@ class Operators(TorchDispatchMode):
 def counted_step(number):
     """(operators, units) of the second step of every stage; constants are made in the first."""
     case, schedule = STEPS[number]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "works_in_pieces", lambda device: False)
+        return operators_of(case, schedule)
+
+
+def operators_of(case, schedule):
     learner, batch = case.build(dtype=torch.float32).learner, case.batch(dtype=torch.float32)
     trainer = Trainer(
         learner,
