@@ -46,26 +46,30 @@ class BottleneckModule(nn.Sequential):
     """Blocks of an encoder's module, in the lowest above a convolution without an activation.
 
     On a CPU the module is one operation, which takes less time and memory than its layers do and
-    gives the same numbers up to rounding. Layers run one by one where one of them is compiled, or
-    has hooks.
+    gives the same numbers up to rounding. Layers run one by one where one of them has hooks, and
+    where they are compiled or exported.
     """
 
     @property
     def is_one_operation(self) -> bool:
         """Whether the module runs as one operation, where it is now."""
-        layers = [module for layer in self for module in layer.modules()]
+        if torch.compiler.is_compiling():  # or exporting
+            return False
+        layers = (module for layer in self for module in layer.modules())
         in_pieces = devices.works_in_pieces(next(self.parameters()).device)
         return in_pieces and not any(_runs_itself(layer) for layer in layers)
 
     def forward(self, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p e i j"]:
         if not self.is_one_operation:
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-untyped-call]
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         parameters = list(self.parameters())
         given = [x, *parameters]
         learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
         with torch.autocast("cpu", enabled=False):
-            return ModulePass.apply(x, self._plan(dtype), learns, *parameters)
+            return ModulePass.apply(  # type: ignore[no-untyped-call]
+                x, self._plan(dtype), learns, *parameters
+            )
 
     def _plan(self, dtype: torch.dtype) -> Plan:
         stems = [_weights(layer, dtype) for layer in self if isinstance(layer, nn.Conv2d)]

@@ -51,7 +51,7 @@ class PatchEncoder(ImageEncoder):
     def pool(self, activations: Tensor, *, batch_size: int) -> Float[Tensor, "image row column d"]:
         """The spatial mean of every patch, laid out as the square grid of the patches."""
         side = round((activations.shape[0] // batch_size) ** 0.5)
-        means = PatchMean.apply(activations)
+        means = PatchMean.apply(activations)  # type: ignore[no-untyped-call]
         return rearrange(means, "(image row column) d -> image row column d", row=side, column=side)
 
 

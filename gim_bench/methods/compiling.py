@@ -21,10 +21,11 @@ def compile_layers(layers: Sequence[nn.Module], *, cuda_graphs: bool) -> None:
         layer.compile(mode="reduce-overhead" if cuda_graphs else None)
 
 
-def begin_pass() -> None:
-    """Let the graphs of a GPU reuse the memory of what an earlier pass computed.
+def begin_pass(*, cuda_graphs: bool) -> None:
+    """Let the graphs of a GPU, if there are any, reuse the memory of what an earlier pass computed.
 
     Without the mark a graph would end with each backward pass, and take the activations with it
     that one unit hands to the next.
     """
-    torch.compiler.cudagraph_mark_step_begin()
+    if cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()

@@ -67,8 +67,8 @@ def module_name(index: int) -> str:
 def partition(modules: int, flow: GradientFlow, *, units: int | None = None) -> list[Unit]:
     """The units of a stack of `modules` under that gradient flow.
 
-    Isolated flow has as many as `units` says: None makes every module a unit. Sizes of
-    units differ by one at most, and the topmost unit is never the smaller.
+    Isolated flow has as many as `units` says: None makes every module a unit. Their sizes differ by
+    one at most, and the topmost unit is never the smaller.
     """
     match flow:
         case GradientFlow.ISOLATED:
@@ -177,7 +177,7 @@ class StackLearner(Learner):
     def losses(
         self, batch: Batch, *, only: str | None = None
     ) -> Iterator[tuple[str, Float[Tensor, ""]]]:
-        self._begin_pass()
+        begin_pass(cuda_graphs=self.cuda_graphs)
         if only is None:
             views = [self.encoder.prepare(view) for view in batch.views]
             yield from self._losses(batch, views, self.partition)
@@ -194,7 +194,7 @@ class StackLearner(Learner):
         `hand_on` is given the batch for the unit above. The losses are those of `losses`, whose
         units may so be trained in several processes.
         """
-        self._begin_pass()
+        begin_pass(cuda_graphs=self.cuda_graphs)
         own = [unit for unit in self.partition if unit.name in units]
         views = self._frozen(batch, modules=own[0].first)
         yield from self._losses(batch, views, own, hand_on=hand_on)
@@ -252,7 +252,7 @@ class StackLearner(Learner):
         }
 
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
-        self._begin_pass()
+        begin_pass(cuda_graphs=self.cuda_graphs)
         views = self._frozen(batch, modules=self._modules_up_to(unit))
         return self._above(unit, views, batch)
 
@@ -278,7 +278,7 @@ class StackLearner(Learner):
         if not (isinstance(encoder, EncodesInPieces) and is_long):
             yield self.features(inputs)
             return
-        self._begin_pass()
+        begin_pass(cuda_graphs=self.cuda_graphs)
         for new, grids in encoder.grids_in_pieces(inputs, steps=LONG_STEPS):
             with torch.no_grad(), eval_mode(self):
                 found = {
@@ -290,7 +290,7 @@ class StackLearner(Learner):
     def readings(
         self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
     ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
-        self._begin_pass()
+        begin_pass(cuda_graphs=self.cuda_graphs)
         found: dict[Reading, dict[str, Tensor]] = {kind: {} for kind in kinds}
         with eval_mode(self):
             for m, z in enumerate(self.encoder.grids(inputs)):
@@ -310,24 +310,17 @@ class StackLearner(Learner):
             case Reading.HEAD:
                 return self.head_output(z, module=module)
 
-    def _begin_pass(self) -> None:
-        if self.cuda_graphs:
-            begin_pass()
-
     def _layers(self, first: int, last: int) -> Iterator[nn.Module]:
         """Layers of the modules from `first` to `last`, in forward order."""
         for stage in self.encoder.stages[first : last + 1]:
             yield from stage if isinstance(stage, nn.Sequential) else [stage]
 
     def _operations(self, first: int, last: int) -> Iterator[nn.Module]:
-        """What runs of these modules: their layers, or a whole module where it is one operation."""
-        for module in range(first, last + 1):
-            stage = self.encoder.stages[module]
+        """What runs of these modules: layers, or a whole module where it is one operation."""
+        for m, stage in enumerate(self.encoder.stages[first : last + 1], start=first):
             is_one = isinstance(stage, BottleneckModule) and stage.is_one_operation
-            if is_one and self.recompute is not Recompute.LAYERS:
-                yield stage
-            else:
-                yield from self._layers(module, module)
+            by_layer = self.recompute is Recompute.LAYERS or not is_one
+            yield from self._layers(m, m) if by_layer else [stage]
 
     def _through(
         self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool

@@ -35,7 +35,8 @@ def looked_up(
     each = torch.cat([of.flatten() for of in numbers])
     wanted, within = torch.unique(each, return_inverse=True)
     parts = within.split([of.numel() for of in numbers])
-    found = _LookedUp.apply(grid, torch.unravel_index(wanted, grid.shape[:3]))
+    places = torch.unravel_index(wanted, grid.shape[:3])
+    found = _LookedUp.apply(grid, places)  # type: ignore[no-untyped-call]
     return found, [part.view(of.shape) for part, of in zip(parts, numbers, strict=True)]
 
 
@@ -53,7 +54,9 @@ def mean_loss(
     """
     if devices.works_in_pieces(encodings.device):
         learns = torch.is_grad_enabled() and (predictions.requires_grad or encodings.requires_grad)
-        return _LossOfPieces.apply(loss_of, numbers, learns, predictions, encodings)
+        return _LossOfPieces.apply(  # type: ignore[no-untyped-call]
+            loss_of, numbers, learns, predictions, encodings
+        )
     wide = encodings.to(at_least_fp32(encodings.dtype))
     return loss_of(predictions, *(F.embedding(of, wide) for of in numbers))
 
