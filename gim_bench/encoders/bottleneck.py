@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from gim_bench.encoders.bottleneck_passes import Block, ModulePass, Plan
+from gim_bench.encoders.bottleneck_passes import ModulePass, Shape
 from gim_bench.hardware import devices
 
 EXPANSION = 4  # output channels of a block over its inner width
@@ -46,8 +47,8 @@ class BottleneckModule(nn.Sequential):
     """Blocks of an encoder's module, in the lowest above a convolution without an activation.
 
     On a CPU the module is one operation, which takes less time and memory than its layers do and
-    gives the same numbers up to rounding. Layers run one by one where one of them has hooks, and
-    where they are compiled or exported.
+    gives the same numbers up to rounding. Layers run one by one where they are compiled or
+    exported, and where one of them has hooks or is of another kind.
     """
 
     @property
@@ -55,49 +56,40 @@ class BottleneckModule(nn.Sequential):
         """Whether the module runs as one operation, where it is now."""
         if torch.compiler.is_compiling():  # or exporting
             return False
-        layers = (module for layer in self for module in layer.modules())
+        stem, *blocks = self
+        if not isinstance(stem, nn.Conv2d):
+            blocks = [stem, *blocks]
+        are_known = all(type(block) is Bottleneck for block in blocks)
         in_pieces = devices.works_in_pieces(next(self.parameters()).device)
-        return in_pieces and not any(_runs_itself(layer) for layer in layers)
+        layers = (module for layer in self for module in layer.modules())
+        return in_pieces and are_known and not any(_runs_itself(layer) for layer in layers)
 
     def forward(self, x: Float[Tensor, "p d h w"]) -> Float[Tensor, "p e i j"]:
         if not self.is_one_operation:
             return super().forward(x)  # type: ignore[no-untyped-call]
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        is_cast = torch.is_autocast_enabled("cpu") and x.dtype is not torch.float64
+        dtype = torch.get_autocast_dtype("cpu") if is_cast else x.dtype
         parameters = list(self.parameters())
         given = [x, *parameters]
         learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        blocks = [layer for layer in self if isinstance(layer, Bottleneck)]
+        shape = Shape(
+            dtype=dtype,
+            has_stem=len(blocks) < len(self),
+            strides=[block.conv2.stride[0] for block in blocks],
+            has_shortcut=[block.shortcut is not None for block in blocks],
+        )
         with torch.autocast("cpu", enabled=False):
             return ModulePass.apply(  # type: ignore[no-untyped-call]
-                x, self._plan(dtype), learns, *parameters
+                x, shape, learns, *parameters
             )
-
-    def _plan(self, dtype: torch.dtype) -> Plan:
-        stems = [_weights(layer, dtype) for layer in self if isinstance(layer, nn.Conv2d)]
-        blocks = [
-            Block(
-                stride=layer.conv2.stride[0],
-                conv1=_weights(layer.conv1, dtype),
-                conv2=_weights(layer.conv2, dtype),
-                conv3=_weights(layer.conv3, dtype),
-                shortcut=None if layer.shortcut is None else _weights(layer.shortcut, dtype),
-            )
-            for layer in self
-            if isinstance(layer, Bottleneck)
-        ]
-        return Plan(stem=stems[0] if stems else None, blocks=blocks)
 
 
 def _runs_itself(layer: nn.Module) -> bool:
-    """Whether a layer is compiled or has hooks, which only its own call runs."""
+    """Whether a layer is compiled, has hooks or other weights, which only its own call heeds."""
     hooks = (
         layer._forward_pre_hooks, layer._forward_hooks,  # noqa: SLF001 - PyTorch has no function
         layer._backward_pre_hooks, layer._backward_hooks,  # noqa: SLF001 - that tells
     )  # fmt: skip
-    return layer._compiled_call_impl is not None or any(hooks)  # noqa: SLF001
-
-
-def _weights(conv: nn.Conv2d, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(kernel, bias) of a convolution in the type that it is computed in; 1×1 as a matrix."""
-    assert conv.bias is not None
-    kernel = conv.weight.detach().to(dtype)
-    return kernel.flatten(1) if conv.kernel_size == (1, 1) else kernel, conv.bias.detach().to(dtype)
+    is_compiled = layer._compiled_call_impl is not None  # noqa: SLF001
+    return is_compiled or any(hooks) or is_parametrized(layer)

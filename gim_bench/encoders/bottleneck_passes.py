@@ -8,6 +8,7 @@ time: it writes each of these tensors, for the whole batch, to fresh memory.
 Letters: p = patch, d and e = channels.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from gim_bench.hardware.devices import at_least_fp32
 
@@ -29,6 +31,15 @@ _convolution_backward = torch.ops.aten.convolution_backward.default
 _threshold_backward = torch.ops.aten.threshold_backward
 
 
+class Shape(NamedTuple):
+    """What a module's passes need to know beside its weights."""
+
+    dtype: torch.dtype  # that it is computed in
+    has_stem: bool  # a convolution of stride 1 below the blocks, which keeps the size
+    strides: Sequence[int]  # of the blocks
+    has_shortcut: Sequence[bool]  # a convolution for a shortcut, by block
+
+
 class Block(NamedTuple):
     """A block's weights in the type that they are computed in."""
 
@@ -39,13 +50,6 @@ class Block(NamedTuple):
     shortcut: Weights | None
 
 
-class Plan(NamedTuple):
-    """A module's weights."""
-
-    stem: Weights | None  # of a convolution below the blocks, of stride 1
-    blocks: Sequence[Block]
-
-
 class ModulePass(Function):
     """The output of a module; what is saved are its rectified activations, piece by piece.
 
@@ -54,70 +58,98 @@ class ModulePass(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Activations, plan: Plan, learns: bool, *weights: Tensor
+        ctx: Any, x: Activations, shape: Shape, learns: bool, *weights: Tensor
     ) -> Activations:
-        dtype = plan.blocks[0].conv1[0].dtype
-        top = torch.empty(_top_shape(x, plan), dtype=dtype, memory_format=torch.channels_last)
+        stem, blocks = _cast(weights, shape)
+        top = torch.empty(
+            _top_shape(x, blocks), dtype=shape.dtype, memory_format=torch.channels_last
+        )
         pieces = list(_pieces(x, top))
         saved = []
         for piece in pieces:
-            y = x[piece].to(dtype, memory_format=torch.channels_last)
-            is_own = plan.stem is not None
-            if plan.stem is not None:
-                kernel, bias = plan.stem
-                saved.append(y)
-                y = F.conv2d(y, kernel, bias, padding=kernel.shape[2] // 2)
-            for block in plan.blocks:
-                y, rectified = _forward(block, y, is_own=is_own)
-                is_own = True
-                if learns:
-                    saved += rectified
+            y = x[piece].to(shape.dtype, memory_format=torch.channels_last)
+            kept = []
+            if stem is not None:
+                kept.append(y)
+                y = F.conv2d(y, *stem, padding=_padding(stem))
+            for number, block in enumerate(blocks):
+                y, rectified = _forward(block, y, is_own=number > 0 or stem is not None)
+                kept += rectified
             top[piece] = y
+            if learns:
+                saved += kept
         if learns:
-            ctx.plan, ctx.pieces, ctx.like = plan, pieces, x.new_empty(0)
-            ctx.input_shape, ctx.shapes = x.shape, [weight.shape for weight in weights]
-            ctx.save_for_backward(*saved)
+            ctx.shape, ctx.pieces, ctx.input = shape, pieces, (x.shape, x.dtype)
+            ctx.save_for_backward(*weights, *saved)
         return top
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Activations) -> tuple[Tensor | None, ...]:
-        plan, saved, is_asked = ctx.plan, list(ctx.saved_tensors), ctx.needs_input_grad[0]
-        of_input = ctx.like.new_empty(ctx.input_shape) if is_asked else None
-        of_weights: list[Tensor] = []
+    @once_differentiable
+    def backward(ctx: Any, of_top: Activations) -> tuple[Tensor | None, ...]:
+        count = len(ctx.needs_input_grad) - 3
+        kept = ctx.saved_tensors  # asked for once, as recomputing wants it
+        weights, saved = kept[:count], list(kept[count:])
+        stem, blocks = _cast(weights, ctx.shape)
+        size, dtype = ctx.input
+        of_x = torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+        of_weights = [torch.zeros_like(each, dtype=at_least_fp32(each.dtype)) for each in weights]
+        is_asked = ctx.needs_input_grad[0]
         for piece in reversed(ctx.pieces):
-            g = _in_layout(gradients[0][piece])
+            g = _in_layout(of_top[piece])
             found: list[Tensor] = []
-            for number, block in reversed(list(enumerate(plan.blocks))):
-                is_wanted = number > 0 or plan.stem is not None or is_asked
+            for number, block in reversed(list(enumerate(blocks))):
+                is_wanted = number > 0 or stem is not None or is_asked
                 rectified = [saved.pop() for _ in range(3)]
                 g, of_block = _backward(block, g, rectified, is_wanted=is_wanted)
                 found[:0] = of_block
-            if plan.stem is not None:
-                kernel, _ = plan.stem
+            if stem is not None:
                 g, *of_stem = _convolution(
-                    g, saved.pop(), kernel, padding=kernel.shape[2] // 2, is_wanted=is_asked
+                    g, saved.pop(), stem[0], padding=_padding(stem), is_wanted=is_asked
                 )
                 found[:0] = of_stem
-            if of_input is not None:
-                of_input[piece] = g
-            if not of_weights:
-                of_weights = [each.to(at_least_fp32(each.dtype)) for each in found]
-            else:
-                for total, each in zip(of_weights, found, strict=True):
-                    total.add_(each)
-        shaped = [g.view(shape) for g, shape in zip(of_weights, ctx.shapes, strict=True)]
-        return of_input, None, None, *shaped
+            if is_asked:
+                of_x[piece] = g
+            for total, each in zip(of_weights, found, strict=True):
+                total.add_(each.view(total.shape))
+        return of_x if is_asked else None, None, None, *of_weights
 
 
-def _top_shape(x: Activations, plan: Plan) -> tuple[int, int, int, int]:
+def _cast(weights: Sequence[Tensor], shape: Shape) -> tuple[Weights | None, list[Block]]:
+    """(the stem's weights, the blocks') of a module's parameters, in their order."""
+    left = iter([weight.detach().to(shape.dtype) for weight in weights])
+
+    def taken(*, pointwise: bool) -> Weights:
+        kernel, bias = next(left), next(left)
+        return kernel.flatten(1) if pointwise else kernel, bias
+
+    stem = taken(pointwise=False) if shape.has_stem else None
+    blocks = [
+        Block(
+            stride=stride,
+            conv1=taken(pointwise=True),
+            conv2=taken(pointwise=False),
+            conv3=taken(pointwise=True),
+            shortcut=taken(pointwise=True) if has_shortcut else None,
+        )
+        for stride, has_shortcut in zip(shape.strides, shape.has_shortcut, strict=True)
+    ]
+    return stem, blocks
+
+
+def _padding(stem: Weights) -> int:
+    return stem[0].shape[2] // 2
+
+
+def _top_shape(x: Activations, blocks: Sequence[Block]) -> tuple[int, int, int, int]:
     rows, columns = x.shape[2:]
-    for block in plan.blocks:
+    for block in blocks:
         rows, columns = -(-rows // block.stride), -(-columns // block.stride)
-    return len(x), len(plan.blocks[-1].conv3[0]), rows, columns
+    return len(x), len(blocks[-1].conv3[0]), rows, columns
 
 
 def _pieces(x: Activations, top: Activations) -> Iterator[slice]:
-    size = max(1, PIECE_BYTES // (max(x[0].numel(), top[0].numel()) * top.element_size()))
+    entries = max(math.prod(x.shape[1:]), math.prod(top.shape[1:]))
+    size = max(1, PIECE_BYTES // (entries * top.element_size()))
     for start in range(0, len(x), size):
         yield slice(start, start + size)
 

@@ -64,7 +64,7 @@ class HingeHead(PredictionHead):
             )
         z = z.to(at_least_fp32(z.dtype))
         targets, anchors = self._window(z, c)
-        predictions = self.predicted(anchors)
+        predictions = self.by_step(self.predictors(anchors))
         with torch.autocast(z.device.type, enabled=False):
             y = self._signs(len(z), like=z)
             losses = []

@@ -119,6 +119,7 @@ class InfoNCEHead(PredictionHead):
         they are the whole group.
         """
         predicting, scored = self._places(z, c)
+        scored = [_part(each, first, len(c)) for each in scored]
         if c is z:  # one gradient for the grid
             encodings, (predicting, *scored) = looked_up(z, [predicting, *scored])
             contexts = encodings
@@ -126,9 +127,8 @@ class InfoNCEHead(PredictionHead):
             encodings, scored = looked_up(z, scored)
             contexts, (predicting,) = looked_up(c, [predicting])
         predictions = self.predictors(F.embedding(predicting, contexts))
-        ours = [_part(each, first, len(c)) for each in scored]
         with torch.autocast(z.device.type, enabled=False):
-            return mean_loss(self._loss_of, predictions, encodings, ours)
+            return mean_loss(self._loss_of, predictions, encodings, scored)
 
     def _loss_of(
         self,

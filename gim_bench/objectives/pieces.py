@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from gim_bench.hardware import devices
 from gim_bench.hardware.devices import at_least_fp32
@@ -68,12 +69,13 @@ class _LookedUp(Function):
     def forward(
         ctx: Any, grid: Float[Tensor, "example row column d"], places: tuple[Tensor, ...]
     ) -> Float[Tensor, "place d"]:
-        ctx.places, ctx.shape, ctx.strides = places, grid.shape, grid.stride()
+        ctx.places, ctx.shape = places, grid.shape
+        ctx.strides = torch.empty_like(grid, device="meta").stride()  # its order, without gaps
         return grid[places]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Float[Tensor, "place d"]) -> tuple[Tensor | None, ...]:
-        (g,) = gradients
+    @once_differentiable
+    def backward(ctx: Any, g: Float[Tensor, "place d"]) -> tuple[Tensor | None, ...]:
         of_grid = torch.empty_strided(ctx.shape, ctx.strides, dtype=g.dtype).zero_()
         of_grid[ctx.places] = g
         return of_grid, None
@@ -90,8 +92,8 @@ class _LossOfPieces(Function):
         encodings: Float[Tensor, "place d"],
     ) -> Float[Tensor, ""]:
         wide = encodings.detach().to(at_least_fp32(encodings.dtype))
-        of_encodings = torch.zeros_like(wide)
-        of_predictions, total = [], wide.new_zeros(())
+        of_encodings, of_predictions = torch.zeros_like(wide), torch.empty_like(predictions)
+        total, done = wide.new_zeros(()), 0
         for own, *ours in _pieces(predictions.detach(), numbers, d=wide.shape[1]):
             found = [F.embedding(of, wide).requires_grad_(learns) for of in ours]
             with torch.set_grad_enabled(learns):
@@ -100,16 +102,17 @@ class _LossOfPieces(Function):
             total += loss.detach()
             if learns:
                 of_predicted, *of_found = torch.autograd.grad(loss, [predicted, *found])
-                of_predictions.append(of_predicted)
+                of_predictions[done : done + len(own)] = of_predicted
+                done += len(own)
                 for of, gradient in zip(ours, of_found, strict=True):
                     of_encodings.index_add_(0, of.flatten(), gradient.flatten(0, -2))
         if learns:
-            ctx.save_for_backward(torch.cat(of_predictions), of_encodings.to(encodings.dtype))
+            ctx.save_for_backward(of_predictions, of_encodings.to(encodings.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        (g,) = gradients
+    @once_differentiable
+    def backward(ctx: Any, g: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         found = ctx.saved_tensors
         return None, None, None, *(found if g == 1 else (g * each for each in found))
 

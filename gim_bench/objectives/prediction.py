@@ -63,16 +63,10 @@ class PredictionHead(nn.Module, ABC):
     def uninformed_loss(self) -> float:
         """Loss of a predictor whose weights are 0."""
 
-    def predicted(
-        self, anchors: Float[Tensor, "example i column e"]
-    ) -> Float[Tensor, "example i column k d"]:
-        """W_k c of every anchor and step, in fp32 or wider, as scores need it."""
-        return self.by_step(self.predictors(anchors))
-
     def by_step(
         self, predictions: Float[Tensor, "example i column kd"]
     ) -> Float[Tensor, "example i column k d"]:
-        """Outputs of `predictors` as one prediction for each step, in fp32 or wider."""
+        """Outputs of `predictors` as W_k c for each step, in fp32 or wider, as scores need it."""
         by_step = rearrange(predictions, "... (k d) -> ... k d", k=self.settings.prediction_steps)
         return by_step.to(at_least_fp32(predictions.dtype))
 

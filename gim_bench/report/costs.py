@@ -1,13 +1,13 @@
 """The answers on costs: time, operations, energy; and on memory, alone and in a pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.report.columns import Row, trait_of
 from gim_bench.report.document import Answer
 from gim_bench.report.identical import listed
-from gim_bench.report.obstacles import against_costs, lost_runs
+from gim_bench.report.obstacles import against_costs, failed_runs, lost_runs
 from gim_bench.report.ratios import Ratio, own_cost, ratios
 from gim_bench.report.rivals import Rivals, command, without_interval, without_twin
 from gim_bench.report.suite_like import SuiteLike
@@ -75,7 +75,7 @@ def what_it_saves(rivals: Rivals, rows: Sequence[Row], *, suite: SuiteLike) -> A
             question=SAVES, verdict=NOT_KNOWN, sentences=[f"No answer, because {why}", *sentences]
         )
     own = f"{subject.method} peaks at {own_cost(subject, name)} {PLACES[name]}"
-    if why := _why_not(twin, subject, suite=suite):
+    if why := _why_not(twin, subject, suite=suite, lost=failed_runs):
         sentences = [f"Alone, {own}", f"Against end to end: {why}", *sentences]
         return Answer(question=SAVES, verdict=NOT_KNOWN, sentences=sentences)
     assert twin is not None
@@ -105,8 +105,13 @@ def _torn(subject: Row, suite: SuiteLike) -> str:
     return f"the seeds of {subject.method} were not measured alike: {found}. Run {rerun}"
 
 
-def _why_not(twin: Row | None, *ours: Row, suite: SuiteLike) -> str:
-    """Why costs of our rows and the twin do not compare; empty if they do."""
+def _why_not(
+    twin: Row | None, *ours: Row, suite: SuiteLike, lost: Callable[..., str] = lost_runs
+) -> str:
+    """Why costs of our rows and the twin do not compare; empty if they do.
+
+    `lost` says which runs are in no mean: memory does not depend on what was learnt.
+    """
     if twin is None:
         return without_twin(ours[0], suite)
     rows = [*ours, twin]
@@ -115,7 +120,7 @@ def _why_not(twin: Row | None, *ours: Row, suite: SuiteLike) -> str:
     if obstacles := against_costs(records, rows=suite.method):
         rerun = command(suite, *methods, more=" --rerun")
         return f"{listed(methods)} were not measured alike: {'; '.join(obstacles)}. Run {rerun}"
-    return lost_runs(*rows, suite=suite)
+    return lost(*rows, suite=suite)
 
 
 def _no_ratio(*rows: Row, suite: SuiteLike) -> str:
@@ -166,7 +171,7 @@ def _in_pipeline(
     modules = _rows_of_modules(rivals.subject, [row for row in rows if row.records], name)
     if not modules:
         return None, f": {WITHOUT_MODULES}"
-    if (why := _why_not(twin, *modules, suite=suite)) or twin is None:
+    if (why := _why_not(twin, *modules, suite=suite, lost=failed_runs)) or twin is None:
         return None, f": {why}"
     largest = max(modules, key=lambda row: row.summaries[name].mean)
     if (ratio := ratios(largest, twin, [name]).get(name)) is None:
@@ -201,7 +206,11 @@ def _leanest(rivals: Rivals, name: str, *, suite: SuiteLike) -> list[str]:
     """The subject against the end-to-end row of least memory, if that is not the twin."""
     rows = [row for row in rivals.end_to_end if name in row.summaries]
     row = min(rows, key=lambda row: row.summaries[name].mean, default=None)
-    if row is None or row is rivals.twin or _why_not(row, rivals.subject, suite=suite):
+    if (
+        row is None
+        or row is rivals.twin
+        or _why_not(row, rivals.subject, suite=suite, lost=failed_runs)
+    ):
         return []
     ratio = ratios(rivals.subject, row, [name]).get(name)
     own = f"The leanest row end to end is {row.method} with {own_cost(row, name)}"

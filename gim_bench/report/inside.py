@@ -1,6 +1,6 @@
 """What happens inside the encoders as they train: the last values as a table, and curves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -88,12 +88,20 @@ def _cell(row: Row, name: str | None, measure: str) -> str:
 
 def _mean(row: Row, name: str, measure: str, *, at: int) -> str:
     """The mean over seeds at one place of the curves, with the number of seeds if not all count."""
-    looks = [record.inside[at] for record in row.records if record.inside]
+    looks = []
+    for record in row.records:
+        # Models of one cell may take other numbers of epochs.
+        own = [look for look in record.inside if _has(look, target=target_of(name)[0])]
+        looks += [own[at]] if own else []
     values = [look[name] for look in looks if name in look]
     if not values:
         return NOT_DEFINED
     mean = f"{fmean(values):.{MEASURES[measure].decimals}f}"
     return mean if len(values) == len(looks) else f"{mean}, n={len(values)}"
+
+
+def _has(look: Mapping[str, float], *, target: str) -> bool:
+    return any(target_of(name)[0] == target for name in look)
 
 
 def _figures(rows: Sequence[Row], methods: Sequence[str]) -> list[Figure]:

@@ -41,13 +41,20 @@ def against_costs(records: Sequence[Record], *, rows: Rows) -> list[str]:
 
 def lost_runs(*rows: Row, suite: SuiteLike) -> str:
     """Why the means of these rows do not stand for all of their runs; empty if they do."""
+    if failed := failed_runs(*rows, suite=suite):
+        return failed
+    if lost := [f"{row.method} with seed {s}" for row in rows for s in diverged(row.records)]:
+        return f"{listed(lost)} diverged: lower the learning rate"
+    return ""
+
+
+def failed_runs(*rows: Row, suite: SuiteLike) -> str:
+    """Which runs of these rows failed; empty if none did."""
     if failed := [f"{row.method} with seed {seed}" for row in rows for seed in row.failed]:
         return (
             f"{listed(failed)} failed and {'is' if len(failed) == 1 else 'are'} in no mean, for "
             f"the reason below. Run {command(suite, *(row.method for row in rows))}"
         )
-    if lost := [f"{row.method} with seed {s}" for row in rows for s in diverged(row.records)]:
-        return f"{listed(lost)} diverged: lower the learning rate"
     return ""
 
 

@@ -70,12 +70,16 @@ def test_outputs_and_gradients_are_those_of_the_layers(loss, is_isolated, module
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize(("number", "channels"), [(1, 12), (2, 20)])
 @pytest.mark.usefixtures("piece_bytes")
-def test_neither_the_input_nor_the_gradient_is_written_to(modules):
-    identities = modules[-1]
-    x, g = normal(PATCHES, 20, 3, 3).requires_grad_(), normal(PATCHES, 20, 3, 3, stream=1)
+def test_neither_the_input_nor_the_gradient_is_written_to(number, channels, modules):
+    """Both laid out as the passes lay theirs out, so that they are not copied first."""
+    layout = {"memory_format": torch.channels_last}
+    x = normal(PATCHES, channels, SIDE, SIDE).contiguous(**layout).requires_grad_()
+    top = modules[number](x)
+    g = normal(*top.shape, stream=1).contiguous(**layout)
     before = x.detach().clone(), g.clone()
-    identities(x).backward(g)
+    top.backward(g)
     assert torch.equal(x, before[0])
     assert torch.equal(g, before[1])
 
@@ -103,12 +107,32 @@ def test_bf16_differs_from_fp32_by_rounding(modules):
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
-def test_without_gradients_nothing_is_kept(modules):
+def test_without_gradients_there_is_no_graph(modules):
     x = normal(PATCHES, 1, SIDE, SIDE)
     with torch.no_grad():
         assert modules[0](x).grad_fn is None
     frozen = modules[0].requires_grad_(False)
     assert frozen(x).grad_fn is None
+
+
+def test_a_weight_that_is_stepped_before_the_way_back_is_noticed(modules):
+    loss = modules[0](normal(PATCHES, 1, SIDE, SIDE)).sum()
+    with torch.no_grad():
+        modules[0][1].conv2.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_other_layers_run_one_by_one():
+    class Louder(Bottleneck):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    for layers in ([Louder(8, 2, stride=1)], [Bottleneck(8, 2, stride=1), nn.ReLU()]):
+        whole = module(*layers)
+        assert not whole.is_one_operation
+        x = normal(PATCHES, 8, SIDE, SIDE)
+        assert torch.equal(whole(x), layer_by_layer(whole, x))
 
 
 @pytest.mark.parametrize("change", ["hook", "inner hook", "compiled"])

@@ -410,6 +410,15 @@ def module(number, *gigabytes, name=ON_GPU):
     return peaks(f"gim_module_{number}", *gigabytes, name=name, config=alone)
 
 
+def test_memory_does_not_depend_on_what_was_learnt():
+    """Suites of memory take a few steps from random weights, whose loss says nothing."""
+    (theirs,) = peaks("cpc", 4.0)
+    theirs.metrics["uninformed_loss/module_1"] = 0.5
+    found = answer(SAVES, [*peaks("gim", 2.0), replace(theirs, losses=LOSSES)])
+    assert "0.50 times the memory of cpc" in found
+    assert "diverged" not in found
+
+
 def test_memory_is_a_ratio_alone_and_of_the_largest_module_in_a_pipeline():
     records = [*peaks("gim", 2.0), *peaks("cpc", 4.0), *module(1, 1.0), *module(2, 0.5)]
     found = answer(SAVES, records)

@@ -92,3 +92,23 @@ def test_the_page_draws_the_curves():
         for record in (cell(metrics={"accuracy": 50.0}), observed())
     ]
     assert figures[1] == figures[0] + 3
+
+
+def test_a_model_of_fewer_epochs_has_its_own_last_value():
+    """The phones' model took an epoch less than the speakers'."""
+    record = observed()
+    record.inside[:] = [
+        {
+            "epoch": 0.0,
+            "speaker_effective_rank/module_1": 2.0,
+            "phone_effective_rank/module_1": 3.0,
+        },
+        {
+            "epoch": 1.0,
+            "speaker_effective_rank/module_1": 4.0,
+            "phone_effective_rank/module_1": 5.0,
+        },
+        {"epoch": 2.0, "speaker_effective_rank/module_1": 6.0},
+    ]
+    rows = section_of(("supervised", [record])).blocks[0].rows
+    assert [row[2] for row in rows] == ["6.0 (2.0)", "5.0 (3.0)"]
