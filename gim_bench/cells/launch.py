@@ -10,11 +10,12 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import processes_of
 from gim_bench.cells.estimate import estimate
-from gim_bench.cells.pipelines import has_workers, processes_beside
+from gim_bench.cells.pipelines import has_workers, processes_beside, workers_of
 from gim_bench.cells.shares import all_small
 from gim_bench.errors import ConfigError
 from gim_bench.hardware.threads import threads_asked_for
 from gim_bench.settings.launchers import LauncherOptions, SlurmOptions
+from gim_bench.settings.schema import CellConfig
 
 MOST_TASKS = 16  # unless more are asked for
 SMALL_AT_ONCE = 4  # small cells beside each other on a GPU, which one of them does not fill
@@ -71,10 +72,21 @@ def costs_of(waiting: Sequence[Cell], bench: Bench) -> Costs:
         if name not in found:
             found[name] = estimate(cell, bench)
             peak = found[name].peak_bytes if bench.device.type == "cpu" else None
-            each = max(peak or 0, psutil.Process().memory_info().rss)
-            memory = max(memory, each * (1 + processes_beside(cell.config)))
+            memory = max(memory, _memory_of(cell.config, peak or 0))
     seconds = [found[cell.config.method.name].seconds for cell in waiting]
     return Costs(seconds=sum(seconds), longest_seconds=max(seconds), memory_bytes=memory)
+
+
+def _memory_of(config: CellConfig, peak: int) -> int:
+    """Bytes of all processes of a cell, where one process that has all of it peaks at `peak`.
+
+    The workers of a pipeline share the units of the method out; other processes have all of them.
+    """
+    here = psutil.Process().memory_info().rss
+    whole = max(peak, here)
+    if workers := workers_of(config):
+        return whole + workers * here
+    return whole * (1 + processes_of(config))
 
 
 def resources(
@@ -102,7 +114,9 @@ def resources(
     most = 1 if alone else math.ceil(len(waiting) / at_once)
     tasks = min(tasks or cores or MOST_TASKS, most)
     processes = max(processes_beside(cell.config) for cell in waiting)
-    cpus = options.cpus or (max(at_once, processes) if small else CPUS * max(1, gpus))
+    cpus = options.cpus or (
+        max(at_once, processes) if small else max(CPUS * max(1, gpus), processes)
+    )
     cpus = min(cpus, cores or cpus)
     threads = threads_asked_for() or (1 if small else max(1, cpus // at_once))
     minutes, memory = None, options.memory_gib

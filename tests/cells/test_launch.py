@@ -150,6 +150,12 @@ def test_the_memory_of_a_cell_is_that_of_its_processes_and_their_parent(tmp_path
     assert costs_of([tiny_cell(suite, "gim")], tiny_bench(suite)).memory_bytes == 9 * 2**40
 
 
+def test_the_workers_of_a_pipeline_share_its_memory_out(tmp_path, timed):
+    suite = tiny_suite(tmp_path, "training.schedule=pipeline")
+    found = costs_of([tiny_cell(suite, "gim")], tiny_bench(suite)).memory_bytes
+    assert 3 * 2**40 < found < 4 * 2**40
+
+
 def test_costs_count_every_seed_and_time_one(tmp_path, timed):
     suite = tiny_suite(tmp_path)
     cells = [tiny_cell(suite, "gim", seed=seed) for seed in range(3)]
