@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gim_bench import seeding
 from gim_bench.encoders import bottleneck_passes
@@ -82,6 +83,20 @@ def test_neither_the_input_nor_the_gradient_is_written_to(number, channels, modu
     top.backward(g)
     assert torch.equal(x, before[0])
     assert torch.equal(g, before[1])
+
+
+def test_operations_are_counted_as_they_run():
+    """Back from a mean, the topmost 1×1 convolution has one gradient a patch; x needs none."""
+    wide, narrow, places = 20, 5, SIDE * SIDE
+    block = module(Bottleneck(wide, narrow, stride=1))
+    x = normal(PATCHES, wide, SIDE, SIDE)
+    with FlopCounterMode(display=False) as counter:
+        top = block(x)
+    pointwise, square = 2 * PATCHES * wide * narrow, 2 * PATCHES * 9 * narrow * narrow
+    assert counter.get_total_flops() == places * (2 * pointwise + square)
+    with FlopCounterMode(display=False) as counter:
+        PatchMean.apply(top).sum().backward()
+    assert counter.get_total_flops() == 2 * pointwise + places * (2 * square + pointwise)
 
 
 def test_a_graph_that_is_kept_goes_backward_twice(modules):
