@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gim_bench.encoders.bottleneck_passes import ModulePass, Shape
+from gim_bench.encoders.bottleneck_passes import ModulePass, Structure
 from gim_bench.hardware import devices
 
 EXPANSION = 4  # output channels of a block over its inner width
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
 
 
 class BottleneckModule(nn.Sequential):
-    """Blocks of an encoder's module, in the lowest above a convolution without an activation.
+    """The blocks of a module; those of the lowest one lie above a convolution.
 
     On a CPU the module is one operation, which takes less time and memory than its layers do and
     gives the same numbers up to rounding. Layers run one by one where they are compiled or
@@ -73,7 +73,7 @@ class BottleneckModule(nn.Sequential):
         given = [x, *parameters]
         learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
         blocks = [layer for layer in self if isinstance(layer, Bottleneck)]
-        shape = Shape(
+        structure = Structure(
             dtype=dtype,
             has_stem=len(blocks) < len(self),
             strides=[block.conv2.stride[0] for block in blocks],
@@ -81,7 +81,7 @@ class BottleneckModule(nn.Sequential):
         )
         with torch.autocast("cpu", enabled=False):
             return ModulePass.apply(  # type: ignore[no-untyped-call]
-                x, shape, learns, *parameters
+                x, structure, learns, *parameters
             )
 
 

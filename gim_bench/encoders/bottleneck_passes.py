@@ -31,7 +31,7 @@ _convolution_backward = torch.ops.aten.convolution_backward.default
 _threshold_backward = torch.ops.aten.threshold_backward
 
 
-class Shape(NamedTuple):
+class Structure(NamedTuple):
     """What a module's passes need to know beside its weights."""
 
     dtype: torch.dtype  # that it is computed in
@@ -58,16 +58,16 @@ class ModulePass(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Activations, shape: Shape, learns: bool, *weights: Tensor
+        ctx: Any, x: Activations, structure: Structure, learns: bool, *weights: Tensor
     ) -> Activations:
-        stem, blocks = _cast(weights, shape)
+        stem, blocks = _cast(weights, structure)
         top = torch.empty(
-            _top_shape(x, blocks), dtype=shape.dtype, memory_format=torch.channels_last
+            _top_shape(x, blocks), dtype=structure.dtype, memory_format=torch.channels_last
         )
         pieces = list(_pieces(x, top))
         saved = []
         for piece in pieces:
-            y = x[piece].to(shape.dtype, memory_format=torch.channels_last)
+            y = x[piece].to(structure.dtype, memory_format=torch.channels_last)
             kept = []
             if stem is not None:
                 kept.append(y)
@@ -79,7 +79,7 @@ class ModulePass(Function):
             if learns:
                 saved += kept
         if learns:
-            ctx.shape, ctx.pieces, ctx.input = shape, pieces, (x.shape, x.dtype)
+            ctx.structure, ctx.pieces, ctx.input = structure, pieces, (x.shape, x.dtype)
             ctx.save_for_backward(*weights, *saved)
         return top
 
@@ -89,11 +89,12 @@ class ModulePass(Function):
         count = len(ctx.needs_input_grad) - 3
         kept = ctx.saved_tensors  # asked for once, as recomputing wants it
         weights, saved = kept[:count], list(kept[count:])
-        stem, blocks = _cast(weights, ctx.shape)
-        size, dtype = ctx.input
-        of_x = torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+        stem, blocks = _cast(weights, ctx.structure)
+        of_x, is_asked = None, ctx.needs_input_grad[0]
+        if is_asked:
+            size, dtype = ctx.input
+            of_x = torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
         of_weights = [torch.zeros_like(each, dtype=at_least_fp32(each.dtype)) for each in weights]
-        is_asked = ctx.needs_input_grad[0]
         for piece in reversed(ctx.pieces):
             g = _in_layout(of_top[piece])
             found: list[Tensor] = []
@@ -107,22 +108,22 @@ class ModulePass(Function):
                     g, saved.pop(), stem[0], padding=_padding(stem), is_wanted=is_asked
                 )
                 found[:0] = of_stem
-            if is_asked:
+            if of_x is not None:
                 of_x[piece] = g
             for total, each in zip(of_weights, found, strict=True):
                 total.add_(each.view(total.shape))
-        return of_x if is_asked else None, None, None, *of_weights
+        return of_x, None, None, *of_weights
 
 
-def _cast(weights: Sequence[Tensor], shape: Shape) -> tuple[Weights | None, list[Block]]:
+def _cast(weights: Sequence[Tensor], structure: Structure) -> tuple[Weights | None, list[Block]]:
     """(the stem's weights, the blocks') of a module's parameters, in their order."""
-    left = iter([weight.detach().to(shape.dtype) for weight in weights])
+    left = iter([weight.detach().to(structure.dtype) for weight in weights])
 
     def taken(*, pointwise: bool) -> Weights:
         kernel, bias = next(left), next(left)
         return kernel.flatten(1) if pointwise else kernel, bias
 
-    stem = taken(pointwise=False) if shape.has_stem else None
+    stem = taken(pointwise=False) if structure.has_stem else None
     blocks = [
         Block(
             stride=stride,
@@ -131,7 +132,7 @@ def _cast(weights: Sequence[Tensor], shape: Shape) -> tuple[Weights | None, list
             conv3=taken(pointwise=True),
             shortcut=taken(pointwise=True) if has_shortcut else None,
         )
-        for stride, has_shortcut in zip(shape.strides, shape.has_shortcut, strict=True)
+        for stride, has_shortcut in zip(structure.strides, structure.has_shortcut, strict=True)
     ]
     return stem, blocks
 

@@ -29,9 +29,8 @@ def looked_up(
     On a CPU they are the encodings that are wanted, each once. Where a grid has many more places,
     they alone have gradients, which are written into those of the grid in one go.
     """
-    if not devices.works_in_pieces(
-        grid.device
-    ):  # the count of different numbers would be waited for
+    if not devices.works_in_pieces(grid.device):
+        # How many different numbers there are, a GPU would have to be waited for.
         return grid.flatten(0, 2), list(numbers)
     each = torch.cat([of.flatten() for of in numbers])
     wanted, within = torch.unique(each, return_inverse=True)
