@@ -1,6 +1,6 @@
 """Pipelines: what each worker hands on, holds and waits for, and how fast all are together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gim_bench.records.record import Record
@@ -34,24 +34,26 @@ PEAKS = ("gpu_allocated_over_baseline_bytes", "host_over_baseline_bytes")
 
 
 def pipelines_section(records: Sequence[Record]) -> Section:
-    """A row for every worker of the pipelined rows; empty without such rows."""
+    """A row for every worker of the pipelined rows; empty without such rows.
+
+    Seeds whose training was resumed are not measured, and are left out.
+    """
     done = newest_done(records)
-    methods = dict.fromkeys(r.method for r in done if "pipeline/workers" in r.metrics)
+    measured: dict[str, list[Record]] = {}
+    for record in done:
+        if "pipeline/workers" in record.metrics:
+            measured.setdefault(record.method, []).append(record)
     blocks: list[Block] = []
-    if methods:
-        rows = [row for method in methods for row in _workers(_of(done, method), method)]
+    if measured:
+        rows = [row for method, own in measured.items() for row in _workers(own, method)]
         columns = [
             *(Column(heading=heading, numeric=False) for heading in ("rows", "module")),
             *(Column(heading=heading) for heading in HEADINGS),
         ]
-        lines = [line for method in methods for line in _compared(done, method)]
-        blocks = [Table(columns=columns, rows=rows), NOTE, *_buffers(done, methods)]
+        lines = [line for own in measured.values() for line in _compared(own, done)]
+        blocks = [Table(columns=columns, rows=rows), NOTE, *_buffers(measured)]
         blocks += [Bullets(lines)] if lines else []
     return Section(title="Pipelines", blocks=blocks)
-
-
-def _of(done: Sequence[Record], method: str) -> list[Record]:
-    return [record for record in done if record.method == method]
 
 
 def _workers(records: Sequence[Record], method: str) -> list[list[str]]:
@@ -75,9 +77,9 @@ def _workers(records: Sequence[Record], method: str) -> list[list[str]]:
     ]
 
 
-def _buffers(done: Sequence[Record], methods: Iterable[str]) -> list[Block]:
+def _buffers(measured: Mapping[str, Sequence[Record]]) -> list[Block]:
     """Accuracy against staleness: a row for every worker that has a buffer below it."""
-    rows = [row for method in methods for row in _uses(_of(done, method), method)]
+    rows = [row for method, own in measured.items() for row in _uses(own, method)]
     columns = [
         *(Column(heading=heading, numeric=False) for heading in ("rows", "module")),
         *(Column(heading=heading) for heading in (*BUFFER_COLUMNS, "accuracy, %")),
@@ -106,15 +108,17 @@ def _peak(records: Sequence[Record], module: str) -> float | None:
     return next((peak for peak in found if peak is not None), None)
 
 
-def _compared(done: Sequence[Record], method: str) -> list[str]:
-    """How fast and how large the row is beside the rows that differ from it in the schedule alone.
+def _compared(own: Sequence[Record], done: Sequence[Record]) -> list[str]:
+    """How fast the row is beside the rows that differ from it in the schedule alone.
 
-    Where the losses of every seed are equal to the bit, the line says so.
+    Each line says whether the losses of all shared seeds are equal to the bit. A row that is slowed
+    down on purpose is not compared.
     """
-    own = _of(done, method)
+    if (own[0].config["training"].get("buffer") or {}).get("slowdown"):
+        return []
     lines = []
     for other in dict.fromkeys(record.method for record in done):
-        theirs = _of(done, other)
+        theirs = [record for record in done if record.method == other]
         if theirs[0].config["method"]["schedule"] not in IN_ONE_PROCESS:
             continue
         if not _alike(own[0].config, theirs[0].config):
@@ -124,14 +128,14 @@ def _compared(done: Sequence[Record], method: str) -> list[str]:
             continue
         seeds = {record.seed: record.losses for record in theirs}
         shared = [record for record in own if record.seed in seeds]
-        equal = shared and all(record.losses == seeds[record.seed] for record in shared)
+        equal = all(record.losses == seeds[record.seed] for record in shared)
+        losses = f", with {'the same losses to the bit' if equal else 'other losses'}"
         threads = theirs[0].provenance.get("threads")
         by = "" if threads is None else f" of {threads} thread{'' if threads == 1 else 's'}"
         lines.append(
-            f"{method}, by {own[0].metrics['pipeline/workers']:.0f} workers, trains "
+            f"{own[0].method}, by {own[0].metrics['pipeline/workers']:.0f} workers, trains "
             f"{ours / its:.2f} times as fast as {other}, by one process{by} ({ours:.1f} and "
-            f"{its:.1f} examples per second), with "
-            f"{'the same losses to the bit' if equal else 'other losses'}."
+            f"{its:.1f} examples per second){losses if shared else ''}."
         )
     return lines
 

@@ -1,5 +1,7 @@
 """The section of pipelines: what every worker holds and waits for, and how fast all are."""
 
+from dataclasses import replace
+
 import pytest
 
 from gim_bench.report.document import Bullets, Table
@@ -82,9 +84,32 @@ def test_one_seed_that_differs_is_enough_to_say_so():
     assert line.endswith("with other losses.")
 
 
+def test_a_seed_that_was_resumed_and_so_not_measured_is_left_out():
+    one = record("gim", schedule="interleaved", speed=20.0)
+    resumed = record("gim_pipeline", schedule="pipeline", speed=5.0)
+    records = [resumed, pipelined(seed=1), one, replace(one, seed=1)]
+    (table,) = blocks_of(records, Table)
+    assert [row[2] for row in table.rows] == ["25", "50"]
+    (line,) = lines_of(records)
+    assert line.startswith("gim_pipeline, by 2 workers, trains 1.50 times as fast as gim")
+
+
+def test_without_a_shared_seed_nothing_is_said_of_losses():
+    one = record("gim", schedule="interleaved", speed=20.0, seed=7)
+    (line,) = lines_of([pipelined(), one])
+    assert line.endswith("(30.0 and 20.0 examples per second).")
+
+
 def test_rows_of_other_settings_are_not_compared():
     other = record("gim_long", schedule="interleaved", speed=20.0, epochs=99)
     assert lines_of([pipelined(), other]) == []
+
+
+@pytest.mark.parametrize(("slowdown", "lines"), [({"module_2": 4.0}, 0), ({}, 1)])
+def test_a_speed_that_is_made_up_is_not_compared(slowdown, lines):
+    slowed = pipelined(buffer={"size": 8, "slowdown": slowdown})
+    one = record("gim", schedule="interleaved", speed=20.0)
+    assert len(lines_of([slowed, one])) == lines
 
 
 def test_without_a_pipeline_there_is_no_section():
