@@ -31,6 +31,8 @@ class PlainBuffer:
         return chosen[3], self._use(chosen)
 
     def has_room(self):
+        if self.policy is BufferPolicy.FRESHEST:  # older batches are never used again
+            return not self.batches or self.batches[-1][2] > 0
         return len(self.batches) < self.size or any(batch[2] for batch in self.batches)
 
     def _next(self):

@@ -106,14 +106,18 @@ def test_a_batch_in_use_does_not_change_with_its_slot(ends):
     assert found.inputs.unique().item() == 1.0
 
 
-def test_there_is_room_until_a_batch_would_be_dropped_unused(ends):
+@pytest.mark.parametrize(("ends", "unused"), [(LEAST_USED, 2), (FRESHEST, 1)], indirect=["ends"])
+def test_there_is_room_until_a_batch_would_be_dropped_unused(ends, unused):
+    """Of the freshest the newest alone can be used: one that is unused is enough."""
     outlet, inlet = ends
-    assert outlet.has_room()
-    for value in range(2):
+    for value in range(unused):
+        assert outlet.has_room()
         outlet.put(batch(value), version=value)
     assert not outlet.has_room()
     inlet.take()
     assert outlet.has_room()
+    outlet.put(batch(unused), version=unused)
+    assert not outlet.has_room()
 
 
 def test_a_worker_below_that_is_gone_before_its_first_batch_is_missed(ends):

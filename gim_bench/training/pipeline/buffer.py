@@ -66,8 +66,14 @@ class Slots:
         return slot, Use(newest + 1, number, latest - version)
 
     def have_room(self) -> bool:
-        """Whether a batch can be put without dropping one that was never used."""
-        return any(number == EMPTY or uses for number, _, uses in self._rows().values())
+        """Whether a batch can be put without an unused one being dropped, or passed over.
+
+        With `freshest`, every older batch is passed over already.
+        """
+        rows = list(self._rows().values())
+        if self.policy is BufferPolicy.FRESHEST:
+            rows = [max(rows)]
+        return any(number == EMPTY or uses for number, _, uses in rows)
 
     def _rows(self) -> dict[int, tuple[int, int, int]]:
         return {slot: tuple(row) for slot, row in enumerate(self.table.tolist())}
@@ -155,7 +161,7 @@ class BufferOutlet(_End):
                 self._link.connection.send(contents)
 
     def has_room(self) -> bool:
-        """Whether a batch can be put without dropping one that was never used."""
+        """Whether a batch can be put without an unused one being dropped, or passed over."""
         with self._locked():
             return self._link.slots.have_room()
 
