@@ -13,7 +13,7 @@ from gim_bench.progress import Progress
 from gim_bench.records.claims import owner_of
 from gim_bench.records.folder import DAMAGED, RunsFolder
 from gim_bench.records.record import Record, Status
-from gim_bench.records.statistics import finished_at
+from gim_bench.records.statistics import ended_after
 
 WAIT_SECONDS = 0.5  # between looks at cells that other processes run
 RunCell = Callable[..., Record]
@@ -68,14 +68,9 @@ def records_before(
     A record that was written later stands for no record: the cell has ended since.
     """
     return {
-        key: None if record is not None and _ended_after(record, since) else record
+        key: None if record is not None and ended_after(record, since) else record
         for key, record in records.items()
     }
-
-
-def _ended_after(record: Record, since: datetime | None) -> bool:
-    ended = finished_at(record)
-    return since is not None and bool(ended) and datetime.fromisoformat(ended) >= since
 
 
 def found(cell: Cell, runs: RunsFolder) -> Record | None:

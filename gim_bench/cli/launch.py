@@ -2,16 +2,21 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError, unknown_name
-from gim_bench.records.provenance import now
-from gim_bench.records.record import Record
-from gim_bench.records.statistics import Origin, newest_done, origin_of
+from gim_bench.records.record import Record, Status
+from gim_bench.records.statistics import (
+    Origin,
+    ended_after,
+    latest_attempts,
+    newest_done,
+    origin_of,
+)
 from gim_bench.settings.base import Precision
 from gim_bench.system.slurm import signal_before_limit
 from gim_bench.system.streams import show
@@ -40,6 +45,11 @@ class Launch:
     since: datetime | None
     rerun: bool
     plan: bool
+
+    def is_over(self, record: Record) -> bool:
+        """Whether workers leave the record's cell as it is: done, or ended after `since`."""
+        is_done = record.status is Status.DONE and not self.rerun
+        return is_done or ended_after(record, self.since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +111,17 @@ def cluster_of(launcher: str, *, file: Path | None, device: str) -> Cluster | No
 def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Tracker | None") -> None:
     """Have workers run the unfinished cells; with `asked.plan`, only print what they would run.
 
-    Jobs of Slurm are submitted, tasks of Ray are seen through. Raises: ConfigError.
+    Jobs of Slurm are submitted, tasks of Ray are seen through. Workers run no cell that ends after
+    `asked.since` again, however often they begin. Raises: ConfigError.
     """
     from gim_bench.cells.launch import costs_of, resources
     from gim_bench.cli.launch_ray import cores_of, run_on_ray
     from gim_bench.settings.launchers import RayOptions, SlurmOptions
 
     work.check_workers(asked.workers, cells=())  # a task runs cells with processes in turn
-    done = set() if asked.rerun else _done(work, cluster)
+    over = {(r.method, r.seed) for r in records_on(work, cluster) if asked.is_over(r)}
     options = cluster.options
-    waiting = [cell for cell in work.cells if (cell.config.method.name, cell.seed) not in done]
+    waiting = [cell for cell in work.cells if (cell.config.method.name, cell.seed) not in over]
     if not waiting:
         if cluster.is_slurm:
             report = _command("report", asked.suite, work.runs.root)
@@ -133,6 +144,7 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
             "cluster's defaults, unless the launcher options have minutes and memory_gib"
         )
     _warn_of_precision(work, options)
+    assert asked.since is not None
     command = _worker_command(cluster, since=asked.since, cells_at_once=each.cells_at_once)
     described = f"{each}; {len(waiting)} of {len(work.cells)} cells are to be run"
     if isinstance(options, SlurmOptions):
@@ -141,7 +153,16 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
         show(f"{shlex.join(command)}\n{described}")
     else:
         assert isinstance(options, RayOptions)
-        run_on_ray(work, options, each, command, described, waiting=len(waiting), tracker=tracker)
+        run_on_ray(
+            work,
+            options,
+            each,
+            command,
+            described,
+            waiting=len(waiting),
+            left=lambda: left_of(work, cluster, asked=asked),
+            tracker=tracker,
+        )
 
 
 def _warn_of_precision(work: "Workload", options: "LauncherOptions") -> None:
@@ -238,34 +259,38 @@ def job_name(suite: str) -> str:
     return f"gim_bench:{suite}"
 
 
-def _done(work: "Workload", cluster: Cluster) -> set[tuple[str, int]]:
-    """Method and seed of the finished cells.
+def records_on(work: "Workload", cluster: Cluster) -> list[Record]:
+    """The cells' records of the cluster's device, in the cells' order.
 
-    Without a GPU here, the precision that a suite leaves to the GPU is not known, so records of
-    either precision count.
+    Without a GPU here, the precision that a suite leaves to the GPU is not known. Then records of
+    either precision count: of each cell the newest that is done, or else the latest attempt.
     """
     from gim_bench import RESULTS_VERSION
     from gim_bench.cells.resolve import describer
 
-    records: Iterable[Record] = work.finished().values()
-    if work.bench.device.type != cluster.device:
-        origin = Origin(data_sha256=work.cells[0].data_sha256, results_version=RESULTS_VERSION)
-        described = describer(work.suite)
-        records = [
-            record
-            for record in newest_done(work.runs.records(work.suite.name))
-            if record.config.get("device") == cluster.device
-            and origin_of(record) == origin
-            and described(record.config)
-        ]
-    return {(record.method, record.seed) for record in records}
+    if work.bench.device.type == cluster.device:
+        return [record for record in work.records().values() if record is not None]
+    origin = Origin(data_sha256=work.cells[0].data_sha256, results_version=RESULTS_VERSION)
+    described = describer(work.suite)
+    records = [
+        record
+        for record in work.runs.records(work.suite.name)
+        if record.config.get("device") == cluster.device
+        and origin_of(record) == origin
+        and described(record.config)
+    ]
+    chosen = {(r.method, r.seed): r for r in [*latest_attempts(records), *newest_done(records)]}
+    cells = [(cell.config.method.name, cell.seed) for cell in work.cells]
+    return [chosen[cell] for cell in cells if cell in chosen]
 
 
-def _worker_command(cluster: Cluster, *, since: datetime | None, cells_at_once: int) -> list[str]:
-    """What a worker runs: the command that was typed, without the launcher.
+def left_of(work: "Workload", cluster: Cluster, *, asked: Launch) -> int:
+    """The number of cells that the workers of a launch have not run to their end."""
+    return len(work.cells) - sum(map(asked.is_over, records_on(work, cluster)))
 
-    Cells that end after the time of `--since` are not run again, however often a worker begins.
-    """
+
+def _worker_command(cluster: Cluster, *, since: datetime, cells_at_once: int) -> list[str]:
+    """What a worker runs: the command that was typed, without the launcher."""
     kept = []
     typed = iter(sys.argv[1:])
     for word in typed:
@@ -274,6 +299,5 @@ def _worker_command(cluster: Cluster, *, since: datetime | None, cells_at_once: 
             _ = equals or next(typed)
         elif name not in FLAGS_KEPT_BACK:
             kept.append(word)
-    began = now() if since is None else since.isoformat()
-    others = ["--device", cluster.device, "--workers", str(cells_at_once), "--since", began]
-    return [sys.executable, "-m", "gim_bench", *kept, *others]
+    others = ["--device", cluster.device, "--workers", str(cells_at_once)]
+    return [sys.executable, "-m", "gim_bench", *kept, *others, "--since", since.isoformat()]

@@ -1,11 +1,10 @@
 """Workers as tasks of a Ray cluster: the command stays until they have run all cells."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gim_bench.errors import ConfigError
-from gim_bench.records.record import Status
 
 if TYPE_CHECKING:
     from gim_bench.cells.launch import Resources
@@ -43,9 +42,10 @@ def run_on_ray(
     described: str,
     *,
     waiting: int,
+    left: Callable[[], int],
     tracker: "Tracker | None",
 ) -> None:
-    """Run `command` in tasks until `waiting` cells have ended, and no task is left.
+    """Run `command` in tasks until no task is left; `left` counts the `waiting` cells down.
 
     Raises: ConfigError, and KeyboardInterrupt after all commands have ended.
     """
@@ -68,19 +68,12 @@ def run_on_ray(
         )
         for number in range(each.tasks)
     ]
-    ended = 0
     with ray_tasks.cluster(options.address) as where:
         work.progress.say(f"{where}: {described}; logs are in {folder}")
         with work.progress.task("cells", total=waiting, unit="cell") as task:
-            before = _ended(work)
             for line in ray_tasks.run(tasks):
                 if line:
                     work.progress.say(line)
-                now = max(ended, _ended(work) - before)
-                task.advance(now - ended)
-                ended = now
-
-
-def _ended(work: "Workload") -> int:
-    """How many cells have a record of their end."""
-    return sum(r is not None and r.status is not Status.RUNNING for r in work.records().values())
+                now = min(waiting, left())
+                task.advance(waiting - now)
+                waiting = now

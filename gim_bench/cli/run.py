@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gim_bench.cli.launch import Cluster, Launch, cluster_of, launch
+from gim_bench.cli.launch import Cluster, Launch, cluster_of, launch, left_of, records_on
 from gim_bench.cli.options import (
     FAILED,
     RUNS_DIR,
@@ -32,6 +33,7 @@ from gim_bench.cli.options import (
 )
 from gim_bench.cli.ranks import placed
 from gim_bench.errors import ConfigError
+from gim_bench.records.provenance import now
 from gim_bench.records.record import Record, Status
 from gim_bench.system.interrupts import INTERRUPTED
 from gim_bench.system.streams import show
@@ -304,6 +306,7 @@ def _launch(
     as_json: bool,
 ) -> None:
     """Have a cluster run the cells; where that has ended, print the results."""
+    asked = replace(asked, since=asked.since or moment(now()))
     try:
         launch(work, cluster, asked=asked, tracker=tracker)
     except KeyboardInterrupt:
@@ -311,11 +314,10 @@ def _launch(
         raise typer.Exit(INTERRUPTED) from None
     if cluster.is_slurm or asked.plan:
         return
-    records = [record for record in work.records().values() if record is not None]
+    records = records_on(work, cluster)
     _print_results(work, records, tracker=tracker, as_json=as_json)
     _exit_if_failed(work, records)
-    left = len(work.cells) - sum(record.status is Status.DONE for record in records)
-    if left:
+    if left := left_of(work, cluster, asked=asked):
         folder = work.runs.root / work.suite.name / "ray"
         print(f"error: {left} cell(s) were not run to their end: see {folder}", file=sys.stderr)
         raise typer.Exit(FAILED)

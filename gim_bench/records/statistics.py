@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -146,6 +147,12 @@ def settings_of(record: Record) -> dict[str, Any]:
 def finished_at(record: Record) -> str:
     """Time at which the cell ended, in ISO 8601 UTC; empty, which sorts first, if unknown."""
     return str(record.provenance.get("finished_at") or "")
+
+
+def ended_after(record: Record, since: datetime | None) -> bool:
+    """Whether the cell ended at the time `since` or later; False without a time."""
+    ended = finished_at(record)
+    return since is not None and bool(ended) and datetime.fromisoformat(ended) >= since
 
 
 def flatten(settings: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:

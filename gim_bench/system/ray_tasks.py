@@ -18,8 +18,9 @@ ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 2.0  # between two looks at the tasks
 FAREWELL_SECONDS = 60.0  # in which commands write their checkpoints
 AUTO = "auto"
+WRONG_USE = 2
 # Exit codes of a command that another try does not help: done, a cell failed, wrong use.
-ENDED = (0, 1, 2)
+ENDED = (0, 1, WRONG_USE)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # A cluster of this machine alone listens on the loopback address, and tells nobody of its use.
 OF_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -90,8 +91,9 @@ def _knock(address: str) -> None:
 def run(tasks: Sequence[Task]) -> Iterator[str]:
     """Run the tasks; yields an empty line at every look, and a line for each task that gave up.
 
-    A task is tried again where its command was killed, or its worker or node died. An interruption
-    ends all commands, which have time to write checkpoints.
+    A task is tried again where its command was killed, or its worker or node died. A command that
+    refuses its own arguments gave up, too; which cells failed, records say. An interruption ends
+    all commands, which have time to write checkpoints.
     """
     import ray
 
@@ -113,7 +115,8 @@ def run(tasks: Sequence[Task]) -> Iterator[str]:
             ended, pending = ray.wait(pending, timeout=LOOK_SECONDS)
             for each in ended:
                 try:
-                    ray.get(each)
+                    if (code := ray.get(each)) == WRONG_USE:
+                        yield f"a worker gave up: its command ended with exit code {code}"
                 except ray.exceptions.RayError as error:
                     yield f"a worker gave up: {one_line(first_line(error))}"
             yield ""

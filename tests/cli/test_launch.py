@@ -3,10 +3,14 @@
 import os
 import stat
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
 from gim_bench.records.claims import claimed
+from gim_bench.records.folder import RunsFolder
+from gim_bench.records.record import Status
 from tests.cli.commands import PLAIN, RUN, records, statuses
 
 LAUNCH = (*PLAIN, "--launcher", "slurm")
@@ -171,8 +175,6 @@ def test_finished_cells_need_no_worker(finished, gim_bench, slurm, options):
 
 def test_on_a_login_node_finished_cells_of_gpus_count(finished, gim_bench, slurm, tmp_path):
     """Their records have the device and the precision of the GPU."""
-    from gim_bench.records.folder import RunsFolder
-
     (tmp_path / "slurm.toml").write_text("gpus = 1\n")
     assert "2 of 2 cells are to be run" in gim_bench(*LAUNCH, *FILE).out
     runs = RunsFolder(tmp_path / "runs")
@@ -273,6 +275,111 @@ def test_a_slurm_that_refuses_is_one_line_and_exit_code_2(gim_bench, slurm, opti
         "correct the file of --launcher-options\n"
     )
     assert not list(tmp_path.glob("runs/tiny/slurm/*.sh"))
+
+
+# -- Ray -------------------------------------------------------------------------------------------
+
+ON_RAY = (*PLAIN, "--launcher", "ray", "--launcher-options", "ray.toml")
+BEFORE, LATER = "2001-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def ray(monkeypatch, tmp_path):
+    """Gives `--launcher ray` a cluster of GPUs, in which tasks do what the test says."""
+    (tmp_path / "ray.toml").write_text('address = "head:6379"\ngpus = 1\n')
+
+    def does(work):
+        given = []
+
+        def run(tasks):
+            given.extend(tasks)
+            yield ""
+            yield from work() or ()
+
+        monkeypatch.setattr(
+            "gim_bench.system.ray_tasks.cluster", lambda at: nullcontext(f"Ray {at}")
+        )
+        monkeypatch.setattr("gim_bench.system.ray_tasks.run", run)
+        return given
+
+    return does
+
+
+def on_gpus(tmp_path, **changes):
+    """Rewrite the records as those of GPUs, which end `BEFORE` unless a change says otherwise."""
+    runs = RunsFolder(tmp_path / "runs")
+    ended = changes.pop("finished_at", BEFORE)
+    for record in runs.records("tiny"):
+        config = {**record.config, "device": "cuda"}
+        provenance = {**record.provenance, "finished_at": ended}
+        runs.save(replace(record, config=config, provenance=provenance, **changes))
+
+
+def test_a_machine_without_a_gpu_prints_the_records_of_the_cluster_s_gpus(
+    finished, gim_bench, ray, tmp_path
+):
+    """Records of its own CPU are of other cells."""
+    ray(lambda: on_gpus(tmp_path, finished_at=LATER))
+    answer = gim_bench(*ON_RAY)
+    assert answer.code == 0, answer.err
+    assert "2 of 2 cells are to be run" in answer.err
+    assert "gim" in answer.out
+
+
+def test_each_task_of_ray_has_a_log_and_the_store_in_its_environment(
+    gim_bench, ray, store, tmp_path
+):
+    tasks = ray(lambda: None)
+    options = ("--launcher-options", "ray.toml", "--set", "fresh_process=true")
+    gim_bench(*RUN, *store, "--launcher", "ray", *options)
+    (task,) = tasks
+    assert task.environment["MLFLOW_TRACKING_URI"] == store[1]
+    assert store[1] not in task.command
+    assert task.log == tmp_path / "runs/tiny/ray/1.log"
+    assert (task.gpus, task.memory_bytes, task.retries) == (1, None, 100)
+
+
+def test_cells_that_no_task_ran_are_exit_code_1(finished, gim_bench, ray):
+    ray(lambda: ["a worker gave up: it died"])
+    answer = gim_bench(*ON_RAY)
+    assert answer.code == 1
+    assert "a worker gave up: it died" in answer.err
+    assert (
+        answer.err.splitlines()[-1]
+        == "error: 2 cell(s) were not run to their end: see runs/tiny/ray"
+    )
+
+
+def test_finished_cells_that_no_task_ran_again_are_exit_code_1(finished, gim_bench, ray, tmp_path):
+    ray(lambda: None)
+    on_gpus(tmp_path)
+    assert gim_bench(*ON_RAY).code == 0
+    answer = gim_bench(*ON_RAY, "--rerun")
+    assert answer.code == 1
+    assert "error: 2 cell(s) were not run to their end" in answer.err
+    ray(lambda: on_gpus(tmp_path, finished_at=LATER))
+    assert gim_bench(*ON_RAY, "--rerun").code == 0
+
+
+def test_a_cell_of_a_task_that_fails_is_named(finished, gim_bench, ray, tmp_path):
+    ray(lambda: on_gpus(tmp_path, finished_at=LATER, status=Status.FAILED, error="no kernel"))
+    answer = gim_bench(*ON_RAY)
+    assert answer.code == 1
+    assert "error: 2 cell(s) failed: gim seed 0, random_init seed 0" in answer.err
+
+
+def test_a_newer_record_of_other_settings_hides_no_finished_cell(
+    finished, gim_bench, ray, tmp_path
+):
+    on_gpus(tmp_path)
+    runs = RunsFolder(tmp_path / "runs")
+    for record in runs.records("tiny"):
+        training = {**record.config["training"], "epochs": 77}
+        config = {**record.config, "training": training}
+        provenance = {**record.provenance, "finished_at": LATER}
+        runs.save(replace(record, key="0" * 64, config=config, provenance=provenance))
+    ray(lambda: pytest.fail("a task was started"))
+    assert gim_bench(*ON_RAY).code == 0
 
 
 # -- cells that have ended since -------------------------------------------------------------------
