@@ -1,5 +1,6 @@
 """Identity of a process across hosts and containers, and whether the process is alive."""
 
+import os
 import socket
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -51,19 +52,35 @@ class Owner:
         return asdict(self)
 
     def is_gone(self) -> bool | None:
-        """Whether the process has ended; None if it runs on another machine."""
+        """Whether the process has ended; None if it cannot be seen: on another machine, or hidden.
+
+        /proc mounted with `hidepid` hides the processes of other users.
+        """
         if self.machine != _machine():
             return None
         try:
             process = psutil.Process(self.pid)
             started, status = process.create_time(), process.status()
-        except (psutil.NoSuchProcess, ValueError, OverflowError):
+        except psutil.Error:
+            return None if _is_there(self.pid) else True
+        except (ValueError, OverflowError):
             return True
         if status == psutil.STATUS_ZOMBIE:  # ended; its parent has not read its exit status yet
             return True
         if self.ticks is not None and (ticks := _ticks(self.pid)) is not None:
             return ticks != self.ticks
         return abs(started - self.started) > CLOCK_SECONDS
+
+
+def _is_there(pid: int) -> bool:
+    """Whether the system knows a process of that number, in /proc or not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _ticks(pid: int) -> int | None:

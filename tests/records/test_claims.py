@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gim_bench.records import claims
-from gim_bench.records.claims import CLAIM, claimed, owner_of
+from gim_bench.records.claims import CLAIM, claimed, owner_of, seems_held
 from gim_bench.system.interrupts import terminate_as_interrupt
 from gim_bench.system.processes import Owner
 
@@ -84,6 +84,26 @@ def test_a_clock_that_is_set_takes_no_cell_from_its_owner(seconds, folder, lock,
     started = Owner.here().started
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: started + seconds)
     assert not is_free(folder, lock)
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied, psutil.NoSuchProcess])
+@pytest.mark.parametrize(("seconds", "free"), [(60, False), (300, True)])
+def test_an_owner_whom_proc_hides_counts_as_dead_after_its_silence(
+    error, seconds, free, folder, monkeypatch
+):
+    """Mounted with hidepid=1, /proc refuses processes of other users; with 2, it lacks them."""
+
+    def hide(pid):
+        raise error(pid)
+
+    def refuse(_, __):
+        raise PermissionError
+
+    left_by(Owner.here(), folder, seconds_ago=seconds)
+    with monkeypatch.context() as patch:
+        patch.setattr("gim_bench.system.processes.psutil.Process", hide)
+        patch.setattr("os.kill", refuse)
+        assert seems_held(folder) is not free
 
 
 def test_a_claim_without_ticks_is_compared_by_the_clock(folder, lock):
