@@ -12,10 +12,11 @@ VARIABLE = "OMP_NUM_THREADS"
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 LOOK_SECONDS = 0.2  # at the load of the cores
-# Limit and usage of a control group, in version 2 and 1.
+# Limit, usage and idle file cache of a control group, in version 2 and 1. The system drops such a
+# cache when a program needs the memory.
 MEMORY_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -38,10 +39,11 @@ def available_bytes(*, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -
     """Memory that this process may still take, by the machine and by its control groups."""
     room = [psutil.virtual_memory().available]
     for folder in _groups("memory", cgroups=cgroups, membership=membership):
-        for limit, usage in MEMORY_FILES:
+        for limit, usage, cache in MEMORY_FILES:
             with suppress(OSError, ValueError):  # "max" where nothing is set
                 limited = int((folder / limit).read_text())
-                room.append(max(0, limited - int((folder / usage).read_text())))
+                used = int((folder / usage).read_text()) - _statistic(folder, cache)
+                room.append(max(0, limited - used))
     return min(room)
 
 
@@ -95,6 +97,15 @@ def _groups(controller: str, *, cgroups: Path, membership: Path) -> Iterator[Pat
             group = top / path.lstrip("/")
             yield top
             yield from (each for each in (group, *group.parents) if top in each.parents)
+
+
+def _statistic(group: Path, name: str) -> int:
+    """An entry of a control group's memory.stat, in bytes; 0 where the file or the entry lacks."""
+    with suppress(OSError, ValueError):
+        for line in (group / "memory.stat").read_text().splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.removeprefix(name))
+    return 0
 
 
 def _quota_v2(group: Path) -> float | None:

@@ -126,6 +126,29 @@ def test_memory_is_what_the_machine_and_the_control_group_leave(groups, monkeypa
     assert groups.memory() == 1000
 
 
+@pytest.mark.parametrize(
+    ("membership", "files"),
+    [
+        (
+            VERSION_2.format("/job"),
+            {"memory_max": "700\n", "memory_current": "600\n",
+             "memory_stat": "anon 90\ninactive_file 450\nactive_file 60\n"},
+        ),
+        (
+            "1:memory:/job\n",
+            {"memory_limit_in_bytes": "700\n", "memory_usage_in_bytes": "600\n",
+             "memory_stat": "inactive_file 10\ntotal_inactive_file 450\n"},
+        ),
+    ],
+)  # fmt: skip
+def test_file_cache_that_nobody_reads_counts_as_free_memory(membership, files, groups, monkeypatch):
+    free = threads.psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(threads.psutil, "virtual_memory", lambda: free)
+    groups.belong(membership)
+    groups.write("job" if membership.startswith("0") else "memory/job", **files)
+    assert groups.memory() == 550
+
+
 def test_lines_that_say_nothing_and_names_in_another_order_are_passed_over(groups):
     groups.belong("nonsense\n\n4:cpuacct,cpu:/job\n")
     groups.write("cpu/job", cpu_cfs_quota_us="50000\n", cpu_cfs_period_us="100000\n")
