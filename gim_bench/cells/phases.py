@@ -158,7 +158,7 @@ def _train(
     workers: dict[str, float] = {}
     if (of_workers := course.peaks_of_workers) and not why_not:
         peaks = peaks_of(of_workers)
-        workers = course.costs_of_workers(examples=trained.steps * course.batches.batch_size)
+        workers = course.costs_of_workers(steps=trained.steps)
         pipelines.leave_out_energy(used, bench)
     # After the measurement: seconds and memory of the audit are not training's.
     audited = _audited(
@@ -233,10 +233,11 @@ class _Course:
                 return peaks
         return []
 
-    def costs_of_workers(self, *, examples: int) -> dict[str, float]:
-        """Metrics of the processes that took the steps, which visited so many examples."""
+    def costs_of_workers(self, *, steps: int) -> dict[str, float]:
+        """Metrics of the processes that took the steps."""
         if isinstance(self.trainer, PipelinedTrainer):
-            return pipelines.costs_of(self.trainer.measured, examples=examples)
+            measured, batch_size = self.trainer.measured, self.batches.batch_size
+            return pipelines.costs_of(measured, steps=steps, batch_size=batch_size)
         return data_parallel.costs_of(self.peaks_of_workers)
 
     @property

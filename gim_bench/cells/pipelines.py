@@ -231,10 +231,10 @@ def leave_out_energy(used: energy.Energy, bench: Bench) -> None:
         used.notes["gpu"] = "not measured: the workers are on other GPUs, or on several"
 
 
-def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]:
+def costs_of(measured: Sequence[Measured], *, steps: int, batch_size: int) -> dict[str, float]:
     """Measurements of each worker, as metrics of its topmost unit, and the number of workers.
 
-    Training visited `examples`, each in all its views at once.
+    Each worker took all `steps`. The examples of a batch have all their views.
     """
     found: dict[str, float] = {"pipeline/workers": len(measured)}
     for each in measured:
@@ -242,34 +242,40 @@ def costs_of(measured: Sequence[Measured], *, examples: int) -> dict[str, float]
             "idle_share": (each.seconds_without_batch + each.seconds_without_room) / each.seconds,
             "seconds_without_batch": each.seconds_without_batch,
             "seconds_without_room": each.seconds_without_room,
-            "bytes_per_sample": each.bytes_trained_on / examples,
+            "bytes_per_sample": each.bytes_trained_on / (steps * batch_size),
             **{name.removeprefix("memory/"): x for name, x in each.peaks.metrics.items()},
-            **uses_of(each.uses),
+            **uses_of(each.uses, steps=steps),
         }
         found |= {f"pipeline/{name}/{each.units[-1]}": cost for name, cost in costs.items()}
     return found
 
 
-def uses_of(uses: Sequence[Use]) -> dict[str, float]:
+def uses_of(uses: Sequence[Use], *, steps: int) -> dict[str, float]:
     """How stale the batches of a buffer were in use, and how often they were used; by metric.
 
-    Percentiles are values that occurred: the next higher one where a percentile lies between two.
-    Empty where no buffer was used.
+    Staleness is that of the batches which the worker below made before its last of `steps`; it is
+    left out where all batches were made later. Percentiles are values that occurred: the next
+    higher one where a percentile lies between two. Empty where no buffer was used.
 
-    >>> uses_of([Use(1, 0, 0), Use(1, 0, 0), Use(4, 3, 2), Use(4, 1, 2)])["dropped_share"]
-    0.25
+    >>> uses_of([Use(1, 0, 0, 0), Use(1, 0, 0, 0), Use(4, 3, 3, 0)], steps=9)["dropped_share"]
+    0.5
     """
     if not uses:
         return {}
-    staleness = np.array([use.staleness for use in uses])
+    staleness = np.array([use.staleness for use in uses if use.version < steps])
     _, counts = np.unique([use.number for use in uses], return_counts=True)
+    found = {
+        "after_below_share": 1 - len(staleness) / len(uses),
+        "uses_per_batch": float(counts.mean()),
+        "uses_of_a_batch_max": float(counts.max()),
+        "dropped_share": 1 - len(counts) / uses[-1].arrived,
+    }
+    if not len(staleness):
+        return found
     median, high = np.quantile(staleness, [0.5, 0.9], method="higher")
-    return {
+    return found | {
         "staleness_mean": float(staleness.mean()),
         "staleness_median": float(median),
         "staleness_p90": float(high),
         "staleness_max": float(staleness.max()),
-        "uses_per_batch": float(counts.mean()),
-        "uses_of_a_batch_max": float(counts.max()),
-        "dropped_share": 1 - len(counts) / uses[-1].arrived,
     }

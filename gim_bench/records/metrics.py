@@ -72,7 +72,8 @@ def _of_every_target(*metrics: Metric) -> Iterator[Metric]:
             yield replace(metric, name=f"{prefix}{metric.name}")
 
 
-# Updates of the worker below between its making of a batch and of the newest one.
+# Updates of the worker below between its making of a batch and of the newest one; of the batches
+# that the worker below made while it still trained.
 STALENESS = tuple(
     Metric(f"staleness_{which}", "updates", Better.LOWER, f"{meaning} of a batch in use")
     for which, meaning in (
@@ -192,6 +193,12 @@ METRICS = {
             Metric("uses_per_batch", "uses", Better.LOWER, "mean uses of a batch that was used"),
             Metric("uses_of_a_batch_max", "uses", Better.LOWER, "uses of the batch used most"),
             Metric("dropped_share", "ratio", Better.LOWER, "share of batches that were never used"),
+            Metric(
+                "after_below_share",
+                "ratio",
+                Better.LOWER,
+                "share of uses of batches made after the worker below had taken its last step",
+            ),
             *MEMORY,
         ),
         Metric(

@@ -16,6 +16,7 @@ NOTE = (
 )
 # Headings, with the metric, its factor and its format.
 BUFFER_COLUMNS = {
+    "of a finished module, %": ("after_below_share", 100, ".0f"),
     "staleness, median": ("staleness_median", 1, ".0f"),
     "p90": ("staleness_p90", 1, ".0f"),
     "max": ("staleness_max", 1, ".0f"),
@@ -24,8 +25,10 @@ BUFFER_COLUMNS = {
 }
 BUFFER_NOTE = (
     "Buffers between workers that do not wait: the worker of the module takes a step with a batch "
-    "that may be stale, or that it has used before. Staleness counts the updates of the worker "
-    "below between its making of the batch and of its newest one. Dropped batches were never used. "
+    "that may be stale, or that it has used before. All workers take the same number of steps: a "
+    "faster one below finishes first, and then hands on outputs of a finished module, whose share "
+    "of the uses is given. Staleness is that of the other uses: the updates of the worker below "
+    "between its making of the batch and of its newest one. Dropped batches were never used. "
     "Accuracy is that of the module under the probe."
 )
 IN_ONE_PROCESS = ("interleaved", "joint")  # schedules with the same steps and gradients
@@ -89,7 +92,7 @@ def _buffers(measured: Mapping[str, Sequence[Record]]) -> list[Block]:
 
 def _uses(records: Sequence[Record], method: str) -> list[list[str]]:
     """Means over seeds of what each worker of a row has used."""
-    first = "pipeline/staleness_median/"
+    first = "pipeline/uses_per_batch/"
     modules = [name.removeprefix(first) for name in records[0].metrics if name.startswith(first)]
     found = []
     for module in modules:

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from gim_bench.cells import phases
+from gim_bench.cells.pipelines import uses_of
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
@@ -15,6 +16,7 @@ from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
 from gim_bench.training.pipeline import asynchronous
+from gim_bench.training.pipeline.buffer import Use
 from gim_bench.training.workers import take_over
 from tests.cells.crews import Acting, At, interrupted_and_finished, workers_of_a_cell
 from tests.cells.test_pipelines import PIPELINE
@@ -135,8 +137,25 @@ def assert_uses_are_recorded(metrics):
     for module in ("module_2", "module_3"):
         assert metrics[f"pipeline/uses_per_batch/{module}"] >= 1
         assert 0 <= metrics[f"pipeline/dropped_share/{module}"] < 1
-        least, most = (metrics[f"pipeline/staleness_{x}/{module}"] for x in ("median", "max"))
-        assert 0 <= least <= metrics[f"pipeline/staleness_p90/{module}"] <= most
+        assert 0 <= metrics[f"pipeline/after_below_share/{module}"] <= 1
+        if metrics[f"pipeline/after_below_share/{module}"] < 1:
+            least, most = (metrics[f"pipeline/staleness_{x}/{module}"] for x in ("median", "max"))
+            assert 0 <= least <= metrics[f"pipeline/staleness_p90/{module}"] <= most
+
+
+def test_staleness_is_of_outputs_that_were_made_while_the_module_below_trained():
+    """A module below of 4 steps, which goes on to encode after its last one."""
+    trained = [Use(3, 0, version=0, staleness=2), Use(3, 2, version=2, staleness=0)]
+    finished = [Use(5 + n, 4 + n, version=4, staleness=0) for n in range(6)]
+    found = uses_of([*trained, *finished], steps=4)
+    assert found["after_below_share"] == 0.75
+    assert (found["staleness_mean"], found["staleness_max"]) == (1.0, 2.0)
+
+
+def test_outputs_of_a_finished_module_alone_have_no_staleness():
+    found = uses_of([Use(5, 4, version=4, staleness=0)], steps=4)
+    assert found["after_below_share"] == 1
+    assert not any("staleness" in name for name in found)
 
 
 # -- interrupted -----------------------------------------------------------------------------------

@@ -124,8 +124,21 @@ def test_accuracy_stands_beside_the_staleness_of_what_a_worker_used():
         "pipeline/staleness_max/module_2": 7.0,
         "pipeline/uses_per_batch/module_2": 1.25,
         "pipeline/dropped_share/module_2": 0.5,
+        "pipeline/after_below_share/module_2": 0.75,
         "accuracy/module_2": 31.25,
     }
     record.metrics.update(used)
     _, buffers = blocks_of([record], Table)
-    assert buffers.rows == [["gim_pipeline", "module_2", "2", "5", "7", "1.25", "50", "31.2"]]
+    assert buffers.rows == [["gim_pipeline", "module_2", "75", "2", "5", "7", "1.25", "50", "31.2"]]
+
+
+def test_staleness_is_a_dash_where_the_module_below_had_finished_before_every_use():
+    record = pipelined()
+    used = {
+        "pipeline/uses_per_batch/module_2": 1.25,
+        "pipeline/dropped_share/module_2": 0.5,
+        "pipeline/after_below_share/module_2": 1.0,
+    }
+    record.metrics.update(used)
+    _, buffers = blocks_of([record], Table)
+    assert buffers.rows == [["gim_pipeline", "module_2", "100", *"–––", "1.25", "50", "–"]]

@@ -44,4 +44,4 @@ class PlainBuffer:
     def _use(self, chosen):
         chosen[2] += 1
         number, version, _, _ = chosen
-        return Use(self.arrived, number, self.batches[-1][1] - version)
+        return Use(self.arrived, number, version, self.batches[-1][1] - version)

@@ -32,6 +32,7 @@ class Use(NamedTuple):
 
     arrived: int  # batches that had been put into the buffer until then
     number: int  # of the batch, counted from 0 as batches arrive
+    version: int  # updates of the worker below before it made the batch
     # Updates of the worker below between its making of this batch and of the newest one: 0 where
     # the newest one is used, as without a buffer.
     staleness: int
@@ -63,7 +64,7 @@ class Slots:
         number, version, _ = rows[slot]
         self.table[slot, 2] += 1
         newest, latest, _ = max(rows.values())
-        return slot, Use(newest + 1, number, latest - version)
+        return slot, Use(newest + 1, number, version, latest - version)
 
     def have_room(self) -> bool:
         """Whether a batch can be put without an unused one being dropped, or passed over.
