@@ -61,12 +61,13 @@ def configs(
     methods: Sequence[str],
     device: torch.device,
     base: Base | None = None,
-    on_ranks: bool = False,
+    elsewhere: bool = False,
 ) -> dict[str, CellConfig]:
     """The resolved configuration of every method asked for; all of the suite's by default.
 
     With a base, rows have names of their own, and their added modules are trained in sequence.
-    `on_ranks`, the processes that share a batch bring their devices; else all have to be here.
+    `elsewhere` than here, the processes that share a batch have their devices: on ranks, or in the
+    tasks of a cluster.
 
     Raises: ConfigError for an unknown method or option.
     """
@@ -75,7 +76,7 @@ def configs(
         (name, f"suite {suite.name}, methods[{i}]") for i, name in enumerate(suite.methods)
     ]
     found = [_config(suite, name, where=where, device=device) for name, where in named]
-    if not on_ranks:
+    if not elsewhere:
         for config in found:
             check_devices(config, device, suite=suite.name)
     if base is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gim_bench.cells.data_parallel import processes_of
 from gim_bench.cells.shares import devices_of
 from gim_bench.contract import GradientFlow, Learner, Setup
 from gim_bench.encoders.tiles import TiledEncoder
@@ -48,7 +49,7 @@ def check_together(case: Case) -> None:
 
 def check_devices(config: CellConfig, device: torch.device, *, suite: str) -> None:
     """Each process that shares a batch has a GPU of its own. Raises: ConfigError."""
-    processes, devices = config.training.processes, devices_of(device)
+    processes, devices = processes_of(config), devices_of(device)
     origin = f"suite {suite}, [method.{config.method.name}]"
     if device.type == "cuda" and processes > max(1, devices):
         raise ConfigError(

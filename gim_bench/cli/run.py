@@ -33,7 +33,6 @@ from gim_bench.cli.options import (
 )
 from gim_bench.cli.ranks import placed
 from gim_bench.errors import ConfigError
-from gim_bench.records.provenance import now
 from gim_bench.records.record import Record, Status
 from gim_bench.system.interrupts import INTERRUPTED
 from gim_bench.system.streams import show
@@ -165,6 +164,7 @@ def run(
             base=None if from_ is None else read_base(from_),
             quiet=quiet,
             ranks=place.ranks,
+            tasks_on=None if cluster is None else cluster.device,
         )
         work.bench.devices = place.devices
         work.bench.every(checkpoint_every, live_seconds=live_every)
@@ -306,7 +306,7 @@ def _launch(
     as_json: bool,
 ) -> None:
     """Have a cluster run the cells; where that has ended, print the results."""
-    asked = replace(asked, since=asked.since or moment(now()))
+    asked = replace(asked, since=asked.since or datetime.now(UTC))
     try:
         launch(work, cluster, asked=asked, tracker=tracker)
     except KeyboardInterrupt:

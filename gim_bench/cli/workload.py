@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import shares_batches
@@ -196,11 +198,13 @@ def workload_of(
     base: Base | None = None,
     quiet: bool = False,
     ranks: Ranks | None = None,
+    tasks_on: str | None = None,
 ) -> Workload:
     """The cells of `suite` for these methods and the first `seeds` seeds.
 
     Without methods or seeds the suite's own are used. On a base, the method and the seed of the
-    base are used. `ranks` are those that a launcher started.
+    base are used. `ranks` are those that a launcher started; `tasks_on` is the device of the
+    tasks of a cluster, which this machine may lack.
 
     Raises: ConfigError or DataError.
     """
@@ -211,9 +215,9 @@ def workload_of(
     configured = configs(
         suite,
         methods=methods or ([] if base is None else [base.method]),
-        device=resolved_device,
+        device=torch.device(tasks_on or resolved_device),
         base=base,
-        on_ranks=ranks is not None,
+        elsewhere=ranks is not None or tasks_on is not None,
     )
     dataset = dataset_of_suite(suite, data_dir=data_dir, progress=progress)
     table = cells(

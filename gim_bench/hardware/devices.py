@@ -60,6 +60,7 @@ def listed_devices(text: str, *, device: str) -> list[str]:
 def resolve_precision(precision: Precision, device: "torch.device") -> Precision:
     """`precision`; for "auto" bf16 if the hardware multiplies in bf16, else fp32.
 
+    Hardware that is not here counts as one that does not.
     Raises: ConfigError for TF32 on a CPU.
     """
     import torch
@@ -71,7 +72,8 @@ def resolve_precision(precision: Precision, device: "torch.device") -> Precision
     if precision is not Precision.AUTO:
         return precision
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        here = torch.cuda.is_available()
+        fast = here and torch.cuda.get_device_capability(device) >= (8, 0)
     else:
         fast = _cpu_multiplies_in_bf16()
     return Precision.BF16 if fast else Precision.FP32

@@ -13,7 +13,6 @@ from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
 from gim_bench.datasets.images.photos import Photos
 from gim_bench.errors import ConfigError, DataError
-from gim_bench.hardware.threads import cores
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
@@ -95,10 +94,16 @@ def test_the_plan_times_a_process_s_part_of_a_batch(tmp_path):
     assert found.remark == "2 processes share each batch; their exchange is not timed"
 
 
-def test_processes_beyond_the_cores_take_turns():
-    assert rounds(cores(), CPU) >= 1
-    assert rounds(3 * cores(), CPU) == 3
-    assert rounds(8, torch.device("cuda")) == 1
+@pytest.mark.parametrize(
+    ("processes", "threads", "expected"), [(2, 4, 1), (4, 4, 1), (4, 8, 2), (12, 4, 3), (3, 4, 1)]
+)
+def test_processes_and_threads_beyond_the_cores_take_turns(
+    processes, threads, expected, monkeypatch
+):
+    monkeypatch.setattr("gim_bench.cells.data_parallel.cores", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert rounds(processes, CPU) == expected
+    assert rounds(processes, torch.device("cuda")) == 1
 
 
 # -- interrupted -----------------------------------------------------------------------------------
@@ -195,6 +200,7 @@ def test_each_process_has_a_gpu_of_its_own(device, gpus, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=f"there are {gpus} with --device {device}: use"):
         configs(suite_in(tmp_path, TWO), methods=["gim"], device=torch.device(device))
     assert configs(suite_in(tmp_path), methods=["gim"], device=torch.device(device))
+    assert configs(suite_in(tmp_path, TWO), methods=["random_init"], device=torch.device(device))
 
 
 def test_a_method_that_trains_nothing_needs_no_process(tmp_path):

@@ -15,6 +15,7 @@ from tests.cli.commands import PLAIN, RUN, records, statuses
 
 LAUNCH = (*PLAIN, "--launcher", "slurm")
 FILE = ("--launcher-options", "slurm.toml")
+BEFORE, LATER = "2001-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
 # Programs that stand for Slurm's: they note what they were given, and answer from a file.
 PROGRAM = """\
 #!/bin/sh
@@ -70,6 +71,18 @@ def options(tmp_path):
 
     write()
     return write
+
+
+def on_gpus(tmp_path, *, finished_at=BEFORE, precision=None, **changes):
+    """Rewrite the records as those of cells that ended on GPUs."""
+    runs = RunsFolder(tmp_path / "runs")
+    for record in runs.records("tiny"):
+        training = record.config["training"]
+        if precision is not None:
+            training = {**training, "precision": precision}
+        config = {**record.config, "training": training, "device": "cuda"}
+        provenance = {**record.provenance, "finished_at": finished_at}
+        runs.save(replace(record, config=config, provenance=provenance, **changes))
 
 
 # -- submitting ------------------------------------------------------------------------------------
@@ -173,15 +186,34 @@ def test_finished_cells_need_no_worker(finished, gim_bench, slurm, options):
     assert "2 of 2 cells are to be run" in gim_bench(*LAUNCH, *FILE, "--rerun").out
 
 
+def test_settings_that_need_gpus_are_judged_by_those_of_a_task(
+    gim_bench, slurm, tmp_path, monkeypatch
+):
+    """A login node has none, or fewer."""
+    (tmp_path / "slurm.toml").write_text("gpus = 4\nminutes = 30\nmemory_gib = 2\n")
+    tf32 = ("--set", "training.precision=tf32")
+    assert gim_bench(*LAUNCH, *FILE, *tf32).code == 0
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    processes = ("--set", "training.processes={}", "--device", "cuda", "--method", "gim")
+    four, five = ([each.format(n) for each in processes] for n in (4, 5))
+    assert gim_bench(*LAUNCH, *FILE, *tf32, *four).code == 0
+    assert "a task has 4: write gpus = 5" in gim_bench(*LAUNCH, *FILE, *tf32, *five).err
+
+
+def test_on_a_login_node_finished_cells_with_tf32_count(finished, gim_bench, slurm, tmp_path):
+    (tmp_path / "slurm.toml").write_text("gpus = 1\n")
+    on_gpus(tmp_path, precision="tf32")
+    tf32 = ("--set", "training.precision=tf32")
+    assert "all 2 cells are done" in gim_bench(*LAUNCH, *FILE, *tf32).out
+    assert "2 of 2 cells are to be run" in gim_bench(*LAUNCH, *FILE).out
+
+
 def test_on_a_login_node_finished_cells_of_gpus_count(finished, gim_bench, slurm, tmp_path):
     """Their records have the device and the precision of the GPU."""
     (tmp_path / "slurm.toml").write_text("gpus = 1\n")
     assert "2 of 2 cells are to be run" in gim_bench(*LAUNCH, *FILE).out
-    runs = RunsFolder(tmp_path / "runs")
-    for record in runs.records("tiny"):
-        record.config["device"] = "cuda"
-        record.config["training"]["precision"] = "bf16"
-        runs.save(record)
+    on_gpus(tmp_path, precision="bf16")
     auto = ("--set", "training.precision=auto")
     assert "all 2 cells are done" in gim_bench(*LAUNCH, *FILE, *auto).out
 
@@ -280,7 +312,6 @@ def test_a_slurm_that_refuses_is_one_line_and_exit_code_2(gim_bench, slurm, opti
 # -- Ray -------------------------------------------------------------------------------------------
 
 ON_RAY = (*PLAIN, "--launcher", "ray", "--launcher-options", "ray.toml")
-BEFORE, LATER = "2001-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"
 
 
 @pytest.fixture
@@ -303,16 +334,6 @@ def ray(monkeypatch, tmp_path):
         return given
 
     return does
-
-
-def on_gpus(tmp_path, **changes):
-    """Rewrite the records as those of GPUs, which end `BEFORE` unless a change says otherwise."""
-    runs = RunsFolder(tmp_path / "runs")
-    ended = changes.pop("finished_at", BEFORE)
-    for record in runs.records("tiny"):
-        config = {**record.config, "device": "cuda"}
-        provenance = {**record.provenance, "finished_at": ended}
-        runs.save(replace(record, config=config, provenance=provenance, **changes))
 
 
 def test_a_machine_without_a_gpu_prints_the_records_of_the_cluster_s_gpus(
