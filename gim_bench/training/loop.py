@@ -70,6 +70,7 @@ class _Standing:
     epoch_steps: int = 0  # steps of the current epoch; 0 between epochs
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the current epoch's losses
     seconds: float = 0.0
+    kept_bytes: int = 0  # the largest outputs of a frozen unit
 
 
 class _Run:
@@ -158,7 +159,9 @@ def fit(
     run = _Run(trainer, checkpoints)
     trainer.learner.train()
     left = list(enumerate(trainer.stages()))[run.finished_stages(steps) :]
-    kept_bytes = 0 if keeper is None else _make_room(trainer, left, batches, keeper)
+    if keeper is not None:
+        kept_bytes = _make_room(trainer, left, batches, keeper)
+        run.standing.kept_bytes = max(run.standing.kept_bytes, kept_bytes)
     for number, unit in left:
         _fit_stage(
             run,
@@ -184,7 +187,7 @@ def fit(
         parameters=trainer.parameters,
         inside=joined(run.standing.inside),
         resumed_at=run.resumed_at,
-        kept_bytes=kept_bytes,
+        kept_bytes=run.standing.kept_bytes,
     )
 
 

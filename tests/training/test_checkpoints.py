@@ -150,16 +150,19 @@ def test_kept_outputs_are_found_again(step, dtype, tiny, batches, tmp_path):
     whole = run(tiny, batches, tmp_path / "whole", **settings("whole kept"))
     with pytest.raises(Interrupted):
         run(tiny, batches, tmp_path / "c", progress=Signalling(step), **settings("kept"))
-    assert same(run(tiny, batches, tmp_path / "c", **settings("kept")), whole)
+    resumed = run(tiny, batches, tmp_path / "c", **settings("kept"))
+    assert same(resumed, whole)
+    assert resumed[1].kept_bytes == whole[1].kept_bytes > 0
 
 
 def test_a_training_that_is_over_keeps_no_outputs_again(tiny, batches, tmp_path):
     keeper = Keeper(folder=tmp_path / "k", epochs=1, dtype=torch.float32, progress=Listener())
     settings = {"schedule": Schedule.SEQUENTIAL, "keeper": keeper}
-    run(tiny, batches, tmp_path / "c", **settings)
+    _, trained = run(tiny, batches, tmp_path / "c", **settings)
     keeper.progress.tasks.clear()
-    run(tiny, batches, tmp_path / "c", **settings)
+    _, again = run(tiny, batches, tmp_path / "c", **settings)
     assert keeper.progress.tasks == []
+    assert again.kept_bytes == trained.kept_bytes > 0
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
