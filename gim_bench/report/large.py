@@ -58,11 +58,14 @@ SIZES = {  # by the kind of the augmentation
         said=lambda samples: f"{_minutes(samples):g} min",
     ),
 }
-# The first of these that all finished rows have is the memory shown.
-MEMORY = ("memory/gpu_allocated_over_baseline_bytes", "memory/host_over_baseline_bytes")
+# The first of these that all measured rows have is the memory shown; with its name in the note.
+MEMORY = {
+    "memory/gpu_allocated_over_baseline_bytes": "that PyTorch allocated on the GPU",
+    "memory/host_over_baseline_bytes": "of the process on the host",
+}
 NOTE = (
-    "Peak over idle: peak memory of training, less the memory of the process before. Seconds are "
-    "those of training, streaming included, and disk is the most at a time, for each {} of {}."
+    "Peak over idle: peak memory {} in training, less the memory before. Seconds are those of "
+    "training, streaming included, and disk is the most at a time, for each {} of {}."
 )
 
 
@@ -74,7 +77,7 @@ class Measured:
     size: Size
     side: int  # pixels or samples
     records: Sequence[Record]  # finished; empty if the row does not fit into memory
-    limit: int | None  # bytes that its process might hold
+    limits: set[int | None]  # bytes that a process might hold; None without a limit
 
     @property
     def amount(self) -> float:
@@ -90,12 +93,19 @@ def large_section(records: Sequence[Record], methods: Sequence[str]) -> Section:
     if not found:
         return Section(title="Larger than memory", blocks=[])
     done = [each for each in found if each.records]
-    memory = next((name for name in MEMORY if all(each.mean(name) for each in done)), MEMORY[-1])
-    note = NOTE.format(found[0].size.unit, found[0].size.whole)
+    memory = _memory_of(done)
+    note = NOTE.format(MEMORY[memory], found[0].size.unit, found[0].size.whole)
     blocks: list[Block] = [_table(found, memory), note, Bullets(_largest(found))]
     if len(done) > 1:
         blocks.append(_figure(done, memory, methods=[each.family for each in found]))
     return Section(title="Larger than memory", blocks=blocks)
+
+
+def _memory_of(done: Sequence[Measured]) -> str:
+    """The memory that all rows have; rows without any, such as resumed ones, do not count."""
+    known = [names for row in done if (names := [n for n in MEMORY if row.mean(n) is not None])]
+    *_, last = MEMORY
+    return next((name for name in MEMORY if known and all(name in names for names in known)), last)
 
 
 def measured(records: Sequence[Record], methods: Sequence[str]) -> list[Measured]:
@@ -120,13 +130,12 @@ def _measured(method: str, attempts: Sequence[Record]) -> Measured:
     augmentation = attempts[0].config["augmentation"]
     size = SIZES[augmentation["kind"]]
     side = int(augmentation[size.setting])
-    limits = [limit for r in attempts if (limit := r.provenance.get("memory_limit_bytes"))]
     return Measured(
         family=method.removesuffix(size.suffix(side)),
         size=size,
         side=side,
         records=[record for record in attempts if record.status is Status.DONE],
-        limit=max(limits, default=None),
+        limits={record.provenance.get("memory_limit_bytes") for record in attempts},
     )
 
 
@@ -156,19 +165,33 @@ def _table(found: Sequence[Measured], memory: str) -> Table:
 
 
 def _largest(found: Sequence[Measured]) -> list[str]:
-    """For each family, the largest size that was trained on, and the smallest that did not fit."""
+    """For each family, the largest size that was trained on, and the smallest that did not fit.
+
+    Each with the limit under which it ran.
+    """
     lines = []
     for family, group in groupby(found, key=lambda each: each.family):
         rows = list(group)
         size = rows[0].size
-        fitting = max((each.side for each in rows if each.records), default=None)
-        failing = min((each.side for each in rows if not each.records), default=None)
-        limits = {each.limit for each in rows if each.limit}
-        within = f" within {max(limits) / 1e9:g} GB" if len(limits) == 1 else ""
-        largest = "none fits" if fitting is None else size.largest.format(size.said(fitting))
-        beyond = "" if failing is None else f"; {size.said(failing)} does not fit"
-        lines.append(f"{family}: {largest}{within}{beyond}")
+        fitting = [each for each in rows if each.records][-1:]
+        failing = [each for each in rows if not each.records][:1]
+        said = ["none fits"]
+        for each in fitting:
+            within = "" if each.limits == {None} else _within(each.limits)
+            said = [f"{size.largest.format(size.said(each.side))}{within}"]
+        for each in failing:
+            alike = fitting and fitting[0].limits == each.limits
+            within = "" if alike else _within(each.limits)
+            said.append(f"{size.said(each.side)} does not fit{within}")
+        lines.append(f"{family}: {'; '.join(said)}")
     return lines
+
+
+def _within(limits: set[int | None]) -> str:
+    if len(limits) > 1:
+        return " under several limits"
+    (limit,) = limits
+    return " without a limit" if limit is None else f" within {limit / 1e9:g} GB"
 
 
 def _figure(done: Sequence[Measured], memory: str, *, methods: Sequence[str]) -> Figure:

@@ -11,6 +11,7 @@ from tests.report.cells import cell, config, provenance
 
 METHODS = ["whole_512", "whole_1024", "gim_512", "gim_1024"]
 OVER = "memory/host_over_baseline_bytes"
+GPU = "memory/gpu_allocated_over_baseline_bytes"
 
 
 def record(method, *, peak=None, limit=3 * 10**9, seconds=2.0):
@@ -66,6 +67,51 @@ def test_a_side_that_does_not_fit_is_a_result(section):
         "whole: the largest side is 512 pixels within 3 GB; 1,024 does not fit",
         "gim: the largest side is 1,024 pixels within 3 GB",
     ]
+
+
+def largest_of(records):
+    blocks = large_section(records, METHODS).blocks
+    (largest,) = (block for block in blocks if isinstance(block, Bullets))
+    return largest.items
+
+
+def test_no_limit_is_named_where_one_row_had_none():
+    records = [record("gim_512", peak=1e8), record("gim_1024", peak=1e8, limit=None)]
+    assert largest_of(records) == ["gim: the largest side is 1,024 pixels"]
+
+
+def test_a_side_that_does_not_fit_is_named_with_its_limit_where_limits_differ():
+    records = [record("whole_512", peak=2e9, limit=None), record("whole_1024")]
+    assert largest_of(records) == [
+        "whole: the largest side is 512 pixels; 1,024 does not fit within 3 GB"
+    ]
+
+
+def test_a_side_that_does_not_fit_without_a_limit_is_not_said_to_be_limited():
+    records = [record("whole_512", peak=2e9), record("whole_1024", limit=None)]
+    assert largest_of(records) == [
+        "whole: the largest side is 512 pixels within 3 GB; 1,024 does not fit without a limit"
+    ]
+
+
+def test_seeds_of_one_row_with_several_limits_name_none():
+    limits = (3 * 10**9, None)
+    records = [
+        replace(record("gim_512", peak=1e8, limit=limit), seed=seed)
+        for seed, limit in enumerate(limits)
+    ]
+    assert largest_of(records) == ["gim: the largest side is 512 pixels under several limits"]
+
+
+def test_a_row_that_was_resumed_and_so_not_measured_changes_no_memory():
+    records = [record("gim_512", peak=1e8), record("gim_1024", peak=1e8)]
+    for each in records:
+        each.metrics[GPU] = 5e8
+    whole = record("whole_512", peak=1e8)
+    del whole.metrics[OVER]
+    table, note, *_ = large_section([*records, whole], METHODS).blocks
+    assert [row[3] for row in table.rows] == ["–", "0.500", "0.500"]
+    assert note.startswith("Peak over idle: peak memory that PyTorch allocated on the GPU")
 
 
 def test_memory_is_drawn_over_megapixels_on_logarithmic_axes(section):
