@@ -49,7 +49,9 @@ def look_inside(trainer: Trainer, batch: Batch, *, only: str | None = None) -> d
         return {}
     with untouched(trainer.learner, device=trainer.device), eval_mode(trainer.learner):
         for module in trainer.learner.modules():
-            if isinstance(module, _BatchNorm):  # as in training: means that run know nothing yet
+            # As in training: running means know nothing yet, and cuDNN computes gradients of a
+            # recurrent layer in training mode only.
+            if isinstance(module, (_BatchNorm, nn.RNNBase)):
                 module.train()
         found = (
             _of_encodings(trainer, encoder, batch)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gim_bench.contract import GradientFlow
+from gim_bench.contract import GradientFlow, Modality
 from gim_bench.objectives.info_nce import INFO_NCE, InfoNCEHead, InfoNCESettings
 from gim_bench.objectives.local_infomax import LocalInfoMaxSettings
 from gim_bench.progress import Silence
@@ -19,6 +19,7 @@ from gim_bench.training.checkpoints import Checkpoints
 from gim_bench.training.inside import cosine, effective_rank, linear_cka, look_inside
 from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer
+from tests.conftest import cases
 from tests.tiny_suite import CPU
 from tests.toys import Agreeing, toy_batches, toy_case
 
@@ -213,6 +214,23 @@ def test_running_statistics_of_batch_norm_do_not_count():
             module.running_var.fill_(7.0)
     batch = toy_batches().fixed(4)
     assert look_inside(trainer, batch) == look_inside(other, batch)
+
+
+@pytest.mark.parametrize("method", ["gim", "cpc"])
+def test_recurrent_layers_are_in_training_mode_when_gradients_pass_them(method, monkeypatch):
+    """cuDNN refuses the way back through a layer whose way forward was in eval mode."""
+    case = next(c for c in cases() if c.name == method and c.on.modality is Modality.SPEECH)
+    modes, forward = [], nn.GRU.forward
+
+    def noted(layer, *given):
+        modes.append(layer.training)
+        return forward(layer, *given)
+
+    monkeypatch.setattr(nn.GRU, "forward", noted)
+    trainer = trainer_of(case)
+    look_inside(trainer, case.batch(dtype=torch.float32))
+    assert modes
+    assert all(modes)
 
 
 @pytest.mark.parametrize("method", ["supervised", Agreeing])
