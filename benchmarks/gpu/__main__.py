@@ -32,7 +32,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 where a row of every part was tried; 1 where a part is missing or failed."""
+    """Exit code 0 if every part is done; 1 if a part failed, was stopped or measured nothing."""
     given = _options().parse_args(arguments)
     began = time.monotonic()
     measured = Measurement(given, ending=began + 60 * given.minutes)
@@ -119,7 +119,8 @@ class Measurement:
             if found.get("status", "running") != "running" and name not in self.said:
                 self.said.add(name)
                 why = f": {found['why']}" if "why" in found else ""
-                print(f"{name:<14} {found['status']:<8} {found['seconds']:6.1f} s{why}", flush=True)
+                status, seconds = found["status"], found["seconds"]
+                print(f"{name:<14} {status:<12} {seconds:6.1f} s{why}", flush=True)
 
     @property
     def _seconds_left(self) -> float:

@@ -46,7 +46,10 @@ def write_report(
             "seconds": found.get("seconds"),
             "why": found.get("why"),
             "rows": len(found.get("rows", [])),
-            "failed_rows": sum("failed" in row for row in found.get("rows", [])) or None,
+            **{
+                f"{name}_rows": sum(name in row for row in found.get("rows", [])) or None
+                for name in ("failed", "not_measured")
+            },
         }
         for part, found in parts
     ]

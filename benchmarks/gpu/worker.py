@@ -77,7 +77,12 @@ def main() -> None:
 
 
 def measure(part: Part, setting: Setting) -> None:
-    """Measure the cases of a part for which there is time. Exits where the device is broken."""
+    """Measure the cases of a part for which there is time. Exits where the device is broken.
+
+    Without any time the part is not begun.
+    """
+    if setting.seconds_left <= 0:
+        return
     table = Table(part, setting.folder)
     ending = min(setting.deadline, time.monotonic() + part.seconds)
     setting = replace(setting, deadline=ending)
@@ -92,7 +97,14 @@ def measure(part: Part, setting: Setting) -> None:
         traceback.print_exc()
         table.end("failed", why=class_and_first_line(error))
     else:
-        table.end("done")
+        table.end(_status(table.content["rows"]))
+
+
+def _status(rows: Sequence[Row]) -> str:
+    """Whether a part is done: a row was measured, or there is none that this device could have."""
+    if not rows or any(row.keys().isdisjoint({"failed", "not_measured"}) for row in rows):
+        return "done"
+    return "failed" if any("failed" in row for row in rows) else "not measured"
 
 
 def _rows(case: Case, setting: Setting) -> Sequence[Row]:

@@ -32,10 +32,18 @@ def raising(kind):
     return measure
 
 
-def failing(setting):
+def refused(setting):
     for error in (ValueError("no such kernel"), torch.OutOfMemoryError("CUDA out of memory.")):
         yield Case(labels={"case": "fails"}, measure=raising(error), seconds=0)
+    yield from costly(setting)
+
+
+def costly(setting):
     yield Case(labels={"case": "costly"}, measure=lambda: {"value": 1}, seconds=10_000)
+
+
+def failing(setting):
+    yield from refused(setting)
     yield from good(setting)
     raise RuntimeError("the part itself")
 
