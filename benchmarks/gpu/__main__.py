@@ -27,6 +27,7 @@ LOOK_SECONDS = 0.5
 # The process that measures stops beginning cases so long before the command must end.
 FAREWELL_SECONDS = 6.0
 GRACE_SECONDS = 15.0  # that a part may overrun its limit before it counts as hanging
+DYING_SECONDS = 2.0  # that a process may take to end after SIGKILL
 LEAST_SECONDS = 15.0  # that must be left to begin another process
 FAILED, INTERRUPTED = 1, 130
 
@@ -183,10 +184,11 @@ def _overdue(found: Mapping[str, Any]) -> bool:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End the process and all that it started."""
+    """End the process and all that it started, or leave it behind if it hangs in the driver."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=DYING_SECONDS)
 
 
 if __name__ == "__main__":
