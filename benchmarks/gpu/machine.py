@@ -23,7 +23,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     yield Case(labels={}, measure=lambda: _software(setting.device))
     if setting.device.type == "cuda":
         yield Case(labels={}, measure=lambda: _by_pytorch(setting.device))
-        yield Case(labels={}, measure=lambda: facts(nvidia_smi(*ASKED)))
+        yield Case(labels={}, measure=lambda: facts(nvidia_smi(*ASKED, device=setting.device)))
 
 
 def facts(values: Row) -> list[Row]:
@@ -31,10 +31,16 @@ def facts(values: Row) -> list[Row]:
     return [{"fact": name, "value": value} for name, value in values.items() if value is not None]
 
 
-def nvidia_smi(*asked: str) -> dict[str, str]:
-    """What the driver says of the first card. Raises: OSError, CalledProcessError."""
-    done = subprocess.run(  # noqa: S603 - constant arguments
-        ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", "--id=0"],  # noqa: S607
+def nvidia_smi(*asked: str, device: torch.device) -> dict[str, str]:
+    """What the driver says of the card. Raises: OSError, CalledProcessError.
+
+    The card is named by its place on the bus: the driver's numbers are not those of PyTorch, and a
+    MIG instance has a UUID of its own.
+    """
+    card = torch.cuda.get_device_properties(device)
+    place = f"{card.pci_domain_id:08x}:{card.pci_bus_id:02x}:{card.pci_device_id:02x}.0"
+    done = subprocess.run(  # noqa: S603 - names and numbers of our own
+        ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader", f"--id={place}"],  # noqa: S607
         capture_output=True,
         text=True,
         timeout=10,

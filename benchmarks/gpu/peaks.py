@@ -45,7 +45,10 @@ def cases(setting: Setting) -> Iterator[Case]:
     yield Case(labels={"work": "smallest kernel, launched"}, measure=partial(_launch, setting))
     if on_gpu:
         asked = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
-        yield Case(labels={"work": "just after the above"}, measure=partial(nvidia_smi, *asked))
+        yield Case(
+            labels={"work": "just after the above"},
+            measure=partial(nvidia_smi, *asked, device=device),
+        )
 
 
 def peak_flops(setting: Setting) -> float | None:

@@ -2,15 +2,19 @@
 
 import argparse
 import json
+import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import worker
+from benchmarks.gpu import machine, peak_memory, steps, traces, worker
 from benchmarks.gpu.case import Setting
 from benchmarks.gpu.plan import PARTS, REHEARSAL, SIZES
 from benchmarks.gpu.report import write_report
@@ -50,6 +54,52 @@ def test_every_part_can_be_tried_on_a_cpu(tried, setting, monkeypatch):
 def test_the_paper_s_sizes_are_those_of_the_suites():
     paper = SIZES["paper"]
     assert (paper.vision, paper.audio, paper.quickstart, paper.probe) == ((), (), (), ())
+
+
+def test_every_row_of_table_1_is_timed_at_its_batch_before_another_batch(setting):
+    batches = [case.labels["batch"] for case in steps.vision(setting)]
+    usual = setting.sizes.batches[0]
+    first = list(steps.vision(setting))[: batches.index(next(b for b in batches if b != usual))]
+    assert {case.labels["method"] for case in first} >= {
+        *("gim", "gim, module 1 alone", "gim, module 2 alone", "gim, module 3 alone"),
+        *("cpc", "supervised", "greedy_supervised"),
+    }
+
+
+def test_memory_is_measured_in_the_paper_s_precision_first(setting):
+    precisions = [case.labels["precision"] for case in peak_memory.table(setting)]
+    assert precisions == sorted(precisions, reverse=True)
+    assert precisions[0] == "fp32"
+
+
+def test_waits_of_a_step_are_those_that_the_step_itself_asks_for(setting, monkeypatch):
+    """The measurement and the profiler wait for the whole device."""
+
+    events = [
+        SimpleNamespace(key=key, count=6, device_type=DeviceType.CPU, self_cpu_time_total=1)
+        for key in ("mm", "cudaDeviceSynchronize", "cudaStreamSynchronize")
+    ]
+    profiled = nullcontext(SimpleNamespace(key_averages=lambda: events))
+    monkeypatch.setattr(traces, "profile", lambda **_: profiled)
+    (case, *_) = traces.kernels(setting)
+    summary, *_ = case.measure()
+    assert summary["waits_per_step"] == 6 / traces.STEPS
+
+
+def test_the_driver_is_asked_about_the_measured_card(monkeypatch):
+    """nvidia-smi numbers all cards, PyTorch those that CUDA_VISIBLE_DEVICES leaves."""
+    place = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: place)
+    asked = []
+
+    def run(command, **_):
+        asked.extend(command)
+        return SimpleNamespace(stdout="H200, 30\n")
+
+    monkeypatch.setattr(machine.subprocess, "run", run)
+    found = machine.nvidia_smi("name", "temperature.gpu", device=torch.device("cuda:1"))
+    assert found == {"name": "H200", "temperature.gpu": "30"}
+    assert "--id=00000000:3b:01.0" in asked
 
 
 # -- a measurement ---------------------------------------------------------------------------------
@@ -126,6 +176,17 @@ def test_a_device_that_answers_no_more_ends_the_process(setting, monkeypatch):
     assert ended.value.code == worker.BROKEN
     found = written(setting.folder, "good")
     assert (found["status"], len(found["rows"])) == ("failed", 1)
+
+
+def test_a_process_that_no_signal_ends_is_not_waited_for(monkeypatch):
+    """As one that hangs in the driver."""
+    monkeypatch.setattr(command.os, "killpg", lambda *_: None)
+    monkeypatch.setattr(command, "DYING_SECONDS", 0.01)
+    with subprocess.Popen(["sleep", "30"]) as process:
+        began = time.monotonic()
+        command._kill(process)
+        assert time.monotonic() - began < 10
+        process.kill()
 
 
 # -- the report ------------------------------------------------------------------------------------
