@@ -10,7 +10,7 @@ from gim_bench import registry
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.defaults import agrees
 from gim_bench.cells.pretrained import Base
-from gim_bench.cells.together import Case, check_devices, check_together
+from gim_bench.cells.together import Case, check_devices, check_kept_outputs, check_together
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
 from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
@@ -81,6 +81,8 @@ def configs(
             check_devices(config, device, suite=suite.name)
     if base is not None:
         found = [_on_top(config, base) for config in found]
+    for config in found:
+        check_kept_outputs(config, suite=suite.name)
     return {config.method.name: config for config in found}
 
 

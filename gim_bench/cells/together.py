@@ -58,6 +58,19 @@ def check_devices(config: CellConfig, device: torch.device, *, suite: str) -> No
         )
 
 
+def check_kept_outputs(config: CellConfig, *, suite: str) -> None:
+    """Outputs are kept of modules that are trained before those above. Raises: ConfigError."""
+    method = config.method
+    one_by_one = method.schedule is Schedule.SEQUENTIAL or method.only is not None
+    is_isolated = GradientFlow(method.gradient_flow) is GradientFlow.ISOLATED
+    if config.training.kept_outputs is not None and is_isolated and not one_by_one:
+        raise ConfigError(
+            f"suite {suite}, [method.{method.name}]: training.kept_outputs is for modules that are "
+            f"trained one after the other, and the schedule of {method.name!r} is "
+            f'{method.schedule.value!r}: set schedule = "sequential", or leave kept_outputs out'
+        )
+
+
 def _check_pieces(case: Case) -> None:
     """A batch is encoded in pieces where its examples do not depend on each other."""
     setup, method, origin = case.setup, case.method, case.origin

@@ -22,6 +22,8 @@ from gim_bench.settings.suites import load_suite, shipped_suites
 from tests.settings.tables import SPEECH, load
 from tests.tiny_suite import CPU, SPEECH_TOML, TOML, tiny_cell, tiny_suite
 
+KEPT = "training.kept_outputs={}"
+
 
 def methods_for(modality):
     return [
@@ -391,6 +393,28 @@ def test_a_faulty_variant_is_one_line(line, words, tmp_path):
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("schedule", ["joint", "interleaved", "pipeline"])
+def test_kept_outputs_are_refused_where_modules_are_trained_together(schedule, tmp_path):
+    suite = tiny_suite(tmp_path, KEPT, f"training.schedule={schedule}")
+    message = refused(suite, "gim")
+    assert message.startswith("suite tiny, [method.gim]: training.kept_outputs is for modules")
+    assert f"the schedule of 'gim' is '{schedule}'" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("gim", ["training.schedule=sequential"]),
+        ("gim", ["method.gim.only=module_1"]),
+        ("gim_iterative", []),
+        ("cpc", []),
+        ("random_init", []),
+    ],
+)
+def test_kept_outputs_go_with_all_other_rows(method, overrides, tmp_path):
+    assert resolved(tiny_suite(tmp_path, KEPT, *overrides), method)
+
+
 # -- rows with tables of their own ----------------------------------------------------------------
 
 
@@ -610,7 +634,8 @@ def test_a_precision_that_a_row_leaves_open_may_be_any(tmp_path):
 
 def test_a_setting_s_former_name_in_a_record_is_that_setting(tmp_path):
     def kept(epochs):
-        return tiny_suite(tmp_path, f"training.kept_outputs.epochs={epochs}")
+        kept = f"training.kept_outputs.epochs={epochs}"
+        return tiny_suite(tmp_path, kept, "training.schedule=sequential")
 
     config = before(resolved(kept(2))["gim"])
     assert config["training"]["kept_outputs"]["views"] == 2
