@@ -63,6 +63,7 @@ def patches(
         runs_dir=runs_dir,
         quiet=quiet,
     )
+    work.share_of(work.cells, workers=1, alone=True)
     finished = work.finished()
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
     drawn = unfinished = 0

@@ -195,6 +195,7 @@ def _swept_probes(
             f"run {work.suite.options}, with the same --method, --seeds and folders as here"
         )
     work.runs.check_writable()
+    work.share_of(work.cells, workers=1, alone=True)
     studies = Studies(database)
     records = []
     with _resumable(work.progress):

@@ -125,7 +125,7 @@ class Workload:
         return self.suite.fresh_process or any(map(has_workers, cells))
 
     def share_of(self, cells: Sequence[Cell], *, workers: int | None, alone: bool) -> Share:
-        """How these cells share the cores; this process takes a worker's threads, too."""
+        """How these cells share the cores; from now on this process has a worker's threads, too."""
         share = share_out(cells, device=self.bench.device, workers=workers, alone=alone)
         if cells and share.threads > 1 and (idle := idle_cores()) < share.threads:
             self.progress.say(

@@ -17,6 +17,14 @@ def test_pictures_of_finished_cells_are_drawn_and_stand_in_the_report(
     assert all(f"(file: {file})" in text for file in files)
 
 
+def test_pictures_are_drawn_with_the_threads_of_a_run(finished, gim_bench, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    assert gim_bench(*PATCHES).code == 0
+    assert asked == [3]
+
+
 def test_without_finished_cells_the_command_says_what_to_run_first(gim_bench):
     answer = gim_bench(*PATCHES)
     assert answer.code == 2

@@ -25,6 +25,15 @@ def test_a_sweep_prints_its_table_and_the_report_shows_it(finished, gim_bench, t
     assert "## Linear probe: the best learning rate" in report.out
 
 
+def test_probes_are_swept_with_the_threads_of_a_run(finished, gim_bench, monkeypatch):
+    """Small cells take one thread, and none takes more than the CPU quota."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    asked = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    assert gim_bench(*SWEEP, "--no-tracking").code == 0
+    assert asked == [1]
+
+
 def test_a_report_without_sweeps_or_of_chosen_metrics_has_no_such_section(finished, gim_bench):
     assert "the best learning rate" not in gim_bench(*REPORT).out
     gim_bench(*SWEEP, "--no-tracking")
