@@ -16,6 +16,7 @@ from gim_bench.cli.export import export
 from gim_bench.cli.options import CLOSED_PIPE, FAILED, LOST, WRONG_USE
 from gim_bench.cli.patches import patches
 from gim_bench.cli.probe import probe
+from gim_bench.cli.ranks import rank_0_alone
 from gim_bench.cli.report import report
 from gim_bench.cli.run import run
 from gim_bench.cli.show import show
@@ -38,11 +39,12 @@ app = typer.Typer(
     # Typer 0.29 imports pydantic to read a `--help` without a default, even where it is not given.
     context_settings={"default_map": {"help": False, "list": listing.NO_HELP}},
 )
-COMMANDS = (
-    run, status, cancel, sweep, probe, patches, sync, report, check, show, site, verify, export,
+COMMANDS_OF_ONE_PROCESS = (
+    status, cancel, sweep, probe, patches, sync, report, check, show, site, verify, export,
 )  # fmt: skip
-for command in COMMANDS:
-    app.command()(results_alone()(command))
+app.command()(results_alone()(run))
+for command in COMMANDS_OF_ONE_PROCESS:
+    app.command()(results_alone()(rank_0_alone()(command)))
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")
 

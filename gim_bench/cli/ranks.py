@@ -26,6 +26,24 @@ class Place:
 
 
 @contextmanager
+def rank_0_alone() -> Iterator[None]:
+    """A block for rank 0, or a process without ranks. Another rank ends the command with code 0.
+
+    Raises: ConfigError.
+    """
+    if os.environ.get("RANK", "0") != "0":  # else PyTorch need not be imported
+        from gim_bench.hardware.ranks import rank_of
+
+        if (rank := rank_of(os.environ)) is not None and rank.number:
+            print(
+                f"rank {rank.number} of {rank.ranks} (WORLD_SIZE) ends: rank 0 runs this command",
+                file=sys.stderr,
+            )
+            raise typer.Exit
+    yield
+
+
+@contextmanager
 def placed(
     device: str, *, devices: str | None, launcher: str, data_dir: Path | None, joins: bool
 ) -> Iterator[Place]:

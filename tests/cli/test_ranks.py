@@ -98,6 +98,19 @@ def test_a_plan_is_made_by_rank_0_alone(option, gim_bench, monkeypatch):
     assert said[1] == ""
 
 
+@pytest.mark.parametrize("command", ["sweep", "probe", "verify", "report", "check"])
+def test_ranks_beside_rank_0_leave_other_commands_than_run_to_it(command, gim_bench, monkeypatch):
+    for name, text in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": "1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, text)
+    more = ("--submission", "submissions/me") if command == "verify" else ()
+    answer = gim_bench(command, "--suite", "./tiny.toml", *more)
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err == "rank 1 of 2 (WORLD_SIZE) ends: rank 0 runs this command\n"
+    monkeypatch.setenv("RANK", "0")
+    assert gim_bench(command, "--suite", "./tiny.toml", *more).code != 0  # nothing has been run
+
+
 @pytest.mark.parametrize("number", ["0", "1"])
 def test_a_launcher_within_ranks_gets_one_line(number, gim_bench, monkeypatch):
     for name, text in {"RANK": number, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
