@@ -169,8 +169,6 @@ def run(
         work.bench.devices = place.devices
         work.bench.every(checkpoint_every, live_seconds=live_every)
         work.bench.limit(cell_timeout, memory_gb=memory_limit)
-        if looks:
-            work.runs.check_place()
         asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
         if why:
             _print_reasons(work)
@@ -187,6 +185,8 @@ def _run_checked(
     as_json: bool,
 ) -> None:
     """Check the cells, and run them on this machine or by the cluster."""
+    if asked.plan:
+        work.runs.check_place()
     work.check()
     if cluster is None:
         _run_here(work, asked=asked, tracker=tracker, as_json=as_json)
@@ -214,6 +214,7 @@ def _print_reasons(work: "Workload") -> None:
     """A line for each cell: why it would run or not."""
     from gim_bench.cells.explain import why
 
+    work.runs.check_place()
     for cell in work.cells:
         show(f"{cell.name:<28} {why(cell, work.runs)}")
 
