@@ -150,10 +150,13 @@ def kills_for_memory() -> int:
 def is_exhausted(error: Exception) -> bool:
     """Whether the error means that the GPU or the host is out of memory.
 
-    cuBLAS, cuDNN, oneDNN, C++ and PyTorch's allocator for the CPU raise a RuntimeError with their
-    own words.
+    CUDA, cuBLAS, cuDNN, oneDNN, C++ and PyTorch's allocator for the CPU raise a RuntimeError with
+    their own words.
     """
-    words = ("ALLOC_FAILED", "can't allocate memory", "bad_alloc", "could not create a memory")
+    words = (
+        *("ALLOC_FAILED", "ALLOCATION_FAILED", "CUDA error: out of memory"),
+        *("can't allocate memory", "bad_alloc", "could not create a memory"),
+    )
     # oneDNN says no more where it is refused memory to work in. A layer that it cannot compute at
     # all has no "primitive descriptor".
     refused = "could not create a primitive"

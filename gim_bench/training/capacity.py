@@ -12,6 +12,8 @@ from gim_bench.training.trainer import Trainer
 
 # Adam's moments are allocated in the first step: the second's peak is that of any later one.
 STEPS = 2
+# cuDNN's words where no way of computing a convolution gets its working memory, or none exists.
+NO_ENGINE = "unable to find an engine"
 PARTS = 16  # the search stops within this part of the largest batch
 
 
@@ -59,16 +61,23 @@ def largest_batch(
     memory.free(device)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     tried: list[int] = []
+    fitted: list[int] = []
 
     def fits(size: int) -> bool:
         tried.append(size)
-        return _fits(attempt, size, device=device)
+        if not _fits(attempt, size, device=device, smaller_fits=bool(fitted)):
+            return False
+        fitted.append(size)
+        return True
 
     try:
         found = largest(fits, start=start, up_to=up_to)
     except RuntimeError as error:  # a kernel's own limit may be lower than memory's
+        so_far = f"{fitted[-1]} fitted; " if fitted else ""
         reason = class_and_first_line(error)
-        return Capacity(None, f"not found: a batch of {tried[-1]} failed otherwise: {reason}")
+        return Capacity(
+            None, f"not found: {so_far}a batch of {tried[-1]} failed otherwise: {reason}"
+        )
     if not found:
         return Capacity(None, "not found: not even a batch of 1 fits")
     reached = ", the limit that the suite sets" if found == up_to else ""
@@ -99,13 +108,15 @@ def repeated(batch: Batch, size: int) -> Batch:
     )
 
 
-def _fits(attempt: Callable[[int], None], size: int, *, device: torch.device) -> bool:
+def _fits(
+    attempt: Callable[[int], None], size: int, *, device: torch.device, smaller_fits: bool
+) -> bool:
     fitted = True
     try:
         attempt(size)
         torch.cuda.synchronize(device)
     except Exception as error:
-        if not memory.is_exhausted(error):
+        if not memory.is_exhausted(error) and not (smaller_fits and NO_ENGINE in str(error)):
             raise
         fitted = False
     # Not before the error is gone, which holds on to the tensors of every function it passed.

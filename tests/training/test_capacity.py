@@ -106,7 +106,22 @@ def test_a_batch_that_fails_for_another_reason_leaves_the_largest_one_unknown():
     """An index of a kernel may overflow before memory is full; the row's other figures stay."""
     found = largest_batch(refusing(40, RuntimeError), start=16, up_to=4096, device=GPU)
     assert found.batch is None
-    assert found.note == ("not found: a batch of 64 failed otherwise: RuntimeError: no room for 64")
+    assert found.note == (
+        "not found: 32 fitted; a batch of 64 failed otherwise: RuntimeError: no room for 64"
+    )
+
+
+@pytest.mark.usefixtures("gpu")
+def test_cudnn_without_an_engine_for_a_larger_batch_has_no_room_to_work_in():
+    """For the first batch it may have no engine at all."""
+
+    def without_engine(_):
+        return RuntimeError("GET was unable to find an engine to execute this computation")
+
+    found = largest_batch(refusing(40, without_engine), start=32, up_to=4096, device=GPU)
+    assert found.batch == 40
+    found = largest_batch(refusing(8, without_engine), start=32, up_to=4096, device=GPU)
+    assert found.note.startswith("not found: a batch of 32 failed otherwise: RuntimeError: GET was")
 
 
 @pytest.mark.usefixtures("gpu")
