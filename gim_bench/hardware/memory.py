@@ -8,7 +8,7 @@ import gc
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from gim_bench.hardware.nvml import UnmeasurableError
 from gim_bench.hardware.sampling import repeated
 
 SAMPLING_SECONDS = 0.01
+# Seldom, because the steps that are timed may wait for the driver meanwhile. PyTorch keeps what it
+# has reserved, so that little is missed in between.
+DRIVER_SAMPLING_SECONDS = 0.5
 # Environment variable: glibc returns freed blocks of at least this size to the system at once.
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 # Parameters of glibc's mallopt (malloc.h), with the size of a block that is mapped apart and the
@@ -50,7 +53,10 @@ def measure(
     peaks = Peaks()
     host = _HostPeak()
     gpu = _GpuPeak(device, own=_bytes_of(learner)) if device.type == "cuda" else None
-    with _sampling([sampler for sampler in (host, gpu) if sampler is not None]):
+    with (
+        _sampling(host, every_seconds=SAMPLING_SECONDS),
+        nullcontext() if gpu is None else _sampling(gpu, every_seconds=DRIVER_SAMPLING_SECONDS),
+    ):
         yield peaks
     for part in [host.read()] if gpu is None else [host.read(), gpu.read()]:
         peaks.metrics |= {f"{prefix}{name}": value for name, value in part.metrics.items()}
@@ -167,19 +173,16 @@ def is_exhausted(error: Exception) -> bool:
 
 
 @contextmanager
-def _sampling(samplers: "list[_HostPeak | _GpuPeak]") -> Iterator[None]:
-    """A context that samples every 10 ms in a separate thread, and once more at its end."""
-    wanted = [sampler for sampler in samplers if sampler.needs_sampling]
-
-    def sample() -> None:
-        for sampler in wanted:
-            sampler.sample()
-
+def _sampling(peak: "_HostPeak | _GpuPeak", *, every_seconds: float) -> Iterator[None]:
+    """A context that samples in a separate thread, and once more at its end."""
+    if not peak.needs_sampling:
+        yield
+        return
     try:
-        with repeated(sample if wanted else None, every_seconds=SAMPLING_SECONDS):
+        with repeated(peak.sample, every_seconds=every_seconds):
             yield
     finally:
-        sample()
+        peak.sample()
 
 
 def _of_status(name: str) -> int:
@@ -208,7 +211,7 @@ class _HostPeak:
 
     def read(self) -> Peaks:
         how = (
-            f"resident size {_sampled(self._samples)}"
+            f"resident size {_sampled(self._samples, every_seconds=SAMPLING_SECONDS)}"
             if self.needs_sampling
             else "VmHWM of /proc/self/status, reset before the phase"
         )
@@ -285,7 +288,8 @@ class _GpuPeak:
             "gpu_context_bytes": self._baseline - self._reserved,
         }
         peaks.notes["gpu_process"] = (
-            f"NVML: this process on {self._process.uuid}, {_sampled(self._samples)}; baseline "
+            f"NVML: this process on {self._process.uuid}, "
+            f"{_sampled(self._samples, every_seconds=DRIVER_SAMPLING_SECONDS)}; baseline "
             f"{self._baseline} bytes before it, of which PyTorch had reserved {self._reserved}"
         )
 
@@ -306,8 +310,8 @@ def _bytes_of(learner: nn.Module | None) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _sampled(times: int) -> str:
-    return f"sampled every {SAMPLING_SECONDS * 1000:.0f} ms, {times} times"
+def _sampled(times: int, *, every_seconds: float) -> str:
+    return f"sampled every {every_seconds * 1000:.0f} ms, {times} times"
 
 
 # -- NVML ------------------------------------------------------------------------------------------

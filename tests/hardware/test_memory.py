@@ -149,10 +149,14 @@ def test_on_the_cpu_there_is_no_gpu_metric_but_a_reason():
     assert peaks.notes["gpu"] == "not measured: the cell ran on the CPU"
 
 
-def test_the_sampler_stops_when_the_block_fails(driver):
-    with pytest.raises(ZeroDivisionError), measure(GPU):
+@pytest.mark.usefixtures("driver")
+def test_the_sampler_stops_when_the_block_fails():
+    def fail():
         assert "sampler" in threads()
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), measure(GPU):
+        fail()
     assert "sampler" not in threads()
 
 
@@ -284,6 +288,20 @@ def driver(monkeypatch):
     return made_up
 
 
+@pytest.fixture
+def _often(monkeypatch):
+    """The driver is asked every 10 ms."""
+    monkeypatch.setattr(memory, "DRIVER_SAMPLING_SECONDS", 0.01, raising=False)
+
+
+def test_the_driver_is_asked_too_seldom_to_slow_steps_down(driver):
+    """Once for the baseline and once at the end of a block of a tenth of a second."""
+    with measure(GPU):
+        time.sleep(0.1)
+    assert driver.answers == 2
+
+
+@pytest.mark.usefixtures("_often")
 def test_the_gpu_s_peaks_the_one_over_the_baseline_and_the_context(driver):
     with measure(GPU) as peaks:
         driver.by_pid[os.getpid()] = 900 * MEGABYTE
@@ -311,6 +329,7 @@ def test_allocated_memory_over_the_baseline_leaves_out_all_but_the_learner():
     assert "baseline 56000000 bytes" in with_learner.notes["gpu"]
 
 
+@pytest.mark.usefixtures("_often")
 def test_how_the_gpu_was_measured_is_noted(driver):
     with measure(GPU) as peaks:
         driver.wait()
@@ -454,6 +473,7 @@ def test_a_peak_below_what_pytorch_holds_at_the_end_is_another_process_s(driver)
     assert "is another process (a container)" in peaks.notes["gpu_process"]
 
 
+@pytest.mark.usefixtures("_often")
 def test_a_process_that_vanishes_from_the_list_makes_the_peak_unknown(driver):
     with measure(GPU) as peaks:
         driver.by_pid.clear()
