@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from gim_bench.hardware.devices import arithmetic
+from gim_bench.settings.base import Precision
+
 RUNS = 3
 
 
@@ -51,7 +54,7 @@ def calibration_seconds(device: torch.device) -> float:
         _wait_for(device)
         return time.perf_counter() - started
 
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(Precision.FP32):
         run()
         return statistics.median(run() for _ in range(RUNS))
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gim_bench.contract import Batch, Encoder, GradientFlow, Learner
+from gim_bench.hardware.devices import arithmetic
 from gim_bench.methods.stack import module_name, partition
 from gim_bench.records.metrics import target_of
 from gim_bench.records.record import Record
@@ -50,7 +51,7 @@ def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) 
     """
     isolation: dict[str, dict[str, float]] = {}
     flops = 0
-    with untouched(trainer.learner, device=trainer.device):
+    with untouched(trainer.learner, device=trainer.device), arithmetic(trainer.precision):
         for stage in trainer.stages():
             below = trainer.below(stage)
             given = batch

@@ -47,7 +47,11 @@ def look_inside(trainer: Trainer, batch: Batch, *, only: str | None = None) -> d
     encoder = trainer.learner.encoder
     if not isinstance(encoder, Encoder):
         return {}
-    with untouched(trainer.learner, device=trainer.device), eval_mode(trainer.learner):
+    with (
+        untouched(trainer.learner, device=trainer.device),
+        eval_mode(trainer.learner),
+        devices.arithmetic(trainer.precision),  # of the way back, too
+    ):
         for module in trainer.learner.modules():
             # As in training: running means know nothing yet, and cuDNN computes gradients of a
             # recurrent layer in training mode only.

@@ -15,6 +15,17 @@ def test_it_draws_no_random_numbers_and_leaves_no_gradients():
     assert torch.is_grad_enabled()
 
 
+def test_convolutions_are_in_fp32(monkeypatch):
+    """By itself a GPU rounds their factors to TF32."""
+    rounded = []
+    monkeypatch.setattr(
+        calibration.F, "conv2d", lambda *_, **__: rounded.append(torch.backends.cudnn.allow_tf32)
+    )
+    calibration_seconds(CPU)
+    assert rounded
+    assert not any(rounded)
+
+
 def test_the_median_is_of_the_runs_after_the_first(monkeypatch):
     """Readings of the clock in pairs: a cold run of 100 s, then runs of 1, 9 and 2 s."""
     clock = iter([0, 100, 0, 1, 0, 9, 0, 2])

@@ -331,6 +331,20 @@ def state_of(learner: Learner):
     ]
 
 
+def test_gradients_are_computed_in_the_precision_of_training(tiny, tiny_batch, monkeypatch):
+    """By itself a GPU rounds the factors of convolutions to TF32."""
+    rounded, grad = [], torch.autograd.grad
+
+    def noted(*given, **how):
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return grad(*given, **how)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    audit(trainer(tiny("gim").learner, precision=Precision.FP32), tiny_batch, steps=1)
+    assert rounded
+    assert not any(rounded)
+
+
 @pytest.mark.parametrize("settings", [{}, {"schedule": Schedule.SEQUENTIAL}], ids=str)
 def test_nothing_is_left_behind(settings, tiny, tiny_batch):
     """Not in weights, running means, gradients or generators; and a later step is as without."""

@@ -233,6 +233,20 @@ def test_recurrent_layers_are_in_training_mode_when_gradients_pass_them(method, 
     assert all(modes)
 
 
+def test_gradients_are_compared_in_the_precision_of_training(monkeypatch):
+    """By itself a GPU rounds the factors of convolutions to TF32."""
+    rounded, grad = [], torch.autograd.grad
+
+    def noted(*given, **how):
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return grad(*given, **how)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    looked(toy_case("gim"))
+    assert rounded
+    assert not any(rounded)
+
+
 @pytest.mark.parametrize("method", ["supervised", Agreeing])
 def test_only_info_nce_bounds_information(method):
     assert not [name for name in looked(toy_case(method)) if "information" in name]
