@@ -118,7 +118,8 @@ def run(tasks: Sequence[Task]) -> Iterator[str]:
                     if (code := ray.get(each)) == WRONG_USE:
                         yield f"a worker gave up: its command ended with exit code {code}"
                 except ray.exceptions.RayError as error:
-                    yield f"a worker gave up: {one_line(first_line(error))}"
+                    reason = getattr(error, "cause", None) or error  # else the line names a task
+                    yield f"a worker gave up: {one_line(first_line(reason))}"
             yield ""
     finally:
         for each in pending:
