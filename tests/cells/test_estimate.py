@@ -1,6 +1,7 @@
 """What a cell would cost, from a few timed steps."""
 
-from contextlib import nullcontext
+from collections import Counter
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ import psutil
 import pytest
 
 from baselines.kmeans_patches import KMeansPatches
+from baselines.random_init import RandomInit
 from gim_bench.cells import estimate as estimates
 from gim_bench.cells.estimate import estimate
 from gim_bench.contract import Split
@@ -48,8 +50,10 @@ def test_a_supervised_method_costs_a_model_for_each_target(speech_suite):
 
 
 def test_probes_of_speech_are_timed_target_by_target(speech_suite, monkeypatch):
-    """Made-up times: 0.5 s for four windows' features, 0.3 s and 0.6 s for three steps of both."""
-    lasted = iter([0.5, 0.3, 0.6])
+    """Made-up times: 0.5 s for four windows' features; 0.4 s for three steps of the one target and
+    0.7 s of the other, of which 0.1 s is no step's.
+    """
+    lasted = iter([0.5, 0.4, 0.1, 0.7, 0.1])
     monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted)]))
     bench = tiny_bench(speech_suite)
     found = estimate(tiny_cell(speech_suite, "random_init"), bench)
@@ -67,7 +71,7 @@ def test_whole_recordings_are_read_at_their_lengths(speech_suite_of, monkeypatch
 
     Recordings of the tiny data set have 399 to 9999 samples; none is read shorter than a window.
     """
-    lasted = iter([0.5, 0.0, 0.0])
+    lasted = iter([0.5, 0.0, 0.0, 0.0, 0.0])
     monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([next(lasted)]))
     suite = speech_suite_of("probe.whole_recordings=true")
     bench = tiny_bench(suite)
@@ -109,7 +113,7 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
     """Made-up times: after the first step 4, 1 and 2 s, whose median counts."""
     suite = tiny_suite(tmp_path, "training.epochs=50", "dataset.unlabelled_crops=5")
     # In turn: what each timed block of the estimate is said to have lasted.
-    lasted = iter([0.5, 4.0, 1.0, 2.0, 0.5, 0.25])
+    lasted = iter([0.5, 4.0, 1.0, 2.0, 0.5, 0.25, 0.0])
     now = [0.0]
 
     def perf_counter():
@@ -124,6 +128,37 @@ def test_steps_are_timed_without_the_first_and_multiplied(tmp_path, monkeypatch)
     found = estimate(cell, bench)
     assert found.steps == 50 * 4
     assert found.train_seconds == 200 * 2.0
+
+
+def test_probes_are_timed_without_what_is_loaded_at_first_use(tmp_path, monkeypatch):
+    """Features, fits and penalties run once before they run on the clock."""
+    ran, timed_runs, clock = Counter(), Counter(), estimates.timed
+
+    @contextmanager
+    def noted(device):
+        before = ran.copy()
+        with clock(device) as seconds:
+            yield seconds
+        timed_runs.update(ran - before)
+
+    def counted(name, work):
+        def run(*given, **how):
+            ran[name] += 1
+            return work(*given, **how)
+
+        return run
+
+    monkeypatch.setattr(estimates, "timed", noted)
+    for place in (estimates, "logistic_regression"), (estimates, "train_linear"):
+        monkeypatch.setattr(*place, counted(place[1], getattr(*place)))
+    monkeypatch.setattr(RandomInit, "features", counted("features", RandomInit.features))
+    for probe in ("probe={iterations=20}", "probe.steps=20"):
+        ran.clear()
+        timed_runs.clear()
+        suite = tiny_suite(tmp_path, probe)
+        estimate(tiny_cell(suite, "random_init"), tiny_bench(suite))
+        assert ran == {name: 2 * runs for name, runs in timed_runs.items()}
+        assert len(ran) == 2
 
 
 def test_a_selection_on_unseen_examples_doubles_training_and_probes(tmp_path, monkeypatch):
