@@ -239,25 +239,27 @@ class Bench:
                 f"{name}: places of {unlabelled.place} pixels are too small for the encoder "
                 f"{options.kind}: enlarge dataset.place"
             )
-        for image in unlabelled.images:
+        for number, image in enumerate(unlabelled.images, start=1):
             _, height, width = image.shape
             if min(height, width) < augmentation.side:
                 raise DataError(
-                    f"a region of {augmentation.side} pixels does not fit into an unlabelled image "
-                    f"of {name}, {height}×{width}: lower augmentation.side, or leave its rows out "
-                    f"with --method"
+                    f"a region of {augmentation.side} pixels does not fit into unlabelled image "
+                    f"{number} of {name}, {height}×{width}: lower augmentation.side, or leave its "
+                    f"rows out with --method"
                 )
 
     def _check_lengths(self, recordings: Recordings, config: CellConfig) -> None:
         """Every recording is as long as the stretch that is trained on. Raises: DataError."""
         augmentation = config.augmentation
         assert isinstance(augmentation, StretchSettings)
-        shortest = int(recordings.lengths.min(initial=augmentation.length))
-        if shortest < augmentation.length:
+        lengths = recordings.lengths
+        if lengths.min(initial=augmentation.length) < augmentation.length:
+            shortest = int(lengths.argmin())
             raise DataError(
-                f"a stretch of {augmentation.length:,} samples does not fit into an unlabelled "
-                f"recording of {config.dataset.name} of {shortest:,}: lower augmentation.length, "
-                f"or leave its rows out with --method"
+                f"a stretch of {augmentation.length:,} samples does not fit into unlabelled "
+                f"recording {shortest + 1} of {config.dataset.name}, which has "
+                f"{lengths[shortest]:,} samples: lower augmentation.length, or leave its rows out "
+                f"with --method"
             )
 
     def _check_held_out(self, config: CellConfig, *, noun: str) -> None:

@@ -170,7 +170,7 @@ def checked(large, cache, overrides):
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        (["augmentation.side=512"], "a region of 512 pixels does not fit .* 256×256"),
+        (["augmentation.side=512"], "does not fit into unlabelled image 1 of mosaics, 256×256"),
         (["augmentation.window=300"], "a window of 300 pixels does not fit into a region of 256"),
         (["training.held_out=0.5"], "no window is held out"),
         (["encoder.kernels=[30, 3]"], "places of 32 pixels are too small for the encoder pyramid"),
