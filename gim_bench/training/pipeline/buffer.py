@@ -7,7 +7,6 @@ again where no new ones are there: the replay buffer of asynchronous decoupled g
 the lock for as long as a copy takes; the worker above waits for the very first batch only.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from gim_bench.contract import Batch
-from gim_bench.hardware.transfers import moved
 from gim_bench.settings.schema import BufferPolicy
 from gim_bench.system.children import of_neighbours
+from gim_bench.training.pipeline.ends import End, batch_of, values_of
 
 EMPTY = -1
 
@@ -110,11 +109,11 @@ class Link:
         self.connection.close()
 
 
-class _End:
-    """An end at work."""
+class _LockedEnd(End):
+    """An end whose table and batches are under a lock."""
 
     def __init__(self, link: Link) -> None:
-        self.seconds_waited = 0.0  # for the other end
+        super().__init__()
         self._link = link
         self._contents: _Contents | None = None
 
@@ -127,14 +126,8 @@ class _End:
         finally:
             self._link.lock.release()
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds_waited += time.perf_counter() - began
 
-
-class BufferOutlet(_End):
+class BufferOutlet(_LockedEnd):
     """The end at which a worker puts batches for the worker above."""
 
     def __init__(self, link: Link) -> None:
@@ -143,7 +136,7 @@ class BufferOutlet(_End):
 
     def put(self, batch: Batch, *, version: int) -> None:
         """Copy the batch, made after `version` updates, into a slot. Raises: NeighbourGoneError."""
-        values = [*batch.views, *batch.labels.values()]
+        values = values_of(batch)
         contents = self._contents
         if contents is None:
             made = [
@@ -167,7 +160,7 @@ class BufferOutlet(_End):
             return self._link.slots.have_room()
 
 
-class BufferInlet(_End):
+class BufferInlet(_LockedEnd):
     """The end at which a worker takes batches of the worker below."""
 
     def __init__(self, link: Link, *, device: torch.device) -> None:
@@ -184,13 +177,10 @@ class BufferInlet(_End):
         with self._locked():
             slot, use = self._link.slots.take()
             values = [part.clone() for part in contents.slots[slot]]
-        values = [moved(value, device=self._device) for value in values]
-        views = len(values) - len(contents.targets)
-        first, *further = values[:views]
-        batch = Batch(
-            inputs=first,
-            labels=dict(zip(contents.targets, values[views:], strict=True)),
-            further=tuple(further),
+        batch = batch_of(
+            values,
+            targets=contents.targets,
             encoded_by=contents.encoded_by,
+            device=self._device,
         )
         return batch, use

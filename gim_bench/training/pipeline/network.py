@@ -7,9 +7,7 @@ which decides the last bits of sums.
 
 import json
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +16,9 @@ import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor
 
-from gim_bench.contract import Batch
 from gim_bench.hardware.process_group import connected, exchange
 from gim_bench.hardware.ranks import RankMeeting
-from gim_bench.hardware.transfers import moved
+from gim_bench.training.pipeline.ends import End, batch_of, values_of
 from gim_bench.training.pipeline.ring import BUFFERS, Kind, Parcel
 from gim_bench.training.pipeline.worker import LosslessWorker, Post
 
@@ -38,11 +35,11 @@ class Seat:
         """Nothing is open before a worker has joined the group."""
 
 
-class _End:
+class _MemberEnd(End):
     """An end at work, in a process that has joined the group."""
 
     def __init__(self, seat: Seat) -> None:
-        self.seconds_waited = 0.0
+        super().__init__()
         self._peer = seat.peer
         self._under_way: list[tuple[dist.Work, Tensor]] = []  # what is sent must stay until then
 
@@ -66,14 +63,8 @@ class _End:
             dist.recv(values, self._peer)
         return values
 
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds_waited += time.perf_counter() - began
 
-
-class NetworkOutlet(_End):
+class NetworkOutlet(_MemberEnd):
     """The end at which a worker hands batches to the worker above; it waits for room."""
 
     def __init__(self, seat: Seat) -> None:
@@ -90,7 +81,7 @@ class NetworkOutlet(_End):
             return
         with self._waiting():
             self._take_room()
-        values = [*batch.views, *batch.labels.values()]
+        values = values_of(batch)
         self._buffers = _buffers_like([_like(each) for each in values], old=self._buffers)
         for buffer, each in zip(self._buffers, values, strict=True):
             buffer.copy_(each)
@@ -129,7 +120,7 @@ class NetworkOutlet(_End):
         self._send(text)
 
 
-class NetworkInlet(_End):
+class NetworkInlet(_MemberEnd):
     """The end at which a worker is given batches by the worker below."""
 
     def __init__(self, seat: Seat, *, device: torch.device) -> None:
@@ -156,14 +147,11 @@ class NetworkInlet(_End):
         if not likes:
             return parcel
         self._holds = True
-        values = [moved(buffer, device=self._device) for buffer in self._buffers]
-        views = len(values) - len(header["targets"])
-        first, *further = values[:views]
-        batch = Batch(
-            inputs=first,
-            labels=dict(zip(header["targets"], values[views:], strict=True)),
-            further=tuple(further),
+        batch = batch_of(
+            self._buffers,
+            targets=header["targets"],
             encoded_by=header["encoded_by"],
+            device=self._device,
         )
         return replace(parcel, batch=batch)
 

@@ -4,7 +4,6 @@ A buffer is made once for each shape, and reused. A process waits whose buffers 
 all empty.
 """
 
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor
 from gim_bench.contract import Batch
 from gim_bench.hardware.transfers import moved
 from gim_bench.system.children import of_neighbours
+from gim_bench.training.pipeline.ends import End
 
 BUFFERS = 1  # of a ring; a second one took a tenth more memory and no less time
 
@@ -52,11 +52,11 @@ class _Header(NamedTuple):
     encoded_by: str | None
 
 
-class Outlet:
+class Outlet(End):
     """The end at which a worker hands batches to the worker above."""
 
     def __init__(self, connection: Connection) -> None:
-        self.seconds_waited = 0.0  # for a free buffer
+        super().__init__()
         self.bytes_trained_on = 0  # of the batches that were handed on to be trained on
         self._connection = connection
         self._free = deque(range(BUFFERS))
@@ -98,11 +98,9 @@ class Outlet:
 
     def _buffer_for(self, views: Sequence[Tensor]) -> tuple[int, bool]:
         """The number of a free buffer of the views' shapes, and whether it is new."""
-        began = time.perf_counter()
-        with of_neighbours():
+        with self._waiting(), of_neighbours():
             while not self._free or self._connection.poll():
                 self._free.append(self._connection.recv())
-        self.seconds_waited += time.perf_counter() - began
         number = self._free.popleft()
         buffer = self._buffers.get(number, [])
         fits = [_like(part) for part in buffer] == [_like(view) for view in views]
@@ -113,11 +111,11 @@ class Outlet:
         return number, not fits
 
 
-class Inlet:
+class Inlet(End):
     """The end at which a worker is given batches by the worker below."""
 
     def __init__(self, connection: Connection, *, device: torch.device) -> None:
-        self.seconds_waited = 0.0  # for a batch
+        super().__init__()
         self._connection = connection
         self._device = device
         self._buffers: dict[int, Sequence[Tensor]] = {}
@@ -128,10 +126,8 @@ class Inlet:
 
         Raises: NeighbourGoneError.
         """
-        began = time.perf_counter()
-        with of_neighbours():
+        with self._waiting(), of_neighbours():
             header: _Header = self._connection.recv()
-        self.seconds_waited += time.perf_counter() - began
         if header.buffer is None:
             return header.parcel
         if header.made is not None:
