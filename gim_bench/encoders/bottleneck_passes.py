@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from gim_bench.hardware.devices import at_least_fp32
 
-# Bytes of the largest activations of a piece: few enough that those of a block lie in the cache.
-PIECE_BYTES = 6_500_000
+# Bytes of the largest activations of a piece: about a shared cache, and few waits of threads.
+PIECE_BYTES = 20_000_000
 
 Weights = tuple[Tensor, Tensor]  # kernel, or the matrix of a 1×1 kernel, and bias
 Activations = Float[Tensor, "p _ _ _"]  # channels, rows, columns; laid out channels last

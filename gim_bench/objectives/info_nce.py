@@ -17,6 +17,7 @@ from gim_bench.hardware import process_group
 from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.objectives.pieces import looked_up, mean_loss
 from gim_bench.objectives.prediction import PredictionHead, PredictionSettings
+from gim_bench.objectives.scores import scores
 from gim_bench.settings.base import PositiveInt
 
 
@@ -50,8 +51,12 @@ def info_nce(
     Source: Löwe et al. 2019, Eq. 4. Unlike the released code, which takes log(softmax + 1e-11),
     this is the numerically stable form.
     """
-    logits = torch.cat([positives.unsqueeze(-1), negatives], dim=-1)
-    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32(logits.dtype))[..., 0].mean()
+    return contrasted(torch.cat([positives.unsqueeze(-1), negatives], dim=-1)).mean()
+
+
+def contrasted(logits: Float[Tensor, "*anchor candidate"]) -> Float[Tensor, "*anchor"]:
+    """The loss of each anchor, in nats, from the scores of its candidates, the positive first."""
+    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32(logits.dtype))[..., 0]
 
 
 class InfoNCEHead(PredictionHead):
@@ -138,22 +143,32 @@ class InfoNCEHead(PredictionHead):
     ) -> Float[Tensor, ""]:
         """The loss of some examples, whose negatives are one tensor for all k or one for each."""
         by_step = self.by_step(predictions)
-        # One tensor for each k: their gradients are stacked once, those of slices added up.
-        predicted = by_step.unbind(dim=3)
         if self.settings.negatives_from == "all":
-            scores = (by_step @ negatives[0].mT).unbind(dim=3)
-        else:
-            scores = tuple(
-                (each @ predicted[k][:, : each.shape[1]].unsqueeze(-1)).squeeze(-1)
-                for k, each in enumerate(negatives)
-            )
+            return self._loss_of_shared(by_step, targets, *negatives)
         losses = []
-        for k, of_negatives in enumerate(scores):
+        for k, drawn in enumerate(negatives):
             below = self.below(targets, anchors=predictions, k=k + 1)
-            rows = below.shape[1]
-            of_positives = (predicted[k][:, :rows] * below).sum(dim=-1)
-            losses.append(info_nce(of_positives, of_negatives[:, :rows]))
+            found = scores(by_step[:, : below.shape[1], :, k : k + 1], below, drawn)
+            losses.append(contrasted(found).mean())
         return torch.stack(losses).mean()
+
+    def _loss_of_shared(
+        self,
+        by_step: Float[Tensor, "example i column k d"],
+        targets: Float[Tensor, "example target_row column d"],
+        negatives: Float[Tensor, "example i column negative d"],
+    ) -> Float[Tensor, ""]:
+        """The loss of anchors whose negatives serve all k, which are scored together.
+
+        The lowest anchors have no target at further steps. They are given zeros, and left out.
+        """
+        rows, steps = by_step.shape[1], by_step.shape[3]
+        below = targets[:, self.settings.skip_rows + 1 :]
+        padded = F.pad(below, (0, 0, 0, 0, 0, steps - 1))[:, : rows + steps - 1]
+        losses = contrasted(scores(by_step, padded, negatives)).mean(dim=(0, 2))
+        numbers = [torch.arange(count, device=below.device) for count in (rows, steps)]
+        has_target = numbers[0].unsqueeze(1) + numbers[1] < below.shape[1]
+        return ((losses * has_target).sum(dim=0) / has_target.sum(dim=0)).mean()
 
     def _places(
         self, z: Float[Tensor, "group row column d"], c: Float[Tensor, "example row column e"]
