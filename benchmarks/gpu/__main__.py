@@ -87,7 +87,8 @@ class Measurement:
         """Begin processes until every part was begun or the time is over."""
         while (left := self._not_begun()) and self._seconds_left > LEAST_SECONDS:
             self._one_process(left)
-            if self._not_begun() == left:  # it would end as this one did
+            had_time = self._seconds_left > LEAST_SECONDS
+            if self._not_begun() == left and had_time:  # another would end as this one did
                 *_, last = (self.folder / "log.txt").read_text().splitlines() or ["nothing"]
                 print(f"the process that measures did not begin; it said: {last}")
                 return

@@ -119,13 +119,16 @@ def launch(work: "Workload", cluster: Cluster, *, asked: Launch, tracker: "Track
     from gim_bench.settings.launchers import RayOptions, SlurmOptions
 
     work.check_workers(asked.workers, cells=())  # a task runs cells with processes in turn
-    over = {(r.method, r.seed) for r in records_on(work, cluster) if asked.is_over(r)}
+    ended = [record for record in records_on(work, cluster) if asked.is_over(record)]
+    over = {(record.method, record.seed) for record in ended}
     options = cluster.options
     waiting = [cell for cell in work.cells if (cell.config.method.name, cell.seed) not in over]
     if not waiting:
         if cluster.is_slurm:
             report = _command("report", asked.suite, work.runs.root)
-            show(f"all {len(work.cells)} cells are done: {report}")
+            failed = sum(record.status is not Status.DONE for record in ended)
+            are = f"have ended, {failed} of them without a result" if failed else "are done"
+            show(f"all {len(work.cells)} cells {are}: {report}")
         return
     is_timed = work.bench.device.type == cluster.device
     is_silent = isinstance(options, SlurmOptions) and None in (options.minutes, options.memory_gib)

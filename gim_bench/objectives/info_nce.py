@@ -41,22 +41,16 @@ INFO_NCE = Objective(
 )
 
 
-def info_nce(
-    positives: Float[Tensor, "*anchor"], negatives: Float[Tensor, "*anchor negative"]
-) -> Float[Tensor, ""]:
-    """Mean InfoNCE loss over anchors, in nats, from the scores z^T W_k c of their candidates.
+def info_nce(scores: Float[Tensor, "*anchor candidate"]) -> Float[Tensor, "*anchor"]:
+    """InfoNCE loss of each anchor, in nats, from the scores z^T W_k c of its candidates.
 
-    The loss of an uninformed predictor is log(1 + negatives); that of a perfect one approaches 0.
+    The positive is the first candidate. The loss of an uninformed predictor is
+    log(1 + negatives); that of a perfect one approaches 0.
 
     Source: Löwe et al. 2019, Eq. 4. Unlike the released code, which takes log(softmax + 1e-11),
     this is the numerically stable form.
     """
-    return contrasted(torch.cat([positives.unsqueeze(-1), negatives], dim=-1)).mean()
-
-
-def contrasted(logits: Float[Tensor, "*anchor candidate"]) -> Float[Tensor, "*anchor"]:
-    """The loss of each anchor, in nats, from the scores of its candidates, the positive first."""
-    return -F.log_softmax(logits, dim=-1, dtype=at_least_fp32(logits.dtype))[..., 0]
+    return -F.log_softmax(scores, dim=-1, dtype=at_least_fp32(scores.dtype))[..., 0]
 
 
 class InfoNCEHead(PredictionHead):
@@ -146,10 +140,11 @@ class InfoNCEHead(PredictionHead):
         if self.settings.negatives_from == "all":
             return self._loss_of_shared(by_step, targets, *negatives)
         losses = []
-        for k, drawn in enumerate(negatives):
-            below = self.below(targets, anchors=predictions, k=k + 1)
-            found = scores(by_step[:, : below.shape[1], :, k : k + 1], below, drawn)
-            losses.append(contrasted(found).mean())
+        # `split`: gradients of the parts are put together once, those of slices added up.
+        steps = zip(by_step.split(1, dim=3), negatives, strict=True)
+        for k, (of_step, drawn) in enumerate(steps, start=1):
+            below = self.below(targets, anchors=predictions, k=k)
+            losses.append(info_nce(scores(of_step[:, : below.shape[1]], below, drawn)).mean())
         return torch.stack(losses).mean()
 
     def _loss_of_shared(
@@ -165,7 +160,7 @@ class InfoNCEHead(PredictionHead):
         rows, steps = by_step.shape[1], by_step.shape[3]
         below = targets[:, self.settings.skip_rows + 1 :]
         padded = F.pad(below, (0, 0, 0, 0, 0, steps - 1))[:, : rows + steps - 1]
-        losses = contrasted(scores(by_step, padded, negatives)).mean(dim=(0, 2))
+        losses = info_nce(scores(by_step, padded, negatives)).mean(dim=(0, 2))
         numbers = [torch.arange(count, device=below.device) for count in (rows, steps)]
         has_target = numbers[0].unsqueeze(1) + numbers[1] < below.shape[1]
         return ((losses * has_target).sum(dim=0) / has_target.sum(dim=0)).mean()

@@ -74,6 +74,8 @@ class Owner:
 
 def _is_there(pid: int) -> bool:
     """Whether the system knows a process of that number, in /proc or not."""
+    if pid <= 0:  # a damaged record; to `kill` it stands for a group of processes
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

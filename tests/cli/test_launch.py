@@ -426,6 +426,15 @@ def test_a_worker_that_begins_again_reruns_no_cell_that_has_been_rerun(
     assert records(tmp_path) == before
 
 
+def test_slurm_has_nothing_to_do_where_cells_failed_since_and_the_line_counts_them(
+    gim_bench, misbehaving, slurm, options
+):
+    gim_bench(*PLAIN, "--method", "broken", "--method", "gim")
+    given = ("--method", "broken", "--method", "gim", "--since", "2020-01-01")
+    answer = gim_bench(*LAUNCH, *FILE, *given)
+    assert "all 2 cells have ended, 1 of them without a result: " in answer.out
+
+
 # -- status and cancel -----------------------------------------------------------------------------
 
 STATUS = ("status", "--suite", "./tiny.toml")

@@ -85,12 +85,17 @@ def first_row_of(anchors: Tensor, c: Tensor) -> int:
 # -- the function ------------------------------------------------------------------------------
 
 
+def mean_loss(positives: Tensor, negatives: Tensor) -> Tensor:
+    """Over anchors, with the scores of an anchor's negatives in the last dimension."""
+    return info_nce(torch.cat([positives.unsqueeze(-1), negatives], dim=-1)).mean()
+
+
 @pytest.mark.parametrize("score", [-300.0, 0.0, 7.5])
 @pytest.mark.parametrize("negatives", [1, 10, 16, 255])
 def test_equal_scores_give_log_of_candidates(negatives, score):
     """With identical encodings, InfoNCE equals log(1 + negatives)."""
     positives = torch.full((ANCHORS,), score, dtype=torch.float64)
-    loss = info_nce(positives, positives.unsqueeze(1).expand(ANCHORS, negatives))
+    loss = mean_loss(positives, positives.unsqueeze(1).expand(ANCHORS, negatives))
     assert loss.item() == pytest.approx(math.log(1 + negatives), rel=1e-12)
 
 
@@ -101,12 +106,12 @@ def test_the_loss_equals_the_formula_written_out():
     for positive, others in zip(positives.tolist(), negatives.tolist(), strict=True):
         candidates = math.exp(positive) + sum(math.exp(other) for other in others)
         expected -= math.log(math.exp(positive) / candidates) / ANCHORS
-    assert info_nce(positives, negatives).item() == pytest.approx(expected, rel=1e-12)
+    assert mean_loss(positives, negatives).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_perfect_prediction_approaches_zero():
     negatives = torch.zeros(ANCHORS, NEGATIVES, dtype=torch.float64)
-    losses = [info_nce(negatives[:, 0] + score, negatives).item() for score in (0, 1, 10, 50)]
+    losses = [mean_loss(negatives[:, 0] + score, negatives).item() for score in (0, 1, 10, 50)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 1e-12
 
@@ -115,7 +120,7 @@ def test_a_perfect_prediction_approaches_zero():
 def test_a_confident_mistake_costs_its_margin_and_stays_finite(scale):
     """The stable form grows with the scores' gap, where log(softmax + 1e-11) stops at 25.3."""
     positives = torch.zeros(1, requires_grad=True)
-    loss = info_nce(positives, torch.tensor([[scale, -scale]]))
+    loss = mean_loss(positives, torch.tensor([[scale, -scale]]))
     loss.backward()
     assert loss.item() == pytest.approx(scale)
     assert positives.grad.item() == -1.0
@@ -123,7 +128,7 @@ def test_a_confident_mistake_costs_its_margin_and_stays_finite(scale):
 
 def test_a_negative_that_is_the_positive_counts_as_a_candidate():
     """Negatives may include the positive (appendix A.1): then even a sure guess costs ln 2."""
-    loss = info_nce(torch.tensor([100.0]), torch.tensor([[100.0, -100.0]]))
+    loss = mean_loss(torch.tensor([100.0]), torch.tensor([[100.0, -100.0]]))
     assert loss.item() == pytest.approx(math.log(2))
 
 
@@ -131,9 +136,10 @@ def test_the_mean_over_anchors_is_the_mean_of_their_own_losses():
     """However the anchors are laid out."""
     positives, negatives = normal(2, 3), normal(2, 3, NEGATIVES, stream=1)
     each = [
-        info_nce(positives[place], negatives[place]).item() for place in product(range(2), range(3))
+        mean_loss(positives[place], negatives[place]).item()
+        for place in product(range(2), range(3))
     ]
-    assert info_nce(positives, negatives).item() == pytest.approx(sum(each) / 6, rel=1e-12)
+    assert mean_loss(positives, negatives).item() == pytest.approx(sum(each) / 6, rel=1e-12)
 
 
 @given(stream=st.integers(0, 2**30))
@@ -141,21 +147,21 @@ def test_the_mean_over_anchors_is_the_mean_of_their_own_losses():
 def test_the_order_of_the_negatives_does_not_matter(stream):
     positives, negatives = normal(ANCHORS), normal(ANCHORS, NEGATIVES, stream=stream)
     order = torch.randperm(NEGATIVES, generator=seeding.generator("order", stream))
-    shuffled = info_nce(positives, negatives[:, order]).item()
-    assert shuffled == pytest.approx(info_nce(positives, negatives).item(), rel=1e-12)
+    shuffled = mean_loss(positives, negatives[:, order]).item()
+    assert shuffled == pytest.approx(mean_loss(positives, negatives).item(), rel=1e-12)
 
 
 @given(stream=st.integers(0, 2**30), offset=st.floats(-50, 50))
 @settings(max_examples=20)
 def test_a_common_offset_of_all_scores_does_not_matter(stream, offset):
     positives, negatives = normal(ANCHORS), normal(ANCHORS, NEGATIVES, stream=stream)
-    moved = info_nce(positives + offset, negatives + offset).item()
-    assert moved == pytest.approx(info_nce(positives, negatives).item(), rel=1e-9)
+    moved = mean_loss(positives + offset, negatives + offset).item()
+    assert moved == pytest.approx(mean_loss(positives, negatives).item(), rel=1e-9)
 
 
 def test_the_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(
-        info_nce,
+        mean_loss,
         (normal(ANCHORS).requires_grad_(), normal(ANCHORS, NEGATIVES, stream=1).requires_grad_()),
     )
 
@@ -163,10 +169,10 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_scores_in_bf16_are_normalised_in_fp32():
     """Softmax over 17 candidates loses its differences in bf16; the loss is fp32."""
     positives, negatives = normal(ANCHORS).bfloat16(), normal(ANCHORS, NEGATIVES).bfloat16()
-    loss = info_nce(positives, negatives)
+    loss = mean_loss(positives, negatives)
     assert loss.dtype is torch.float32
     assert loss.item() == pytest.approx(
-        info_nce(positives.double(), negatives.double()).item(), rel=1e-6
+        mean_loss(positives.double(), negatives.double()).item(), rel=1e-6
     )
 
 
