@@ -32,7 +32,8 @@ def generator(*names: str | int, device: "torch.device | str" = "cpu") -> "torch
 def weights_from(*names: str | int) -> Iterator[None]:
     """A context that initialises weights on the CPU from the stream that `names` describe.
 
-    The global generator is restored at the end, so building one part never changes another.
+    The CPU's global generator is restored at the end, so building one part never changes another.
+    Generators of GPUs are seeded, too, and are not restored.
     """
     import torch
 

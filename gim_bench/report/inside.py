@@ -41,6 +41,7 @@ MEASURES = {
 NOTE = (
     "Measured on one batch of training examples, before training and after every epoch; means over "
     "seeds. A number is the last, in brackets the first. An effective rank of 1 is a collapse. "
+    "The cosine is 1 for every module of the topmost unit, whose loss is the end-to-end loss. "
     "Encodings that are all 0 have no rank, and constant features have no CKA: the value is then "
     "not defined. n counts the seeds with a value where some seeds have none."
 )
