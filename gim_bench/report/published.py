@@ -57,7 +57,8 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
     """The numbers of published tables, as in "loewe2019/table1", by the paper's short name.
 
     A number that tables of a paper repeat is the first table's. Raises: ConfigError for an
-    unknown paper or table, a tag or a rival that is not there.
+    unknown paper or table, a tag or a rival that is not there, or two tables of a paper with
+    different numbers of a method.
     """
     found: dict[str, dict[tuple[str, str], Published]] = {}
     for reference in references:
@@ -69,7 +70,14 @@ def load(references: Sequence[str]) -> dict[str, Numbers]:
                 _rival(each, metric=row["metric"], where=reference)
                 for each in row.get("rivals", [])
             ]
-            numbers.setdefault((row["method"], row["metric"]), replace(number, rivals=rivals))
+            first = numbers.setdefault(
+                (row["method"], row["metric"]), replace(number, rivals=rivals)
+            )
+            if first.value != number.value:
+                raise ConfigError(
+                    f"{number.source}, {first.table} and {number.table} have different numbers for "
+                    f"{row['metric']} of {row['method']}: name one table"
+                )
     return dict(found)
 
 

@@ -34,7 +34,7 @@ page = 3
 margin = {{ accuracy = 2.0, phone_accuracy = 3.0 }}
 margin_reason = "half of a gap"
 results = [
-    {{ method = "gim", metric = "accuracy", value = 1.0, unit = "%" }},
+    {{ method = "gim", metric = "accuracy", value = 61.0, unit = "%" }},
     {{ method = "gim", metric = "phone_accuracy", value = 2.0, unit = "%" }},
 ]
 """
@@ -166,6 +166,14 @@ def test_tables_of_one_paper_are_merged_and_a_repeated_number_is_the_first_ones(
     assert merged["gim", "accuracy"].table == "Table 1"
     (other_way,) = load(["one/table2", "one/table1"]).values()
     assert other_way["gim", "accuracy"].table == "Table 2"
+
+
+@pytest.mark.usefixtures("two_papers")
+def test_tables_of_one_paper_with_different_numbers_of_a_method_are_refused():
+    """Such as InfoPro's tables of K = 2 and K = 4: the second number would vanish."""
+    expected = r"Two et al\., Table 1 and Table 2 .* accuracy of gim: name one table"
+    with pytest.raises(ConfigError, match=expected):
+        load(["two/table1", "two/table2"])
 
 
 @pytest.mark.usefixtures("two_papers")
