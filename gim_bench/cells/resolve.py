@@ -16,10 +16,14 @@ from gim_bench.errors import BenchError, ConfigError, unknown_name
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.objectives.info_nce import INFO_NCE
 from gim_bench.progress import Progress
+from gim_bench.records.protocols import READ, READ_UNDER
+from gim_bench.records.sealed import finite
+from gim_bench.records.statistics import flatten
 from gim_bench.seals import digest
 from gim_bench.settings.augmentations import SpeechSettings
 from gim_bench.settings.base import Precision, Settings
-from gim_bench.settings.probing import with_kind
+from gim_bench.settings.probing import ProbeSettings, with_kind
+from gim_bench.settings.protocols import protocols_of, resolved
 from gim_bench.settings.schema import (
     CellConfig,
     DatasetSettings,
@@ -349,7 +353,8 @@ def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
 
     The device may be any, and so may be a precision that the suite leaves to the hardware. Where
     the row's method, encoder or data set is not installed, their settings are compared as far as
-    the suite's file goes. Raises: ConfigError where the row's table is wrong.
+    the suite's file goes. A record that stands for a protocol's result was read as this suite
+    reads. Raises: ConfigError where the row's table is wrong.
     """
     name = str(config.get("method", {}).get("name", ""))
     row, options = _row_of(suite, name)
@@ -364,7 +369,25 @@ def describes(suite: Suite, config: Mapping[str, Any]) -> bool:
     probe = _recipe_of(suite, row, origin="record").probe
     if probe is not None and probe.precision == Precision.AUTO:
         ours["probe"].pop("precision")
-    return agrees(config, ours)
+    return agrees(config, ours) and _reads_as(suite, config, own=probe)
+
+
+def _reads_as(suite: Suite, config: Mapping[str, Any], *, own: ProbeSettings | None) -> bool:
+    """Whether a protocol's result, if the record stands for one, was read as this suite reads.
+
+    The precision may be any.
+    """
+    name = config.get(READ_UNDER)
+    if name is None or own is None:
+        return True
+    try:
+        protocol = resolved(name, protocols_of(suite, [name])[name], own=own)
+    except ConfigError:  # the suite has no such protocol
+        return False
+    wanted = flatten(finite(protocol.as_dict()))
+    wanted.pop("probe.precision", None)
+    read = flatten(config[READ])
+    return all(read.get(setting, value) == value for setting, value in wanted.items())
 
 
 def _said_of(

@@ -21,6 +21,8 @@ from gim_bench.seals import sealed, unsealed
 from gim_bench.system.atomic import write_atomically
 
 PROTOCOLS = "protocols"
+# In the configuration of a record that stands for a protocol's result: its name and its settings.
+READ_UNDER, READ = "read_under", "read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

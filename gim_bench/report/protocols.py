@@ -7,7 +7,7 @@ from itertools import combinations
 
 from gim_bench.records.intervals import Estimate, corrected, difference_of, marks_of
 from gim_bench.records.metrics import target_of
-from gim_bench.records.protocols import Kept, ProtocolResult
+from gim_bench.records.protocols import READ, READ_UNDER, Kept, ProtocolResult
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import (
@@ -24,7 +24,6 @@ from gim_bench.report.columns import (
 from gim_bench.report.document import Block, Bullets, Column, Section
 
 ResultsOf = Callable[[Record], Mapping[str, Kept]]  # by name of the protocol
-READ_UNDER = "read_under"  # in the configuration of a record that stands for a protocol's result
 OWN = "own"  # the cell's own probe
 DOES_NOT_APPLY = "does not apply"
 
@@ -49,7 +48,7 @@ def rows_under(row: Row, results: ResultsOf) -> dict[str, Row]:
         for record in row.records:
             result, predictions = of_records[record.seed].get(name, (None, None))
             if result is not None and result.metrics:
-                config = {**record.config, READ_UNDER: name}
+                config = {**record.config, READ_UNDER: name, READ: result.settings}
                 records.append(replace(record, metrics=result.metrics, config=config))
                 if predictions is not None:
                     marks[record.seed] = marks_of(predictions)

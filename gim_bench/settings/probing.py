@@ -128,8 +128,16 @@ def probe_laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[
 
     >>> probe_laid_over({"steps": 200, "neighbours": 5}, {"kind": "logistic_regression"})
     {'neighbours': 5, 'kind': 'logistic_regression'}
+
+    A kind that protocols alone have stays where it has all settings of `above`:
+
+    >>> probe_laid_over({"kind": "hidden_layer", "steps": 600}, {"steps": 11_700})
+    {'kind': 'hidden_layer', 'steps': 11700}
     """
     kind = implied_kind(above) or implied_kind(below) or DEFAULT_KIND
+    under = below.get("kind")
+    if "kind" not in above and under in ALL_KINDS.keys() - KINDS.keys():
+        kind = under if above.keys() <= ALL_KINDS[under].model_fields.keys() else kind
     return {**of_kind(kind, below), **above}
 
 

@@ -13,10 +13,13 @@ from gim_bench.encoders.conv_gru import ConvGRUEncoder, ConvGRUSettings
 from gim_bench.encoders.resnet import ResNetEncoder
 from gim_bench.errors import ConfigError
 from gim_bench.objectives.info_nce import InfoNCESettings
+from gim_bench.records.protocols import READ, READ_UNDER
 from gim_bench.seeding import derive
 from gim_bench.settings.augmentations import BlurSettings, JitterSettings
 from gim_bench.settings.keys import keyed
 from gim_bench.settings.optimisers import AdamSettings, SGDSettings
+from gim_bench.settings.protocols import protocols_of
+from gim_bench.settings.protocols import resolved as of_protocol
 from gim_bench.settings.schema import Precision, Recompute, Schedule
 from gim_bench.settings.suites import load_suite, shipped_suites
 from tests.settings.tables import SPEECH, load
@@ -840,6 +843,18 @@ def test_an_option_of_another_method_does_not_change_the_key(suite, tmp_path):
 def test_data_order_and_splits_are_drawn_from_data_set_and_seed_alone(suite):
     assert tiny_cell(suite, "gim", seed=3).stream == ("photos", 3)
     assert derive("data", "photos", 3) == derive("data", *tiny_cell(suite, "cpc", seed=3).stream)
+
+
+@pytest.mark.parametrize(("units", "fits"), [(200, True), (10, False)])
+def test_a_result_of_a_protocol_with_other_settings_is_not_the_suites(units, fits):
+    suite = load_suite("stl10-published")
+    settings = protocols_of(suite, ["deep_infomax"])["deep_infomax"]
+    own = resolved(suite, "deep_infomax")["deep_infomax"]
+    read = of_protocol("deep_infomax", settings, own=own.probe).as_dict()
+    read["probe"] |= {"units": units, "precision": "bf16"}
+    record = own.as_dict() | {READ_UNDER: "deep_infomax", READ: read}
+    assert describes(suite, record) == fits
+    assert not describes(suite, record | {READ_UNDER: "no_protocol"})
 
 
 def test_equal_configurations_of_records_are_compared_once(suite, monkeypatch):

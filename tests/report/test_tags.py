@@ -9,8 +9,8 @@ import torch
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.cells.resolve import configs
 from gim_bench.errors import ConfigError
+from gim_bench.records.protocols import READ, READ_UNDER
 from gim_bench.report import published
-from gim_bench.report.protocols import READ_UNDER
 from gim_bench.report.published import load
 from gim_bench.report.tags import DIMENSIONS, OFF, UNKNOWN, read_tags, settings_of
 from gim_bench.settings.protocols import protocols_of, resolved
@@ -30,6 +30,7 @@ TABLES = {
 }
 # What a record says of its data, in Bench.counts.
 SIZES = ("data.classes.class", "data.examples.train", "data.examples.test")
+OF_HIDDEN_200 = ("reads", "probe.kind", "probe.units", "probe.dropout")
 OTHERS = {"hjelm2019", "nokland2019", "siddiqui2023", "illing2021", "wang2021", "chen2025"}
 
 
@@ -118,7 +119,7 @@ def test_every_required_setting_is_a_setting_of_the_package():
         for word in words.values()
         for name in word.get("requires", {})
     }
-    assert required - known == {READ_UNDER}, "a protocol is of no cell, and so of no setting"
+    assert required - known == {READ_UNDER, *(f"read.{name}" for name in OF_HIDDEN_200)}
 
 
 def test_an_error_is_read_as_an_accuracy():
@@ -298,8 +299,28 @@ def test_deep_infomaxs_classifier_is_fitted_beyond_the_last_fall_of_its_publishe
     suite = load_suite("stl10-published")
     settings = protocols_of(suite, ["deep_infomax"])["deep_infomax"]
     probe = resolved("deep_infomax", settings, own=suite.probe).probe
+    assert probe.kind == "hidden_layer", "steps are a setting of Adam's linear probe, too"
     steps_per_epoch = -(-5000 // probe.batch_size)  # the last batch of an epoch is smaller
     assert (probe.batch_size, round(probe.steps / steps_per_epoch)) == (64, 148)
+
+
+def test_a_narrower_hidden_layer_is_not_deep_infomaxs_classifier():
+    """Protocols are in no key: `--set protocols.deep_infomax.probe.units=10` is read as well."""
+    suite = load_suite("stl10-published")
+    protocol = protocols_of(suite, ["deep_infomax"])["deep_infomax"]
+    read = resolved("deep_infomax", protocol, own=suite.probe).as_dict()
+    narrow = {**read, "probe": read["probe"] | {"units": 10}}
+    (tag,) = numbers("hjelm2019/stl10")["deep_infomax", "accuracy"].tags[2:3]
+    reasons = [
+        tag.misfit(
+            settings_of(
+                cell(metrics={}, config=vgg8b() | {READ_UNDER: "deep_infomax", READ: settings})
+            ),
+            table="x",
+        )
+        for settings in (read, narrow)
+    ]
+    assert reasons == ["", f"head: read.probe.units is 10, where x has {tag.means}"]
 
 
 def test_crops_of_large_images_are_not_deep_infomaxs_whole_images():
