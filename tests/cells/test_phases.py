@@ -288,7 +288,7 @@ def gpu_that_refuses(monkeypatch):
     def searched(attempt, *, start, up_to, device):
         monkeypatch.setattr(Observed, "losses", refuse)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-        fits = partial(capacity._fits, attempt, device=device)
+        fits = partial(capacity._fits, attempt, smaller_fits=True, device=device)
         return Capacity(capacity.largest(fits, start=start, up_to=up_to), "as on a GPU")
 
     table = {**registry.methods(), "observed": "tests.tiny_suite:Observed"}

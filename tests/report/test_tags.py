@@ -89,9 +89,10 @@ def test_every_number_is_a_percentage_between_0_and_100_or_a_positive_memory():
             assert 0 < number.value < (1e12 if metric.startswith("memory/") else 100)
 
 
-def test_a_suite_can_name_the_tables_of_all_papers_at_once():
-    found = load(list(TABLES))
-    assert list(found) == list(dict.fromkeys(FILES[r.partition("/")[0]]["short"] for r in TABLES))
+def test_a_suite_can_name_tables_of_all_papers_and_several_of_one():
+    first = {name.partition("/")[0]: name for name in reversed(TABLES)}
+    tables = [name for name in TABLES if name.startswith("loewe2019/") or name in first.values()]
+    assert list(load(tables)) == [FILES[name]["short"] for name in first][::-1]
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
