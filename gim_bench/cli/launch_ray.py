@@ -1,5 +1,6 @@
 """Workers as tasks of a Ray cluster: the command stays until they have run all cells."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from gim_bench.cli.workload import Workload
     from gim_bench.settings.launchers import RayOptions
     from gim_bench.tracking import Tracker
+
+REST = 10  # times as long as a count of the records took, it is not repeated
 
 
 def cores_of(cluster: "Cluster") -> int | None:
@@ -71,9 +74,15 @@ def run_on_ray(
     with ray_tasks.cluster(options.address) as where:
         work.progress.say(f"{where}: {described}; logs are in {folder}")
         with work.progress.task("cells", total=waiting, unit="cell") as task:
+            rested = time.monotonic()
             for line in ray_tasks.run(tasks):
                 if line:
                     work.progress.say(line)
-                now = min(waiting, left())
-                task.advance(waiting - now)
-                waiting = now
+                began = time.monotonic()
+                if began >= rested:
+                    now = min(waiting, left())
+                    task.advance(waiting - now)
+                    waiting = now
+                    ended = time.monotonic()
+                    rested = ended + REST * (ended - began)
+            task.advance(waiting - min(waiting, left()))

@@ -1,10 +1,12 @@
 """`run --launcher slurm` submits workers; `status` and `cancel` look at them and end them."""
 
+import itertools
 import os
 import stat
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -358,6 +360,20 @@ def test_each_task_of_ray_has_a_log_and_the_store_in_its_environment(
     assert store[1] not in task.command
     assert task.log == tmp_path / "runs/tiny/ray/1.log"
     assert (task.gpus, task.memory_bytes, task.retries) == (1, None, 100)
+
+
+def test_records_that_take_long_to_count_are_counted_now_and_then(
+    finished, gim_bench, ray, monkeypatch
+):
+    """A second each, and fifty looks of a second at the tasks."""
+    seconds = itertools.count()
+    counted = []
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("gim_bench.cli.launch_ray.time", clock)
+    monkeypatch.setattr("gim_bench.cli.launch.left_of", lambda *_, **__: counted.append(1) or 2)
+    ray(lambda: [""] * 50)
+    gim_bench(*ON_RAY)
+    assert 3 <= len(counted) <= 50 / 10 + 2
 
 
 def test_cells_that_no_task_ran_are_exit_code_1(finished, gim_bench, ray):

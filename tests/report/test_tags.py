@@ -250,6 +250,28 @@ def test_a_transform_more_is_another_augmentation(word, added):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"solarise": {"threshold": 0.5, "probability": 0.2}},
+        {"cutout": 48},
+        {"jitter.hue": 0.2},
+        {"blur.probability": 0.5},
+        {"further_views": []},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_views_that_are_not_byols_are_another_augmentation(change):
+    words = dict.fromkeys(DIMENSIONS, UNKNOWN) | {"augmentation": "byol_224"}
+    tag = read_tags(words, folder=FOLDER / "tags", where="x")[-1]
+    same = rows_of("imagenet-blockwise")["barlow_twins"]
+    changed = {f"augmentation.{name}": value for name, value in change.items()}
+    assert tag.misfit(same, table="x") == ""
+    assert tag.misfit(dict(same) | changed, table="x").startswith(
+        f"augmentation: {next(iter(changed))}"
+    )
+
+
 # -- suites of rows as published -------------------------------------------------------------------
 
 IMAGENET = {"classes": {"class": 1000}, "examples": {"train": 1_281_167, "test": 50_000}}
