@@ -1,6 +1,7 @@
 """One optimiser step of GIM at the paper's sizes, and the peak memory of a process that takes it.
 
-Vision: ResNet-50, gray 64×64 images, batch 16. Audio: 512 channels, 20,480 samples, batch 8.
+Vision: ResNet-50, gray 64×64 images, batch 16. Audio: 512 channels, 20,480 samples, batch 8. The
+bound of both is the larger of two rows: the step's multiplications, and its bytes.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks import textbook_audio, textbook_vision
+from benchmarks.bound import copies, products, work_of
 from benchmarks.paper import CPU, PRECISION, inputs, learner
 from benchmarks.peak import peak_bytes
 from gim_bench.contract import Batch, Modality
@@ -23,31 +25,36 @@ RATES = {Modality.IMAGE: 1.5e-4, Modality.SPEECH: 2e-4}
 Step = Callable[[], object]
 
 
-def step_of(
-    name: str,
-    modality: Modality,
-    *,
-    batch_size: int,
-    schedule: Schedule = Schedule.INTERLEAVED,
-) -> Step:
-    """A step of ours: channels last, fused Adam, bf16 where the CPU has it."""
-    trainer = Trainer(
+def trainer_of(
+    name: str, modality: Modality, *, schedule: Schedule = Schedule.INTERLEAVED
+) -> Trainer:
+    """A trainer of ours: channels last, fused Adam, bf16 where the CPU has it."""
+    return Trainer(
         learner(name, modality),
         learning_rate=RATES[modality],
         schedule=schedule,
         precision=PRECISION,
         device=CPU,
     )
-    batch = Batch(inputs=inputs(batch_size, modality), labels={})
+
+
+def batch_of(size: int, modality: Modality) -> Batch:
+    return Batch(inputs=inputs(size, modality), labels={})
+
+
+def step_of(trainer: Trainer, batch: Batch) -> Step:
     return lambda: list(trainer.step(batch).values())
 
 
 def ours_on_images(batch_size: int = IMAGES) -> Step:
-    return step_of("gim", Modality.IMAGE, batch_size=batch_size)
+    return step_of(trainer_of("gim", Modality.IMAGE), batch_of(batch_size, Modality.IMAGE))
 
 
 def ours_on_images_joint(batch_size: int = IMAGES) -> Step:
-    return step_of("gim", Modality.IMAGE, batch_size=batch_size, schedule=Schedule.JOINT)
+    return step_of(
+        trainer_of("gim", Modality.IMAGE, schedule=Schedule.JOINT),
+        batch_of(batch_size, Modality.IMAGE),
+    )
 
 
 def textbook_on_images(batch_size: int = IMAGES) -> Step:
@@ -58,15 +65,20 @@ def textbook_on_images(batch_size: int = IMAGES) -> Step:
 
 
 def ours_on_speech(batch_size: int = WINDOWS) -> Step:
-    return step_of("gim", Modality.SPEECH, batch_size=batch_size)
+    return step_of(trainer_of("gim", Modality.SPEECH), batch_of(batch_size, Modality.SPEECH))
 
 
 def ours_on_speech_joint(batch_size: int = WINDOWS) -> Step:
-    return step_of("gim", Modality.SPEECH, batch_size=batch_size, schedule=Schedule.JOINT)
+    return step_of(
+        trainer_of("gim", Modality.SPEECH, schedule=Schedule.JOINT),
+        batch_of(batch_size, Modality.SPEECH),
+    )
 
 
 def ours_on_speech_without_bptt(batch_size: int = WINDOWS) -> Step:
-    return step_of("gim_no_bptt", Modality.SPEECH, batch_size=batch_size)
+    return step_of(
+        trainer_of("gim_no_bptt", Modality.SPEECH), batch_of(batch_size, Modality.SPEECH)
+    )
 
 
 def textbook_on_speech(batch_size: int = WINDOWS) -> Step:
@@ -74,6 +86,18 @@ def textbook_on_speech(batch_size: int = WINDOWS) -> Step:
     trainer = textbook_audio.Trainer(model, learning_rate=RATES[Modality.SPEECH])
     speech = inputs(batch_size, Modality.SPEECH)
     return lambda: trainer.step(speech)
+
+
+def multiplications_at_peak(modality: Modality, size: int) -> Callable[[], object]:
+    """As many operations as a step of ours, as products of matrices that stay in the cache."""
+    work = work_of(trainer_of("gim", modality), batch_of(size, modality))
+    return products(size * work.flops, precision=PRECISION)
+
+
+def bytes_at_bandwidth(modality: Modality, size: int) -> Callable[[], object]:
+    """A copy of as many bytes as a step of ours keeps for the backward passes."""
+    work = work_of(trainer_of("gim", modality), batch_of(size, modality))
+    return copies(size * work.kept_bytes)
 
 
 def measure(benchmark, make_step: Callable[..., Step], *, classes: int, tried_only: bool) -> None:
@@ -106,3 +130,21 @@ def test_vision(benchmark, tried_only, make_step):
 )
 def test_audio(benchmark, tried_only, make_step):
     measure(benchmark, make_step, classes=11, tried_only=tried_only)
+
+
+@pytest.mark.benchmark(group=VISION)
+@pytest.mark.parametrize(
+    "least", [multiplications_at_peak, bytes_at_bandwidth], ids=lambda f: f.__name__
+)
+def test_bound_of_vision(benchmark, tried_only, least):
+    size = 1 if tried_only else IMAGES
+    benchmark.pedantic(least(Modality.IMAGE, size), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group=AUDIO)
+@pytest.mark.parametrize(
+    "least", [multiplications_at_peak, bytes_at_bandwidth], ids=lambda f: f.__name__
+)
+def test_bound_of_audio(benchmark, tried_only, least):
+    size = 1 if tried_only else WINDOWS
+    benchmark.pedantic(least(Modality.SPEECH, size), rounds=5, warmup_rounds=1)
