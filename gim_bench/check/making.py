@@ -16,7 +16,7 @@ from gim_bench.check.reference import (
     was_resumed,
 )
 from gim_bench.check.sight import seeds_of_a_check, sights, unseen
-from gim_bench.check.tolerance import compared
+from gim_bench.check.tolerance import COSTS, compared, kind_of
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
 from gim_bench.records.record import Record
@@ -43,7 +43,9 @@ def update(path: Path, records: Sequence[Record], *, suite: Suite, reason: str) 
             f"cannot write {path} ({error.strerror}): name another file with --against"
         ) from None
     seen = [sight.described() for sight in sights(reference.methods, now=seeds_of_a_check(suite))]
-    return [*seen, *unseen(reference.methods)]
+    workers = reference.machine.workers
+    left_out = f"memory and speed are left out, as {workers} workers shared the machine"
+    return [*seen, *unseen(reference.methods), *([left_out] if workers > 1 else [])]
 
 
 def new_reference(
@@ -60,8 +62,11 @@ def new_reference(
     _refuse(list(_problems(cells)))
     (first, *_), *_ = cells.by_method.values()
     methods = {}
+    machine = machine_of(cells.records)
     for method, of_method in cells.by_method.items():
         names = compared(of_method[0].metrics)
+        if machine.workers > 1:  # what they cost compares with nothing
+            names = [name for name in names if kind_of(name) not in COSTS]
         methods[method] = MethodReference(
             config=settings_of(of_method[0])["config"],
             seeds=tuple(record.seed for record in of_method),
@@ -80,7 +85,7 @@ def new_reference(
         reason=" ".join(reason.split()),
         date=provenance.now(),
         commit=commit_of(first.provenance),
-        machine=machine_of(cells.records),
+        machine=machine,
         methods=methods,
         history=tuple(Change(reason=e.reason, date=e.date, commit=e.commit) for e in earlier),
     )

@@ -110,10 +110,11 @@ def overrides_of(set_: list[str] | None, *, skip_bad_files: bool) -> list[str]:
     return [*(set_ or ()), *(["dataset.skip_bad_files=true"] if skip_bad_files else ())]
 
 
-def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker | None":
+def tracker_for(uri: str, *, runs_dir: Path, may_be_away: bool = False) -> "Tracker | None":
     """A tracker at a store that can be used.
 
-    None, after a line, if nobody named a store and the default cannot be written here.
+    None, after a line, if nobody named a store and the default cannot be written here; with
+    `may_be_away`, if no store can be used.
 
     Raises: TrackingError with the way to do without.
     """
@@ -126,11 +127,11 @@ def tracker_for(uri: str, *, runs_dir: Path) -> "Tracker | None":
     try:
         tracker.check()
     except TrackingError as error:
-        if uri == DEFAULT_URI and isinstance(error, UnwritableError):
-            beside = sqlite_address(runs_dir.absolute() / "mlflow.db")
-            later = sync_command(beside, runs_dir=runs_dir)
+        is_unwritable = uri == DEFAULT_URI and isinstance(error, UnwritableError)
+        beside = sqlite_address(runs_dir.absolute() / "mlflow.db")
+        later = sync_command(beside if is_unwritable else uri, runs_dir=runs_dir)
+        if is_unwritable or may_be_away:
             progress_for().say(f"not mirrored: {error}; later run {later}")
             return None
-        later = sync_command(uri, runs_dir=runs_dir)
         raise TrackingError(f"{error}; run with --no-tracking, and later {later}") from None
     return tracker

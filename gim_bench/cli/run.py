@@ -153,7 +153,10 @@ def run(
     ) as place:
         cluster = cluster_of(launcher, file=launcher_options, device=device)
         loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-        tracker = None if no_tracking or looks else tracker_for(tracking_uri, runs_dir=runs_dir)
+        tracker = None
+        if not (no_tracking or looks):
+            # A launcher starts its workers again and again, also while the server is away.
+            tracker = tracker_for(tracking_uri, runs_dir=runs_dir, may_be_away=since is not None)
         work = workload_of(
             loaded,
             methods=method or (),

@@ -1,5 +1,6 @@
 """A lock between processes, which the system releases when its holder dies."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +21,16 @@ def locked(path: Path, *, timeout_seconds: float = LOCK_SECONDS) -> Iterator[Non
     system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=timeout_seconds)
+    lock = FileLock(path, timeout=timeout_seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         message = f"another process has held the lock {path} for {timeout_seconds:g} s"
         raise TimeoutError(message) from None
-    except NotImplementedError:
-        raise OSError(f"cannot lock {path}: its file system has no locks") from None
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise OSError(errno.ENOSYS, "the file system has no locks", str(path)) from None
     try:
         yield
     finally:

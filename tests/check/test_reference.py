@@ -10,7 +10,7 @@ from gim_bench.check.reference import read_reference, reference_path
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
 from gim_bench.records.record import Status
-from tests.check.cells import COMMITTED, audited, cell, cells, changed
+from tests.check.cells import COMMITTED, audited, cell, cells, changed, reference_of
 
 LEAK = {"module_2": {"module_1": 0.01, "module_2": 0.2}}
 
@@ -102,6 +102,22 @@ def test_a_checkout_that_another_reference_was_just_written_to_is_not_other_code
     monkeypatch.setattr(provenance, "git_state", lambda: {**COMMITTED, "git_dirty": True})
     update(tmp_path / "second.json", cells(suite), suite=suite, reason="second")
     assert read_reference(tmp_path / "second.json", suite="tiny").reason == "second"
+
+
+def test_what_cells_cost_that_shared_the_machine_is_not_in_their_reference(suite, tmp_path):
+    """Nothing would ever be compared with it."""
+    shared = changed(cells(suite), workers=2)
+    *_, last = update(tmp_path / "shared.json", shared, suite=suite, reason="x")
+    assert last == "memory and speed are left out, as 2 workers shared the machine"
+    of_shared, of_alone = (
+        reference_of(records, suite=suite).methods["gim"].metrics.keys()
+        for records in (shared, cells(suite))
+    )
+    assert of_alone - of_shared == {
+        "memory/host_over_baseline_bytes",
+        "train/step_per_calibration",
+    }
+    assert "accuracy" in of_shared
 
 
 def trained(records):

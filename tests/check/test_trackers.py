@@ -10,6 +10,8 @@ from gim_bench.records.record import Status
 from tests.check.cells import cells
 from tests.tiny_suite import tiny_suite
 
+SPEED = "train/step_per_calibration"
+
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
@@ -43,6 +45,20 @@ def test_an_entry_has_unit_mean_deviation_and_number_of_seeds(records):
         "range": "± 0.61",
         "extra": "seeds: 3",
     }
+
+
+def test_what_resumed_cells_cost_does_not_count(records):
+    first, *others = records
+    resumed = replace(
+        first,
+        metrics={**first.metrics, SPEED: 1e9},
+        provenance={**first.provenance, "resumed_at_step": [50]},
+    )
+    found = github([resumed, *others], "github-smaller")[f"tiny/gim {SPEED}"]
+    assert found["value"] < 1e9 / 3
+    assert found["extra"] == "seeds: 2"
+    assert github([resumed, *others], "github-bigger")["tiny/gim accuracy"]["extra"] == "seeds: 3"
+    assert f"tiny/gim {SPEED}" not in github([resumed], "github-smaller")
 
 
 def test_bencher_gets_rows_metrics_and_intervals(records):

@@ -110,6 +110,16 @@ def test_another_program_at_the_servers_port_is_an_error_before_training(gim_ben
     assert statuses(tmp_path) == {}
 
 
+def test_a_worker_of_a_launcher_trains_where_no_server_answers(gim_bench, tmp_path):
+    """It may have been started again while the server was away, and exit code 2 would end it."""
+    with answering_with(403) as (uri, _):
+        answer = gim_bench(*RUN, "--tracking-uri", uri, "--since", "2026-11-27T14:00:00+00:00")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("not mirrored: ") == 1
+    assert f"later run {SYNC} --tracking-uri {uri}\n" in answer.err
+    assert statuses(tmp_path) == {("gim", 0): "done", ("random_init", 0): "done"}
+
+
 # case 18
 @pytest.mark.usefixtures("finished", "mirror")
 def test_the_last_line_is_a_command_for_the_store_that_a_shell_understands(gim_bench, tmp_path):

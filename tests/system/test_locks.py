@@ -48,6 +48,21 @@ def test_a_lock_is_had_again_after_the_block_also_after_one_that_failed(tmp_path
             raise ZeroDivisionError
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="fcntl is of Unix")
+def test_a_file_system_without_locks_is_an_error_and_no_lock_of_another_kind(tmp_path, monkeypatch):
+    """A marker file in place of a lock would outlive its process."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(OSError, match="the file system has no locks.*shared.lock"),
+        locked(tmp_path / "shared.lock", timeout_seconds=0.1),
+    ):
+        pytest.fail("the block was entered without a lock")
+
+
 def test_what_cannot_be_locked_is_an_error_of_its_own(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
