@@ -40,14 +40,16 @@ def _over_seeds(found: Sequence[Found]) -> list[Section]:
         of_seeds = [one for one in found if one["method"] == method]
         if len(of_seeds) == 1:
             continue
-        by_values: dict[tuple[str, ...], dict[int, float]] = {}
+        values: dict[tuple[str, ...], list[str]] = {}
+        accuracies: dict[tuple[str, ...], dict[int, float]] = {}
         for seed, row in ((one["seed"], row) for one in of_seeds for row in one["trials"]):
-            values = tuple(map(_shown, row["settings"].values()))
+            trial = tuple(row["set"])  # exact, where the values shown are rounded
+            values[trial] = [_shown(value) for value in row["settings"].values()]
             if row["validation_accuracy"] is not None:
-                by_values.setdefault(values, {})[seed] = row["validation_accuracy"]
+                accuracies.setdefault(trial, {})[seed] = row["validation_accuracy"]
         rows = [
-            [*values, f"{fmean(by_seed.values()):.1f}"]
-            for values, by_seed in by_values.items()
+            [*values[trial], f"{fmean(by_seed.values()):.1f}"]
+            for trial, by_seed in accuracies.items()
             if len(by_seed) == len(of_seeds)
         ]
         names = list(of_seeds[0]["space"])
@@ -83,7 +85,7 @@ def _table(found: Found) -> Table:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _percent(row: Found) -> str:

@@ -45,3 +45,16 @@ def test_a_trial_that_one_seed_repeats_counts_once():
     assert means(*alone) == []
     both = swept(0, (1e-3, 50.0), (1e-3, 50.0)), swept(1, (1e-3, 60.0))
     assert means(*both) == [["0.001", "55.0"]]
+
+
+def test_trials_that_differ_in_the_fourth_digit_have_rows_of_their_own():
+    """As two momenta of an average do."""
+    found = swept(0, (0.9995, 50.0), (0.9999, 60.0)), swept(1, (0.9995, 52.0), (0.9999, 62.0))
+    assert means(*found) == [["0.9995", "51.0"], ["0.9999", "61.0"]]
+
+
+def test_trials_that_look_alike_have_rows_of_their_own():
+    """Settings are compared exactly, however they are rounded for the table."""
+    low, high = 0.12345671, 0.12345674
+    found = swept(0, (low, 50.0), (high, 60.0)), swept(1, (low, 52.0), (high, 62.0))
+    assert means(*found) == [["0.123457", "51.0"], ["0.123457", "61.0"]]
