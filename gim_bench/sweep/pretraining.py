@@ -170,7 +170,8 @@ def unsettled(
     """At least a cell for every trial that is not settled, the ends of the space among them."""
     cells = []
     for own, plan in sweeps:
-        if left := plan.count - len(_study(own, studies, plan=plan).settled()):
+        left = plan.count - len(_study(own, studies, plan=plan).settled())
+        if left > 0:  # below 0 where an earlier sweep asked for more trials
             ends = [cell for axis in plan.axes for cell in plan.at_ends(axis, own, bench)]
             cells += [*ends, *[own] * left]
     return cells

@@ -584,6 +584,12 @@ def test_whoever_does_not_wait_leaves_the_trials_of_others(sweep):
     assert len({record.key for record in sweep.mirrored}) == 3
 
 
+def test_more_settled_trials_than_are_asked_for_leave_none_to_run(sweep):
+    sweep(trials=2)
+    fewer = replace(sweep.plan, trials=1)
+    assert pretraining.unsettled([(sweep.own, fewer)], sweep.bench, Studies(sweep.url)) == []
+
+
 def worker(folder, trials):
     options = (
         f"--suite tiny.toml --method gim --no-tracking --json --trials {trials} --space {RATES}"
