@@ -23,7 +23,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.contract import Target
 from gim_bench.errors import ConfigError
 from gim_bench.probing.classifiers import Labelled
-from gim_bench.probing.linear import Tried, best_of, refit_linear, validate_linear
+from gim_bench.probing.linear import Tried, best_of, grid_of, refit_linear, validate_linear
 from gim_bench.probing.probe import curve_name
 from gim_bench.probing.reading import Probe, metric_name
 from gim_bench.records.folder import RunsFolder
@@ -257,23 +257,21 @@ def _concluded(
 def _roles(search: Search, frozen: Frozen) -> dict[str, Tried]:
     """The two probes that are tested: the best on validation, and the paper's rate without decay.
 
-    The paper's is tried here if no trial of the study was the paper's: if all trials have a decay.
-    A logistic regression stands beside the best penalty of the suite's own grid.
+    A logistic regression stands beside the best penalty of the suite's own grid. Values that no
+    trial of the study had are tried here: the paper's rate if all trials have a decay, and
+    penalties of the suite if there were fewer trials.
     """
-    if not isinstance(frozen.settings, AdamProbeSettings):
-        own = [t for t in search.tried if t.hyperparameter in frozen.settings.penalties]
-        return {"best": best_of(search.tried), "suite": best_of(own)}
-    rate = paper_rate(search.target)
-    for tried in search.tried:
-        if (tried.hyperparameter, tried.weight_decay) == (rate, 0.0):
-            return {"best": best_of(search.tried), "paper": tried}
-    (paper,) = validate_linear(
-        search.task,
-        grid=[rate],
-        settings=frozen.settings,
-        stream=frozen.cell.stream,
-    )
-    return {"best": best_of(search.tried), "paper": paper}
+    settings = frozen.settings
+    role, values = "suite", list(grid_of(settings))
+    if isinstance(settings, AdamProbeSettings):
+        role, values = "paper", [paper_rate(search.target)]
+    own = [t for t in search.tried if t.hyperparameter in values and not t.weight_decay]
+    tried = {t.hyperparameter for t in own}
+    if missing := [value for value in values if value not in tried]:
+        own += validate_linear(
+            search.task, grid=missing, settings=settings, stream=frozen.cell.stream
+        )
+    return {"best": best_of(search.tried), role: best_of(own)}
 
 
 def _result(

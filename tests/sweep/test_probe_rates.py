@@ -168,6 +168,25 @@ def test_the_suites_best_penalty_is_tested_as_the_suites_probe_tests_it(tmp_path
     assert shown.rows[0][headings.index("best of the suite's penalties")] in ("0.02", "0.001")
 
 
+def test_penalties_of_the_suite_that_no_trial_had_are_tried_for_its_best(tmp_path, monkeypatch):
+    """Of two penalties, one trial has the first."""
+    swept = Swept(tmp_path, REGRESSION)
+    grids = []
+    validate = probe_rates.validate_linear
+
+    def noted(task, *, grid, **others):
+        grids.append(list(grid))
+        return validate(task, grid=grid, **others)
+
+    monkeypatch.setattr(probe_rates, "validate_linear", noted)
+    (found,) = swept.sweep(trials=1).sweeps.values()
+    assert grids == [[0.02], [1e-3]]
+    curve = swept.record.probe_curves["module_2"]
+    assert found["suite"]["validation_accuracy"] == max(accuracy for _, accuracy in curve)
+    assert found["suite"]["test_accuracy"] == swept.record.metrics["accuracy/module_2"]
+    assert found["trials"] == len(found["curve"]) == 1
+
+
 def test_a_logistic_regression_has_no_weight_decay(tmp_path):
     with pytest.raises(ConfigError, match="leave out --weight-decay"):
         Swept(tmp_path, REGRESSION).sweep(weight_decay=True)
