@@ -223,7 +223,14 @@ def _swept_training(
 
     Evidence for the rows' learning rates is written to `evidence`. Raises: ConfigError.
     """
-    from gim_bench.sweep import Studies, check_unseen, evidence_of, rates_of, sweep_pretraining
+    from gim_bench.sweep import (
+        Studies,
+        check_file,
+        check_unseen,
+        evidence_of,
+        rates_of,
+        sweep_pretraining,
+    )
     from gim_bench.tracking import mirror_cell
 
     mirrored = set()
@@ -237,6 +244,7 @@ def _swept_training(
     if evidence is not None:
         rates = rates_of(plan)
         check_unseen(cells)
+        check_file(evidence, cells)
     plans = [plan.of_row(cell.config.method.name, suite=work.suite) for cell in cells]
     for cell, of_row in zip(cells, plans, strict=True):
         of_row.check(cell, work.bench)

@@ -7,6 +7,7 @@ validation accuracy over the seeds, on examples whose labels nothing was trained
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -94,13 +95,16 @@ def load_evidence(name: str) -> Evidence:
     files = {path.stem: path for path in sorted(results_folder("tuned").glob("*.json"))}
     if name not in files:
         raise ConfigError(unknown_name("evidence of tuning", name, known=files))
+    return read_evidence(files[name])
+
+
+def read_evidence(path: Path) -> Evidence:
+    """The evidence in a file. Raises: OSError; ConfigError if the file holds something else."""
     try:
-        table = json.loads(read_text(files[name]))
+        table = json.loads(read_text(path))
     except ValueError as error:
-        raise ConfigError(
-            f"{files[name]} is no JSON ({error}): write it again by a sweep"
-        ) from None
-    return parse(Evidence, table, origin=files[name].name)
+        raise ConfigError(f"{path} is no JSON ({error}): write it again by a sweep") from None
+    return parse(Evidence, table, origin=path.name)
 
 
 def settings_sha256(config: CellConfig) -> str:

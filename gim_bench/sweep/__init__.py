@@ -3,7 +3,7 @@
 No other room imports Optuna.
 """
 
-from gim_bench.sweep.evidence import check_unseen, evidence_of, rates_of
+from gim_bench.sweep.evidence import check_file, check_unseen, evidence_of, rates_of
 from gim_bench.sweep.pretraining import (
     Pretraining,
     is_trained,
@@ -20,6 +20,7 @@ __all__ = [
     "Pretraining",
     "ProbeTrials",
     "Studies",
+    "check_file",
     "check_unseen",
     "evidence_of",
     "is_trained",

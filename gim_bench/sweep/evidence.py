@@ -1,13 +1,22 @@
 """Evidence for the learning rates of a suite's rows, from sweeps that tried the same rates."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gim_bench import RESULTS_VERSION
 from gim_bench.cells.cell import Cell
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
-from gim_bench.report.rates import Evidence, Tried, TunedRow, best_of, settings_sha256
+from gim_bench.report.rates import (
+    Evidence,
+    Tried,
+    TunedRow,
+    best_of,
+    read_evidence,
+    settings_sha256,
+)
 from gim_bench.settings.schema import CellConfig
 from gim_bench.sweep.pretraining import Pretraining
 from gim_bench.sweep.spaces import Axis
@@ -50,6 +59,33 @@ def check_unseen(cells: Sequence[Cell]) -> None:
             f"--evidence would score {', '.join(dict.fromkeys(seen))} on labels that the encoder "
             f"was trained on: add --set probe.unseen_validation=true, which trains once more to "
             f"choose"
+        )
+
+
+def check_file(path: Path, cells: Sequence[Cell]) -> None:
+    """Check that the evidence of `cells` can be written to `path`, and replaces no other row.
+
+    Raises: ConfigError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        rows = read_evidence(path).methods if path.exists() else {}
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write --evidence {path} ({error.strerror}): name another file"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(
+            f"--evidence {path} is there and is no evidence ({error}): remove it, or name another "
+            f"file"
+        ) from None
+    swept = {cell.config.method.name for cell in cells}
+    if others := [row for row in rows if row not in swept]:
+        raise ConfigError(
+            f"--evidence {path} has rows that this command does not sweep and would remove: "
+            f"{', '.join(others)}; sweep them, too (all rows without --method), or name another "
+            f"file"
         )
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from gim_bench.errors import TrackingError
+from gim_bench.report.published import results_folder
 from gim_bench.tracking import Tracker
 from tests.cli.commands import PLAIN, REPORT, SWEEP, records
 
@@ -154,6 +155,37 @@ def test_evidence_names_the_best_rate_of_every_trained_row(gim_bench, tmp_path):
     assert all(set(tried["validation_accuracy"]) == {"0", "1"} for tried in row["tried"])
     assert row["learning_rate"] in {1e-3, 1e-2}
     assert (found["trials"], found["seeds"]) == (2, [0, 1])
+
+
+RATES = ("--space", "training.learning_rate=1e-3,1e-2")
+
+
+def test_evidence_that_would_lose_rows_of_its_file_is_refused_before_the_sweep(gim_bench, tmp_path):
+    """All rows were swept once, and now one of them is."""
+    there = (results_folder("tuned") / "quickstart.json").read_text()
+    (tmp_path / "e.json").write_text(there)
+    answer = gim_bench(*EVIDENCE, *RATES, "--method", "gim")
+    assert answer.code == 2
+    assert "--evidence e.json has rows that this command does not sweep" in answer.err
+    assert "cpc, supervised" in answer.err
+    assert (tmp_path / "e.json").read_text() == there
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("folder", "Is a directory"), ("tiny.toml/e.json", "exists"), ("tiny.toml", "is no evidence")],
+)
+def test_evidence_that_cannot_be_written_is_refused_before_the_sweep(
+    file, reason, gim_bench, tmp_path
+):
+    (tmp_path / "folder").mkdir()
+    answer = gim_bench(*EVIDENCE[:-1], file, *RATES)
+    assert answer.code == 2
+    assert f"--evidence {file}" in answer.err
+    assert reason in answer.err
+    assert "name another file" in answer.err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
