@@ -260,11 +260,11 @@ def _swept_training(
             for cell, of_row in sweeps
         ]
         tried = {row["key"] for found in swept for row in found["trials"]}
-        for record in work.runs.records(work.suite.name) if tracker else ():
-            if record.key in tried:  # by a process that may have ended before it was mirrored
-                mirror(record)
+        records = [r for r in work.runs.records(work.suite.name) if r.key in tried]
+        for record in records:  # of a process that may have ended before it was mirrored
+            mirror(record)
     if evidence is not None and rates is not None:
-        found = evidence_of(swept, cells, rates=rates, device=str(work.bench.device))
+        found = evidence_of(swept, cells, rates=rates, records=records)
         write_atomically(evidence, (found.model_dump_json(indent=2) + "\n").encode())
     return swept
 

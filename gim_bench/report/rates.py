@@ -80,7 +80,8 @@ class Evidence(Settings):
     date: str
     results_version: int
     data_sha256: str
-    provenance: dict[str, Any]  # commit, machine and versions of packages
+    # Commit, machine and versions of packages; a list of each where trials differ.
+    provenance: dict[str, Any]
     methods: dict[str, TunedRow]
 
 
@@ -228,10 +229,12 @@ def _percent(tried: Tried | None) -> str:
 
 
 def _origin(evidence: Evidence) -> str:
-    commit = str(evidence.provenance.get("git_commit") or "unknown")[:12]
+    found = evidence.provenance.get("git_commit")
+    commits = found if isinstance(found, list) else [found]
+    shown = ", ".join(str(commit or "unknown")[:12] for commit in commits)
     seeds = ", ".join(map(str, evidence.seeds))
     return (
         f"Rates were tuned on {evidence.date[:10]} in suite {evidence.suite}: each row tried "
-        f"{evidence.space} ({evidence.trials} trials) with seeds {seeds}, at commit {commit} "
+        f"{evidence.space} ({evidence.trials} trials) with seeds {seeds}, at commit {shown} "
         f"(results version {evidence.results_version})."
     )

@@ -9,6 +9,7 @@ from gim_bench import RESULTS_VERSION
 from gim_bench.cells.cell import Cell
 from gim_bench.errors import ConfigError
 from gim_bench.records import provenance
+from gim_bench.records.record import Record
 from gim_bench.report.rates import (
     Evidence,
     Tried,
@@ -90,23 +91,28 @@ def check_file(path: Path, cells: Sequence[Cell]) -> None:
 
 
 def evidence_of(
-    swept: Sequence[Found], cells: Sequence[Cell], *, rates: Axis, device: str
+    swept: Sequence[Found], cells: Sequence[Cell], *, rates: Axis, records: Sequence[Record]
 ) -> Evidence:
     """The evidence of sweeps over all of `rates`; `cells` are the suite's own.
 
+    Commit, date and machine are those of the `records` of the trials. Where trials differ, or the
+    record of a trial is elsewhere (None), all that are found are listed.
+
     Raises: ConfigError if no rate of a row was completed with every seed.
     """
-    described = provenance.describe(device)
+    by_key = {record.key: record.provenance for record in records}
+    keys = [trial["key"] for found in swept for trial in found["trials"] if trial["key"]]
+    origins = [by_key.get(key, {}) for key in keys]
     by_method = {cell.config.method.name: cell for cell in cells}
     return Evidence(
         suite=cells[0].suite,
         space=rates.text,
         trials=len(rates.ends),
         seeds=tuple(sorted({cell.seed for cell in cells})),
-        date=provenance.now(),
+        date=max((o.get("finished_at") or "" for o in origins), default="") or provenance.now(),
         results_version=RESULTS_VERSION,
         data_sha256=cells[0].data_sha256,
-        provenance={name: described[name] for name in MACHINE},
+        provenance={name: _of_all(origins, name) for name in MACHINE},
         methods={
             method: _row(
                 [found for found in swept if found["method"] == method], cell.config, rates=rates
@@ -114,6 +120,15 @@ def evidence_of(
             for method, cell in by_method.items()
         },
     )
+
+
+def _of_all(origins: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """The fact of that name if it is the same of all trials, and a list of the facts if not."""
+    facts: list[Any] = []
+    for origin in origins:
+        if origin.get(name) not in facts:
+            facts.append(origin.get(name))
+    return facts[0] if len(facts) == 1 else facts
 
 
 def _row(swept: Sequence[Found], config: CellConfig, *, rates: Axis) -> TunedRow:

@@ -81,6 +81,14 @@ def test_the_space_the_trials_and_the_seeds_stand_below_the_table(tuned):
     ) in report_on([trained()], suite=Suite(tuned="tuned"))
 
 
+def test_commits_of_trials_that_differ_stand_beside_each_other(tuned, tmp_path):
+    tuned()
+    several = {**table(), "provenance": {"git_commit": ["abcdef0123456789", "b" * 40, None]}}
+    (tmp_path / "tuned.json").write_text(json.dumps(several))
+    page = report_on([trained()], suite=Suite(tuned="tuned"))
+    assert "at commit abcdef012345, bbbbbbbbbbbb, unknown (results version 7)" in page
+
+
 @pytest.mark.parametrize(
     ("accuracies", "best", "edge"), [((9, 8, 7), 1e-3, "lowest"), ((7, 8, 9), 1e-2, "highest")]
 )

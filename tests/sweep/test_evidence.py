@@ -6,6 +6,7 @@ import torch
 from gim_bench.cells.resolve import configs
 from gim_bench.contract import GradientFlow
 from gim_bench.errors import ConfigError
+from gim_bench.records.record import Record, Status
 from gim_bench.report.rates import load_evidence
 from gim_bench.settings.shipped import shipped_suites
 from gim_bench.settings.suites import load_suite
@@ -25,16 +26,53 @@ def swept(method, seed, *accuracies):
             "validation_accuracy": accuracy,
             "state": "failed" if accuracy is None else "complete",
             "error": "the loss is nan" if accuracy is None else None,
+            "key": f"{method}-{seed}-{rate}",
         }
         for rate, accuracy in zip((1e-3, 1e-2), accuracies, strict=True)
     ]
     return {"method": method, "seed": seed, "trials": trials}
 
 
-def evidence(folder, *sweeps):
+def evidence(folder, *sweeps, records=()):
     suite = tiny_suite(folder)
     cells = [tiny_cell(suite, found["method"], seed=found["seed"]) for found in sweeps]
-    return evidence_of(sweeps, cells, rates=RATES, device="cpu")
+    return evidence_of(sweeps, cells, rates=RATES, records=records)
+
+
+def of_trials(found, *commits):
+    """The record of each trial, at its commit and on a machine of the past."""
+    return [
+        Record(
+            suite="tiny",
+            method=found["method"],
+            dataset="noise",
+            seed=found["seed"],
+            key=trial["key"],
+            status=Status.DONE,
+            provenance={
+                "git_commit": commit,
+                "cpu": "Pentium",
+                "finished_at": f"2026-01-0{day}T00:00:00+00:00",
+            },
+        )
+        for day, (trial, commit) in enumerate(zip(found["trials"], commits, strict=True), 1)
+    ]
+
+
+def test_commit_date_and_machine_are_those_of_the_trials(tmp_path):
+    """However much later, and wherever, the evidence is written."""
+    found = swept("gim", 0, 60.0, 50.0)
+    kept = evidence(tmp_path, found, records=of_trials(found, "abc", "abc"))
+    assert (kept.provenance["git_commit"], kept.provenance["cpu"]) == ("abc", "Pentium")
+    assert kept.date == "2026-01-02T00:00:00+00:00"
+
+
+def test_trials_of_several_commits_name_them_all(tmp_path):
+    """The record of a trial of another machine may be elsewhere."""
+    found = swept("gim", 0, 60.0, 50.0)
+    both = of_trials(found, "abc", "def")
+    assert evidence(tmp_path, found, records=both).provenance["git_commit"] == ["abc", "def"]
+    assert evidence(tmp_path, found, records=both[:1]).provenance["git_commit"] == ["abc", None]
 
 
 def test_the_chosen_rate_has_the_highest_mean_over_the_seeds(tmp_path):
