@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from gim_bench.records.record import Record
 from gim_bench.report.columns import NONE
-from gim_bench.report.document import Column, Section, Table
+from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 WORDS = ("method", "probe")
 # Headings of the hyperparameters that the test set judged: the best, and the one beside it.
@@ -50,7 +50,18 @@ def sweep_section(records: Sequence[Record]) -> Section:
         if adam_alone
         else "the best hyperparameter of a sweep"
     )
-    return Section(title=f"Linear probe: {title}", blocks=[*tables, SWEEP_NOTE] if tables else [])
+    notes = [
+        f"{method}: its encoder was trained on the labels of the validation examples, which favour "
+        f"rates and penalties that suit those examples: compare its accuracies on the test set."
+        for method in dict.fromkeys(s.record.method for s in sweeps_of(records) if _seen(s))
+    ]
+    blocks: list[Block] = [*tables, SWEEP_NOTE, *([Bullets(notes)] if notes else [])]
+    return Section(title=f"Linear probe: {title}", blocks=blocks if tables else [])
+
+
+def _seen(swept: Swept) -> bool:
+    """Whether the frozen encoder has seen the labels that chose the best trial."""
+    return bool(swept.record.config.get("method", {}).get("uses_labels"))
 
 
 SWEEP_NOTE = (

@@ -18,6 +18,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.probing.linear import Tried
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
+from gim_bench.report import render_sweeps
 from gim_bench.report.sweeps import sweep_tables
 from gim_bench.sweep import frozen, probe_rates
 from gim_bench.sweep.frozen import Frozen
@@ -185,6 +186,14 @@ def test_penalties_of_the_suite_that_no_trial_had_are_tried_for_its_best(tmp_pat
     assert found["suite"]["validation_accuracy"] == max(accuracy for _, accuracy in curve)
     assert found["suite"]["test_accuracy"] == swept.record.metrics["accuracy/module_2"]
     assert found["trials"] == len(found["curve"]) == 1
+
+
+@pytest.mark.parametrize(("method", "notes"), [("supervised", 1), ("gim", 0)])
+def test_a_sweep_of_an_encoder_that_saw_the_validation_labels_says_so(method, notes, tmp_path):
+    newest = Swept(tmp_path, REGRESSION, method=method).sweep(trials=1)
+    shown = render_sweeps([newest], suite="tiny", as_json=False)
+    note = f"- {method}: its encoder was trained on the labels of the validation examples"
+    assert shown.count(note) == notes
 
 
 def test_a_logistic_regression_has_no_weight_decay(tmp_path):
