@@ -1,5 +1,6 @@
 """One process at a time: the tests hold a lock in one process and ask for it in another."""
 
+import errno
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_a_file_system_without_locks_is_an_error_and_no_lock_of_another_kind(tmp
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     with (
-        pytest.raises(OSError, match="the file system has no locks.*shared.lock"),
+        pytest.raises(OSError, match=r"the file system has no locks.*shared\.lock"),
         locked(tmp_path / "shared.lock", timeout_seconds=0.1),
     ):
         pytest.fail("the block was entered without a lock")
