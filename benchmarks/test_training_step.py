@@ -132,19 +132,15 @@ def test_audio(benchmark, tried_only, make_step):
     measure(benchmark, make_step, classes=11, tried_only=tried_only)
 
 
-@pytest.mark.benchmark(group=VISION)
 @pytest.mark.parametrize(
     "least", [multiplications_at_peak, bytes_at_bandwidth], ids=lambda f: f.__name__
 )
-def test_bound_of_vision(benchmark, tried_only, least):
-    size = 1 if tried_only else IMAGES
-    benchmark.pedantic(least(Modality.IMAGE, size), rounds=5, warmup_rounds=1)
-
-
-@pytest.mark.benchmark(group=AUDIO)
 @pytest.mark.parametrize(
-    "least", [multiplications_at_peak, bytes_at_bandwidth], ids=lambda f: f.__name__
+    "of_step",
+    [(VISION, Modality.IMAGE, IMAGES), (AUDIO, Modality.SPEECH, WINDOWS)],
+    ids=[Modality.IMAGE, Modality.SPEECH],
 )
-def test_bound_of_audio(benchmark, tried_only, least):
-    size = 1 if tried_only else WINDOWS
-    benchmark.pedantic(least(Modality.SPEECH, size), rounds=5, warmup_rounds=1)
+def test_bound(benchmark, tried_only, of_step, least):
+    benchmark.group, modality, size = of_step
+    work = least(modality, 1 if tried_only else size)
+    benchmark.pedantic(work, rounds=5, warmup_rounds=1)

@@ -153,10 +153,8 @@ def run(
     ) as place:
         cluster = cluster_of(launcher, file=launcher_options, device=device)
         loaded = load_suite(suite, overrides=overrides_of(set_, skip_bad_files=skip_bad_files))
-        tracker = None
-        if not (no_tracking or looks):
-            # A launcher starts its workers again and again, also while the server is away.
-            tracker = tracker_for(tracking_uri, runs_dir=runs_dir, may_be_away=since is not None)
+        uri = None if no_tracking or looks else tracking_uri
+        tracker = _tracker(uri, runs_dir=runs_dir, since=since)
         work = workload_of(
             loaded,
             methods=method or (),
@@ -177,6 +175,17 @@ def run(
             _print_reasons(work)
         else:
             _run_checked(work, cluster, asked=asked, tracker=tracker, as_json=json)
+
+
+def _tracker(uri: str | None, *, runs_dir: Path, since: datetime | None) -> "Tracker | None":
+    """The tracker at a store; None without one.
+
+    A launcher starts its workers, which have a `since`, again and again, also while the server is
+    away: they do without. Raises: TrackingError.
+    """
+    if uri is None:
+        return None
+    return tracker_for(uri, runs_dir=runs_dir, may_be_away=since is not None)
 
 
 def _run_checked(
