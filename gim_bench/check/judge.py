@@ -148,8 +148,13 @@ def judge(records: Sequence[Record], reference: Reference, *, suite: Suite) -> V
         level=level,
         repeats=made.repeats,
         compared=compared,
-        findings=[*_certain(cells), *of_suite, *of_methods],
-        notes=[*_notes(cells, reference), *_unseeing(compared, reference, level=level)],
+        findings=[
+            *_certain(cells),
+            *of_suite,
+            *of_methods,
+            *_unseeing(compared, reference, level=level),
+        ],
+        notes=list(_notes(cells, reference)),
     )
 
 
@@ -328,10 +333,14 @@ def _notes(cells: Cells, reference: Reference) -> Iterator[str]:
                 yield f"{method} {', '.join(new)}: not in the reference, not compared"
 
 
-def _unseeing(compared: Sequence[Compared], reference: Reference, *, level: float) -> Iterator[str]:
+def _unseeing(
+    compared: Sequence[Compared], reference: Reference, *, level: float
+) -> Iterator[Finding]:
     """Trained encoders in whose place an untrained one would pass this check by intervals."""
     seeds = {c.method: c.found.now.n for c in compared if kind_of(c.metric) is ACCURACY}
     now = min(seeds.values(), default=None)
     for sight in sights(reference.methods, now=now, level=level):
         if sight.method in seeds and not sight.sees:
-            yield f"an untrained encoder would pass: {sight.described()}"
+            yield _unjudged(
+                "sight", f"an untrained encoder would pass: {sight.described()}", sight.method
+            )

@@ -194,18 +194,20 @@ def test_an_untrained_encoder_in_place_of_a_trained_method_is_worse_by_accuracy(
     assert worse == {(method, ACCURACY)}
 
 
-def test_a_reference_made_before_is_judged_with_a_note_that_it_cannot_see(suite, seeing):
+def test_a_reference_made_before_that_cannot_see_gives_no_verdict(suite, seeing):
     kept = reference_of(seeing, suite=suite)
     blind = kept.model_copy(
         update={"methods": kept.methods | {"supervised": like_untrained(kept, "supervised")}}
     )
     elsewhere = changed([r for r in seeing if r.seed < 3], threads=99)
     verdict = judge(elsewhere, blind, suite=suite)
-    (note,) = (n for n in verdict.notes if n.startswith("an untrained encoder would pass"))
+    (finding,) = (found for found in verdict.findings if found.what == "sight")
     # Memory and speed are not compared there, which leaves each comparison a higher level.
     found = {s.method: s for s in sights(blind.methods, now=3, level=verdict.level)}
     assert verdict.level > sights(blind.methods, now=3)[0].level
-    assert note == f"an untrained encoder would pass: {found['supervised'].described()}"
+    described = found["supervised"].described()
+    assert finding.message == f"an untrained encoder would pass: {described}"
+    assert (finding.method, verdict.exit_code) == ("supervised", 3)
 
 
 # -- the number of seeds ---------------------------------------------------------------------------
