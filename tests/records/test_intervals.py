@@ -322,23 +322,37 @@ def test_equal_methods_are_told_apart_in_at_most_a_twentieth(spreads, seeds, rec
     assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-@pytest.mark.parametrize("correlation", [0.0, 0.25, 0.5])
-def test_pairing_seeds_loses_power_where_a_seed_moves_two_methods_independently(
-    correlation, seeds, record_property
-):
-    """True difference of 6 points, spread of 2 points over seeds."""
+def powers(*, seeds, spread, correlation):
+    """Power without and with pairing of seeds, for a true difference of 6 points."""
     rng = np.random.default_rng(6)
-    populations = [Population(accuracy, spread=2.0) for accuracy in (0.55, 0.61)]
+    populations = [Population(accuracy, spread=spread) for accuracy in (0.55, 0.61)]
     unpaired, paired = [], []
     for _ in range(DRAWS):
         ours, theirs = two_methods(rng, populations, seeds=seeds, correlation=correlation)
         unpaired.append(difference_of(ours, theirs))
         by_seed = {"values": ours.values - theirs.values, "shares": ours.shares - theirs.shares}
         paired.append(mean_of(Sample(**by_seed)))
-    powers = share_beyond(unpaired), share_beyond(paired)
-    record_property("power", f"unpaired {100 * powers[0]:.1f} %, paired {100 * powers[1]:.1f} %")
-    assert correlation > 0 or powers[0] > powers[1]
+    return share_beyond(unpaired), share_beyond(paired)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_pairing_seeds_loses_power_where_a_seed_moves_two_methods_independently(
+    seeds, record_property
+):
+    unpaired, paired = powers(seeds=seeds, spread=2.0, correlation=0.0)
+    record_property("power", f"unpaired {100 * unpaired:.1f} %, paired {100 * paired:.1f} %")
+    assert paired < unpaired
+
+
+@pytest.mark.parametrize(("spread", "times"), [(2.0, (0.9, 1.1)), (8.0, (1.5, 4.0))])
+def test_pairing_correlated_seeds_gains_power_where_seeds_spread_widely_alone(
+    spread, times, record_property
+):
+    """The price of the rule of decision 20, with five seeds."""
+    unpaired, paired = powers(seeds=5, spread=spread, correlation=0.5)
+    record_property("power", f"unpaired {100 * unpaired:.1f} %, paired {100 * paired:.1f} %")
+    at_least, at_most = times
+    assert at_least < paired / unpaired < at_most
 
 
 def percentile_bootstrap(found, rng):
