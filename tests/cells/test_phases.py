@@ -3,7 +3,6 @@
 import weakref
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,6 +22,7 @@ from gim_bench.training.audit import Audit, audit, flop_counter, leaks
 from gim_bench.training.capacity import Capacity
 from gim_bench.training.loop import fit
 from tests.cells.tiny_cells import built, probe_names, same
+from tests.pages import written
 from tests.tiny_suite import (
     SPEECH_TOML,
     TOML,
@@ -170,7 +170,7 @@ def holding(megabytes, then):
     """`then`, after so much memory was written and freed."""
 
     def held(*arguments, **options):
-        np.ones(megabytes * 10**6, dtype=np.uint8)
+        written(megabytes * 10**6)
         return then(*arguments, **options)
 
     return held

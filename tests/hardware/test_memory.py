@@ -8,13 +8,13 @@ import threading
 import time
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
 
 from gim_bench.hardware import memory
 from gim_bench.hardware.memory import is_exhausted, keep_freed_blocks, measure
+from tests.pages import written
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MEGABYTE = 10**6
@@ -82,7 +82,7 @@ def touch(monkeypatch):
         taken.append(peak)
 
     def touch(size):
-        block = np.ones(size, dtype=np.uint8)
+        block = written(size)
         enough = len(taken) + 2
         while len(taken) < enough and "sampler" in threads():
             time.sleep(0.002)
@@ -119,7 +119,7 @@ def test_memory_freed_within_the_block_counts_in_the_peak(touch):
 
 
 def test_what_the_process_held_before_the_block_is_no_part_of_what_the_block_took(touch):
-    held = np.ones(2 * BLOCK, dtype=np.uint8)
+    held = written(2 * BLOCK)
     with measure(CPU) as peaks:
         touch(BLOCK)
     assert len(held) == 2 * BLOCK
