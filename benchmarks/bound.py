@@ -18,7 +18,6 @@ from gim_bench.settings.base import Precision
 from gim_bench.training.trainer import Trainer
 
 SIDE = 1024  # of square matrices that stay in the cache
-BLOCK_BYTES = 256 * 2**20  # no cache holds it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +74,10 @@ def products(flops: float, *, precision: Precision) -> Callable[[], Tensor]:
 
 
 def copies(kept_bytes: float) -> Callable[[], Tensor]:
-    """Reads and writes so many bytes, block by block."""
-    source = torch.randn(BLOCK_BYTES // 4)
-    target = torch.empty_like(source)
-
-    def copy() -> Tensor:
-        for _ in range(max(1, round(kept_bytes / BLOCK_BYTES))):
-            target.copy_(source)
-        return target
-
-    return copy
+    """Reads and writes so many bytes."""
+    source = torch.ones(round(kept_bytes), dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
 
 
 def _forward(

@@ -169,9 +169,8 @@ def test_the_suites_best_penalty_is_tested_as_the_suites_probe_tests_it(tmp_path
     assert shown.rows[0][headings.index("best of the suite's penalties")] in ("0.02", "0.001")
 
 
-def test_penalties_of_the_suite_that_no_trial_had_are_tried_for_its_best(tmp_path, monkeypatch):
-    """Of two penalties, one trial has the first."""
-    swept = Swept(tmp_path, REGRESSION)
+def noted_grids(monkeypatch):
+    """A list that gets the rates or penalties of each pass from now on."""
     grids = []
     validate = probe_rates.validate_linear
 
@@ -180,6 +179,13 @@ def test_penalties_of_the_suite_that_no_trial_had_are_tried_for_its_best(tmp_pat
         return validate(task, grid=grid, **others)
 
     monkeypatch.setattr(probe_rates, "validate_linear", noted)
+    return grids
+
+
+def test_penalties_of_the_suite_that_no_trial_had_are_tried_for_its_best(tmp_path, monkeypatch):
+    """Of two penalties, one trial has the first."""
+    swept = Swept(tmp_path, REGRESSION)
+    grids = noted_grids(monkeypatch)
     (found,) = swept.sweep(trials=1).sweeps.values()
     assert grids == [[0.02], [1e-3]]
     curve = swept.record.probe_curves["module_2"]
@@ -203,18 +209,11 @@ def test_a_logistic_regression_has_no_weight_decay(tmp_path):
 
 def test_the_papers_trial_is_taken_from_the_study(finished, monkeypatch):
     """One pass trains the 14 trials, and no other follows them."""
-    passes = []
-    validate = probe_rates.validate_linear
-
-    def counted(task, *, grid, **others):
-        passes.append(len(grid))
-        return validate(task, grid=grid, **others)
-
-    monkeypatch.setattr(probe_rates, "validate_linear", counted)
+    grids = noted_grids(monkeypatch)
     finished.sweep()
-    assert passes == [14]
+    assert list(map(len, grids)) == [14]
     finished.sweep(weight_decay=True)
-    assert passes == [14, 14, 1]
+    assert list(map(len, grids)) == [14, 14, 1]
 
 
 def test_the_best_is_the_most_accurate_and_among_equals_of_the_lowest_loss(finished):
