@@ -81,13 +81,13 @@ def copies(kept_bytes: float) -> Callable[[], Tensor]:
 
 
 def _forward(
-    x: Sequence[int],
-    weights: Sequence[int],
+    x: list[int],
+    weights: list[int],
     _bias: object,
     strides: Sequence[int],
     paddings: Sequence[int],
     *_others: object,
-    out_shape: Sequence[int],
+    out_shape: list[int],
 ) -> int:
     """Operations of a convolution on its input, without those on its padding."""
     meet = map(_share_on_input, x[2:], weights[2:], strides, paddings)
@@ -95,7 +95,7 @@ def _forward(
 
 
 def _backward(
-    gradient: Sequence[int],
+    gradient: list[int],
     *tensors_and_settings: Any,
     out_shape: object,  # noqa: ARG001 - the counter passes it by name
 ) -> int:
