@@ -11,11 +11,13 @@ from pydantic_core import to_jsonable_python
 from gim_bench import registry
 from gim_bench.errors import ConfigError
 from gim_bench.objectives.info_nce import INFO_NCE
+from gim_bench.records.protocols import READ
 from gim_bench.records.record import Record
 from gim_bench.records.sealed import finite
 from gim_bench.records.statistics import flatten
 from gim_bench.settings.base import Settings
 from gim_bench.settings.keys import NOT_KEYED, with_todays_names
+from gim_bench.settings.probing import AnyProbeSettings
 from gim_bench.settings.schema import CellConfig
 
 Plugin = TypeVar("Plugin")
@@ -50,7 +52,8 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
     The default of a setting that was added later stands for the behaviour before that setting, so
     records from before and after compare. A setting that had another name in the record has today's
-    name. Settings of a plug-in that is not installed stay as they are.
+    name. Settings of a plug-in that is not installed stay as they are. So it is for the probe of a
+    protocol whose result the record stands for.
     """
     full = dict(_completed(with_todays_names(config), CellConfig))
 
@@ -68,6 +71,9 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         full["method"] = {**full["method"], "options": options}
         if method.traits.objective is not None:
             complete("objective", method.traits.objective.settings)
+    if READ in full:
+        probe = _completed_within(full[READ]["probe"], AnyProbeSettings)
+        full[READ] = {**full[READ], "probe": probe}
     return full
 
 

@@ -8,7 +8,7 @@ import torch
 
 from gim_bench import registry
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.defaults import agrees
+from gim_bench.cells.defaults import agrees, with_defaults
 from gim_bench.cells.pretrained import Base
 from gim_bench.cells.together import Case, check_devices, check_kept_outputs, check_together
 from gim_bench.contract import Dataset, Encoder, GradientFlow, Learner, Modality, Setup
@@ -386,8 +386,7 @@ def _reads_as(suite: Suite, config: Mapping[str, Any], *, own: ProbeSettings | N
         return False
     wanted = flatten(finite(protocol.as_dict()))
     wanted.pop("probe.precision", None)
-    read = flatten(config[READ])
-    return all(read.get(setting, value) == value for setting, value in wanted.items())
+    return wanted.items() <= flatten(with_defaults(config)[READ]).items()
 
 
 def _said_of(

@@ -857,6 +857,16 @@ def test_a_result_of_a_protocol_with_other_settings_is_not_the_suites(units, fit
     assert not describes(suite, record | {READ_UNDER: "no_protocol"})
 
 
+@pytest.mark.parametrize(("dropout", "fits"), [(0.1, True), (0.2, False)])
+def test_a_result_of_a_protocol_from_before_a_setting_has_its_default(dropout, fits):
+    name = "deep_infomax"
+    suite = load_suite("stl10-published", overrides=[f"protocols.{name}.probe.dropout={dropout}"])
+    own = resolved(suite, name)[name]
+    read = of_protocol(name, protocols_of(suite, [name])[name], own=own.probe).as_dict()
+    del read["probe"]["dropout"]
+    assert describes(suite, own.as_dict() | {READ_UNDER: name, READ: read}) == fits
+
+
 def test_equal_configurations_of_records_are_compared_once(suite, monkeypatch):
     asked = []
 
