@@ -26,6 +26,10 @@ LAYOUT = (
     f"{UNLABELLED}/*.tif (may be left out), train/<class>/*.tif and test/<class>/*.tif, or scans "
     f"({', '.join(slides.SUFFIXES)})"
 )
+FIRST = Reason(
+    "file of several images, of which the first is read",
+    "files of several images, of which the first is read",
+)
 OUTSIDE = Reason("image outside of its folder", "images outside of their folders")
 
 
@@ -102,11 +106,14 @@ class LargeImageFolder(FileDataset):
         )
 
     def notes(self) -> Sequence[str]:
-        """Counts of files left out, and of images of 16 bits."""
-        root = self._seen.root
-        deep = [str(p.relative_to(root)) for p, image in self._images.items() if image.bits > 8]
-        lines = [self._seen.note(), count(DEEP, deep) if deep else ""]
-        return [line for line in lines if line]
+        """Counts of files left out, of images of 16 bits, and of files of several images."""
+        names = {str(p.relative_to(self._seen.root)): image for p, image in self._images.items()}
+        remarks = {
+            DEEP: [name for name, image in names.items() if image.bits > 8],
+            FIRST: [name for name, image in names.items() if image.further],
+        }
+        lines = [count(reason, found) for reason, found in remarks.items() if found]
+        return [line for line in (self._seen.note(), *lines) if line]
 
     @cached_property
     def _seen(self) -> Walk:

@@ -1,5 +1,7 @@
 """TIFF files that are read by windows: a tile or a strip is decoded when a window needs it."""
 
+import logging
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,15 +9,20 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from tifffile import PHOTOMETRIC, PLANARCONFIG
+from tifffile import EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG
 
 from gim_bench.errors import DataError, class_and_first_line
 
 LARGEST_SEGMENT = 64 * 2**20  # bytes, decoded; larger ones would be nearly the whole image
 # Decoded segments of all images together that are kept for the next windows, and their bytes.
 CACHED, CACHED_BYTES = 16, 2 * LARGEST_SEGMENT
-COLOURS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
+# Channels of what is read, without transparency.
+CHANNELS = {PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}
+TRANSPARENCY = {EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA}
 DEPTHS = ((8, np.uint8), (16, np.uint16))  # bits of a sample; others stand in the lower bits alone
+
+# Faults of files are told by errors, in one line; without a handler Python prints them as well.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class TiffImage:
@@ -34,6 +41,7 @@ class TiffImage:
         try:
             with tifffile.TiffFile(path) as file:
                 self._page: Any = self._keyframe(file, level)
+                self.further = len(file.series) - 1  # images, which are not read
                 self._check_page()
                 self._check_whole()
                 self._decode = self._page.decode  # looks into the file, as the calls do not
@@ -44,8 +52,8 @@ class TiffImage:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        samples = self._page.samplesperpixel
-        return (1 if samples < 3 else 3, self._page.imagelength, self._page.imagewidth)
+        page = self._page
+        return CHANNELS[page.photometric], page.imagelength, page.imagewidth
 
     @property
     def bits(self) -> int:
@@ -95,25 +103,31 @@ class TiffImage:
 
     def _keyframe(self, file: tifffile.TiffFile, level: int) -> tifffile.TiffPage:
         """The one page of a level. Raises: DataError, or what damaged headers raise."""
-        levels = file.series[0].levels if file.pages else []
+        if not file.pages:
+            raise self._unusable(_without_pages(file))
+        levels = file.series[0].levels
         if level >= len(levels):
-            raise self._unusable(
-                f"no page {level}: it has {len(levels)}, counted from 0"
-                if levels
-                else "it has 0 pages"
-            )
-        if len(levels[level].pages) > 1:
-            raise self._unusable(
-                f"{len(levels[level].pages)} pages of one size: save each as a file of its own"
-            )
-        return levels[level].keyframe
+            raise self._unusable(f"no page {level}: it has {len(levels)}, counted from 0")
+        found = levels[level]
+        # A stack may have one directory for all of its pages, as ImageJ's above 4 GB do.
+        pages = max(len(found.pages), found.size // found.keyframe.size)
+        if pages > 1:
+            raise self._unusable(f"{pages} pages of one size: save each as a file of its own")
+        return found.keyframe
 
     def _check_page(self) -> None:
         page = self._page
         bits, samples = page.bitspersample, page.samplesperpixel
-        if (bits, page.dtype) not in DEPTHS or page.photometric not in COLOURS:
-            colours = getattr(page.photometric, "name", f"photometric {page.photometric}")
-            raise self._unusable(f"{bits} bits of {colours}: use 8 or 16 bits, gray or RGB")
+        colours = getattr(page.photometric, "name", f"photometric {page.photometric}")
+        if (bits, page.dtype) not in DEPTHS or page.photometric not in CHANNELS:
+            raise self._unusable(
+                f"{bits} bits ({page.dtype}) of {colours}: use 8 or 16 unsigned bits, gray or RGB"
+            )
+        channels = samples - sum(extra in TRANSPARENCY for extra in page.extrasamples)
+        if channels != CHANNELS[page.photometric]:
+            raise self._unusable(
+                f"{channels} channels of {colours}: save one as gray, or three as RGB"
+            )
         if page.imagedepth != 1 or (samples > 1 and page.planarconfig != PLANARCONFIG.CONTIG):
             raise self._unusable("channels or depths in planes of their own: save them interleaved")
         rows, columns = self._segment_size
@@ -169,6 +183,19 @@ class TiffImage:
 
     def _unusable(self, why: str) -> DataError:
         return DataError(f"cannot read {self.path} by windows: {why}; replace it or remove it")
+
+
+def _without_pages(file: tifffile.TiffFile) -> str:
+    """Why a file has no pages."""
+    width = file.tiff.offsetsize
+    file.filehandle.seek(width)  # byte 4 of the file, or 8, has the place of the first directory
+    (first,) = struct.unpack(file.tiff.offsetformat, file.filehandle.read(width))
+    if first < file.filehandle.size:
+        return "it has 0 pages"
+    return (
+        f"it is cut off: its directory begins at byte {first:,}, and the file has "
+        f"{file.filehandle.size:,}"
+    )
 
 
 class _Segments:

@@ -72,6 +72,15 @@ def test_files_of_16_bits_are_counted(folder):
     assert note == "1 image of 16 bits, of which the upper 8 are read: test/dog/d.tif"
 
 
+def test_a_file_whose_first_image_alone_is_read_is_counted(folder):
+    """As scenes of a microscope, of which the first may be a thumbnail."""
+    with tifffile.TiffWriter(folder / "test" / "dog" / "d.tif") as file:
+        for side in (32, 64):
+            file.write(np.zeros((side, side), np.uint8), tile=(16, 16))
+    (note,) = data(folder).notes()
+    assert note == "1 file of several images, of which the first is read: test/dog/d.tif"
+
+
 @pytest.mark.parametrize("method", ["prepare", "verify"])
 def test_an_image_that_is_cut_off_is_named_before_training(folder, method):
     path = folder / "train" / "dog" / "b.tif"

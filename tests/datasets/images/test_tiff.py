@@ -1,5 +1,6 @@
 """TIFF files read by windows: every layout gives its pixels, and damage is one line."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ LAYOUTS = {
     "compressed tiles in colour": ((ROWS, COLUMNS, 3), TILED | {"compression": "zlib"}),
     "strips": ((ROWS, COLUMNS), {"rowsperstrip": 7}),
     "colour and transparency": ((ROWS, COLUMNS, 4), TILED | {"extrasamples": ["unassalpha"]}),
+    "gray and transparency": ((ROWS, COLUMNS, 2), TILED | {"extrasamples": ["assocalpha"]}),
 }
 
 
@@ -27,13 +29,17 @@ def noise(shape, dtype=np.uint8):
 
 def written(folder, pixels, **layout):
     path = folder / "image.tif"
-    photometric = "rgb" if pixels.ndim == 3 else "minisblack"
-    tifffile.imwrite(path, pixels, photometric=photometric, **layout)
+    is_gray = pixels.ndim == 2 or pixels.shape[2] == 2
+    photometric = "minisblack" if is_gray else "rgb"
+    tifffile.imwrite(path, pixels, photometric=photometric, planarconfig="contig", **layout)
     return path
 
 
 def channels_first(pixels):
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[:3]
+    """Without transparency."""
+    if pixels.ndim == 2:
+        return pixels[None]
+    return pixels.transpose(2, 0, 1)[: 1 if pixels.shape[2] == 2 else 3]
 
 
 @pytest.mark.parametrize(("shape", "layout"), LAYOUTS.values(), ids=LAYOUTS)
@@ -109,39 +115,86 @@ def test_images_may_be_more_than_a_process_may_have_open(tmp_path):
 # -- files that cannot be read by windows ----------------------------------------------------------
 
 
-def refused(path, match):
-    with pytest.raises(DataError, match=match) as caught:
-        TiffImage(path).check_decodable()
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.fixture
+def refused(capfd, monkeypatch):
+    """A function that checks the line with which a file is refused, and that no other is printed.
+
+    It takes pytest's handlers of logs away, so that Python prints what has no handler.
+    """
+
+    def check(path, match):
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        with pytest.raises(DataError, match=match) as caught:
+            TiffImage(path).check_decodable()
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert capfd.readouterr().err == ""
+
+    return check
 
 
-def test_a_file_that_is_cut_off_names_the_tile_and_the_bytes(tmp_path):
+def test_a_file_that_is_cut_off_names_the_tile_and_the_bytes(tmp_path, refused):
     path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     refused(path, r"it is cut off: segment 12 of 12 ends at byte [\d,]+, and the file has [\d,]+")
 
 
-def test_a_file_that_ends_within_its_header_is_refused(tmp_path):
+def test_a_file_that_ends_within_its_header_is_refused(tmp_path, refused):
     path = written(tmp_path, noise((ROWS, COLUMNS)), **TILED)
     path.write_bytes(path.read_bytes()[:20])
     refused(path, "by windows: ")
 
 
-def test_a_file_without_pages_is_refused(tmp_path):
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_file_that_ends_before_its_directory_is_cut_off(tmp_path, refused, bigtiff):
+    """Some programs write the pixels first."""
+    path = tmp_path / "cut.tif"
+    width, start = (8, b"II+\0\10\0\0\0") if bigtiff else (4, b"II*\0")
+    path.write_bytes(start + (9_999).to_bytes(width, "little") + bytes(100))
+    refused(path, r"it is cut off: its directory begins at byte 9,999, and the file has 1[01]\d;")
+
+
+def test_a_file_without_pages_is_refused(tmp_path, refused):
     path = tmp_path / "empty.tif"
     path.write_bytes(b"II*\0" + bytes(4))
-    refused(path, "by windows: (it has 0 pages|TiffFileError)")
+    refused(path, "by windows: it has 0 pages;")
 
 
-def test_several_pages_of_one_size_are_refused(tmp_path):
+def test_several_pages_of_one_size_are_refused(tmp_path, refused):
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, noise((3, ROWS, COLUMNS)), photometric="minisblack", **TILED)
     refused(path, "3 pages of one size: save each as a file of its own")
 
 
-def test_a_tile_that_fails_to_decode_is_named(tmp_path):
+@pytest.mark.parametrize("imagej", [False, True])
+def test_pages_that_share_a_directory_are_refused(tmp_path, refused, imagej):
+    """So ImageJ saves stacks above 4 GB."""
+    path = tmp_path / "stack.tif"
+    pages = noise((3, ROWS, COLUMNS))
+    tifffile.imwrite(path, pages, photometric="minisblack", truncate=True, imagej=imagej)
+    refused(path, "3 pages of one size: save each as a file of its own")
+
+
+@pytest.mark.parametrize(
+    ("photometric", "channels"), [("minisblack", 2), ("minisblack", 3), ("rgb", 4), ("rgb", 5)]
+)
+def test_channels_that_would_not_be_read_are_refused(tmp_path, refused, photometric, channels):
+    """As those of fluorescence. Transparency is known by its tag."""
+    path = tmp_path / "channels.tif"
+    extra = ["unspecified"] * (channels - (1 if photometric == "minisblack" else 3))
+    tifffile.imwrite(
+        path,
+        noise((ROWS, COLUMNS, channels)),
+        photometric=photometric,
+        planarconfig="contig",
+        extrasamples=extra,
+        **TILED,
+    )
+    refused(path, rf"{channels} channels of {photometric.upper()}: save one as gray, or three as")
+
+
+def test_a_tile_that_fails_to_decode_is_named(tmp_path, refused):
     path = written(tmp_path, noise((ROWS, COLUMNS)), compression="zlib", **TILED)
     with tifffile.TiffFile(path) as file:
         offset = file.pages[0].dataoffsets[4]
@@ -153,23 +206,24 @@ def test_a_tile_that_fails_to_decode_is_named(tmp_path):
     refused(path, r"segment 5 of 12 cannot be decoded \(")
 
 
-def test_a_text_is_no_image(tmp_path):
+def test_a_text_is_no_image(tmp_path, refused):
     path = tmp_path / "text.tif"
     path.write_text("no image")
     refused(path, "TiffFileError")
 
 
-def test_floating_point_is_refused(tmp_path):
-    path = written(tmp_path, np.zeros((ROWS, COLUMNS), np.float32), **TILED)
-    refused(path, "32 bits of MINISBLACK: use 8 or 16 bits, gray or RGB")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int16"])
+def test_samples_that_are_no_unsigned_integers_are_refused(tmp_path, refused, dtype):
+    path = written(tmp_path, np.zeros((ROWS, COLUMNS), dtype), **TILED)
+    refused(path, rf"\({dtype}\) of MINISBLACK: use 8 or 16 unsigned bits, gray or RGB")
 
 
 @pytest.mark.parametrize(
     ("dtype", "tag", "value", "match"),
     [
-        (np.uint8, "BitsPerSample", 4, "4 bits of MINISBLACK: use 8 or 16 bits"),
-        (np.uint16, "BitsPerSample", 12, "12 bits of MINISBLACK: use 8 or 16 bits"),
-        (np.uint8, "PhotometricInterpretation", 777, "8 bits of photometric 777: use 8 or 16"),
+        (np.uint8, "BitsPerSample", 4, "4 bits .* of MINISBLACK: use 8 or 16"),
+        (np.uint16, "BitsPerSample", 12, "12 bits .* of MINISBLACK: use 8 or 16"),
+        (np.uint8, "PhotometricInterpretation", 777, "8 bits .* of photometric 777: use 8 or 16"),
         (np.uint8, "TileWidth", 0, "tiles or strips of 0×131 pixels"),
         (np.uint8, "TileByteCounts", [9] * 11, "12 places and 11 sizes of 12 segments"),
         (np.uint8, "TileOffsets", [9] * 11, "11 places and 12 sizes of 12 segments"),
@@ -186,7 +240,7 @@ def test_a_header_that_says_what_no_image_has_is_refused(tmp_path, dtype, tag, v
     assert "\n" not in str(caught.value)
 
 
-def test_one_strip_of_the_whole_image_is_refused_where_it_is_large(tmp_path, monkeypatch):
+def test_one_strip_of_the_whole_image_is_refused_where_it_is_large(tmp_path, monkeypatch, refused):
     monkeypatch.setattr(tiff, "LARGEST_SEGMENT", ROWS * COLUMNS - 1)
     path = written(tmp_path, noise((ROWS, COLUMNS)), rowsperstrip=ROWS)
     refused(path, "strips of 0 MB, which cannot be read by windows: save it in tiles")
