@@ -217,7 +217,7 @@ def _results(
             # In a process that other cells have used, memory is not the method's alone.
             ratios=suite.fresh_process,
         ),
-        depth_section(done, headline),
+        depth_section(done, headline, fresh_process=suite.fresh_process),
         inside_section(done),
     ]
 

@@ -21,16 +21,11 @@ from gim_bench.records.intervals import (
 )
 from gim_bench.records.statistics import values_by_seed
 from gim_bench.report.columns import NONE, Row, heading_of, show, show_p, signed, style_of
+from gim_bench.report.costs import ON_GPU, ON_HOST
 from gim_bench.report.document import Block, Column, Curve, Figure, Panel, Section, Table
 from gim_bench.report.tables import modules_of
 
 COSTS = ("train/seconds",)
-# The first of these that all rows have is the memory shown.
-MEMORY = (
-    "memory/gpu_allocated_over_baseline_bytes",
-    "memory/host_over_baseline_bytes",
-    "memory/host_peak_bytes",
-)
 # Settings in which the rows of one encoder cut to several depths differ.
 OF_DEPTH = {"method.name", "method.units", "method.gradient_flow"}
 HEADINGS = ("compared", "difference", "95% CI", "p", "seeds")
@@ -49,15 +44,17 @@ class Step:
     seeds: int
 
 
-def depth_section(rows: Sequence[Row], names: Sequence[str]) -> Section:
-    """Accuracy, time and memory over the number of units; empty without a row that sets `units`."""
+def depth_section(rows: Sequence[Row], names: Sequence[str], *, fresh_process: bool) -> Section:
+    """Accuracy, time and memory over the number of units; empty without a row that sets `units`.
+
+    Memory of the host is shown only if cells had a process of their own.
+    """
     blocks: list[Block] = []
     for label, found in families(rows).items():
+        costs = [*COSTS, *_memory(found.values(), fresh_process=fresh_process)]
         for name in names:
-            blocks += _family(label, found, name)
-        blocks += [
-            _figure(label, found, name) for name in (*names, *COSTS, *_memory(found.values()))
-        ]
+            blocks += _family(label, found, name, costs=costs)
+        blocks += [_figure(label, found, name) for name in (*names, *costs)]
     return Section(title="Isolated units", blocks=blocks)
 
 
@@ -100,14 +97,16 @@ def _modules(row: Row) -> int | None:
     return max((int(number) for number in named if number.isdecimal()), default=None)
 
 
-def _family(label: str, found: Mapping[int, Row], name: str) -> list[Block]:
+def _family(
+    label: str, found: Mapping[int, Row], name: str, *, costs: Sequence[str]
+) -> list[Block]:
     """Tables of one accuracy: over the units, and over the modules of every row."""
-    costs = [name, *COSTS, *_memory(found.values())]
+    shown = [name, *costs]
     overview = Table(
         columns=[Column(heading="units"), Column(heading="method", numeric=False)]
-        + [Column(heading=heading_of(cost)) for cost in costs],
+        + [Column(heading=heading_of(each)) for each in shown],
         rows=[
-            [str(units), row.method, *(_shown(row, cost) for cost in costs)]
+            [str(units), row.method, *(_shown(row, each) for each in shown)]
             for units, row in found.items()
         ],
     )
@@ -216,9 +215,10 @@ def _is_proven(step: Step, found: Mapping[str, Corrected]) -> bool:
     return step.name in found and found[step.name].p_value <= LEVEL
 
 
-def _memory(rows: Collection[Row]) -> list[str]:
-    """The measure of memory that all rows have, if any."""
-    return [name for name in MEMORY if all(name in row.summaries for row in rows)][:1]
+def _memory(rows: Collection[Row], *, fresh_process: bool) -> list[str]:
+    """The first measure of memory that all rows have to themselves, if any."""
+    own = (ON_GPU, ON_HOST) if fresh_process else (ON_GPU,)
+    return [name for name in own if all(name in row.summaries for row in rows)][:1]
 
 
 def _figure(label: str, found: Mapping[int, Row], name: str) -> Figure:

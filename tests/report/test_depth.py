@@ -1,7 +1,8 @@
 """The section of isolated units: one encoder cut to several depths."""
 
 from gim_bench.records.statistics import summarise_metrics
-from gim_bench.report.columns import Row
+from gim_bench.report.columns import Row, heading_of
+from gim_bench.report.costs import ON_GPU, ON_HOST
 from gim_bench.report.depth import depth_section, families, units_of
 from gim_bench.report.document import Figure, Table
 from tests.report.cells import cell, config
@@ -9,7 +10,7 @@ from tests.report.cells import cell, config
 SEEDS = 4
 
 
-def row(method, tops, *, units=None, flow="isolated", like="gim", middle=50.0):
+def row(method, tops, *, units=None, flow="isolated", like="gim", middle=50.0, **memory):
     """A row of an encoder of three modules, a seed for each accuracy of the top module."""
     of_row = config("gim")
     of_row["method"] |= {"name": method, "like": like, "gradient_flow": flow, "units": units}
@@ -24,6 +25,7 @@ def row(method, tops, *, units=None, flow="isolated", like="gim", middle=50.0):
                 "accuracy/module_2": middle + seed,
                 "accuracy/module_3": top,
                 "train/seconds": 10.0 * (units or 3),
+                **memory,
             },
         )
         for seed, top in enumerate(tops)
@@ -36,8 +38,8 @@ TWO = row("two", [69.0, 62.0, 73.5, 65.5], units=2)
 THREE = row("gim", [60.0, 52.1, 63.9, 55.5])
 
 
-def section(*rows):
-    return depth_section(rows, ["accuracy"])
+def section(*rows, fresh_process=True):
+    return depth_section(rows, ["accuracy"], fresh_process=fresh_process)
 
 
 def test_a_row_has_as_many_units_as_it_says_or_as_its_flow_gives():
@@ -119,3 +121,24 @@ def test_figures_draw_accuracy_and_time_over_the_units_seed_by_seed():
     assert [figure.x_label for figure in figures] == ["isolated units"] * 2
     (curve,) = figures[0].panels[0].curves
     assert curve.seeds[0] == [(1.0, 70.0), (2.0, 69.0)]
+
+
+def last_cost_in(found):
+    """The last cost in the table of units, which the last figure shows, too."""
+    (*_, figure) = (block for block in found.blocks if isinstance(block, Figure))
+    heading = found.blocks[1].columns[-1].heading
+    assert figure.y_label == heading
+    return heading
+
+
+def test_memory_of_the_host_is_shown_where_every_cell_had_a_process_of_its_own():
+    """In a shared process, memory that an earlier cell freed hides a part of a method's."""
+    rows = [row(name, [70.0], units=k, **{ON_HOST: 1e9}) for name, k in (("one", 1), ("two", 2))]
+    assert last_cost_in(section(*rows)) == heading_of(ON_HOST)
+    assert last_cost_in(section(*rows, fresh_process=False)) == heading_of("train/seconds")
+
+
+def test_memory_of_the_gpu_is_shown_where_cells_shared_a_process_too():
+    both = {ON_HOST: 2e9, ON_GPU: 1e9}
+    rows = [row(name, [70.0], units=k, **both) for name, k in (("one", 1), ("two", 2))]
+    assert last_cost_in(section(*rows, fresh_process=False)) == heading_of(ON_GPU)
