@@ -120,7 +120,10 @@ def cosine(one: Gradients, other: Gradients) -> float:
 
 
 def _of_encodings(trainer: Trainer, encoder: Encoder, batch: Batch) -> dict[str, float]:
-    """Rank of each module's grid of encodings, and CKA of the means that probes read."""
+    """Rank of each module's grid of encodings, and CKA of the pooled encodings.
+
+    Encodings are pooled over the places of every label: all places of an image, 10 ms of speech.
+    """
     ranks, features = {}, {}
     with torch.no_grad(), devices.autocast(trainer.device, trainer.precision):
         for m, z in enumerate(encoder.grids(batch.inputs)):
