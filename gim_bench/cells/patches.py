@@ -32,6 +32,10 @@ LINE_PIXELS = 2  # between patches
 GRAY = 128  # of lines, and beside a patch that the edge of the image cuts
 
 
+class NoGridError(ConfigError):
+    """A row whose encoder has no grid of places, of which there is nothing to draw."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """How many neurons of each module are drawn, with how many patches of how many test images."""
@@ -67,7 +71,7 @@ def draw_patches(
     The neurons of largest variance over all places of the test images are drawn. Encoder and
     images are read once; all methods and seeds look at the same images.
 
-    Raises: ConfigError if the cell has no encoder of images with a grid, or a damaged one.
+    Raises: NoGridError; ConfigError if the encoder is damaged or its encodings are not finite.
     """
     check_images(cell.suite, cell.config.augmentation)
     seen = _some(bench, cell, images=sizes.images)
@@ -76,7 +80,7 @@ def draw_patches(
     for model in models_of(cell, bench):
         encoder = frozen(cell, record, model, bench, runs=runs).encoder
         if not isinstance(encoder, Encoder):
-            raise ConfigError(f"{model.name} has no encoder with a grid of places: nothing to draw")
+            raise NoGridError(f"{model.name} has no encoder with a grid of places: nothing to draw")
         for picture, content in _pictures(encoder, model, cell, bench, seen=seen, sizes=sizes):
             pictures.append(picture)
             contents[picture.file] = content

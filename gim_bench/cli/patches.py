@@ -46,7 +46,7 @@ def patches(
     quiet: QuietOption = False,
 ) -> None:
     """Draw the test patches that excite the neurons of finished encoders most."""
-    from gim_bench.cells.patches import Sizes, check_images, draw_patches
+    from gim_bench.cells.patches import NoGridError, Sizes, check_images, draw_patches
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
     from gim_bench.tracking import mirror_cell
@@ -66,16 +66,17 @@ def patches(
     work.share_of(work.cells, workers=1, alone=True)
     finished = work.finished()
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
-    drawn = unfinished = 0
+    drawn = failed = 0
     for cell in work.cells:
         if cell.key not in finished:
-            unfinished += 1
+            failed += 1
             print(f"left out: {cell.name}: not finished with these settings", file=sys.stderr)
             continue
         record = finished[cell.key]
         try:
             pictures = draw_patches(cell, record, work.bench, runs=work.runs, sizes=sizes)
         except ConfigError as error:
+            failed += not isinstance(error, NoGridError)
             print(f"left out: {error}", file=sys.stderr)
             continue
         drawn += 1
@@ -88,5 +89,5 @@ def patches(
             f"nothing was drawn: name finished cells with an encoder of images; first run "
             f"python -m gim_bench run {with_folder(work.suite, runs_dir).options}"
         )
-    if unfinished:
+    if failed:
         raise typer.Exit(FAILED)

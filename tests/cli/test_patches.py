@@ -1,5 +1,9 @@
 """`patches` draws the test patches that excite neurons most."""
 
+import torch
+from torch import nn
+
+from gim_bench.cells.frozen import frozen
 from tests.cli.commands import REPORT
 
 PATCHES = ("patches", "--suite", "./tiny.toml", "--no-tracking", "--neurons", "2", "--patches", "3")
@@ -39,6 +43,31 @@ def test_a_cell_that_is_not_finished_is_named_beside_the_pictures_of_the_others(
     assert answer.code == 1
     assert "left out: gim seed 1: not finished with these settings" in answer.err
     assert len(answer.out.split()) == 4
+
+
+def test_a_cell_whose_encodings_are_not_finite_is_named_and_the_command_fails(
+    finished, gim_bench, monkeypatch
+):
+    def broken(cell, *args, **options):
+        learner = frozen(cell, *args, **options)
+        if cell.config.method.name == "gim":
+            for weights in learner.encoder.parameters():
+                nn.init.constant_(weights, torch.nan)
+        return learner
+
+    monkeypatch.setattr("gim_bench.cells.patches.frozen", broken)
+    answer = gim_bench(*PATCHES)
+    assert answer.code == 1
+    assert "left out: gim seed 0: its encodings are not finite" in answer.err
+    assert len(answer.out.split()) == 2
+
+
+def test_a_row_without_a_grid_is_named_and_is_no_failure(gim_bench):
+    rows = ("--method", "random_init", "--method", "pixels")
+    assert gim_bench("run", *PATCHES[1:4], *rows).code == 0
+    answer = gim_bench(*PATCHES, *rows)
+    assert answer.code == 0
+    assert "left out: pixels seed 0 has no encoder with a grid of places" in answer.err
 
 
 def test_a_suite_of_speech_is_refused_before_its_data_are_made(gim_bench):
