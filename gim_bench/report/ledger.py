@@ -147,12 +147,15 @@ def entries(
 ) -> list[Entry]:
     """An entry for each number of a paper, in the paper's order.
 
-    A row under another protocol stands for its method where it alone is comparable.
+    A row under another protocol stands for its method where a tag asks for a protocol, and the row
+    alone is comparable.
     """
     by_method = {row.method: row for row in rows}
     found = []
     for (method, metric), paper in numbers.items():
-        of_method = [each for each in [*rows, *under] if each.method == method]
+        asked = any(READ_UNDER in (tag.requires or {}) for tag in paper.tags)
+        candidates = [*rows, *(under if asked else ())]
+        of_method = [each for each in candidates if each.method == method]
         comparable = (
             each
             for each in of_method

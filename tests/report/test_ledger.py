@@ -9,6 +9,7 @@ from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report import published
 from gim_bench.report.columns import Row
 from gim_bench.report.ledger import LEGEND, Verdict, entries
+from gim_bench.report.tags import Tag
 from gim_bench.settings.schema import Deviation
 from gim_bench.settings.shipped import shipped_suites
 from gim_bench.settings.suites import load_suite
@@ -166,17 +167,29 @@ def test_a_sweep_of_the_top_module_gives_the_accuracy_at_the_papers_rate():
     assert at_the_papers_rate(probed(*curve, sweeps={"module_3": swept(decay=0.1)})) is None
 
 
-def test_a_result_under_another_protocol_is_not_the_accuracy_at_the_papers_rate():
-    """The curves and the sweeps of a record are of the cell's own probe."""
-    own = replace(probed([1e-3, 81.0], [1e-2, 80.0], sweeps={"module_3": swept()}), metrics={})
-    config = {**own.config, READ_UNDER: "knn"}
-    under = replace(own, metrics={"accuracy": 82.0}, config=config)
+def entry_of_gim(own, under, **requires):
+    """The entry of a number of the paper that has a tag, for a record and its reading by kNN."""
+    under = replace(under, config={**under.config, READ_UNDER: "knn"})
     rows = [[Row("gim", [each], summarise_metrics([each]))] for each in (own, under)]
     (numbers,) = published.load(["loewe2019/table1"]).values()
-    found = entries(rows[0], numbers, describes=lambda _: True, known=["gim"], under=rows[1])
-    (gim,) = (entry for entry in found if entry.method == "gim")
-    assert gim.ours.mean == 82.0
-    assert gim.at_rate is None
+    tag = Tag(dimension="head", means="a classifier", requires=requires)
+    number = {("gim", "accuracy"): replace(numbers["gim", "accuracy"], tags=(tag,))}
+    (found,) = entries(rows[0], number, describes=lambda _: True, known=["gim"], under=rows[1])
+    return found
+
+
+def test_a_result_under_another_protocol_is_not_the_accuracy_at_the_papers_rate():
+    """The curves and the sweeps of a record are of the cell's own probe."""
+    own = probed([1e-3, 81.0], [1e-2, 80.0], sweeps={"module_3": swept()})
+    found = entry_of_gim(own, replace(own, metrics={"accuracy": 82.0}), **{READ_UNDER: "knn"})
+    assert found.ours.mean == 82.0
+    assert found.at_rate is None
+
+
+def test_a_result_under_another_protocol_stands_only_where_a_tag_asks_for_a_protocol():
+    """The tag of a linear probe requires nothing, and so fits what nearest neighbours read."""
+    (own,) = seeds("gim", 81.0)
+    assert entry_of_gim(replace(own, metrics={}), own).verdict is Verdict.NOT_RUN
 
 
 def test_a_penalty_is_not_taken_for_the_papers_rate():
