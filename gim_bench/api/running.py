@@ -75,7 +75,7 @@ def run(
         bench.check(config)
     runs.check_writable()
     before = records_of(table, runs)
-    waiting = [c for c in table if not _is_done(before[c.key])]
+    waiting = [c for c in table if rerun or not _is_done(before[c.key])]
     alone = loaded.fresh_process or any(map(has_workers, waiting))
     found: dict[str, Record] = {}
     with _threads_kept():

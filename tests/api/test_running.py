@@ -5,6 +5,7 @@ import torch
 
 import gim_bench
 from gim_bench.api.running import overrides_of
+from gim_bench.cells.shares import share_out
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.settings.suites import setting_value
@@ -48,6 +49,23 @@ def test_finished_cells_are_not_run_again_unless_asked(suite, tmp_path):
     before = path.stat().st_mtime_ns
     finished_at(rerun=True)
     assert path.stat().st_mtime_ns > before
+
+
+def test_cores_are_shared_out_for_finished_cells_that_run_again(suite, tmp_path, monkeypatch):
+    """Of no cells, cores are not shared out: one thread would train them."""
+    shared = []
+
+    def spy(waiting, **options):
+        shared.append([cell.key for cell in waiting])
+        return share_out(waiting, **options)
+
+    monkeypatch.setattr("gim_bench.api.running.share_out", spy)
+    for rerun in (False, False, True):
+        gim_bench.run(
+            suite, methods=["random_init"], seeds=1, runs_dir=tmp_path, rerun=rerun, tell=None
+        )
+    first, finished, again = shared
+    assert (len(first), finished, again) == (1, [], first)
 
 
 def test_cells_have_the_keys_of_the_command(suite, tmp_path):
