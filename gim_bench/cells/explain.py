@@ -14,15 +14,18 @@ from gim_bench.records.record import Record, Status
 SHOWN = 4  # differences
 
 
-def why(cell: Cell, runs: RunsFolder) -> str:
-    """Whether the cell would run, and the reason, in one line."""
+def why(cell: Cell, runs: RunsFolder, *, rerun: bool = False) -> str:
+    """Whether the cell would run, and the reason, in one line; `rerun` runs finished cells, too."""
     record = found(cell, runs)
     if record is None:
         if runs.is_damaged(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key):
             return f"runs: {DAMAGED}"
         return f"runs: {_against_others(cell, runs)}"
     if record.status is Status.DONE:
-        return f"done: nothing has changed since {record.provenance.get('finished_at')}"
+        finished = record.provenance.get("finished_at")
+        if rerun:
+            return f"runs: --rerun (it finished {finished})"
+        return f"done: nothing has changed since {finished}"
     if record.status is Status.FAILED:
         return f"runs: it failed before: {record.error}"
     owner = owner_of(runs.folder_of(record))

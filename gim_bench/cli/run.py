@@ -147,7 +147,7 @@ def run(
     from gim_bench.cli.workload import workload_of
     from gim_bench.settings.suites import load_suite
 
-    looks = plan or why
+    looks = _only_looks(plan=plan, why=why, as_json=json)
     with placed(
         device, devices=devices, launcher=launcher, data_dir=data_dir, joins=not looks
     ) as place:
@@ -172,9 +172,19 @@ def run(
         work.bench.limit(cell_timeout, memory_gb=memory_limit)
         asked = Launch(suite=suite, workers=workers, since=since, rerun=rerun, plan=plan)
         if why:
-            _print_reasons(work)
+            _print_reasons(work, rerun=rerun)
         else:
             _run_checked(work, cluster, asked=asked, tracker=tracker, as_json=json)
+
+
+def _only_looks(*, plan: bool, why: bool, as_json: bool) -> bool:
+    """Whether nothing is run. Raises: ConfigError for records of a command that runs nothing."""
+    if as_json and (plan or why):
+        raise ConfigError(
+            f"{'--why' if why else '--plan'} runs nothing, and --json prints records of what ran: "
+            f"leave one of them out; report --format json prints the records that are there"
+        )
+    return plan or why
 
 
 def _tracker(uri: str | None, *, runs_dir: Path, since: datetime | None) -> "Tracker | None":
@@ -222,13 +232,13 @@ def _run_here(work: "Workload", *, asked: Launch, tracker: "Tracker | None", as_
     _exit_if_failed(work, records)
 
 
-def _print_reasons(work: "Workload") -> None:
+def _print_reasons(work: "Workload", *, rerun: bool) -> None:
     """A line for each cell: why it would run or not."""
     from gim_bench.cells.explain import why
 
     work.runs.check_place()
     for cell in work.cells:
-        show(f"{cell.name:<28} {why(cell, work.runs)}")
+        show(f"{cell.name:<28} {why(cell, work.runs, rerun=rerun)}")
 
 
 def _print_plan(work: "Workload", finished: Mapping[str, Record], *, share: "Share") -> None:

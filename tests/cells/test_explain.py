@@ -33,6 +33,7 @@ def test_a_cell_without_a_record(cell, runs):
 def test_a_cell_that_is_done(cell, record, runs):
     finished = record.provenance["finished_at"]
     assert why(cell, runs) == f"done: nothing has changed since {finished}"
+    assert why(cell, runs, rerun=True) == f"runs: --rerun (it finished {finished})"
 
 
 def test_a_setting(record, runs, tmp_path):

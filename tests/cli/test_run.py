@@ -164,6 +164,17 @@ def test_why_says_of_every_cell_why_it_would_run_or_not_and_runs_none(finished, 
         "random_init seed 1 runs: it has no record yet",
     ]
     assert "done: nothing has changed since" in gim_bench(*PLAIN, "--why").out
+    assert "runs: --rerun (it finished" in gim_bench(*PLAIN, "--why", "--rerun").out
+
+
+@pytest.mark.parametrize("option", ["--plan", "--why"])
+def test_records_of_a_command_that_runs_nothing_are_refused(option, gim_bench):
+    answer = gim_bench(*PLAIN, option, "--json")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"error: {option} runs nothing, and --json prints records of what ran: leave one of them "
+        f"out; report --format json prints the records that are there\n"
+    )
 
 
 # -- on top of a finished cell ---------------------------------------------------------------------
