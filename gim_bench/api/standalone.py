@@ -21,7 +21,7 @@ from gim_bench.api import plain
 from gim_bench.api.encoders import WEIGHTS, Trained
 from gim_bench.errors import ConfigError
 from gim_bench.methods.stack import module_name
-from gim_bench.settings.augmentations import CropSettings, SpeechSettings
+from gim_bench.settings.augmentations import CropSettings, RegionSettings, SpeechSettings
 
 CONSTANTS = "constants.safetensors"
 ROOT = "trained."  # of the names of the encoder's tensors, within the traced module
@@ -85,16 +85,22 @@ def standalone(trained: Trained, *, title: str) -> Standalone:
     Examples have the size that the encoder was trained with, before the conversion to gray.
 
     Raises: ConfigError if PyTorch cannot trace the encoder for batches of any size, or if the
-    encoder's images were resized.
+    encoder's images were resized or windows of large images.
     """
-    if isinstance(trained.augmentation, CropSettings) and trained.augmentation.resize is not None:
+    reading = trained.augmentation
+    if isinstance(reading, RegionSettings):
         raise ConfigError(
-            f"{title} was trained on images resized to {trained.augmentation.resize} pixels, and "
+            f"{title} was trained on windows of large images, and exported encoders crop what "
+            f"gim_bench.features reads whole: use gim_bench.features"
+        )
+    if isinstance(reading, CropSettings) and reading.resize is not None:
+        raise ConfigError(
+            f"{title} was trained on images resized to {reading.resize} pixels, and "
             f"exported encoders crop but do not resize: use gim_bench.features"
         )
-    speech = isinstance(trained.augmentation, SpeechSettings)
+    speech = isinstance(reading, SpeechSettings)
     dtype = torch.int16 if speech else torch.uint8
-    shape = trained.augmentation.shape if speech else (3, *trained.augmentation.shape[1:])
+    shape = reading.shape if speech else (3, *reading.shape[1:])
     program = _traced(trained, torch.zeros(2, *shape, dtype=dtype))
     kinds, constants = _tensors(program)
     code = program.graph_module.code

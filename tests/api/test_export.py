@@ -20,7 +20,7 @@ from gim_bench.contract import Images
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
-from gim_bench.settings.augmentations import CropSettings, WindowSettings
+from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
 from tests.conftest import encoder_cases
 from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
 from tests.toys import ToyEncoder, ToySettings
@@ -246,6 +246,15 @@ def test_images_that_were_resized_are_resized_for_features_and_no_export_crops_t
     (batch,) = seen.in_order()
     assert torch.equal(trained.transform(images), batch.inputs)
     with pytest.raises(ConfigError, match="toy was trained on images resized to 16 pixels"):
+        standalone(trained, title="toy")
+
+
+def test_encoders_of_large_images_read_any_size_and_no_export_crops_them():
+    module = ToyEncoder(ToySettings(), shape=(1, 16, 16)).eval()
+    region = RegionSettings(kind="region", side=32, window=16, mean=(0.4,), std=(0.2,))
+    trained = Trained(module=module, record=None, augmentation=region)
+    assert trained.transform(np.zeros((2, 3, 24, 24), np.uint8)).shape == (2, 1, 24, 24)
+    with pytest.raises(ConfigError, match="toy was trained on windows of large images, and export"):
         standalone(trained, title="toy")
 
 
