@@ -152,13 +152,14 @@ def _built(config: dict[str, Any], *, folder: Path) -> tuple[AugmentationSetting
         )
         kind = encoder_class(config["encoder"]["kind"])
         options = kind.Options.model_validate_json(json.dumps(config["encoder"]))
+        like = config["method"]["like"]
     except (KeyError, ValidationError) as error:
         raise ConfigError(
             f"the settings in {folder / RECORD} are not of this version ({type(error).__name__}): "
             f"run the cell again"
         ) from None
     encoder = kind(options, shape=augmentation.shape)
-    method = method_class(config["method"]["like"])
+    method = method_class(like)
     if issubclass(method, StackLearner):
         encoder = method.adapted(encoder)  # an ablation leaves a part of the encoder out
     return augmentation, encoder

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 
 import gim_bench
+from gim_bench.api.encoders import WEIGHTS
 from gim_bench.cells.build import build, models_of
 from gim_bench.cells.frozen import frozen
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Split
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.sealed import read_record, record_json
 from tests.tiny_suite import SPEECH_TOML, TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -132,6 +135,17 @@ def test_weights_that_were_altered_are_refused(finished, tmp_path):
     weights[-1] ^= 1
     (tmp_path / "encoder.safetensors").write_bytes(weights)
     with pytest.raises(ConfigError, match="was altered since: run the cell again"):
+        gim_bench.load(tmp_path)
+
+
+def test_a_record_that_names_no_method_is_refused(finished, tmp_path):
+    there = folder_of(finished)
+    record = read_record(there / RECORD)
+    method = {name: value for name, value in record.config["method"].items() if name != "like"}
+    nameless = replace(record, config={**record.config, "method": method})
+    (tmp_path / RECORD).write_text(record_json(nameless))
+    (tmp_path / WEIGHTS).write_bytes((there / WEIGHTS).read_bytes())
+    with pytest.raises(ConfigError, match=r"are not of this version \(KeyError\): run the cell"):
         gim_bench.load(tmp_path)
 
 
