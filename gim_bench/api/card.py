@@ -5,12 +5,12 @@ https://huggingface.co/docs/hub/model-cards.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gim_bench.api.encoders import Trained
-from gim_bench.contract import Modality
+from gim_bench.contract import GradientFlow, Modality
 from gim_bench.methods.stack import module_name
 from gim_bench.records.folder import RECORD
 from gim_bench.records.intervals import Estimate, Marks, marks_of, mean_of, sample
@@ -28,7 +28,7 @@ CARD = """---
 
 # {title}
 
-An encoder of {count} modules, trained by `{method}` on the data set `{dataset}` with gim_bench, a
+An encoder of {count} modules of the row `{method}`, on the data set `{dataset}`, from gim_bench, a
 benchmark of gradient-isolated learning.
 
 ## Use
@@ -48,7 +48,7 @@ place, and `gim_bench.features` the same features.
 
 ## Numbers
 
-Test accuracy of linear probes on the frozen features of each module, in percent.
+Test accuracy of linear probes of each frozen module, in percent. {reads}
 
 {numbers}
 
@@ -58,10 +58,10 @@ Protocol: {protocol}
 {notes}
 ## Training and intended use
 
-Suite `{suite}`, method `{method}`, seed {seed}, {epochs} of training. `config.json` holds
-every setting and `record.json` every measurement, under a seal. The encoder was trained to compare
-methods under identical settings. It is no general-purpose model, and its numbers hold for the data
-named here.
+Suite `{suite}`, method `{method}`, seed {seed}, {steps}. `config.json` holds every
+setting and `record.json` every measurement, under a seal. The encoder serves to compare methods
+under identical settings. It is no general-purpose model, and its numbers hold for the data named
+here.
 
 ## Provenance
 
@@ -84,9 +84,11 @@ def model_card(trained: Trained, *, folder: Path, licence: str) -> str:
     record = trained.record
     cells = _seeds(record, folder=folder)
     names = [name for name in record.metrics if _module(name)]
-    rows = [_row(name, record, cells=cells) for name in names]
-    several = len(cells) > 1
-    heads = ["accuracy of", "this encoder", *([f"mean of {len(cells)} seeds"] if several else [])]
+    own = {name: _estimate(name, {record.seed: cells[record.seed]}) for name in names}
+    means = {name: _estimate(name, cells) for name in names} if len(cells) > 1 else {}
+    heads = ["accuracy of", "this encoder", *([f"mean of {len(cells)} seeds"] if means else [])]
+    columns = (own, means) if means else (own,)
+    rows = [[_about(name), *(_shown(column[name]) for column in columns)] for name in names]
     notes = record.provenance.get("data_notes") or ()
     return CARD.format(
         front=_front(trained, names=names, licence=licence),
@@ -96,12 +98,11 @@ def model_card(trained: Trained, *, folder: Path, licence: str) -> str:
         dataset=record.dataset,
         suite=record.suite,
         seed=record.seed,
-        epochs=_epochs(record),
+        steps=_steps(record),
         inputs=_inputs(trained),
+        reads=_reads(record, names=names),
         numbers=_table([heads, *rows]),
-        intervals="± is half of a 95 % interval: "
-        + ("over the choice of the test examples for this encoder" if rows else "there is none")
-        + (", over seeds and test examples for the mean." if several else "."),
+        intervals=_intervals(own.values(), means.values()),
         protocol=record.protocol or "as in config.json.",
         notes="".join(f"\nNote: {note}\n" for note in notes),
         provenance=_table([["", ""], *_provenance(record)]),
@@ -109,9 +110,36 @@ def model_card(trained: Trained, *, folder: Path, licence: str) -> str:
     )
 
 
-def _epochs(record: Record) -> str:
-    count = record.config.get("training", {}).get("epochs", 0)
-    return f"{count} epoch{'' if count == 1 else 's'}"
+def _steps(record: Record) -> str:
+    count = int(record.metrics.get("train/steps", 0))
+    return f"{count:,} step{'' if count == 1 else 's'} of training" if count else "untrained"
+
+
+def _reads(record: Record, *, names: Sequence[str]) -> str:
+    """What the probes read, beside what `features` returns."""
+    if record.config["method"].get("options", {}).get("probe_reads") == "head":
+        return (
+            "The probes read the outputs of the modules' heads, which are no part of the encoder."
+        )
+    if any(target_named(name) == "phone" for name in names):
+        return "Probes of phones read the encodings of every step; others read the features."
+    return "The probes read the features."
+
+
+def _intervals(own: Iterable[Estimate], means: Iterable[Estimate]) -> str:
+    """What the intervals cover, of this encoder's numbers and of means."""
+    covered = {"this encoder": _covered(own), "the mean": _covered(means)}
+    parts = [f"over {what} for {about}" for about, what in covered.items() if what]
+    missing = "the predictions of the record do not lie beside it."
+    if not parts:
+        return f"There is no interval: {missing}"
+    less = "" if covered["this encoder"] else f" This encoder has no interval: {missing}"
+    return f"± is half of a 95 % interval: {', '.join(parts)}.{less}"
+
+
+def _covered(estimates: Iterable[Estimate]) -> str:
+    found = {each.covers.replace("items", "the choice of the test examples") for each in estimates}
+    return " or ".join(sorted(found - {""}))
 
 
 def _seeds(record: Record, *, folder: Path) -> dict[int, tuple[Record, Path]]:
@@ -135,11 +163,8 @@ def _module(name: str) -> str:
     return module if metric == "accuracy" else ""
 
 
-def _row(name: str, record: Record, *, cells: Mapping[int, tuple[Record, Path]]) -> Sequence[str]:
-    """A line of the table: this cell, and the mean over seeds if there are several."""
-    about = f"{target_named(name)}, module {_module(name)}"
-    own = _estimate(name, {record.seed: cells[record.seed]})
-    return [about, _shown(own), *([_shown(_estimate(name, cells))] if len(cells) > 1 else [])]
+def _about(name: str) -> str:
+    return f"{target_named(name)}, module {_module(name)}"
 
 
 def _estimate(name: str, cells: Mapping[int, tuple[Record, Path]]) -> Estimate:
@@ -219,7 +244,17 @@ def _front(trained: Trained, *, names: Sequence[str], licence: str) -> str:
         "license": licence,
         "library_name": "gim_bench",
         "pipeline_tag": "feature-extraction" if speech else "image-feature-extraction",
-        "tags": ["gim_bench", record.method, "self-supervised-learning", "local-learning"],
+        "tags": ["gim_bench", record.method, *_tags(record)],
         "model-index": [{"name": title_of(record), "results": [result]}],
     }
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
+
+
+def _tags(record: Record) -> Iterator[str]:
+    """How the encoder was trained, in words that people search for."""
+    if "train/steps" not in record.metrics:
+        return
+    method = record.config["method"]
+    yield "supervised-learning" if method["uses_labels"] else "self-supervised-learning"
+    if method["gradient_flow"] == GradientFlow.ISOLATED:
+        yield "local-learning"

@@ -22,10 +22,12 @@ def why(cell: Cell, runs: RunsFolder, *, rerun: bool = False) -> str:
             return f"runs: {DAMAGED}"
         return f"runs: {_against_others(cell, runs)}"
     if record.status is Status.DONE:
-        finished = record.provenance.get("finished_at")
-        if rerun:
-            return f"runs: --rerun (it finished {finished})"
-        return f"done: nothing has changed since {finished}"
+        at = record.provenance.get("finished_at")
+        return (
+            f"runs: --rerun (it finished {at})"
+            if rerun
+            else f"done: nothing has changed since {at}"
+        )
     if record.status is Status.FAILED:
         return f"runs: it failed before: {record.error}"
     owner = owner_of(runs.folder_of(record))

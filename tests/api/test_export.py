@@ -13,16 +13,17 @@ from safetensors.torch import load_file, save_file
 
 import gim_bench
 from gim_bench.api.card import UNKNOWN, model_card
-from gim_bench.api.encoders import Trained
+from gim_bench.api.encoders import WEIGHTS, Trained
 from gim_bench.api.standalone import CONSTANTS, standalone
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Images
 from gim_bench.datasets.images.crops import ImageBatches
 from gim_bench.errors import ConfigError
-from gim_bench.records.folder import RunsFolder
+from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.predictions import PREDICTIONS
 from gim_bench.settings.augmentations import CropSettings, RegionSettings, WindowSettings
 from tests.conftest import encoder_cases
-from tests.tiny_suite import tiny_bench, tiny_cell, tiny_suite
+from tests.tiny_suite import SPEECH_TOML, noise_registered, tiny_bench, tiny_cell, tiny_suite
 from tests.toys import ToyEncoder, ToySettings
 
 pytestmark = pytest.mark.usefixtures("sizes_need_not_be_ints")
@@ -193,17 +194,83 @@ def test_the_card_has_numbers_with_intervals_and_where_they_come_from(exported, 
     assert records[0].key in text
     assert "The weights: cc-by-4.0." in text
     assert records[0].protocol in text
-    assert "seed 0, 1 epoch of training." in text
+    steps = records[0].metrics["train/steps"]
+    assert f"seed 0, {steps:.0f} steps of training." in text
+    assert "An encoder of 2 modules of the row `gim`, on the data set `photos`" in text
+    assert "The probes read the features." in text
+    assert (
+        "± is half of a 95 % interval: over the choice of the test examples for this encoder, over "
+        "seeds and the choice of the test examples for the mean."
+    ) in text
+
+
+def copied(cell, folder, *files):
+    """The files of a cell in a new folder."""
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_bytes((cell / name).read_bytes())
+    return folder
+
+
+def card_of(folder):
+    return model_card(gim_bench.load(folder), folder=folder, licence=UNKNOWN)
 
 
 def test_the_card_of_one_seed_has_no_mean(cells, tmp_path):
-    alone = tmp_path / "gim" / "seed-0"
-    alone.mkdir(parents=True)
-    for name in ("record.json", "encoder.safetensors"):
-        (alone / name).write_bytes((cells[0] / name).read_bytes())
-    text = model_card(gim_bench.load(alone), folder=alone, licence=UNKNOWN)
+    text = card_of(copied(cells[0], tmp_path / "seed-0", RECORD, WEIGHTS, PREDICTIONS))
     assert "mean of" not in text
     assert "The weights: not stated." in text
+    assert (
+        "± is half of a 95 % interval: over the choice of the test examples for this encoder.\n"
+    ) in text
+
+
+def test_the_card_names_no_interval_that_needs_missing_predictions(cells, tmp_path):
+    alone = copied(cells[0], tmp_path / "seed-0", RECORD, WEIGHTS)
+    missing = "the predictions of the record do not lie beside it."
+    text = card_of(alone)
+    assert f"There is no interval: {missing}" in text
+    assert "±" not in text
+    copied(cells[1], tmp_path / "seed-1", RECORD, WEIGHTS, PREDICTIONS)
+    assert (
+        f"± is half of a 95 % interval: over seeds for the mean. This encoder has no interval: "
+        f"{missing}"
+    ) in card_of(alone)
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "tags"),
+    [
+        ("gim", "{} steps of training", ["self-supervised-learning", "local-learning"]),
+        ("cpc", "{} steps of training", ["self-supervised-learning"]),
+        ("supervised", "{} steps of training", ["supervised-learning"]),
+        ("greedy_supervised", "{} steps of training", ["supervised-learning", "local-learning"]),
+        ("random_init", "untrained", []),
+    ],
+)
+def test_the_card_says_how_the_encoder_was_trained(method, training, tags, tmp_path):
+    suite = tiny_suite(tmp_path, 'training.budget="steps"')
+    runs = RunsFolder(tmp_path / "runs")
+    record = run_cell(tiny_cell(suite, method), tiny_bench(suite), runs=runs)
+    text = card_of(runs.folder_of(record))
+    steps = f"{record.metrics.get('train/steps', 0):.0f}"
+    assert f"method `{method}`, seed 0, {training.format(steps)}." in text
+    fields = yaml.safe_load(text.split("---\n", 2)[1])
+    assert fields["tags"] == ["gim_bench", method, *tags]
+
+
+def test_the_card_says_what_the_probes_read(tmp_path):
+    reads_heads = "method.blockwise_barlow_twins.probe_reads=head"
+    suite = tiny_suite(tmp_path, reads_heads)
+    runs = RunsFolder(tmp_path / "runs")
+    bench = tiny_bench(suite)
+    record = run_cell(tiny_cell(suite, "blockwise_barlow_twins"), bench, runs=runs)
+    assert "The probes read the outputs of the modules' heads," in card_of(runs.folder_of(record))
+    with noise_registered():
+        suite = tiny_suite(tmp_path, toml=SPEECH_TOML)
+        record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=runs)
+        text = card_of(runs.folder_of(record))
+    assert "Probes of phones read the encodings of every step; others read the features." in text
 
 
 def test_the_configuration_says_what_the_features_are(exported, cells):
