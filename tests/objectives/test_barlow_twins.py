@@ -55,7 +55,6 @@ def test_loss_and_gradients_equal_the_equations(redundancy):
 
 
 def test_the_loss_equals_that_of_lightly():
-    """lightly is no dependency, because it brings PyTorch Lightning and Hydra along."""
     lightly = pytest.importorskip("lightly.loss", reason="pip install --no-deps lightly")
     one, other = two_views()
     theirs = lightly.BarlowTwinsLoss(lambda_param=0.0051)(one, other)
