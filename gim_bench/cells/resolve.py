@@ -265,6 +265,11 @@ def _method_settings(
 
 
 def _on_top(config: CellConfig, base: Base) -> CellConfig:
+    if config.method.schedule is Schedule.PIPELINE:
+        raise ConfigError(
+            f"--from {base.folder}: modules on a base are trained one after the other, and the "
+            f"schedule of {config.method.name!r} is 'pipeline': set training.schedule=sequential"
+        )
     method = config.method.model_copy(
         update={
             "name": f"{config.method.name}_on_{base.record.method}_{base.record.key[:8]}",

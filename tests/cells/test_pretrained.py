@@ -145,6 +145,7 @@ def test_another_objective_may_stand_on_the_base(finished, tmp_path):
         ((THREE, "dataset.stripes=5"), "gim", r"its dataset\.stripes is 4, this suite's is 5"),
         ((THREE,), "cpc", r"the method 'cpc' trains no module apart from the others"),
         ((THREE,), "random_init", r"the method 'random_init' trains no module apart"),
+        ((THREE, "training.schedule=pipeline"), "gim", r"modules on a base are trained one after"),
         ((THREE, "method.gim.units=2"), "gim", r"the row groups modules into 2 units, .*leave out"),
     ],
 )
