@@ -70,6 +70,7 @@ def probe(
     if loaded.probe is None:
         raise ConfigError(f"suite {loaded.name!r} has no [probe]: no encoder of it is read")
     settings = protocols_of(loaded, protocol or ())
+    from gim_bench.cells.resolve import describer
     from gim_bench.cli.workload import workload_of
     from gim_bench.records.protocols import KeptResults
     from gim_bench.report import render_protocols
@@ -88,6 +89,7 @@ def probe(
     text = render_protocols(
         finished,
         suite=loaded,
+        describes=describer(loaded),
         predictions=work.runs.predictions,
         results=KeptResults(work.runs.folder_of),
         names=list(settings),

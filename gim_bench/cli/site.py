@@ -114,7 +114,7 @@ def _link(text: str) -> tuple[str, str]:
 
 def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":
     """The records of a suite with its report; None, after a line, without any of its settings."""
-    from gim_bench.records.protocols import KeptResults
+    from gim_bench.records.protocols import ReadAsSuite
     from gim_bench.report import build
     from gim_bench.site.build import OfSuite
 
@@ -123,13 +123,14 @@ def _of_suite(suite: "Suite", runs: "RunsFolder") -> "OfSuite | None":
         where = f"in {runs.root} with its settings"
         print(f"left out: suite {suite.name!r}, which has no records {where}", file=sys.stderr)
         return None
+    sources = report_sources(suite, found, runs=runs)
     return OfSuite(
         suite=suite,
         about=suite.summary,
         records=found.records,
         runs=runs,
-        report=build(found.records, **report_sources(suite, found, runs=runs)),
-        results=KeptResults(runs.folder_of),
+        report=build(found.records, **sources),
+        results=ReadAsSuite(sources["results"], describes=sources["describes"]),
     )
 
 

@@ -101,6 +101,14 @@ def _read(path: Path) -> ProtocolResult | None:
         return None
 
 
+ResultsOf = Callable[[Record], Mapping[str, Kept]]  # by name of the protocol
+
+
+def config_under(record: Record, result: ProtocolResult) -> dict[str, Any]:
+    """The configuration of a record that stands for a protocol's result."""
+    return {**record.config, READ_UNDER: result.protocol, READ: result.settings}
+
+
 class KeptResults:
     """Results of protocols on the records of a folder; each is read from disk once."""
 
@@ -117,3 +125,33 @@ class KeptResults:
                 for name, result in results_of(record, folder=folder).items()
             }
         return self._known[folder]
+
+
+class ReadAsSuite:
+    """Results of protocols that were read as a suite reads; other results are left out.
+
+    `describes` says whether the suite gives a configuration. Each record is judged once.
+    """
+
+    def __init__(self, results: ResultsOf, *, describes: Callable[[Mapping[str, Any]], bool]):
+        self._results = results
+        self._describes = describes
+        self._known: dict[str, dict[str, Kept]] = {}
+
+    def __call__(self, record: Record) -> Mapping[str, Kept]:
+        """The results on a record by name of the protocol, with their predictions."""
+        if record.key not in self._known:
+            self._known[record.key] = {
+                name: kept
+                for name, kept in self._results(record).items()
+                if self._describes(config_under(record, kept[0]))
+            }
+        return self._known[record.key]
+
+    def left_out(self, records: Sequence[Record]) -> dict[str, list[int]]:
+        """The seeds of the records whose results are left out, by name of the protocol."""
+        seeds: dict[str, list[int]] = {}
+        for record in records:
+            for name in self._results(record).keys() - self(record).keys():
+                seeds.setdefault(name, []).append(record.seed)
+        return dict(sorted(seeds.items()))

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.metrics import describe
+from gim_bench.records.protocols import ReadAsSuite, ResultsOf
 from gim_bench.records.record import Record
 from gim_bench.report.build import (
     PredictionsOf,
@@ -22,7 +23,7 @@ from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
 from gim_bench.report.patches import PicturesOf
-from gim_bench.report.protocols import ResultsOf, accuracies_of, protocols_section
+from gim_bench.report.protocols import accuracies_of, left_out, protocols_section
 from gim_bench.report.spaces import render_spaces
 from gim_bench.report.suite_like import SuiteLike
 from gim_bench.report.sweeps import sweep_section, sweeps_as_data
@@ -121,11 +122,23 @@ def render_protocols(
     records: Sequence[Record],
     *,
     suite: SuiteLike,
+    describes: Describes,
     predictions: PredictionsOf,
     results: ResultsOf,
     names: Sequence[str],
 ) -> str:
-    """Methods × protocols of these names, as Markdown."""
+    """Methods × protocols of these names, as Markdown: results that were read as the suite reads.
+
+    `describes` says whether a configuration is one that the suite gives.
+    """
     rows = [row for row in rows_of(records, suite.methods, predictions=predictions) if row.records]
-    section = protocols_section(rows, accuracies_of(rows), results=results, names=names)
+    read = ReadAsSuite(results, describes=describes)
+    lines = left_out(records, read, suite=suite)
+    section = protocols_section(
+        rows,
+        accuracies_of(rows),
+        results=read,
+        names=names,
+        without=[lines[name] for name in names if name in lines],
+    )
     return as_markdown(Document(title=f"Suite {suite.name}", summary=[], sections=[section]))

@@ -7,6 +7,7 @@ from gim_bench.cells.defaults import sharing_configs
 from gim_bench.records.intervals import marks_of
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
 from gim_bench.records.predictions import Predictions
+from gim_bench.records.protocols import ReadAsSuite, ResultsOf
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
 from gim_bench.report.answers import READING, answers
@@ -27,7 +28,7 @@ from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
 from gim_bench.report.pipelines import pipelines_section
 from gim_bench.report.points import accuracy_over_cost
-from gim_bench.report.protocols import ResultsOf, protocols_section, rows_under
+from gim_bench.report.protocols import left_out, protocols_section, rows_under
 from gim_bench.report.published import load
 from gim_bench.report.rates import load_evidence, rates_section, tuned_elsewhere
 from gim_bench.report.suite_like import SuiteLike
@@ -74,7 +75,7 @@ def build(
 
     `describes` says whether a configuration is one that the suite gives. `predictions` reads the
     predictions of a record, `pictures` its pictures of patches, `results` the results of further
-    protocols.
+    protocols: those that were read as the suite reads are shown.
 
     Lines among `notes` that are not empty stand on top. `settings` has the sha256 of each row's
     settings but the rate.
@@ -94,7 +95,7 @@ def build(
             suite=suite,
             published=published,
             describes=describes,
-            results=results,
+            results=ReadAsSuite(results, describes=describes),
             settings=settings,
         )
     )
@@ -167,7 +168,7 @@ def _results(
     suite: SuiteLike,
     published: PublishedNumbers,
     describes: Describes,
-    results: ResultsOf,
+    results: ReadAsSuite,
     settings: Mapping[str, str],
 ) -> list[Section]:
     done = [row for row in rows if row.records]
@@ -199,7 +200,12 @@ def _results(
         accuracy_table(done, accuracies, headline=headline, published=published),
         best_module_table(done, headline),
         differences_on_the_same_examples(done, headline),
-        protocols_section(done, headline, results=results),
+        protocols_section(
+            done,
+            headline,
+            results=results,
+            without=[*left_out(records, results, suite=suite).values()],
+        ),
         what_each_was_given(done, declared=suite.method),
         *(accuracy_by_module(done, name) for name in headline),
         *losses_by_module(done),

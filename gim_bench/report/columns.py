@@ -139,14 +139,24 @@ def seeds_column(rows: Sequence[Row]) -> Filled:
 def metric_column(rows: Sequence[Row], name: str, *, title: str | None = None) -> Filled:
     """Mean and standard deviation over seeds; "(n=…)" where only some seeds have the metric."""
     style = style_of(name)
-    cells = []
-    for row in rows:
-        summary = row.summaries.get(name)
-        absent = NONE if row.fits else TOO_LARGE
-        cell = show(summary.mean, summary.std, style) if summary else absent
-        partial = summary is not None and summary.n != len(row.records)
-        cells.append(f"{cell} (n={summary.n})" if summary and partial else cell)
+    cells = [
+        mean_over(
+            row.summaries.get(name),
+            style,
+            seeds=len(row.records),
+            absent=NONE if row.fits else TOO_LARGE,
+        )
+        for row in rows
+    ]
     return Filled(Column(heading=title or heading_of(name)), cells)
+
+
+def mean_over(summary: Summary | None, style: Style, *, seeds: int, absent: str) -> str:
+    """Mean and standard deviation; "(n=…)" where they are not over this number of seeds."""
+    if summary is None:
+        return absent
+    cell = show(summary.mean, summary.std, style)
+    return cell if summary.n == seeds else f"{cell} (n={summary.n})"
 
 
 def interval_column(rows: Sequence[Row], name: str) -> list[Filled]:

@@ -1,29 +1,33 @@
 """Methods × protocols: accuracies of the same encoders under several protocols, and their order."""
 
+import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from gim_bench.records.intervals import Estimate, corrected, difference_of, marks_of
 from gim_bench.records.metrics import target_of
-from gim_bench.records.protocols import READ, READ_UNDER, Kept, ProtocolResult
+from gim_bench.records.protocols import ProtocolResult, ReadAsSuite, ResultsOf, config_under
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import (
     NONE,
     Filled,
     Row,
+    mean_over,
     method_column,
+    metric_column,
     sample_of,
     seeds_column,
-    show,
     style_of,
     table_of,
 )
 from gim_bench.report.document import Block, Bullets, Column, Section
+from gim_bench.report.suite_like import SuiteLike
+from gim_bench.settings.shipped import shipped_protocols
 
-ResultsOf = Callable[[Record], Mapping[str, Kept]]  # by name of the protocol
+Differences = Mapping[tuple[str, str, str], Estimate]  # by the two methods and the protocol
 OWN = "own"  # the cell's own probe
 DOES_NOT_APPLY = "does not apply"
 
@@ -48,13 +52,32 @@ def rows_under(row: Row, results: ResultsOf) -> dict[str, Row]:
         for record in row.records:
             result, predictions = of_records[record.seed].get(name, (None, None))
             if result is not None and result.metrics:
-                config = {**record.config, READ_UNDER: name, READ: result.settings}
+                config = config_under(record, result)
                 records.append(replace(record, metrics=result.metrics, config=config))
                 if predictions is not None:
                     marks[record.seed] = marks_of(predictions)
         summaries = summarise_metrics(records)
-        found[name] = Row(row.method, records, summaries, marks=marks)
+        found[name] = Row(row.method, records, summaries, marks=marks, failed=row.failed)
     return found
+
+
+def left_out(
+    records: Sequence[Record], results: ReadAsSuite, *, suite: SuiteLike
+) -> dict[str, str]:
+    """A line for each protocol with results that are left out, by name of the protocol."""
+    known = {*shipped_protocols(), *suite.protocols}
+    lines = {}
+    for name, seeds in results.left_out(records).items():
+        line = f"left out: {len(seeds)} result(s) of `{name}`"
+        if name in known:
+            again = f"probe {suite.options} --protocol {shlex.quote(name)} --seeds {max(seeds) + 1}"
+            lines[name] = (
+                f"{line}, read with other settings than the suite's: `python -m gim_bench {again}` "
+                f"reads these cells again."
+            )
+        else:
+            lines[name] = f"{line}, a protocol that the suite does not have."
+    return lines
 
 
 def accuracies_of(rows: Sequence[Row]) -> list[str]:
@@ -69,10 +92,12 @@ def protocols_section(
     *,
     results: ResultsOf,
     names: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Section:
     """A table for each accuracy, and how the order of the methods changes.
 
-    `names` are the protocols that are shown; without names, all that have results.
+    `names` are the protocols that are shown; without names, all that have results. `without` are
+    lines on results that are not shown.
     """
     under = {row.method: rows_under(row, results) for row in rows}
     there = list(dict.fromkeys(name for of_row in under.values() for name in of_row))
@@ -80,29 +105,34 @@ def protocols_section(
     blocks: list[Block] = []
     for metric in metrics if shown else ():
         blocks += [f"{metric}:"] if len(metrics) > 1 else []
-        columns = [_column(rows, metric, heading=OWN)]
-        columns += [
-            _column([under[row.method].get(name) for row in rows], metric, heading=name)
-            for name in shown
-        ]
+        columns = [metric_column(rows, metric, title=OWN)]
+        columns += [_column(rows, under, name, metric=metric) for name in shown]
         blocks.append(table_of([method_column(rows), seeds_column(rows), *columns]))
         blocks.append(Bullets(list(_order(rows, under, shown, metric=metric))))
-    if blocks:
-        blocks.append(Bullets(_notes(rows, shown, results=results)))
+    if notes := [*without, *(_notes(rows, shown, results=results) if blocks else [])]:
+        blocks.append(Bullets(notes))
     return Section(
         title="Protocols: % of all test examples, the same encoders read in several ways",
         blocks=blocks,
     )
 
 
-def _column(rows: Sequence[Row | None], metric: str, *, heading: str) -> Filled:
-    """Mean and deviation over seeds under a protocol, with their number where it is not all."""
-    style, cells = style_of(metric), []
+def _column(
+    rows: Sequence[Row], under: Mapping[str, Mapping[str, Row]], name: str, *, metric: str
+) -> Filled:
+    """Mean and deviation over seeds under a protocol; "(n=…)" where some seeds were not read."""
+    cells = []
     for row in rows:
-        summary = row.summaries.get(metric) if row else None
-        absent = NONE if row is None else DOES_NOT_APPLY
-        cells.append(show(summary.mean, summary.std, style) if summary else absent)
-    return Filled(Column(heading=heading), cells)
+        read = under[row.method].get(name)
+        cells.append(
+            mean_over(
+                read.summaries.get(metric) if read else None,
+                style_of(metric),
+                seeds=len(row.records),
+                absent=DOES_NOT_APPLY if read else NONE,
+            )
+        )
+    return Filled(Column(heading=name), cells)
 
 
 def _order(
@@ -112,8 +142,9 @@ def _order(
     *,
     metric: str,
 ) -> Iterator[str]:
-    """A sentence for each protocol, and one on the order of all of them."""
-    passed = passes(rows, under, names, metric=metric)
+    """A sentence for each protocol, and those on the changes of order."""
+    differences = differences_under(rows, under, names, metric=metric)
+    passed = passes(differences)
     for name in names:
         pairs = [
             (row.summaries[metric].mean, other.summaries[metric].mean)
@@ -135,33 +166,48 @@ def _order(
         yield f"Under `{name}` the order of {len(pairs)} methods {order}" + (
             f": {changes}." if changes else "."
         )
-    yield _conclusion(rows, passed)
+    yield from _conclusion(rows, names, differences, passed=passed)
 
 
-def _conclusion(rows: Sequence[Row], passed: Sequence[Passed]) -> str:
-    if any(len(row.records) < 2 for row in rows):
-        return (
-            "Methods of one seed have no interval over seeds: no change of order is tested there."
-            if not passed
-            else "Methods of one seed take no part in the changes of order above."
+def _conclusion(
+    rows: Sequence[Row],
+    names: Sequence[str],
+    differences: Differences,
+    *,
+    passed: Sequence[Passed],
+) -> Iterator[str]:
+    """How many pairs change places, and the protocols and methods without a test of that."""
+    tested = {
+        name
+        for (first, second, name), found in differences.items()
+        if name != OWN
+        and found.seeds
+        and (own := differences.get((first, second, OWN)))
+        and own.seeds
+    }
+    untested = [f"`{name}`" for name in names if name not in tested]
+    alone = [row.method for row in rows if len(row.records) < 2]
+    if untested:
+        yield (
+            f"No change of order is tested under {', '.join(untested)}: a test needs two seeds of "
+            f"two methods, there and under `{OWN}`."
         )
-    if not passed:
-        return "No two methods change places with intervals that exclude 0 both times."
-    return f"{len(passed)} time(s) two methods change places with intervals that exclude 0."
+    if alone and tested:
+        yield f"Methods of one seed take no part in changes of order: {', '.join(alone)}."
+    if passed:
+        yield f"{len(passed)} time(s) two methods change places with intervals that exclude 0."
+    elif tested:
+        yield "No two methods change places with intervals that exclude 0 both times."
 
 
-def passes(
+def differences_under(
     rows: Sequence[Row],
     under: Mapping[str, Mapping[str, Row]],
     names: Sequence[str],
     *,
     metric: str,
-) -> list[Passed]:
-    """Pairs whose order is reversed, where both intervals exclude 0.
-
-    The intervals are of the same test examples. They are corrected by Holm for all pairs of
-    methods under all protocols, the cell's own among them.
-    """
+) -> Differences:
+    """The difference of every two methods on the same test examples, under each protocol."""
     differences: dict[tuple[str, str, str], Estimate] = {}
     for one, other in combinations(rows, 2):
         both: dict[str, tuple[Row | None, Row | None]] = {OWN: (one, other)}
@@ -173,6 +219,15 @@ def passes(
             )
             if sample is not None and against is not None:
                 differences[one.method, other.method, name] = difference_of(sample, against)
+    return differences
+
+
+def passes(differences: Differences) -> list[Passed]:
+    """Pairs whose order is reversed, where both intervals exclude 0.
+
+    The intervals are corrected by Holm for all pairs of methods under all protocols, the cell's own
+    among them.
+    """
     tests = dict(zip(differences, corrected([*differences.values()]), strict=True))
 
     def excludes_zero(place: tuple[str, str, str]) -> bool:

@@ -31,5 +31,9 @@ class SuiteLike(Protocol):
     @property
     def deviations(self) -> Sequence[Deviation]: ...
     @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """The tables `[protocols.<name>]`: further protocols than the package's, or changed."""
+
+    @property
     def method(self) -> Mapping[str, Mapping[str, Any]]:
         """The tables `[method.<name>]`: the settings that a row has otherwise than the suite."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from gim_bench.check.history import Entry
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RECORD, RunsFolder
+from gim_bench.records.protocols import ReadAsSuite
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import finished_at
 from gim_bench.report.build import rows_of
 from gim_bench.report.columns import Row
 from gim_bench.report.document import Document
-from gim_bench.report.protocols import ResultsOf, rows_under
+from gim_bench.report.protocols import rows_under
 from gim_bench.report.published import load
 from gim_bench.report.suite_like import SuiteLike
 from gim_bench.report.webpage import SCRIPT, Surroundings, as_html, style
@@ -43,7 +44,7 @@ class OfSuite:
     records: Sequence[Record]
     runs: RunsFolder
     report: Document
-    results: ResultsOf  # of further protocols
+    results: ReadAsSuite  # of further protocols
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,15 @@ def test_the_report_shows_the_protocols_that_were_read(finished, gim_bench):
     assert "## Protocols" in gim_bench("report", "--suite", "./tiny.toml").out
 
 
+def test_a_report_leaves_out_what_was_read_with_other_settings(finished, gim_bench):
+    gim_bench(*PROBE)
+    other = ("--suite", "./tiny.toml", "--set", "protocols.knn.probe.neighbours=7")
+    out = gim_bench("report", *other).out
+    assert "left out: 2 result(s) of `knn`" in out
+    assert f"`python -m gim_bench probe {' '.join(other)} --protocol knn --seeds 1`" in out
+    assert "left out" not in gim_bench("probe", *other, "--protocol", "knn").out
+
+
 def test_an_unknown_protocol_is_one_line_with_those_there_are(gim_bench):
     answer = gim_bench("probe", "--suite", "./tiny.toml", "--protocol", "kn")
     assert answer.code == 2

@@ -30,6 +30,7 @@ class Suite:
     fresh_process: bool = False
     tuned: str | None = None
     deviations: tuple[Deviation, ...] = ()
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -51,6 +52,7 @@ def report_on(
     describes=describes,
     predictions=lambda _: None,
     pictures=lambda _: None,
+    results=lambda _: {},
     notes=(),
     settings=None,
 ):
@@ -63,6 +65,7 @@ def report_on(
         metrics=metrics,
         predictions=predictions,
         pictures=pictures,
+        results=results,
         notes=notes,
         settings=settings or {},
     )

@@ -8,8 +8,14 @@ from gim_bench.records.protocols import ProtocolResult
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import Row
 from gim_bench.report.document import Bullets, Table
-from gim_bench.report.protocols import DOES_NOT_APPLY, passes, protocols_section, rows_under
-from tests.report.cells import cell
+from gim_bench.report.protocols import (
+    DOES_NOT_APPLY,
+    differences_under,
+    passes,
+    protocols_section,
+    rows_under,
+)
+from tests.report.cells import cell, report_on
 
 
 def row(method, accuracies):
@@ -18,11 +24,16 @@ def row(method, accuracies):
 
 
 def results_with(numbers, *, reason=""):
-    """Results by method and protocol, a number for each seed; no number: does not apply."""
+    """Results by method and protocol, a number for each of the first seeds.
+
+    Without a number, the protocol does not apply.
+    """
 
     def results(record):
         found = {}
         for name, values in numbers[record.method].items():
+            if values and record.seed not in range(len(values)):
+                continue
             metrics = {"accuracy": values[record.seed]} if values else {}
             found[name] = (
                 ProtocolResult(
@@ -59,6 +70,46 @@ def test_without_results_there_is_no_section():
     assert not protocols_section(OWN, ["accuracy"], results=lambda _: {}).blocks
 
 
+BOTH = {
+    "gim": {"knn": [40.0, 41.0, 40.5], "clapp": [30.0, 31.0, 30.5]},
+    "clapp": {"knn": [49.0, 50.0, 49.5], "clapp": [30.0, 31.0, 30.5]},
+}
+
+
+def reported(numbers, *, other):
+    """The section of a report on a suite that reads otherwise under the protocol `other`."""
+    records = [record for each in OWN for record in each.records]
+    page = report_on(
+        records,
+        results=results_with(numbers),
+        describes=lambda config: config.get("read_under") != other,
+    )
+    return page.partition("## Protocols")[2].partition("\n## ")[0]
+
+
+def test_results_that_were_read_with_other_settings_are_left_out_with_the_command():
+    found = reported(BOTH, other="knn")
+    assert " own |" in found
+    assert " knn |" not in found
+    assert "49.5" not in found
+    assert (
+        "- left out: 6 result(s) of `knn`, read with other settings than the suite's: `python -m "
+        "gim_bench probe --suite quickstart --protocol knn --seeds 3` reads these cells again.\n"
+        in found
+    )
+
+
+def test_results_that_are_all_left_out_are_named_without_a_table():
+    found = reported(SWAPPED, other="knn")
+    assert "left out: 6 result(s) of `knn`" in found
+    assert "|" not in found
+
+
+def test_results_of_a_protocol_that_the_suite_lost_are_left_out_without_a_command():
+    found = reported({each: {"old": [1.0, 2.0, 3.0]} for each in BOTH}, other="old")
+    assert "- left out: 6 result(s) of `old`, a protocol that the suite does not have.\n" in found
+
+
 def test_a_protocol_that_does_not_apply_says_so_with_its_reason():
     numbers = {"gim": {"head": []}, "clapp": {"head": [1.0, 2.0, 3.0]}}
     table, lines = section(numbers, reason="the method has no head")
@@ -77,8 +128,37 @@ def test_a_reversal_beyond_chance_is_named_with_both_differences():
 def test_a_reversal_within_chance_is_no_change_of_order():
     noisy = {"gim": {"knn": [40.0, 60.0, 50.0]}, "clapp": {"knn": [49.0, 58.0, 49.0]}}
     _, lines = section(noisy)
-    assert "No two methods change places with intervals that exclude 0 both times." in lines
+    assert NO_CHANGE in lines
     assert any("tau -1.00" in line for line in lines)
+
+
+FIRST_SEED = {"gim": {"knn": [40.0]}, "clapp": {"knn": [49.0]}}
+UNTESTED = (
+    "No change of order is tested under `knn`: a test needs two seeds of two methods, there and "
+    "under `own`."
+)
+NO_CHANGE = "No two methods change places with intervals that exclude 0 both times."
+
+
+def test_numbers_of_fewer_seeds_than_the_cells_have_say_so():
+    table, _ = section(FIRST_SEED)
+    assert [row[1:] for row in table.rows] == [
+        ("3", "60.5 ± 0.5", "40.0 (n=1)"),
+        ("3", "50.5 ± 0.5", "49.0 (n=1)"),
+    ]
+
+
+def test_without_two_seeds_under_a_protocol_no_change_of_order_is_tested():
+    _, lines = section(FIRST_SEED)
+    assert UNTESTED in lines
+    assert NO_CHANGE not in lines
+
+
+def test_a_protocol_without_a_test_is_named_beside_the_conclusion_on_the_others():
+    numbers = {each: of | FIRST_SEED[each] for each, of in BOTH.items()}
+    _, lines = section(numbers)
+    assert UNTESTED in lines
+    assert NO_CHANGE in lines
 
 
 @pytest.mark.parametrize("own", [[50.0, 51.0, 50.5], [60.4, 61.2, 60.6]])
@@ -88,7 +168,7 @@ def test_methods_that_keep_their_order_or_were_alike_do_not_pass(own):
     kept = {"gim": {"knn": [60.0, 61.0, 60.5]}, "clapp": {"knn": [40.0, 41.0, 40.5]}}
     numbers = kept if own[0] == 50.0 else SWAPPED | {"gim": {"knn": [70.0, 71.0, 70.5]}}
     under = {each.method: rows_under(each, results_with(numbers)) for each in rows}
-    assert passes(rows, under, ["knn"], metric="accuracy") == []
+    assert passes(differences_under(rows, under, ["knn"], metric="accuracy")) == []
 
 
 def test_a_row_under_a_protocol_names_the_protocol_in_its_configuration():

@@ -13,6 +13,7 @@ import pytest
 from gim_bench.check.history import Entry, Point
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
+from gim_bench.records.protocols import ProtocolResult, ReadAsSuite
 from gim_bench.records.record import Status
 from gim_bench.report import build
 from gim_bench.site.again import verified
@@ -27,19 +28,19 @@ from tests.site.made import seeds, sent, submission_of
 RUN = "https://mlflow.example/#/experiments/1/runs/2"
 
 
-def content_of(root, *, records, **changes):
-    """The content of a site with one suite."""
+def content_of(root, *, records, results=lambda _: {}, describes=describes, **changes):
+    """The content of a site with one suite; `results` are those of further protocols."""
     runs = RunsFolder(root / "runs")
     for record in records:
         runs.save(record)
-    report = build(records, suite=Suite(), describes=describes)
+    report = build(records, suite=Suite(), describes=describes, results=results)
     of_suite = OfSuite(
         suite=Suite(),
         about="Half of <the> noise",
         records=records,
         runs=runs,
         report=report,
-        results=lambda _: {},
+        results=ReadAsSuite(results, describes=describes),
     )
     return Content(**{"suites": [of_suite], "who": "us"} | changes)
 
@@ -296,6 +297,34 @@ def test_other_data_has_a_table_of_its_own(tmp_path):
     board = (tmp_path / "public" / "leaderboard.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", board)
     assert headings == ["quickstart, data 0123456789ab", f"quickstart, data {'f' * 12}"]
+
+
+def test_the_leaderboard_has_no_result_that_was_read_with_other_settings(tmp_path):
+    """Neither of a protocol that the suite changed nor beside results of the new settings."""
+
+    def results(record):
+        return {
+            "knn": (
+                ProtocolResult(
+                    protocol="knn", suite=record.suite, method=record.method, seed=record.seed,
+                    key=record.key, settings={"k": record.seed}, files={},
+                    metrics={"accuracy": 30.0 + record.seed},
+                ),
+                None,
+            )
+        }  # fmt: skip
+
+    def of_today(config):
+        return config.get("read", {"k": 1}) == {"k": 1}
+
+    content = content_of(tmp_path, records=seeds([60, 62]), results=results, describes=of_today)
+    build_site(content, output=tmp_path / "public")
+    board = (tmp_path / "public" / "leaderboard.html").read_text()
+    assert "Protocol: knn" in board
+    assert "31.0" in board
+    assert "30.5" not in board
+    page = (tmp_path / "public" / "suites/quickstart/index.html").read_text()
+    assert "left out: 1 result(s) of `knn`, read with other settings" in page
 
 
 # -- checkers --------------------------------------------------------------------------------------
