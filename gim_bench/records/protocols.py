@@ -133,7 +133,9 @@ class ReadAsSuite:
     `describes` says whether the suite gives a configuration. Each record is judged once.
     """
 
-    def __init__(self, results: ResultsOf, *, describes: Callable[[Mapping[str, Any]], bool]):
+    def __init__(
+        self, results: ResultsOf, *, describes: Callable[[Mapping[str, Any]], bool]
+    ) -> None:
         self._results = results
         self._describes = describes
         self._known: dict[str, dict[str, Kept]] = {}

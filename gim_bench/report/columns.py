@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gim_bench.records.intervals import Estimate, Marks, Sample, mean_of, sample
 from gim_bench.records.metrics import OF_OBJECTIVE, describe, target_of, unit_of
 from gim_bench.records.record import Record
-from gim_bench.records.statistics import Summary, values_by_seed
+from gim_bench.records.statistics import Summary, spans, values_by_seed
 from gim_bench.report.document import Column, Table
 from gim_bench.report.published import Numbers, Published
 from gim_bench.report.tags import misfits
@@ -106,6 +106,14 @@ def trait_of(row: Row, name: str) -> Any:
 def is_untrained(row: Row) -> bool:
     """Whether the row is the encoder with its first weights; fixed features have no encoder."""
     return trait_of(row, "trains_on") == UNTRAINED and trait_of(row, "ablation") is None
+
+
+def failed_seeds(row: Row) -> str:
+    """The seeds that failed and are in no mean of the row, in words; empty without any."""
+    seeds = ", ".join(spans(row.failed))
+    if len(row.failed) > 1:
+        return f"seeds {seeds} failed and are in no mean"
+    return f"seed {seeds} failed and is in no mean" if seeds else ""
 
 
 PublishedNumbers = Mapping[str, Numbers]  # by paper

@@ -15,6 +15,7 @@ from gim_bench.report.columns import (
     PublishedNumbers,
     Row,
     Style,
+    failed_seeds,
     heading_of,
     show,
     show_published,
@@ -159,12 +160,13 @@ def entries(
         comparable = (
             each
             for each in of_method
-            if metric in each.summaries and not _why_not(each.records, paper, describes=describes)
+            if metric in each.summaries
+            and not _why_not(each, paper, metric=metric, describes=describes)
         )
         row = next(comparable, by_method.get(method))
         records = row.records if row else []
         ours = row.summaries.get(metric) if row else None
-        why_not = _why_not(records, paper, describes=describes) if ours else ""
+        why_not = _why_not(row, paper, metric=metric, describes=describes) if row and ours else ""
         judged = verdict(ours, paper, metric=metric, comparable=not why_not)
         if ours is None and method not in known:
             judged = Verdict.NOT_IMPLEMENTED
@@ -200,9 +202,9 @@ def gap_of(ours: Summary, paper: Published, *, metric: str) -> Gap:
     return gap_between(ours, paper, deterministic=metric.startswith(DETERMINISTIC))
 
 
-def _why_not(records: Sequence[Record], paper: Published, *, describes: Describes) -> str:
-    """The first reason why the records are not comparable with the paper; empty without one."""
-    for record in records:
+def _why_not(row: Row, paper: Published, *, metric: str, describes: Describes) -> str:
+    """The first reason why the row is not comparable with the paper; empty without one."""
+    for record in row.records:
         if not describes(record.config):
             return "settings are not the suite's"
         if incomplete := record.provenance.get("data_incomplete"):
@@ -211,11 +213,11 @@ def _why_not(records: Sequence[Record], paper: Published, *, describes: Describe
         for name, needed in paper.requires.items():
             if (value := settings.get(name, "absent")) != needed:
                 return f"{name} is {value}, where {paper.table} needs {needed}"
-    if differs := misfits(records, paper.tags, table=paper.table):
+    if differs := misfits(row.records, paper.tags, table=paper.table):
         return differs
-    if len({record.provenance.get("data_sha256") for record in records}) > 1:
+    if len({record.provenance.get("data_sha256") for record in row.records}) > 1:
         return "the seeds saw different data"
-    return ""
+    return "" if metric.startswith(DETERMINISTIC) else failed_seeds(row)
 
 
 def _at_rate(records: Sequence[Record], metric: str, *, rate: float | None) -> Summary | None:

@@ -10,6 +10,7 @@ from gim_bench.report.best import at_best_module
 from gim_bench.report.columns import (
     NONE,
     Row,
+    failed_seeds,
     heading_of,
     is_untrained,
     sample_of,
@@ -19,7 +20,7 @@ from gim_bench.report.columns import (
     style_of,
     trait_of,
 )
-from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.report.document import Bullets, Column, Section, Table
 
 REFERENCE = "gim"
 HEADINGS = ("method", "metric", "difference", "95% CI", "p", "detects", "seeds")
@@ -54,9 +55,11 @@ def differences_on_the_same_examples(rows: Sequence[Row], names: Sequence[str]) 
     strictest = LEVEL / max(1, len(tested))
     cells = [[*_named(pair), *_tested(pair, strictest), _seeds(pair)] for pair in found]
     columns = [Column(heading=heading, numeric=heading not in WORDS) for heading in HEADINGS]
+    failed = [f"{row.method}: {said}." for row in rows if (said := failed_seeds(row))]
+    notes = [*failed, *_notes(tested, strictest)]
     return Section(
         title=f"{title}: each method less {reference_of(rows).method}, in points of %",
-        blocks=[Table(columns=columns, rows=cells), *_notes(tested, strictest)],
+        blocks=[Table(columns=columns, rows=cells), *([Bullets(notes)] if notes else [])],
     )
 
 
@@ -116,7 +119,7 @@ def _seeds(pair: Pair) -> str:
     return str(ours) if ours == theirs else f"{ours}; {theirs}"
 
 
-def _notes(tested: Sequence[Pair], level: float) -> list[Block]:
+def _notes(tested: Sequence[Pair], level: float) -> list[str]:
     """How to read the intervals, what they cover, and what the table could have shown."""
     if not tested:
         return []
@@ -143,4 +146,4 @@ def _notes(tested: Sequence[Pair], level: float) -> list[Block]:
             f"The interval covers seeds alone, as there are no predictions of all seeds on the "
             f"same test labels: {', '.join(alone)}."
         )
-    return [Bullets(reading)]
+    return reading

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gim_bench.records.protocols import READ_UNDER
+from gim_bench.records.record import Status
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report import published
 from gim_bench.report.columns import Row
@@ -62,6 +63,12 @@ def test_every_number_of_the_paper_has_a_row():
     ]
     assert "\n- linear probe, margin 2 %: a third of the 6.2 points between" in page
     assert "\n- not comparable, random_init: settings are not the suite's\n" in page
+
+
+def test_a_row_of_which_a_seed_failed_has_no_verdict():
+    lost = cell("gim", seed=3, metrics={}, status=Status.FAILED, config=as_in("stl10", "gim"))
+    records = [*seeds("gim", 81.7, 81.8, 81.9), lost]
+    assert verdict_of(records, reason="seed 3 failed and is in no mean") == "not comparable"
 
 
 def test_a_row_of_the_suite_is_implemented_whatever_its_name():
@@ -234,6 +241,16 @@ def test_memory_is_compared_in_the_paper_s_unit():
         "cpc", metric, "7.70", "7.75", "+0.05 ± 0.05", "equivalent",
     ]  # fmt: skip
     assert f"- {metric.removesuffix(', GB')}, margin 0.35 GB: half of the 0.7 GB between" in page
+
+
+def test_memory_that_repeats_to_the_byte_is_judged_though_a_seed_failed():
+    name = "memory/gpu_allocated_over_baseline_bytes"
+    records = [
+        cell("cpc", metrics={name: 7.75e9}, config=in_precision("fp32")),
+        cell("cpc", seed=1, metrics={}, status=Status.FAILED, config=in_precision("fp32")),
+    ]
+    page = report_on(records, suite=TABLE_2, describes=lambda _: True)
+    assert table(page, TITLE)[2][-1] == "equivalent"
 
 
 def test_memory_in_bf16_is_not_comparable_with_gpus_that_had_none():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gim_bench.records.record import Status
 from tests.report.cells import answered, cell, report_on
 from tests.report.test_tables import SPOKEN, markdown, table
 
@@ -45,6 +46,14 @@ def test_without_gim_the_first_method_is_the_reference():
     page = markdown([*cells("random_init", 50.0, 51.0), *cells("cpc", 59.0, 61.0)])
     assert "each method less cpc, in points" in page
     assert table(page, TITLE)[1][:3] == ["random_init", "linear probe", "-9.5"]
+
+
+@pytest.mark.parametrize("accuracies", [(61.0,), (61.0, 62.0)])
+def test_rows_with_seeds_that_failed_are_named_below_the_table(accuracies):
+    lost = [cell("cpc", seed=s, metrics={}, status=Status.FAILED, error="x") for s in (3, 5)]
+    page = markdown([*cells("gim", 60.0, 61.0), *cells("cpc", *accuracies), *lost])
+    below = page.partition(f"## {TITLE}")[2].partition("\n## ")[0]
+    assert "\n- cpc: seeds 3, 5 failed and are in no mean.\n" in below
 
 
 @pytest.mark.parametrize(
