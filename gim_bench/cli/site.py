@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gim_bench.records.folder import RunsFolder
     from gim_bench.settings.schema import Suite
     from gim_bench.site.build import OfSuite
+    from gim_bench.site.submissions import Refused, Submission
 
 WHO = "gim_bench"
 LinkOption = Annotated[
@@ -55,7 +56,6 @@ def site(
     from gim_bench.records.folder import RunsFolder
     from gim_bench.settings.suites import load_suite
     from gim_bench.site.build import Content, build_site
-    from gim_bench.site.submissions import submissions_in
 
     runs = RunsFolder(runs_dir)
     there = runs.suites()
@@ -66,7 +66,7 @@ def site(
         f"the records of suite {name!r}, whose settings are not known: name its file with --suite"
         for name in (unknown if suite is None else ())
     ]
-    sent, refused = submissions_in(submissions) if submissions else ([], [])
+    sent, refused = _sent_to(submissions, loaded) if submissions else ([], [])
     suites = [made for each in loaded if (made := _of_suite(each, runs))]
     if not (suites or sent or refused):
         raise ConfigError(
@@ -98,6 +98,29 @@ def _of_different_names(suites: "Sequence[Suite]") -> "Sequence[Suite]":
                 f"your own another name"
             )
     return suites
+
+
+def _sent_to(folder: Path, suites: "Sequence[Suite]") -> "tuple[list[Submission], list[Refused]]":
+    """The submissions in a folder, and those that are refused: for other settings, too.
+
+    Settings are compared where the suite is one of `suites` or is shipped.
+    """
+    from gim_bench.settings.suites import load_suite
+    from gim_bench.site.submissions import misfit, submissions_in
+
+    found, refused = submissions_in(folder)
+    known = {each.name: each for each in suites}
+    sent = []
+    for each in found:
+        suite = known.get(each.suite)
+        if suite is None and each.suite in shipped_suites():
+            suite = load_suite(each.suite)
+        unfit = None if suite is None else misfit(each, suite)
+        if unfit is None:
+            sent.append(each)
+        else:
+            refused.append(unfit)
+    return sent, refused
 
 
 def _link(text: str) -> tuple[str, str]:

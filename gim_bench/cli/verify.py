@@ -14,7 +14,6 @@ from gim_bench.system.streams import show
 if TYPE_CHECKING:
     from gim_bench.records.record import Record
     from gim_bench.settings.schema import Suite
-    from gim_bench.site.submissions import Submission
 
 
 def verify(
@@ -39,14 +38,15 @@ def verify(
     from gim_bench.check.outcome import EXIT_CODES, Outcome
     from gim_bench.settings.suites import load_suite
     from gim_bench.site.again import CannotJudgeError, verified
-    from gim_bench.site.submissions import Refused, read_submission
+    from gim_bench.site.submissions import Refused, misfit, read_submission
     from gim_bench.site.verification import save_verification
 
     loaded = load_suite(suite)
     read = read_submission(submission, suite=loaded.name)
     if isinstance(read, Refused):
         raise ConfigError(read.line)
-    _check_settings(read, loaded)
+    if unfit := misfit(read, loaded):
+        raise ConfigError(unfit.line)
     found = []
     for claim in read.drawn(seed=seed, count=cells):
         print(
@@ -65,19 +65,6 @@ def verify(
     print(f"wrote {path}", file=sys.stderr)
     holds = all(each.outcome is Outcome.PASSES for each in found)
     raise typer.Exit(EXIT_CODES[Outcome.PASSES if holds else Outcome.WORSE])
-
-
-def _check_settings(submission: "Submission", suite: "Suite") -> None:
-    """Every record has the settings and the protocol of the suite. Raises: ConfigError."""
-    from gim_bench.cells.resolve import describer
-
-    describes = describer(suite)
-    for record in submission.records:
-        if record.protocol != suite.protocol or not describes(record.config):
-            raise ConfigError(
-                f"refused: {submission.path_of(record)}: its settings or its protocol are not "
-                f"those of suite {suite.name!r}: send cells of the suite as it is"
-            )
 
 
 def _run_again(

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gim_bench.cells.resolve import describer
 from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
 from gim_bench.seals import digest, sha256_of
+from gim_bench.settings.schema import Suite
 
 WHO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -110,6 +112,25 @@ def read_submission(root: Path, *, suite: str) -> Submission | Refused:
         records=[record for record in records if record is not None],
         digest=digest(contents),
     )
+
+
+def misfit(submission: Submission, suite: Suite) -> Refused | None:
+    """The submission as refused for its first record of other settings; None if all fit the suite.
+
+    Raises: ConfigError where the suite is wrong.
+    """
+    describes = describer(suite)
+    for record in submission.records:
+        if record.protocol != suite.protocol or not describes(record.config):
+            return Refused(
+                submission.path_of(record),
+                f"its settings or its protocol are not those of suite {suite.name!r}: send cells "
+                f"of the suite as it is",
+                who=submission.who,
+                suite=submission.suite,
+                cells=len(submission.records),
+            )
+    return None
 
 
 def _faults(path: Path, record: Record | None, *, root: Path, suite: str) -> Iterator[str]:

@@ -11,7 +11,9 @@ from gim_bench.site.submissions import read_submission
 from gim_bench.site.verification import standing_of
 from gim_bench.tracking import Tracker
 from tests.check.cells import COMMITTED
-from tests.cli.commands import records
+from tests.cli.commands import PLAIN, records
+from tests.site.made import sent as made
+from tests.site.made import submission_of
 
 SITE = ("site", "--suite", "./tiny.toml", "--submissions", "submissions", "--output", "public")
 VERIFY = ("verify", "--submission", "submissions/ann", "--suite", "./tiny.toml")
@@ -85,6 +87,24 @@ def test_one_altered_number_under_a_new_seal_is_found_where_all_cells_run_again(
     (line,) = [each for each in answer.out.splitlines() if "the record says" in each]
     assert line.startswith("random_init seed 0 ran again on")
     assert gim_bench(*SITE).code == 0
+    assert "ann" not in board(tmp_path)
+
+
+def test_records_with_other_settings_are_not_listed_beside_ours(sent, gim_bench, tmp_path):
+    """Whether the site knows the suite by its file, or the suite is shipped."""
+    submission_of([made()], root=tmp_path / "submissions" / "ben")
+    assert gim_bench(*VERIFY).code == 0
+    toml = tmp_path / "tiny.toml"
+    toml.write_text(toml.read_text().replace("steps = 4", "steps = 5"))
+    assert gim_bench(*PLAIN).code == 0
+    answer = gim_bench(*SITE)
+    assert answer.code == 0, answer.err
+    refused = [line for line in answer.err.splitlines() if line.startswith("refused: ")]
+    assert [line.partition(": its settings or its protocol ")[2] for line in refused] == [
+        f"are not those of suite {suite!r}: send cells of the suite as it is"
+        for suite in ("tiny", "quickstart")
+    ]
+    assert "<td>gim_bench</td>" in board(tmp_path)
     assert "ann" not in board(tmp_path)
 
 
