@@ -1,5 +1,6 @@
 """The command `verify`."""
 
+import secrets
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,12 @@ def verify(
     ],
     suite: SuiteOption,
     seed: Annotated[
-        int, typer.Option(help="Draws the cells that run again, with the records' digest.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Draws the cells that run again, with the records' digest.  [default: at random]",
+            show_default=False,
+        ),
+    ] = None,
     cells: Annotated[int, typer.Option(min=1, help="How many cells run again.")] = 1,
     device: DeviceOption = "auto",
     data_dir: DataDirOption = None,
@@ -47,6 +52,7 @@ def verify(
         raise ConfigError(read.line)
     if unfit := misfit(read, loaded):
         raise ConfigError(unfit.line)
+    seed = secrets.randbelow(2**32) if seed is None else seed
     found = []
     for claim in read.drawn(seed=seed, count=cells):
         print(

@@ -121,9 +121,22 @@ def standing_of(submission: Submission) -> Standing:
         return Standing(False, f"the verification was altered or is of another version: {again}")
     if any(cell.submission != submission.digest for cell in cells):
         return Standing(False, f"the records changed since they were verified: {again}")
+    if not _is_drawn(cells, submission):
+        what = "the cells and numbers that its seed draws from these records"
+        return Standing(False, f"the verification is not of {what}: {again}")
     broken = [cell.line for cell in cells if cell.outcome is not Outcome.PASSES]
     if broken:
         return Standing(False, f"refused: {broken[0]}")
     more = len(cells) > 1
     count = f"{len(cells)} of {len(submission.records)} cells ran again: " if more else ""
     return Standing(True, count + "; ".join(cell.line for cell in cells), cells)
+
+
+def _is_drawn(cells: Sequence[Verification], submission: Submission) -> bool:
+    """Whether the cells are those that their seed draws, and the claims those of the records."""
+    seed, claims = cells[0].seed, submission.drawn(seed=cells[0].seed, count=len(cells))
+    return len(cells) == len(claims) and all(
+        (cell.seed, cell.method, cell.cell_seed) == (seed, claim.method, claim.seed)
+        and all(number.claimed == claim.metrics.get(number.metric) for number in cell.numbers)
+        for cell, claim in zip(cells, claims, strict=True)
+    )

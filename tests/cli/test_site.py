@@ -56,6 +56,18 @@ def test_honest_records_are_listed_once_a_cell_has_run_again(sent, gim_bench, tm
     assert "<td>ann</td>" in board(tmp_path)
 
 
+def test_nobody_knows_the_draw_beforehand(sent, gim_bench):
+    """Without --seed, the seed is drawn, printed and stored."""
+    seeds = []
+    for _ in range(2):
+        answer = gim_bench(*VERIFY)
+        assert answer.code == 0, answer.err
+        (cell,) = json.loads((sent / "verified.json").read_text())["cells"]
+        assert f", draw {cell['seed']}: " in answer.err
+        seeds.append(cell["seed"])
+    assert seeds[0] != seeds[1]
+
+
 def test_an_altered_number_is_refused_in_one_line(sent, gim_bench, tmp_path):
     altered(sent, reseal=False)
     answer = gim_bench(*VERIFY)
