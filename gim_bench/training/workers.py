@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exception
@@ -319,11 +320,10 @@ def _last_words(connection: Connection) -> Failure | None:
         try:
             if not connection.poll():
                 return None
-            said = connection.recv()
+            content = connection.recv_bytes()
         except (EOFError, OSError):
             return None
-        except Exception:  # noqa: S112 - a part of a state, which is no message
-            continue
-        if said[0] == "failed":
-            failure: Failure = said[1]
-            return failure
+        with suppress(Exception):  # a part of a state, which is no message
+            match ForkingPickler.loads(content):
+                case ("failed", Failure() as failure):
+                    return failure

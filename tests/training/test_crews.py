@@ -5,11 +5,13 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from gim_bench.errors import WorkerError
+from gim_bench.errors import DataError, WorkerError
 from gim_bench.hardware.ranks import Rank
+from gim_bench.training import workers
 from gim_bench.training.agents import _line_to_rank_0
-from gim_bench.training.workers import Crew
+from gim_bench.training.workers import Crew, at_post, send_state, tell
 
 
 class Place:
@@ -22,7 +24,15 @@ class Place:
 def serve(place):
     if place.what == "dies":
         raise SystemExit(3)
+    if place.what == "reports and fails":
+        at_post(place.parent, lambda: reports_and_fails(place.parent))
     time.sleep(60)
+
+
+def reports_and_fails(parent):
+    tell(parent, "losses", {}, True)
+    send_state(parent, {"weights": torch.zeros(3)})
+    raise DataError("the tile is damaged")
 
 
 def test_a_worker_that_is_dead_already_is_noticed_while_another_one_is_heard():
@@ -35,6 +45,20 @@ def test_a_worker_that_is_dead_already_is_noticed_while_another_one_is_heard():
         with pytest.raises(WorkerError, match="process 2 ended with exit code 3"):
             crew.hear(crew.workers[0], "ready")  # at once, and not when process 1 ends
         assert crew.workers[0].process.is_alive()
+    finally:
+        crew.end()
+
+
+def test_the_error_of_a_worker_is_heard_behind_its_state_while_another_one_is_heard(monkeypatch):
+    """A state is bytes that are no message, and ends with none."""
+    monkeypatch.setattr(workers, "LAST_WORDS_SECONDS", 0.1)
+    crew = Crew()
+    try:
+        crew.hire("process 1", serve, partial(Place, "waits"), threads=1)
+        crew.hire("process 2", serve, partial(Place, "reports and fails"), threads=1)
+        crew.workers[1].process.join()
+        with pytest.raises(DataError, match="the tile is damaged"):
+            crew.hear(crew.workers[0], "ready")
     finally:
         crew.end()
 
