@@ -8,11 +8,13 @@ from gim_bench.records.record import Record
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import (
     NONE,
+    SAW_VALIDATION,
     Filled,
     Row,
     interval_column,
     method_column,
     metric_column,
+    saw_validation,
     seeds_column,
     table_of,
 )
@@ -38,23 +40,12 @@ def best_module_table(rows: Sequence[Row], names: Sequence[str]) -> Section:
             *interval_column(best, name),
         ]
     notes = [
-        f"{method}: its encoder was trained on the labels of the validation examples, which favour "
-        f"a module that knows them by heart."
-        for method in _seen(rows)
+        f"{row.method}: {SAW_VALIDATION} a module that knows them by heart."
+        for row in rows
+        if saw_validation(row)
     ]
     blocks: list[Block] = [table_of(columns), *([Bullets(notes)] if notes else [])]
     return Section(title=title, blocks=blocks if chosen else [])
-
-
-def _seen(rows: Sequence[Row]) -> list[str]:
-    """The methods whose encoders have seen the labels that choose the module."""
-    return [
-        row.method
-        for row in rows
-        for config in [record.config for record in row.records[:1]]
-        if config.get("method", {}).get("uses_labels")
-        and not (config.get("probe") or {}).get("unseen_validation")
-    ]
 
 
 def at_best_module(row: Row, name: str) -> Row | None:

@@ -53,6 +53,7 @@ RATIOS = {
 }
 # What an interval covers, as tables say it.
 COVERS = {"seeds and items": "", "seeds": "seeds", "items": "examples"}
+SAW_VALIDATION = "its encoder was trained on the labels of the validation examples, which favour"
 UNTRAINED = "none"  # the split that an untrained encoder is trained on
 TRAINED_ON = {"unlabelled": "unlabelled", "train": "labelled only", UNTRAINED: "nothing"}
 
@@ -106,6 +107,13 @@ def trait_of(row: Row, name: str) -> Any:
 def is_untrained(row: Row) -> bool:
     """Whether the row is the encoder with its first weights; fixed features have no encoder."""
     return trait_of(row, "trains_on") == UNTRAINED and trait_of(row, "ablation") is None
+
+
+def saw_validation(row: Row) -> bool:
+    """Whether hyperparameters are chosen on labels that the row's encoder was trained on."""
+    probe = row.records[0].config.get("probe") if row.records else None
+    unseen = isinstance(probe, Mapping) and probe.get("unseen_validation")
+    return bool(trait_of(row, "uses_labels")) and not unseen
 
 
 def failed_seeds(row: Row) -> str:

@@ -13,12 +13,14 @@ from gim_bench.records.record import Record
 from gim_bench.records.statistics import summarise_metrics
 from gim_bench.report.columns import (
     NONE,
+    SAW_VALIDATION,
     Filled,
     Row,
     mean_over,
     method_column,
     metric_column,
     sample_of,
+    saw_validation,
     seeds_column,
     style_of,
     table_of,
@@ -292,6 +294,12 @@ def _notes(rows: Sequence[Row], names: Sequence[str], *, results: ResultsOf) -> 
         "Changes of order: intervals cover seeds and test examples, corrected by Holm.",
         *(f"{line} ({', '.join(dict.fromkeys(methods))})." for line, methods in reasons.items()),
         *(f"`{name}` has other settings in some cells than in others." for name in mixed),
+        *(
+            f"{row.method}: {SAW_VALIDATION} hyperparameters that suit those examples."
+            for row in rows
+            if saw_validation(row)
+            and any(result.curves for result in found if result.method == row.method)
+        ),
         *_unconverged(found),
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gim_bench.records.record import Record
-from gim_bench.report.columns import NONE
+from gim_bench.report.columns import NONE, SAW_VALIDATION
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 
 WORDS = ("method", "probe")
@@ -51,8 +51,8 @@ def sweep_section(records: Sequence[Record]) -> Section:
         else "the best hyperparameter of a sweep"
     )
     notes = [
-        f"{method}: its encoder was trained on the labels of the validation examples, which favour "
-        f"rates and penalties that suit those examples: compare its accuracies on the test set."
+        f"{method}: {SAW_VALIDATION} rates and penalties that suit those examples: compare its "
+        f"accuracies on the test set."
         for method in dict.fromkeys(s.record.method for s in sweeps_of(records) if _seen(s))
     ]
     blocks: list[Block] = [*tables, SWEEP_NOTE, *([Bullets(notes)] if notes else [])]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe, hyperparameter_of
 from gim_bench.records.record import SEEN_IN_TRAINING
 from gim_bench.report.columns import (
+    SAW_VALIDATION,
     PublishedNumbers,
     Row,
     heading_of,
@@ -15,6 +16,7 @@ from gim_bench.report.columns import (
     misfit,
     paper_columns,
     ratio_column,
+    saw_validation,
     seeds_column,
     show_published,
     style_of,
@@ -49,6 +51,7 @@ def accuracy_table(
             *_about_leaks(rows),
             *_about_spread(rows, headline),
             *_about_rates(rows),
+            *_about_validation(rows),
             *flags([record for row in rows for record in row.records]),
             *_about_paper(rows, published, names),
         ],
@@ -188,6 +191,18 @@ def _about_rates(rows: Sequence[Row]) -> list[Block]:
             f"module of {', '.join(edged)}: values outside of the grid might do better there."
         )
     ]
+
+
+def _about_validation(rows: Sequence[Row]) -> list[Block]:
+    """The methods whose probe was chosen on labels that their encoder was trained on."""
+    lines = [
+        f"{row.method}: {SAW_VALIDATION} a {hyperparameter_of(row.records[0].config)} of the probe "
+        f"that suits those examples."
+        for row in rows
+        if saw_validation(row)
+        and any(len(curve) > 1 for r in row.records for curve in r.probe_curves.values())
+    ]
+    return [Bullets(lines)] if lines else []
 
 
 def _about_paper(

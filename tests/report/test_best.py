@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gim_bench.report.columns import SAW_VALIDATION
 from tests.report.cells import answered, cell, report_on
 from tests.report.test_tables import SPOKEN, markdown, table
 
@@ -70,8 +71,11 @@ def test_labels_that_an_encoder_was_trained_on_are_named_where_they_choose(probe
     seen = cell("supervised", metrics=METRICS, probe_curves=curves(60.0, 59.0))
     other = cell("gim", metrics=METRICS, probe_curves=curves(60.0, 59.0))
     unseen = replace(seen, config=seen.config | {"probe": {"unseen_validation": True}})
-    line = "supervised: its encoder was trained on the labels of the validation examples"
-    assert line in markdown([other, replace(seen, config=seen.config | {"probe": probe})])
+    line = f"- supervised: {SAW_VALIDATION}"
+    page = markdown([other, replace(seen, config=seen.config | {"probe": probe})])
+    assert page.count(line) == 2
+    assert f"{line} a module that knows them by heart.\n" in page
+    assert f"{line} a learning rate of the probe that suits those examples.\n" in page
     assert "trained on the labels" not in markdown([other, unseen])
 
 

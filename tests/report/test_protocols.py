@@ -171,6 +171,32 @@ def test_methods_that_keep_their_order_or_were_alike_do_not_pass(own):
     assert passes(differences_under(rows, under, ["knn"], metric="accuracy")) == []
 
 
+@pytest.mark.parametrize("unseen", [False, True])
+@pytest.mark.parametrize("curves", [{}, {"top": [[0.1, 60.0]]}])
+def test_labels_that_an_encoder_was_trained_on_are_named_where_a_protocol_chooses_by_them(
+    unseen, curves
+):
+    of_gim = OWN[0]
+    supervised = row("supervised", [70.0, 71.0, 70.5])
+    records = [
+        replace(record, config=record.config | {"probe": {"unseen_validation": unseen}})
+        for record in supervised.records
+    ]
+    plain = results_with(dict.fromkeys(("gim", "supervised"), SWAPPED["gim"]))
+
+    def results(record):
+        (result, predictions) = plain(record)["knn"]
+        return {"knn": (replace(result, curves=curves), predictions)}
+
+    rows = [of_gim, supervised._replace(records=records)]
+    found = protocols_section(rows, ["accuracy"], results=results)
+    lines = [line for block in found.blocks if isinstance(block, Bullets) for line in block.items]
+    named = [line for line in lines if "trained on the labels" in line]
+    assert [line.partition(":")[0] for line in named] == (
+        ["supervised"] if curves and not unseen else []
+    )
+
+
 def test_a_row_under_a_protocol_names_the_protocol_in_its_configuration():
     """By which the tags of published numbers find the row."""
     under = rows_under(OWN[0], results_with(SWAPPED))["knn"]
