@@ -37,7 +37,10 @@ class CrossEntropyHead(nn.Module):
 
     @property
     def uninformed_loss(self) -> float:
-        """log(classes): the loss where all classes have equal scores, in nats."""
+        """log(classes): the loss where all classes have equal scores, in nats.
+
+        Where classes are not equally frequent, their frequencies alone give a lower loss.
+        """
         return math.log(len(self.target.classes))
 
     def logits(self, z: Float[Tensor, "example step d"]) -> Float[Tensor, "example i class"]:

@@ -41,8 +41,9 @@ from gim_bench.report.suite_like import SuiteLike
 
 WORKS = "Does it work?"
 READING = (
-    "In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one. In the "
-    "tables below, ± after a number is a standard deviation over seeds."
+    "In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one; where two "
+    "rows are compared, the interval is corrected by Holm. In the tables below, ± after a number "
+    "is a standard deviation over seeds."
 )
 # By the signs of the differences from an untrained encoder and from end to end, None if unknown.
 VERDICTS: Mapping[tuple[int | None, int | None], str] = {

@@ -15,7 +15,9 @@ RULE = (
     f"predictor without information (it diverged where that is more than a tenth above, else it "
     f"learnt nothing), or where the last epoch brought more than "
     f"{STILL_LEARNING:.0%} of the whole fall of a module's loss since that loss (where none is "
-    f"known: since the first epoch). Longer training may change the rank of such a run."
+    f"known: since the first epoch). Longer training may change the rank of such a run. "
+    f"Without information, all classes have the same score: where they are not equally frequent, "
+    f"as phones are, a module that learnt no more than their frequencies is not flagged."
 )
 
 

@@ -24,8 +24,9 @@ quickstart --method cpc`. Energy: not measured: the records are older than its m
 **What does it save?** Not known. No answer, because gim has no peak of memory. Run \
 `python -m gim_bench run --suite memory`.
 
-In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one. In the tables \
-below, ± after a number is a standard deviation over seeds.
+In the answers, ± is half of a 95 % interval, and brackets after a ratio hold one; where two rows \
+are compared, the interval is corrected by Holm. In the tables below, ± after a number is a \
+standard deviation over seeds.
 
 Figure (drawn by --format html): Accuracy over time of training
 
