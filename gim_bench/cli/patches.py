@@ -68,11 +68,10 @@ def patches(
     sizes = Sizes(neurons=neurons, patches=per_neuron, images=images)
     drawn = failed = 0
     for cell in work.cells:
-        if cell.key not in finished:
+        if (record := finished.get(cell.key)) is None:
             failed += 1
             print(f"left out: {cell.name}: not finished with these settings", file=sys.stderr)
             continue
-        record = finished[cell.key]
         try:
             pictures = draw_patches(cell, record, work.bench, runs=work.runs, sizes=sizes)
         except ConfigError as error:
