@@ -1,7 +1,7 @@
 """A finished cell under other protocols: its encoder is read again, and nothing is trained."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,8 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.frozen import SELECTION, files_of, frozen, has_selection
 from gim_bench.cells.selection import is_selected_apart, learns_from_labels
 from gim_bench.contract import Split
-from gim_bench.errors import ConfigError
+from gim_bench.errors import ConfigError, first_line
+from gim_bench.hardware import memory
 from gim_bench.hardware.devices import resolve_precision
 from gim_bench.probing.exchange import Read, chooses, exchange
 from gim_bench.records import provenance
@@ -87,7 +88,8 @@ def read_again(
 
     A result that is there for these settings and weights is not made again, unless by `rerun`.
 
-    Raises: ConfigError if weights are missing or damaged; DataError if too few have labels.
+    Raises: ConfigError if weights are missing or damaged; DataError if too few have labels;
+    MemoryError, with the results of all other protocols on disk, if protocols exhaust memory.
     """
     folder = runs.folder_of(record)
     earlier = results_of(record, folder=folder)
@@ -99,32 +101,29 @@ def read_again(
     }
     missing = [protocol for protocol in protocols if protocol.name not in done]
     machine = provenance.describe(str(bench.device)) if missing else {}
-    for alike in _grouped(missing):
-        found = _exchanged(cell, record, bench, runs=runs, protocols=alike)
-        for protocol in alike:
-            read = found[protocol.name]
-            reads = earlier[protocol.name].test_reads if protocol.name in earlier else 0
-            result = ProtocolResult(
-                protocol=protocol.name,
-                suite=record.suite,
-                method=record.method,
-                seed=record.seed,
-                key=record.key,
-                settings=protocol.as_dict(),
-                files=files_of(record),
-                metrics=read.metrics,
-                chosen=read.chosen,
-                curves=read.curves,
-                reason=read.reason,
-                test_reads=reads + bool(read.metrics),
-                provenance={
-                    **machine,
-                    "data_sha256": cell.data_sha256,
-                    "finished_at": provenance.now(),
-                },
-            )
-            predictions = read.predictions if read.metrics else None
-            done[protocol.name] = save_result(folder, result, predictions)
+    for protocol, read in _each_read(cell, record, bench, runs=runs, protocols=missing):
+        reads = earlier[protocol.name].test_reads if protocol.name in earlier else 0
+        result = ProtocolResult(
+            protocol=protocol.name,
+            suite=record.suite,
+            method=record.method,
+            seed=record.seed,
+            key=record.key,
+            settings=protocol.as_dict(),
+            files=files_of(record),
+            metrics=read.metrics,
+            chosen=read.chosen,
+            curves=read.curves,
+            reason=read.reason,
+            test_reads=reads + bool(read.metrics),
+            provenance={
+                **machine,
+                "data_sha256": cell.data_sha256,
+                "finished_at": provenance.now(),
+            },
+        )
+        predictions = read.predictions if read.metrics else None
+        done[protocol.name] = save_result(folder, result, predictions)
     return {protocol.name: done[protocol.name] for protocol in protocols}
 
 
@@ -152,6 +151,33 @@ def _applies(protocol: Protocol, cell: Cell, bench: Bench) -> bool:
     own = cell.config.probe
     alike = all(getattr(protocol.probe, name) == getattr(own, name) for name in DRAW)
     return alike or not learns_from_labels(cell, bench)
+
+
+def _each_read(
+    cell: Cell, record: Record, bench: Bench, *, runs: RunsFolder, protocols: Sequence[Protocol]
+) -> Iterator[tuple[Protocol, Read]]:
+    """Results of the protocols; those of a group that exhausts memory are read one by one.
+
+    Raises: MemoryError at the end, if single protocols exhaust memory.
+    """
+    waiting, exhausting = _grouped(protocols), []
+    while waiting:
+        alike = waiting.pop(0)
+        found: dict[str, Read] = {}
+        try:
+            found = _exchanged(cell, record, bench, runs=runs, protocols=alike)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_exhausted(error):
+                raise
+            if len(alike) > 1:
+                waiting[:0] = [[protocol] for protocol in alike]
+            else:
+                exhausting.append(f"{alike[0].name} ({first_line(error)})")
+        if not found:  # the error is gone, which held on to the features
+            memory.free(bench.device)
+        yield from ((protocol, found[protocol.name]) for protocol in alike if found)
+    if exhausting:
+        raise MemoryError("; ".join(exhausting))
 
 
 def _grouped(protocols: Sequence[Protocol]) -> list[list[Protocol]]:

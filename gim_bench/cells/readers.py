@@ -10,8 +10,8 @@ from gim_bench.cells.cell import Cell
 from gim_bench.cells.crew import SPAWN, at_work
 from gim_bench.cells.exchange import read_again
 from gim_bench.cells.shares import Share
-from gim_bench.errors import BenchError
-from gim_bench.hardware.memory import keep_freed_blocks
+from gim_bench.errors import BenchError, first_line, one_line
+from gim_bench.hardware.memory import is_exhausted, keep_freed_blocks
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record
 from gim_bench.settings.protocols import Protocol
@@ -71,6 +71,10 @@ class _Untaken:
                 )
             except BenchError as complaint:
                 error = str(complaint)
+            except (MemoryError, RuntimeError) as trouble:
+                if not is_exhausted(trouble):
+                    raise
+                error = one_line(f"does not fit: {first_line(trouble)}")
             yield reading.cell.key, error
 
     def _next(self) -> Reading | None:

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import nn
 
-from gim_bench.hardware import nvml
+from gim_bench.hardware import nvml, threads
 from gim_bench.hardware.nvml import UnmeasurableError
 from gim_bench.hardware.sampling import repeated
 
@@ -70,6 +70,14 @@ def free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that this process may still take on a device."""
+    if device.type != "cuda":
+        return threads.available_bytes()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def keep_freed_blocks() -> None:

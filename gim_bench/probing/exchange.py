@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from jaxtyping import Float
-from torch import Tensor, cat
+from torch import Tensor
 
 from gim_bench.contract import Batch, Learner, Target
 from gim_bench.datasets.batches import Batches
-from gim_bench.hardware import devices
+from gim_bench.hardware import devices, memory
 from gim_bench.probing.classifiers import Classifier, Labelled, fit_neighbours
 from gim_bench.probing.hidden import refit_hidden, validate_hidden
 from gim_bench.probing.linear import (
@@ -62,15 +63,21 @@ class SpaceReader(Reader):
         learner: Learner,
         protocols: Sequence[Protocol],
         *,
+        labels: int,
         precision: Precision,
         title: str,
         progress: Progress,
     ) -> None:
         super().__init__(learner, precision=precision, title=title, progress=progress)
         self.spaces = {space_of(protocol): protocol for protocol in protocols}
+        self.labels = labels  # 0 when a first batch has shown that their features fit
 
     def _in_pieces(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
-        yield self._features(batch)
+        features = self._features(batch)
+        if self.labels:
+            _check_room(features, labels=self.labels, device=batch.inputs.device)
+            self.labels = 0
+        yield features
 
     def _features(self, batch: Batch) -> dict[str, Tensor]:
         kinds = {protocol.reads for protocol in self.spaces.values()}
@@ -79,13 +86,31 @@ class SpaceReader(Reader):
         found = {}
         for space, protocol in self.spaces.items():
             if modules := [values.float() for values in read[protocol.reads].values()]:
-                found[space] = modules[-1] if protocol.modules == "top" else cat(modules, dim=2)
+                found[space] = (
+                    modules[-1] if protocol.modules == "top" else torch.cat(modules, dim=2)
+                )
         return found
 
     def _own_head(
         self, part: Part, targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, "example step c"]]:
         return {}
+
+
+def _check_room(
+    features: Mapping[str, Float[Tensor, "example step _"]], *, labels: int, device: torch.device
+) -> None:
+    """Raises: MemoryError if memory cannot hold features of so many labels in float32.
+
+    The parts of a space are held beside the whole while they are joined.
+    """
+    widths = [values.shape[2] for values in features.values()]
+    needed = 4 * labels * (sum(widths) + max(widths, default=0))
+    if needed > (free := memory.available_bytes(device)):
+        raise MemoryError(
+            f"{labels} labels × {sum(widths)} features need {needed / 1e9:.3g} GB, and "
+            f"{free / 1e9:.3g} GB are free"
+        )
 
 
 def space_of(protocol: Protocol) -> str:
@@ -111,13 +136,18 @@ def exchange(
     that was not trained on these labels, or of the learner itself. Classifiers are fitted on all
     labels, with the draws of the cell's own probe. The test set is read once.
 
-    Raises: DataError if too few images or recordings have labels.
+    Raises: DataError if too few images or recordings have labels; MemoryError, or PyTorch's own, if
+    the features of all protocols do not fit into memory.
     """
     settings = protocols[0].probe
-    reader_of = partial(
-        SpaceReader, precision=settings.precision or precision, title=title, progress=progress
-    )
     questions = [question(train, target, settings=settings) for target in targets]
+    reader_of = partial(
+        SpaceReader,
+        labels=sum(len(asked.places) for asked in questions),
+        precision=settings.precision or precision,
+        title=title,
+        progress=progress,
+    )
     chosen: dict[tuple[str, str], Sequence[Tried]] = {}
     if chooser is not None:
         choosing = [protocol for protocol in protocols if chooses(protocol.probe)]

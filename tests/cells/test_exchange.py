@@ -278,3 +278,34 @@ def test_a_precision_that_the_device_lacks_is_refused_with_the_name_of_the_proto
     suite = tiny_suite(tmp_path, asked)
     with pytest.raises(ConfigError, match=r"^protocols\.knn\.probe\.precision: .* is a CPU"):
         protocols_on(tiny_cell(suite, "gim").config, protocols_of(suite), device=CPU)
+
+
+# -- out of memory ---------------------------------------------------------------------------------
+
+
+def exhausted(*_, **__):
+    raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+
+
+def test_a_protocol_that_exhausts_memory_takes_no_other_with_it(tmp_path, monkeypatch):
+    """Protocols of one group that do not fit together are read one by one."""
+    found = Finished(tmp_path, "random_init")
+    together = found.read(*LINEAR)
+    monkeypatch.setattr("gim_bench.probing.exchange.fit_neighbours", exhausted)
+    with pytest.raises(MemoryError, match=r"^knn \(DefaultCPUAllocator: can't allocate memory\)$"):
+        found.read("knn", "top", "all_modules", rerun=True)
+    kept = results_of(found.record, folder=found.folder)
+    assert {name: kept[name].test_reads for name in LINEAR} == {
+        "top": 2, "all_modules": 2, "knn": 1,
+    }  # fmt: skip
+    for name in ("top", "all_modules"):
+        assert kept[name].metrics == together[name].metrics
+
+
+def test_features_that_cannot_fit_are_refused_when_the_first_batch_is_read(tmp_path, monkeypatch):
+    """32 labels × 16 channels of the top module in float32, held twice while they are joined."""
+    found = Finished(tmp_path, "random_init")
+    monkeypatch.setattr("gim_bench.hardware.memory.available_bytes", lambda _: 2 * 32 * 16 * 4)
+    with pytest.raises(MemoryError, match=r"^all_modules \(32 labels × 24 features"):
+        found.read("top", "all_modules")
+    assert list(results_of(found.record, folder=found.folder)) == ["top"]

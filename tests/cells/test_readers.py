@@ -7,11 +7,13 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from gim_bench.cells.exchange import protocols_on
 from gim_bench.cells.readers import Reading, read_all
 from gim_bench.cells.run import run_cell
 from gim_bench.cells.shares import Share
+from gim_bench.probing.classifiers import fit_neighbours
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.protocols import results_of
 from gim_bench.settings.protocols import protocols_of
@@ -71,6 +73,28 @@ def test_a_cell_without_its_weights_is_named_and_the_others_are_read(readings, s
     assert "encoder.safetensors" in errors[key]
     assert [sorted(each) for each in metrics(readings, tmp_path)] == [
         ["knn", "top"], [], ["knn", "top"],
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_cell_that_exhausts_memory_is_named_and_the_others_are_read(
+    readings, tmp_path, monkeypatch
+):
+    fitted = []
+
+    def fit(*args, **options):
+        fitted.append(args)
+        if len(fitted) in (2, 3):  # the second cell's, with the other protocol and alone
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB")
+        return fit_neighbours(*args, **options)
+
+    monkeypatch.setattr("gim_bench.probing.exchange.fit_neighbours", fit)
+    key = readings[1].cell.key
+    assert read(readings, tmp_path, share=ONE) == {
+        key: "does not fit: knn (CUDA out of memory. Tried to allocate 9 TiB)"
+    }
+    assert [sorted(each) for each in metrics(readings, tmp_path)] == [
+        ["knn", "top"], ["top"], ["knn", "top"],
     ]  # fmt: skip
 
 
