@@ -61,7 +61,7 @@ def test_every_number_of_the_paper_has_a_row():
         ["gim", "linear probe, %", "81.9 ± 0.3", "81.8 ± 0.1", "-0.1 ± 0.4", "equivalent"],
         ["gim_iterative", "linear probe, %", "79.8", "–", "–", "not run"],
     ]
-    assert "\n- linear probe, margin 2 %: a third of the 6.2 points between" in page
+    assert "\n- linear probe, margin 1 %: half of the 2.1 points between gim and" in page
     assert "\n- not comparable, random_init: settings are not the suite's\n" in page
 
 
