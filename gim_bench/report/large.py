@@ -76,12 +76,21 @@ class Measured:
     family: str
     size: Size
     side: int  # pixels or samples
-    records: Sequence[Record]  # finished; empty if the row does not fit into memory
+    records: Sequence[Record]  # of the seeds that are finished; the others did not fit into memory
+    seeds: int
     limits: set[int | None]  # bytes that a process might hold; None without a limit
 
     @property
     def amount(self) -> float:
         return self.size.amount(self.side)
+
+    @property
+    def misfit(self) -> str:
+        """For which seeds the row does not fit into memory; empty if for none."""
+        failed = self.seeds - len(self.records)
+        if not failed:
+            return ""
+        return f"{TOO_LARGE} for {failed} of {self.seeds} seeds" if self.records else TOO_LARGE
 
     def mean(self, name: str) -> float | None:
         return mean_over_seeds(self.records, name)
@@ -135,6 +144,7 @@ def _measured(method: str, attempts: Sequence[Record]) -> Measured:
         size=size,
         side=side,
         records=[record for record in attempts if record.status is Status.DONE],
+        seeds=len(attempts),
         limits={record.provenance.get("memory_limit_bytes") for record in attempts},
     )
 
@@ -155,7 +165,7 @@ def _table(found: Sequence[Measured], memory: str) -> Table:
                 each.family,
                 f"{each.side:,}",
                 f"{each.amount:,.2f}",
-                scaled(each.mean(memory), 1e-9, ".3f") if each.records else TOO_LARGE,
+                _peak(each, memory),
                 scaled(each.mean("train/seconds"), 1 / each.amount, ".2f"),
                 scaled(each.mean("train/kept_bytes"), 1e-6 / each.amount, ".2f"),
             ]
@@ -164,8 +174,14 @@ def _table(found: Sequence[Measured], memory: str) -> Table:
     )
 
 
+def _peak(row: Measured, memory: str) -> str:
+    """The mean peak of the seeds that fit, and how many do not."""
+    peak = scaled(row.mean(memory), 1e-9, ".3f") if row.records else ""
+    return "; ".join(said for said in (peak, row.misfit) if said)
+
+
 def _largest(found: Sequence[Measured]) -> list[str]:
-    """For each family, the largest size that was trained on, and the smallest that did not fit.
+    """For each family, the largest size that fits, and the smallest that does not for some seed.
 
     Each with the limit under which it ran.
     """
@@ -173,8 +189,8 @@ def _largest(found: Sequence[Measured]) -> list[str]:
     for family, group in groupby(found, key=lambda each: each.family):
         rows = list(group)
         size = rows[0].size
-        fitting = [each for each in rows if each.records][-1:]
-        failing = [each for each in rows if not each.records][:1]
+        fitting = [each for each in rows if not each.misfit][-1:]
+        failing = [each for each in rows if each.misfit][:1]
         said = ["none fits"]
         for each in fitting:
             within = "" if each.limits == {None} else _within(each.limits)
@@ -182,7 +198,7 @@ def _largest(found: Sequence[Measured]) -> list[str]:
         for each in failing:
             alike = fitting and fitting[0].limits == each.limits
             within = "" if alike else _within(each.limits)
-            said.append(f"{size.said(each.side)} does not fit{within}")
+            said.append(f"{size.said(each.side)} {each.misfit}{within}")
         lines.append(f"{family}: {'; '.join(said)}")
     return lines
 

@@ -94,6 +94,19 @@ def test_a_side_that_does_not_fit_without_a_limit_is_not_said_to_be_limited():
     ]
 
 
+def test_a_side_that_does_not_fit_for_some_seeds_is_not_one_that_fits():
+    records = [
+        record("whole_512", peak=1e9),
+        record("whole_1024", peak=2e9),
+        replace(record("whole_1024"), seed=1),
+    ]
+    assert largest_of(records) == [
+        "whole: the largest side is 512 pixels within 3 GB; 1,024 does not fit for 1 of 2 seeds"
+    ]
+    table, *_ = large_section(records, METHODS).blocks
+    assert [row[3] for row in table.rows] == ["1.000", "2.000; does not fit for 1 of 2 seeds"]
+
+
 def test_seeds_of_one_row_with_several_limits_name_none():
     limits = (3 * 10**9, None)
     records = [
