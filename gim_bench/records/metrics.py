@@ -192,7 +192,9 @@ METRICS = {
             *STALENESS,
             Metric("uses_per_batch", "uses", Better.LOWER, "mean uses of a batch that was used"),
             Metric("uses_of_a_batch_max", "uses", Better.LOWER, "uses of the batch used most"),
-            Metric("dropped_share", "ratio", Better.LOWER, "share of batches that were never used"),
+            Metric(
+                "dropped_share", "ratio", Better.LOWER, "share of batches unused by the last step"
+            ),
             Metric(
                 "after_below_share",
                 "ratio",

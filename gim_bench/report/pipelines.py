@@ -28,8 +28,8 @@ BUFFER_NOTE = (
     "that may be stale, or that it has used before. All workers take the same number of steps: a "
     "faster one below finishes first, and then hands on outputs of a finished module, whose share "
     "of the uses is given. Staleness is that of the other uses: the updates of the worker below "
-    "between its making of the batch and of its newest one. Dropped batches were never used. "
-    "Accuracy is that of the module under the probe."
+    "between its making of the batch and of its newest one. Dropped batches were not used by the "
+    "last step, those still in the buffer included. Accuracy is that of the module under the probe."
 )
 IN_ONE_PROCESS = ("interleaved", "joint")  # schedules with the same steps and gradients
 SPEED = "train/samples_per_second"
