@@ -5,20 +5,18 @@ all empty.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gim_bench.contract import Batch
-from gim_bench.hardware.transfers import moved
 from gim_bench.system.children import of_neighbours
-from gim_bench.training.pipeline.ends import End
+from gim_bench.training.pipeline.ends import End, batch_of, values_of
 
 BUFFERS = 1  # of a ring; a second one took a tenth more memory and no less time
 
@@ -47,8 +45,8 @@ class _Header(NamedTuple):
 
     parcel: Parcel  # without its batch
     buffer: int | None  # its number; None without a batch
-    made: Sequence[Tensor] | None  # the tensors of the buffer, where it is new
-    labels: Mapping[str, np.ndarray]
+    made: Sequence[Tensor] | None  # the views and labels of the buffer, where it is new
+    targets: Sequence[str]  # of the labels
     encoded_by: str | None
 
 
@@ -67,24 +65,19 @@ class Outlet(End):
 
         Raises: NeighbourGoneError.
         """
-        if parcel.batch is None:
-            self._pass(_Header(parcel, None, None, {}, None))
+        batch = parcel.batch
+        if batch is None:
+            self._pass(_Header(parcel, None, None, (), None))
             return
-        views = parcel.batch.views
-        number, made = self._buffer_for(views)
-        for part, view in zip(self._buffers[number], views, strict=True):
-            part.copy_(view)
-            if parcel.kind is Kind.TRAIN:
-                self.bytes_trained_on += part.nbytes
-        self._pass(
-            _Header(
-                replace(parcel, batch=None),
-                number,
-                self._buffers[number] if made else None,
-                {target: labels.cpu().numpy() for target, labels in parcel.batch.labels.items()},
-                parcel.batch.encoded_by,
-            )
-        )
+        values = values_of(batch)
+        number, is_new = self._buffer_for(values)
+        buffer = self._buffers[number]
+        for part, value in zip(buffer, values, strict=True):
+            part.copy_(value)
+        if parcel.kind is Kind.TRAIN:
+            self.bytes_trained_on += sum(view.nbytes for view in batch.views)
+        without, made = replace(parcel, batch=None), buffer if is_new else None
+        self._pass(_Header(without, number, made, list(batch.labels), batch.encoded_by))
 
     def wait_until_read(self) -> None:
         """Wait until all buffers have come back: the process that made them must live so long."""
@@ -96,17 +89,17 @@ class Outlet(End):
         with of_neighbours():
             self._connection.send(header)
 
-    def _buffer_for(self, views: Sequence[Tensor]) -> tuple[int, bool]:
-        """The number of a free buffer of the views' shapes, and whether it is new."""
+    def _buffer_for(self, values: Sequence[Tensor]) -> tuple[int, bool]:
+        """The number of a free buffer of the values' shapes, and whether it is new."""
         with self._waiting(), of_neighbours():
             while not self._free or self._connection.poll():
                 self._free.append(self._connection.recv())
         number = self._free.popleft()
         buffer = self._buffers.get(number, [])
-        fits = [_like(part) for part in buffer] == [_like(view) for view in views]
+        fits = [_like(part) for part in buffer] == [_like(value) for value in values]
         if not fits:
             self._buffers[number] = [
-                torch.empty_like(view, device="cpu").share_memory_() for view in views
+                torch.empty_like(value, device="cpu").share_memory_() for value in values
             ]
         return number, not fits
 
@@ -133,17 +126,11 @@ class Inlet(End):
         if header.made is not None:
             self._buffers[header.buffer] = header.made
         self._held = header.buffer
-        first, *further = (
-            moved(part, device=self._device) for part in self._buffers[header.buffer]
-        )
-        batch = Batch(
-            inputs=first,
-            labels={
-                target: moved(torch.from_numpy(labels), device=self._device)
-                for target, labels in header.labels.items()
-            },
-            further=tuple(further),
+        batch = batch_of(
+            self._buffers[header.buffer],
+            targets=header.targets,
             encoded_by=header.encoded_by,
+            device=self._device,
         )
         return replace(header.parcel, batch=batch)
 
