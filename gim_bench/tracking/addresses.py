@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from gim_bench.errors import TrackingError, first_line
 from gim_bench.system.addresses import HIDDEN, concealed, masked, parse, sqlite_file
 
-DEFAULT_URI = "sqlite:///mlflow.db"  # a bare `mlflow ui` in the same folder opens this file
+DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_RUNS_DIR = Path("runs")
 # The default port of each kind of server.
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -54,11 +54,12 @@ def for_mlflow(uri: str) -> str:
 
 
 def page_of(uri: str) -> str:
-    """What shows a store: the address of a server, or the command that serves a database."""
+    """What shows a store: the address of a server, or the command that serves a database.
+
+    A bare `mlflow ui` opens another store where a folder `mlruns` of older versions lies.
+    """
     if scheme_of(uri) in {"http", "https"} or masked(uri) != uri:
         return masked(uri)
-    if uri == DEFAULT_URI:
-        return "mlflow ui"
     return f"mlflow ui --backend-store-uri {shlex.quote(for_mlflow(uri))}"
 
 

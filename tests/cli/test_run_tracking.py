@@ -25,7 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_cells_are_mirrored_one_by_one_and_then_summarised(gim_bench, mirror):
     answer = gim_bench(*RUN)
     assert answer.code == 0
-    assert answer.out.splitlines()[-1] == "MLflow:  mlflow ui"
+    assert answer.out.splitlines()[-1] == (
+        "MLflow:  mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    )
     assert mirror.mirrored == [("gim", "done"), ("random_init", "done")]
     assert mirror.summaries == [["gim", "random_init"]]
 

@@ -80,7 +80,7 @@ def test_an_error_shows_no_password_of_the_address_also_where_another_program_qu
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("sqlite:///mlflow.db", "mlflow ui"),
+        ("sqlite:///mlflow.db", "mlflow ui --backend-store-uri sqlite:///mlflow.db"),
         ("http://ann:s3cret@host:5000", "http://***@host:5000"),
         ("https://host/mlflow", "https://host/mlflow"),
         ("sqlite:////data/b.db", "mlflow ui --backend-store-uri sqlite:////data/b.db"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from gim_bench.records.record import Status
 from gim_bench.system.addresses import sqlite_address
 from gim_bench.system.locks import locked
 from gim_bench.tracking import Tracker, client
+from gim_bench.tracking.addresses import page_of
 from gim_bench.tracking.client import PARAMETER_CHARACTERS
 from gim_bench.tracking.entries import cell_entry, sweep_entry
 from gim_bench.tracking.loading import import_mlflow
@@ -329,6 +331,20 @@ def test_no_other_folder_of_mlflow_is_created(tmp_path, monkeypatch):
     Tracker().mirror(cell())
     left = ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_the_command_shows_the_runs_where_an_older_mlflow_has_left_its_folder(
+    tmp_path, monkeypatch
+):
+    """A bare `mlflow ui` would open `mlruns`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\n")
+    tracker = Tracker()
+    tracker.mirror(cell())
+    *_, option, uri = shlex.split(page_of(tracker.uri))
+    assert option == "--backend-store-uri"
+    assert len(runs(Tracker(uri))) == 1
 
 
 # -- summaries -------------------------------------------------------------------------------------
