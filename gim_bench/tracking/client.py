@@ -118,9 +118,12 @@ class Tracker(Store):
         (run,) = mine
         children = runs_in_file(file, experiment=experiment, tags={PARENT: run.run_id})
         folder = local_path(run.artifact_uri)
-        return len(children) == len(entry.children) and all(
-            folder is not None and (folder / name).is_file() for name in entry.artifacts
-        )
+        try:
+            return len(children) == len(entry.children) and all(
+                folder is not None and (folder / name).is_file() for name in entry.artifacts
+            )
+        except OSError:  # artifacts out of reach
+            return False
 
     # -- writing ---------------------------------------------------------------------------------
 

@@ -233,13 +233,18 @@ class Store:
     def _follow_artifacts(self, experiment: "Experiment") -> None:
         """Keep the artifacts beside a SQLite file that was moved or copied with its folder.
 
-        Artifacts that stayed where they were, and places that people chose, are left alone.
+        Artifacts that stayed where they were or are out of reach, and places that people chose, are
+        left alone.
         """
         wanted, held = self._artifact_location(experiment.name), experiment.artifact_location
         old, new = local_path(held), local_path(wanted or "")
         if old is None or new is None or old.parts[-3:] != new.parts[-3:]:
             return
-        if not old.exists() or (new.exists() and not new.samefile(old)):
+        try:
+            moved = not old.exists() or (new.exists() and not new.samefile(old))
+        except OSError:
+            return
+        if moved:
             move_artifacts(store_file(self.uri), old=held, new=str(wanted))
 
     def _artifact_location(self, experiment: str) -> str | None:

@@ -1,5 +1,6 @@
 """Records in a real SQLite store, also with several processes at the store."""
 
+import errno
 import json
 import os
 import shlex
@@ -306,6 +307,28 @@ def test_artifacts_that_stayed_in_reach_are_left_where_they_are(tmp_path, empty_
     assert not moved.put("quickstart", cell_entry(cell()))
     moved.mirror(cell(seed=1))
     assert len(list(tmp_path.glob("old/mlartifacts/**/probe_curves.csv"))) == 2
+
+
+# case 15
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_artifacts_out_of_reach_cost_no_run(tracker, tmp_path, monkeypatch, code):
+    tracker.mirror(cell())
+    stat, artifacts = os.stat, str(tmp_path / "mlartifacts")
+
+    def out_of_reach(path, **options):
+        if str(path).startswith(artifacts):
+            raise OSError(code, os.strerror(code), str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", out_of_reach)
+        later = Tracker(tracker.uri)
+        assert not later.put("quickstart", cell_entry(cell()))
+        assert later.put("quickstart", cell_entry(cell(seed=1)))
+    assert os.strerror(code) in str(later.artifacts_away)
+    assert len(runs(tracker)) == 2
+    for run in runs(tracker):
+        assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(artifacts)
 
 
 # case 19
