@@ -73,6 +73,22 @@ def test_a_history_is_fetched_or_begun_but_never_lost(code, history, script, tmp
         assert (tmp_path / "history.jsonl").read_text() == history
 
 
+def test_packages_that_cannot_be_fetched_end_no_run(script, tmp_path):
+    """Their tests are skipped; the stand-in for Python shows how far the script came."""
+    stand_ins = {
+        "dpkg": "exit 1",
+        "apt-get": "exit 100",
+        "sudo": 'shift; "$@"',
+        "python3": "exit 7",
+    }
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    ended = script("run")
+    assert ended.returncode == 7
+    assert "tests that need postgresql are skipped" in ended.stderr
+
+
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
