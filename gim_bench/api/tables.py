@@ -35,7 +35,8 @@ def results(runs_dir: str | Path = "runs", *, suite: str | None = None) -> pd.Da
     - `value` is in `unit`; `better` is "higher" or "lower".
     - `settings` is alike for cells with the same settings, on any device. Rows may be
       averaged over seeds where suite, method, `settings`, `data_sha256` and `results_version` are
-      alike.
+      alike. A seed that ran on two devices has two such rows: `drop_duplicates` by these columns,
+      `target`, `module`, `seed` and `metric` keeps one.
 
     A cell without a metric, such as one that failed, has one row, whose metric is missing. Damaged
     records are left out with a warning that counts them.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -74,6 +75,16 @@ def test_the_device_and_settings_from_after_a_record_make_no_other_settings(runs
     for seed, more in enumerate(({"device": "cpu"}, {"device": "cuda"}, {"inside": None})):
         runs.save(cell(seed=seed, config={"training": {"epochs": 1}} | more))
     assert len(set(gim_bench.results(runs.root).settings)) == 1
+
+
+def test_a_seed_that_ran_on_two_devices_counts_once_if_duplicates_are_dropped(runs):
+    for device in ("cpu", "cuda"):
+        key = device.encode().hex().ljust(64, "0")
+        runs.save(replace(cell(config={"device": device}), key=key))
+    table = gim_bench.results(runs.root)
+    alike = ["suite", "method", "settings", "data_sha256", "results_version", "target", "module"]
+    once = table.drop_duplicates([*alike, "seed", "metric"], keep="last")
+    assert (len(table), len(once)) == (6, 3)
 
 
 def test_a_failed_cell_is_a_row_without_a_metric(runs):
