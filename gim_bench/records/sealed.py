@@ -117,7 +117,7 @@ class _Swept(_Part):
 
     trials: int
     best: _Tried
-    paper: _Tried | None = None  # Adam at the paper's rate
+    paper: _Tried | None = None  # Adam at the rate of Löwe et al.
     suite: _Tried | None = None  # logistic regression at the best penalty of the suite's grid
     decades_within_one_point: float | None
     test_reads: int = 1

@@ -203,7 +203,7 @@ def first_without_gain(method: str, steps: Sequence[Step], found: Mapping[str, C
     """The first module without a proven gain over the module below."""
     tested = [step for step in steps if step.name in found]
     if not tested:
-        return f"{method}: one seed cannot tell which module no longer helps."
+        return f"{method}: one seed cannot tell which module gains."
     for step in tested:
         if not _is_proven(step, found) or step.difference.value <= 0:
             called = step.name.partition(": ")[2].partition(" less")[0]

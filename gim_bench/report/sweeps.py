@@ -10,7 +10,7 @@ from gim_bench.report.document import Block, Bullets, Column, Section, Table
 WORDS = ("method", "probe")
 # Headings of the hyperparameters that the test set judged: the best, and the one beside it.
 JUDGED = {
-    "learning_rate": ("best rate", "paper's rate"),
+    "learning_rate": ("best rate", "Löwe et al.'s rate"),
     "penalty": ("best penalty", "best of the suite's penalties"),
 }
 
@@ -29,7 +29,7 @@ class Swept(NamedTuple):
 
     @property
     def beside(self) -> Mapping[str, float]:
-        """The trial that the best one is compared with: the paper's, or the suite's best."""
+        """The trial that the best one is compared with: Löwe et al.'s, or the suite's best."""
         found: Mapping[str, float] = self.found.get("paper") or self.found["suite"]
         return found
 
@@ -46,7 +46,7 @@ def sweep_section(records: Sequence[Record]) -> Section:
     tables = sweep_tables(records)
     adam_alone = all(swept.hyperparameter == "learning_rate" for swept in sweeps_of(records))
     title = (
-        "the best learning rate of a sweep beside the paper's"
+        "the best learning rate of a sweep beside Löwe et al.'s"
         if adam_alone
         else "the best hyperparameter of a sweep"
     )

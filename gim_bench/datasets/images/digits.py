@@ -51,7 +51,7 @@ class Digits(Dataset):
     The 1,797 handwritten digits of scikit-learn (8×8) are split by instance: no instance of
     UNLABELLED, TRAIN or TEST occurs in another split. Within a split, the instances of a class lie
     in groups, and an image shows instances of one group. The group is the image's source: images of
-    different sources share no handwriting.
+    different sources share no digit instance. Writers are not separated: 13 people wrote them all.
 
     Grey levels are ranks: all images have the same, uniform histogram of intensities.
 

@@ -32,7 +32,7 @@ def instances(data, split):
 # -- instances -----------------------------------------------------------------------------------
 
 
-def test_no_handwriting_is_in_two_splits(tmp_path):
+def test_no_digit_instance_is_in_two_splits(tmp_path):
     data = digits(tmp_path)
     shown = {split: set().union(*instances(data, split).values()) for split in Split}
     assert all(shown.values())
@@ -48,7 +48,7 @@ def test_all_digits_are_used_where_every_group_has_an_image(tmp_path):
 
 
 @pytest.mark.parametrize("groups", [2, 20, 40])
-def test_no_handwriting_is_in_two_sources_and_every_source_has_some(tmp_path, groups):
+def test_no_digit_instance_is_in_two_sources_and_every_source_has_some(tmp_path, groups):
     data = digits(tmp_path, groups=groups)
     sources = [data._instances(source).tolist() for source in range(len(Split) * CLASSES * groups)]
     assert all(sources)
