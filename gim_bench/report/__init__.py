@@ -133,12 +133,11 @@ def render_protocols(
     """
     rows = [row for row in rows_of(records, suite.methods, predictions=predictions) if row.records]
     read = ReadAsSuite(results, describes=describes)
-    lines = left_out(records, read, suite=suite)
     section = protocols_section(
         rows,
         accuracies_of(rows),
         results=read,
         names=names,
-        without=[lines[name] for name in names if name in lines],
+        without=left_out(records, read, suite=suite),
     )
     return as_markdown(Document(title=f"Suite {suite.name}", summary=[], sections=[section]))

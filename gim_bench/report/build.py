@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from gim_bench.cells.defaults import sharing_configs
 from gim_bench.records.intervals import marks_of
-from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, target_of
+from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, Metric, target_of
 from gim_bench.records.predictions import Predictions
 from gim_bench.records.protocols import ReadAsSuite, ResultsOf
 from gim_bench.records.record import Record, Status
@@ -175,13 +175,7 @@ def _results(
     measured = [m for m in METRICS.values() if any(m.name in row.summaries for row in done)]
     accuracies = [metric.name for metric in measured if metric.unit == PERCENT]
     headline = headline_of(done)
-    times = [
-        metric.name
-        for metric in measured
-        if metric.unit not in (PERCENT, OF_OBJECTIVE, BYTES)
-        and metric.name not in COUNTS
-        and not metric.name.startswith("memory/")
-    ]
+    times = [metric.name for metric in measured if _is_time(metric)]
     records = [record for row in done for record in row.records]
     return [
         Section(title="Test error by module (Figure 4)", blocks=module_figures(done, headline)),
@@ -201,10 +195,7 @@ def _results(
         best_module_table(done, headline),
         differences_on_the_same_examples(done, headline),
         protocols_section(
-            done,
-            headline,
-            results=results,
-            without=[*left_out(records, results, suite=suite).values()],
+            done, headline, results=results, without=left_out(records, results, suite=suite)
         ),
         what_each_was_given(done, declared=suite.method),
         *(accuracy_by_module(done, name) for name in headline),
@@ -226,6 +217,15 @@ def _results(
         depth_section(done, headline, fresh_process=suite.fresh_process),
         inside_section(done),
     ]
+
+
+def _is_time(metric: Metric) -> bool:
+    """Whether the metric stands in the table of time and energy."""
+    return (
+        metric.unit not in (PERCENT, OF_OBJECTIVE, BYTES)
+        and metric.name not in COUNTS
+        and not metric.name.startswith("memory/")
+    )
 
 
 def headline_of(done: Sequence[Row]) -> list[str]:

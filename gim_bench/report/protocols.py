@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from types import MappingProxyType
 
 from gim_bench.records.intervals import Estimate, corrected, difference_of, marks_of
 from gim_bench.records.metrics import target_of
@@ -94,12 +95,12 @@ def protocols_section(
     *,
     results: ResultsOf,
     names: Sequence[str] = (),
-    without: Sequence[str] = (),
+    without: Mapping[str, str] = MappingProxyType({}),
 ) -> Section:
     """A table for each accuracy, and how the order of the methods changes.
 
     `names` are the protocols that are shown; without names, all that have results. `without` are
-    lines on results that are not shown.
+    lines on results that are left out, by name of the protocol.
     """
     under = {row.method: rows_under(row, results) for row in rows}
     there = list(dict.fromkeys(name for of_row in under.values() for name in of_row))
@@ -111,7 +112,8 @@ def protocols_section(
         columns += [_column(rows, under, name, metric=metric) for name in shown]
         blocks.append(table_of([method_column(rows), seeds_column(rows), *columns]))
         blocks.append(Bullets(list(_order(rows, under, shown, metric=metric))))
-    if notes := [*without, *(_notes(rows, shown, results=results) if blocks else [])]:
+    missing = [line for name, line in without.items() if not names or name in names]
+    if notes := [*missing, *(_notes(rows, shown, results=results) if blocks else [])]:
         blocks.append(Bullets(notes))
     return Section(
         title="Protocols: % of all test examples, the same encoders read in several ways",
