@@ -15,6 +15,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
+from gim_bench.settings.schema import BufferPolicy
 from gim_bench.training.pipeline import asynchronous
 from gim_bench.training.pipeline.buffer import Use
 from gim_bench.training.workers import take_over
@@ -141,6 +142,19 @@ def assert_uses_are_recorded(metrics):
         if metrics[f"pipeline/after_below_share/{module}"] < 1:
             least, most = (metrics[f"pipeline/staleness_{x}/{module}"] for x in ("median", "max"))
             assert 0 <= least <= metrics[f"pipeline/staleness_p90/{module}"] <= most
+
+
+@pytest.mark.parametrize("policy", BufferPolicy)
+def test_nobody_waits_for_a_slow_worker(tmp_path, trainers, policy):
+    """Without a buffer, the workers beside it would wait for three quarters of its time."""
+    buffer = f"training.buffer={{size=8, policy='{policy}', slowdown={{module_2=4.0}}}}"
+    suite = suite_in(tmp_path, buffer)
+    record = run_cell(tiny_cell(suite, "gim"), tiny_bench(suite), runs=RunsFolder(tmp_path / "r"))
+    assert record.status is Status.DONE, record.error
+    (trainer,) = trainers
+    _, slow, _ = trainer.measured
+    waited = [each.seconds_without_batch + each.seconds_without_room for each in trainer.measured]
+    assert max(waited) < slow.seconds / 4
 
 
 def test_staleness_is_of_outputs_that_were_made_while_the_module_below_trained():

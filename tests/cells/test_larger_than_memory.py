@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import re
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from gim_bench.cells.bench import Bench
 from gim_bench.cells.estimate import Estimate, estimate
 from gim_bench.cells.fresh_process import run_apart
 from gim_bench.cells.run import run_cell
+from gim_bench.contract import Split
 from gim_bench.datasets.images.random_images import RandomImages
 from gim_bench.errors import ConfigError, DataError
 from gim_bench.hardware import memory
@@ -152,6 +154,32 @@ def test_a_disk_that_fills_up_while_streaming_is_one_line_and_the_next_run_resum
         failed = run_cell(cell_of(large(), "streamed"), bench_of(large(), cache), runs=runs)
     assert failed.status is Status.FAILED
     assert failed.error == "cannot be written: [Errno 28] No space left on device"
+    resumed = finished(large(), cache, runs, "streamed")
+    assert resumed.provenance["resumed_at_step"] == [4]
+    assert resumed.losses == undisturbed.losses
+
+
+def test_a_tile_that_is_damaged_in_training_is_one_line_and_the_next_run_resumes(
+    large, cache, runs, monkeypatch
+):
+    undisturbed = finished(large(), cache, runs, "streamed")
+    runs.remove(undisturbed)
+    (mosaic,) = cache.glob(f"mosaics/*-{Split.UNLABELLED}.tif")
+    content, write = mosaic.read_bytes(), Ledger.write
+
+    def damaging(ledger, values):
+        """Half of the tiles are gone once the first outputs are written."""
+        write(ledger, values)
+        mosaic.write_bytes(content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", damaging)
+        failed = run_cell(cell_of(large(), "streamed"), bench_of(large(), cache), runs=runs)
+    assert failed.status is Status.FAILED
+    damaged = rf"cannot read {mosaic} by windows: segment \d+ of 64 cannot be decoded"
+    assert re.match(damaged, str(failed.error))
+    assert "\n" not in str(failed.error)
+    mosaic.write_bytes(content)
     resumed = finished(large(), cache, runs, "streamed")
     assert resumed.provenance["resumed_at_step"] == [4]
     assert resumed.losses == undisturbed.losses
