@@ -11,7 +11,7 @@ from gim_bench.records.intervals import Estimate, corrected, difference_of, mark
 from gim_bench.records.metrics import target_of
 from gim_bench.records.protocols import ProtocolResult, ReadAsSuite, ResultsOf, config_under
 from gim_bench.records.record import Record
-from gim_bench.records.statistics import summarise_metrics
+from gim_bench.records.statistics import Summary, summarise_metrics
 from gim_bench.report.columns import (
     NONE,
     SAW_VALIDATION,
@@ -151,11 +151,11 @@ def _order(
     passed = passes(differences)
     for name in names:
         pairs = [
-            (row.summaries[metric].mean, other.summaries[metric].mean)
+            (own.mean, other.summaries[metric].mean)
             for row in rows
             if (other := under[row.method].get(name))
             and metric in other.summaries
-            and metric in row.summaries
+            and (own := _over_seeds_of(other, row).get(metric))
         ]
         if len(pairs) < 2:
             continue
@@ -171,6 +171,12 @@ def _order(
             f": {changes}." if changes else "."
         )
     yield from _conclusion(rows, names, differences, passed=passed)
+
+
+def _over_seeds_of(other: Row, row: Row) -> dict[str, Summary]:
+    """The means of a row over the seeds of another."""
+    seeds = {record.seed for record in other.records}
+    return summarise_metrics([record for record in row.records if record.seed in seeds])
 
 
 def _conclusion(

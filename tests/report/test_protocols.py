@@ -52,9 +52,9 @@ OWN = [row("gim", [60.0, 61.0, 60.5]), row("clapp", [50.0, 51.0, 50.5])]
 SWAPPED = {"gim": {"knn": [40.0, 41.0, 40.5]}, "clapp": {"knn": [49.0, 50.0, 49.5]}}
 
 
-def section(numbers, **options):
+def section(numbers, *, own=OWN, **options):
     results = results_with(numbers, **options)
-    found = protocols_section(OWN, ["accuracy"], results=results)
+    found = protocols_section(own, ["accuracy"], results=results)
     (table,) = [block for block in found.blocks if isinstance(block, Table)]
     lines = [line for block in found.blocks if isinstance(block, Bullets) for line in block.items]
     return table, lines
@@ -146,6 +146,12 @@ def test_numbers_of_fewer_seeds_than_the_cells_have_say_so():
         ("3", "60.5 ± 0.5", "40.0 (n=1)"),
         ("3", "50.5 ± 0.5", "49.0 (n=1)"),
     ]
+
+
+def test_the_order_under_a_protocol_is_compared_over_the_seeds_that_were_read():
+    own = [row("gim", [60.0, 61.0, 60.5]), row("clapp", [70.0, 51.0, 50.0])]
+    _, lines = section(FIRST_SEED, own=own)
+    assert "Under `knn` the order of 2 methods has Kendall's tau +1.00 with `own`." in lines
 
 
 def test_without_two_seeds_under_a_protocol_no_change_of_order_is_tested():
