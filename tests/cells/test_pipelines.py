@@ -2,6 +2,7 @@
 
 import copy
 import os
+import random
 import signal
 import time
 from contextlib import nullcontext
@@ -276,6 +277,29 @@ def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alik
         f"checkpoint"
     )
     assert not workers_of_a_cell()
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] > 0
+    assert_equal(
+        (record, load_file(runs.folder_of(record) / "encoder.safetensors")), long_interleaved
+    )
+
+
+@pytest.mark.slow
+def test_twenty_killed_workers_leave_the_bits_of_an_undisturbed_training(
+    long_interleaved, tmp_path
+):
+    suite, runs = suite_in(tmp_path, PIPELINE, LONG), RunsFolder(tmp_path / "runs")
+    cell, bench = tiny_cell(suite, "gim"), tiny_bench(suite)
+    bench.checkpoint_seconds = 0.0
+    draw = random.Random(0)
+    for _ in range(20):
+        at = At(draw.randint(1, 5), lambda: draw.choice(workers_of_a_cell()).kill())
+        bench.progress = Acting(at)
+        record = run_cell(cell, bench, runs=runs)
+        assert "of the pipeline was killed by SIGKILL" in str(record.error)
+        assert not workers_of_a_cell()
     bench.progress = Silence()
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
