@@ -255,6 +255,15 @@ def of_units(state):
     return [name for name in state["generators"] if name.startswith("module_")]
 
 
+def assert_ends_as(undisturbed, cell, bench, runs):
+    """The same command, which nothing disturbs now, resumes and ends to the bit."""
+    bench.progress = Silence()
+    record = run_cell(cell, bench, runs=runs)
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] > 0
+    assert_equal((record, load_file(runs.folder_of(record) / "encoder.safetensors")), undisturbed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("worker", [0, 2])
 def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alike(
@@ -277,13 +286,7 @@ def test_a_killed_worker_fails_the_cell_in_a_line_and_the_same_command_ends_alik
         f"checkpoint"
     )
     assert not workers_of_a_cell()
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
-    assert record.provenance["resumed_at_step"][0] > 0
-    assert_equal(
-        (record, load_file(runs.folder_of(record) / "encoder.safetensors")), long_interleaved
-    )
+    assert_ends_as(long_interleaved, cell, bench, runs)
 
 
 @pytest.mark.slow
@@ -300,13 +303,7 @@ def test_twenty_killed_workers_leave_the_bits_of_an_undisturbed_training(
         record = run_cell(cell, bench, runs=runs)
         assert "of the pipeline was killed by SIGKILL" in str(record.error)
         assert not workers_of_a_cell()
-    bench.progress = Silence()
-    record = run_cell(cell, bench, runs=runs)
-    assert record.status is Status.DONE, record.error
-    assert record.provenance["resumed_at_step"][0] > 0
-    assert_equal(
-        (record, load_file(runs.folder_of(record) / "encoder.safetensors")), long_interleaved
-    )
+    assert_ends_as(long_interleaved, cell, bench, runs)
 
 
 class Elsewhere(Photos):
