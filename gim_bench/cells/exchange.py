@@ -173,9 +173,10 @@ def _each_read(
                 waiting[:0] = [[protocol] for protocol in alike]
             else:
                 exhausting.append(f"{alike[0].name} ({first_line(error)})")
-        if not found:  # the error is gone, which held on to the features
+        if found:
+            yield from ((protocol, found[protocol.name]) for protocol in alike)
+        else:  # the error is gone, which held on to the features
             memory.free(bench.device)
-        yield from ((protocol, found[protocol.name]) for protocol in alike if found)
     if exhausting:
         raise MemoryError("; ".join(exhausting))
 

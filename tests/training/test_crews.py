@@ -35,30 +35,25 @@ def reports_and_fails(parent):
     raise DataError("the tile is damaged")
 
 
-def test_a_worker_that_is_dead_already_is_noticed_while_another_one_is_heard():
-    """As one that dies while the others are still being hired."""
-    crew = Crew()
-    try:
-        crew.hire("process 1", serve, partial(Place, "waits"), threads=1)
-        crew.hire("process 2", serve, partial(Place, "dies"), threads=1)
-        crew.workers[1].process.join()
-        with pytest.raises(WorkerError, match="process 2 ended with exit code 3"):
-            crew.hear(crew.workers[0], "ready")  # at once, and not when process 1 ends
-        assert crew.workers[0].process.is_alive()
-    finally:
-        crew.end()
-
-
-def test_the_error_of_a_worker_is_heard_behind_its_state_while_another_one_is_heard(monkeypatch):
-    """A state is bytes that are no message, and ends with none."""
+@pytest.mark.parametrize(
+    ("what", "error", "words"),
+    [
+        ("dies", WorkerError, "process 2 ended with exit code 3"),
+        # Before it fails it sends a state: bytes that are no message, and none at their end.
+        ("reports and fails", DataError, "the tile is damaged"),
+    ],
+)
+def test_the_end_of_a_worker_is_noticed_while_another_one_is_heard(what, error, words, monkeypatch):
+    """At once, and not when that one ends; as of one that dies while others are being hired."""
     monkeypatch.setattr(workers, "LAST_WORDS_SECONDS", 0.1)
     crew = Crew()
     try:
         crew.hire("process 1", serve, partial(Place, "waits"), threads=1)
-        crew.hire("process 2", serve, partial(Place, "reports and fails"), threads=1)
+        crew.hire("process 2", serve, partial(Place, what), threads=1)
         crew.workers[1].process.join()
-        with pytest.raises(DataError, match="the tile is damaged"):
+        with pytest.raises(error, match=words):
             crew.hear(crew.workers[0], "ready")
+        assert crew.workers[0].process.is_alive()
     finally:
         crew.end()
 
