@@ -255,6 +255,6 @@ def _tags(record: Record) -> Iterator[str]:
     if "train/steps" not in record.metrics:
         return
     method = record.config["method"]
-    yield "supervised-learning" if method["uses_labels"] else "self-supervised-learning"
+    yield "supervised-learning" if record.knows_labels else "self-supervised-learning"
     if method["gradient_flow"] == GradientFlow.ISOLATED:
         yield "local-learning"

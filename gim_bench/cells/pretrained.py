@@ -43,7 +43,7 @@ class Base:
 
     def check(self, config: CellConfig, *, data_sha256: str) -> None:
         """Raises: ConfigError where the new cell has other data, no module to add, or a base that
-        has learnt from labels that are to be unseen.
+        was trained on labels or examples that are to be unseen.
         """
         ours = {**_shared(config.as_dict()), "data sha256": data_sha256}
         found = self.record.provenance.get("data_sha256")
@@ -54,13 +54,7 @@ class Base:
                     f"--from {self.folder}: its {name} is {theirs.get(name)}, this suite's is "
                     f"{ours.get(name)}: use a base that was trained alike"
                 )
-        knows_labels = self.record.config["method"].get("uses_labels", False)
-        if knows_labels and config.probe is not None and config.probe.unseen_validation:
-            raise ConfigError(
-                f"--from {self.folder}: its encoder was trained on the labels that are to choose "
-                f"the probe's hyperparameters unseen: use a base that was trained without labels, "
-                f"or set probe.unseen_validation=false"
-            )
+        self._check_unseen(config)
         if config.method.gradient_flow != GradientFlow.ISOLATED:
             raise ConfigError(
                 f"--from {self.folder}: the method {config.method.like!r} trains no module apart "
@@ -83,6 +77,32 @@ class Base:
             raise ConfigError(
                 f"--from {self.folder}: it has all {self.modules} modules of this encoder: add "
                 f"one, as in --set encoder.blocks=[3,4,6,3]"
+            )
+
+    def _check_unseen(self, config: CellConfig) -> None:
+        """Raises: ConfigError where the base was trained on what the new cell takes as unseen."""
+        before = settings_by_name(self.record.config)
+        theirs, ours = before["training.held_out"], config.training.held_out
+        if ours and ours != theirs:
+            raise ConfigError(
+                f"--from {self.folder}: its training.held_out is {theirs}, this suite's is {ours}: "
+                f"examples that it was trained on would be held out: set it to {theirs}, or to 0"
+            )
+        if not self.record.knows_labels:
+            return
+        theirs = before.get("probe.labelled_fraction", 1.0)
+        ours = 1.0 if config.probe is None else config.probe.labelled_fraction
+        if ours != theirs:
+            raise ConfigError(
+                f"--from {self.folder}: its encoder was trained on labels, and its "
+                f"probe.labelled_fraction is {theirs}, this suite's is {ours}: use a base that was "
+                f"trained alike, or without labels"
+            )
+        if config.probe is not None and config.probe.unseen_validation:
+            raise ConfigError(
+                f"--from {self.folder}: its encoder was trained on the labels that are to choose "
+                f"the probe's hyperparameters unseen: use a base that was trained without labels, "
+                f"or set probe.unseen_validation=false"
             )
 
     def load_into(self, encoder: nn.Module) -> None:

@@ -275,6 +275,7 @@ def _on_top(config: CellConfig, base: Base) -> CellConfig:
             "name": f"{config.method.name}_on_{base.record.method}_{base.record.key[:8]}",
             "schedule": Schedule.SEQUENTIAL,
             "base": base.sha256,
+            "base_uses_labels": base.record.knows_labels,
         }
     )
     return config.model_copy(update={"method": method})

@@ -46,5 +46,11 @@ class Record:
     # Result of `sweep` for each probe, by the name of the probe's curve: see docs/sweep.md.
     sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def knows_labels(self) -> bool:
+        """Whether labels trained the encoder, or the finished encoder that it stands on."""
+        method = self.config.get("method", {})
+        return bool(method.get("uses_labels") or method.get("base_uses_labels"))
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -111,9 +111,11 @@ def is_untrained(row: Row) -> bool:
 
 def saw_validation(row: Row) -> bool:
     """Whether hyperparameters are chosen on labels that the row's encoder was trained on."""
-    probe = row.records[0].config.get("probe") if row.records else None
+    if not row.records:
+        return False
+    probe = row.records[0].config.get("probe")
     unseen = isinstance(probe, Mapping) and probe.get("unseen_validation")
-    return bool(trait_of(row, "uses_labels")) and not unseen
+    return row.records[0].knows_labels and not unseen
 
 
 def failed_seeds(row: Row) -> str:

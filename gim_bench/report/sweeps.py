@@ -53,15 +53,12 @@ def sweep_section(records: Sequence[Record]) -> Section:
     notes = [
         f"{method}: {SAW_VALIDATION} rates and penalties that suit those examples: compare its "
         f"accuracies on the test set."
-        for method in dict.fromkeys(s.record.method for s in sweeps_of(records) if _seen(s))
+        for method in dict.fromkeys(
+            swept.record.method for swept in sweeps_of(records) if swept.record.knows_labels
+        )
     ]
     blocks: list[Block] = [*tables, SWEEP_NOTE, *([Bullets(notes)] if notes else [])]
     return Section(title=f"Linear probe: {title}", blocks=blocks if tables else [])
-
-
-def _seen(swept: Swept) -> bool:
-    """Whether the frozen encoder has seen the labels that chose the best trial."""
-    return bool(swept.record.config.get("method", {}).get("uses_labels"))
 
 
 SWEEP_NOTE = (

@@ -48,7 +48,7 @@ RENAMED = {"training.kept_outputs.epochs": "views"}
 # The kind that tables had before they had kinds: such a kind is in no key.
 KIND_BEFORE_KINDS = {"probe": "adam"}
 # Facts about a method, for whoever reads its record, and what is refused: they decide no number.
-NOT_KEYED = frozenset({"method.loss_unit", "dataset.in_two_classes"})
+NOT_KEYED = frozenset({"method.loss_unit", "method.base_uses_labels", "dataset.in_two_classes"})
 
 
 def keyed(settings: Settings, *, table: str = "", kind: str = "") -> dict[str, Any]:

@@ -282,6 +282,7 @@ class MethodSettings(Settings):
     only: str | None = None  # the one unit that is trained
     units: PositiveInt | None = None  # isolated ones; None: every module is a unit of its own
     base: str | None = None  # sha256 of the frozen encoder that it adds modules to
+    base_uses_labels: bool = False  # whether labels trained any module of that encoder
     options: SerializeAsAny[Settings]
 
 

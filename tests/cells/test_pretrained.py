@@ -188,6 +188,39 @@ def test_a_base_without_labels_may_choose_on_unseen_examples(finished, tmp_path)
     checked(tmp_path, finished, THREE, "probe.unseen_validation=true", method="greedy_supervised")
 
 
+def test_a_base_on_a_base_that_knows_the_labels_knows_them(finished, tmp_path):
+    """The second row learns without labels, and its lower modules have seen them all the same."""
+    with_settings(finished, "method", {"uses_labels": True})
+    overrides = ("encoder.blocks=[1,1,1]", "probe.unseen_validation=false")
+    suite, cell = on_top(tmp_path, finished, *overrides)
+    runs = RunsFolder(tmp_path / "runs")
+    record = run_cell(cell, tiny_bench(suite), runs=runs)
+    assert not record.config["method"]["uses_labels"]
+    assert record.knows_labels
+    second, four = runs.folder_of(record), "encoder.blocks=[1,1,1,1]"
+    with pytest.raises(ConfigError, match=r"its encoder was trained on the labels .* unseen"):
+        checked(tmp_path, second, four, "probe.unseen_validation=true")
+    _, third = on_top(tmp_path, second, four, "probe.unseen_validation=false")
+    assert third.config.method.base_uses_labels
+
+
+def test_a_base_that_knows_the_labels_has_the_share_of_labels_of_the_new_row(finished, tmp_path):
+    """Labels beyond the new row's share would be in the base."""
+    half, seen = "probe.labelled_fraction=0.5", "probe.unseen_validation=false"
+    checked(tmp_path, finished, THREE, half, seen)
+    with_settings(finished, "method", {"uses_labels": True})
+    with pytest.raises(ConfigError, match=r"labelled_fraction is 1\.0, this suite's is 0\.5"):
+        checked(tmp_path, finished, THREE, half, seen)
+
+
+def test_examples_that_trained_the_base_are_not_held_out(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"its training\.held_out is 0\.0, this suite's is 0\.25"):
+        checked(tmp_path, finished, THREE, "training.held_out=0.25")
+    with_settings(finished, "training", {"held_out": 0.25})
+    checked(tmp_path, finished, THREE, "training.held_out=0.25")
+    checked(tmp_path, finished, THREE, "training.held_out=0.0")
+
+
 def test_a_record_that_names_no_method_is_one_line(finished):
     with_settings(finished, "method", {"like": 3})
     with pytest.raises(ConfigError, match=r"^--from [^\n]*: its record does not say what it was "):

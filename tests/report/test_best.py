@@ -79,6 +79,13 @@ def test_labels_that_an_encoder_was_trained_on_are_named_where_they_choose(probe
     assert "trained on the labels" not in markdown([other, unseen])
 
 
+def test_labels_that_the_encoder_below_was_trained_on_are_named_where_they_choose():
+    on_top = cell("gim", metrics=METRICS, probe_curves=curves(60.0, 59.0))
+    method = on_top.config["method"] | {"base_uses_labels": True}
+    page = markdown([replace(on_top, config=on_top.config | {"method": method})])
+    assert page.count(f"- gim: {SAW_VALIDATION}") == 2
+
+
 def test_the_interval_is_that_of_the_chosen_modules_answers():
     """3 of 4 right by module 1: √(0.1875 / 3) · t(0.975, 3) = 79.6 %; module 2 is always right."""
     metrics = {"accuracy": 100.0, "accuracy/module_1": 75.0, "accuracy/module_2": 100.0}

@@ -300,7 +300,8 @@ def test_facts_that_decide_no_number_are_in_no_key():
     config = cell()
     renamed = config.method.model_copy(update={"loss_unit": "bits"})
     assert key(config.model_copy(update={"method": renamed})) == key(config)
-    assert {"method.loss_unit", "dataset.in_two_classes"} == NOT_KEYED
+    named = {"method.loss_unit", "method.base_uses_labels", "dataset.in_two_classes"}
+    assert named == NOT_KEYED
 
 
 def test_whether_contradicting_copies_are_refused_is_in_no_key():
