@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gim_bench import seeding
@@ -12,6 +13,7 @@ from gim_bench.objectives.barlow_twins import (
     barlow_twins,
     cross_correlation,
 )
+from gim_bench.settings.suites import load_suite
 from tests.oracles.barlow_twins import slow_barlow_twins
 
 EXAMPLES, DIMENSIONS = 6, 4
@@ -105,6 +107,31 @@ def test_exchanged_views_have_the_transposed_correlation_and_the_same_loss():
 def test_a_loss_of_bf16_projections_is_in_single_precision():
     views = [normal(EXAMPLES, DIMENSIONS, stream=s, dtype=torch.bfloat16) for s in (0, 1)]
     assert barlow_twins(*views, redundancy=0.1).dtype is torch.float32
+
+
+def test_the_scale_of_imagenet_blockwise_gives_the_released_gradient():
+    """There each of 16 processes has the gradient of its own part of the correlation matrix.
+
+    The sum over the processes is out of autograd's sight, and DistributedDataParallel takes the
+    mean of the gradients.
+    """
+    processes, examples = 16, 32
+    released = [normal(examples, DIMENSIONS, stream=s).requires_grad_() for s in (0, 1)]
+    standardised = [F.batch_norm(z, None, None, training=True) for z in released]
+    parts = zip(*(z.chunk(processes) for z in standardised), strict=True)
+    own = [one.T @ other / examples for one, other in parts]
+    rest = [sum(own).detach() - part.detach() for part in own]
+    for part, others in zip(own, rest, strict=True):
+        squares = (part + others - torch.eye(DIMENSIONS)).square()
+        on_diagonal = squares.diagonal().sum()
+        loss = 0.024 * (on_diagonal + 0.0051 * (squares.sum() - on_diagonal))
+        (loss / processes).backward(retain_graph=True)
+    ours = [z.detach().requires_grad_() for z in released]
+    settings = load_suite("imagenet-blockwise").objective["barlow_twins"]
+    loss = settings["scale"] * barlow_twins(*ours, redundancy=settings["redundancy"])
+    loss.backward()
+    for view, theirs in zip(ours, released, strict=True):
+        torch.testing.assert_close(view.grad, theirs.grad, rtol=1e-10, atol=1e-14)
 
 
 # -- the head --------------------------------------------------------------------------------------
