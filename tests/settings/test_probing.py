@@ -8,7 +8,7 @@ from gim_bench.cells.resolve import configs, describes
 from gim_bench.settings.base import Precision
 from gim_bench.settings.keys import keyed
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
-from gim_bench.settings.suites import load_suite
+from gim_bench.settings.suites import load_suite, shipped_suites
 from tests.settings.tables import SUITE, load, refused, write
 
 ADAM = SUITE["probe"]
@@ -125,6 +125,14 @@ def test_a_row_may_have_a_probe_of_another_kind(tmp_path):
         penalties=(0.1,), fitted_steps=70, neighbours=3
     )
     assert cell(suite, "random_init").probe == suite.probe
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_the_probes_of_shipped_suites_of_images_read_features_in_fp32(name):
+    """Also those of suites and rows that have a [probe] of their own."""
+    for row, config in configs(load_suite(name), methods=[], device=CPU).items():
+        if config.probe is not None and config.augmentation.kind == "crop":
+            assert config.probe.precision is Precision.FP32, row
 
 
 # -- keys and records ------------------------------------------------------------------------------
