@@ -89,13 +89,14 @@ def measure(part: Part, setting: Setting) -> None:
     try:
         for case in part.load()(setting):
             table.add([{**case.labels, **row} for row in _rows(case, setting)])
-            memory.free(setting.device)
             if not _answers(setting.device):
                 table.end("failed", why="the device answers no more")
                 os._exit(BROKEN)
     except Exception as error:
         traceback.print_exc()
         table.end("failed", why=class_and_first_line(error))
+        if not _answers(setting.device):
+            os._exit(BROKEN)
     else:
         table.end(_status(table.content["rows"]))
 
@@ -122,8 +123,12 @@ def _rows(case: Case, setting: Setting) -> Sequence[Row]:
 
 
 def _answers(device: torch.device) -> bool:
-    """Whether the device still computes: after an illegal access no call of the process does."""
+    """Whether the device, freed of an earlier case, still computes.
+
+    After an illegal access every call of the process raises, and so does freeing.
+    """
     try:
+        memory.free(device)
         return float(torch.ones(2, device=device).sum()) == 2
     except Exception:
         traceback.print_exc()

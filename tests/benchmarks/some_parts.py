@@ -48,6 +48,10 @@ def failing(setting):
     raise RuntimeError("the part itself")
 
 
+def raising_at_once(setting):
+    raise RuntimeError("the part itself")
+
+
 def part(name, *, seconds=60.0):
     return Part(name=name, title=name.title(), cases=f"{HERE}:{name}", seconds=seconds)
 

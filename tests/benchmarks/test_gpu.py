@@ -165,17 +165,26 @@ def test_a_device_that_is_not_there_is_said_at_once(tmp_path, capsys):
     assert "no device 'cuda:99'" in capsys.readouterr().out
 
 
-def test_a_device_that_answers_no_more_ends_the_process(setting, monkeypatch):
+@pytest.mark.parametrize("raising", ["memory", "torch"])
+@pytest.mark.parametrize("name", ["good", "raising_at_once"])
+def test_a_device_that_answers_no_more_ends_the_process(name, raising, setting, monkeypatch):
+    """After an illegal access every call raises, and the first one frees memory."""
+
     def leave(code):
         raise SystemExit(code)
 
-    monkeypatch.setattr(worker, "_answers", lambda device: False)
+    def broken(*_, **__):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    attribute = {"memory": "free", "torch": "ones"}[raising]
+    monkeypatch.setattr(getattr(worker, raising), attribute, broken)
     monkeypatch.setattr(worker.os, "_exit", leave)
     with pytest.raises(SystemExit) as ended:
-        worker.measure(part("good"), setting)
+        worker.measure(part(name), setting)
     assert ended.value.code == worker.BROKEN
-    found = written(setting.folder, "good")
-    assert (found["status"], len(found["rows"])) == ("failed", 1)
+    found = written(setting.folder, name)
+    assert found["status"] == "failed"
+    assert found["rows"] == ([{"case": "one", "value": 1}] if name == "good" else [])
 
 
 def test_a_process_that_no_signal_ends_is_not_waited_for(monkeypatch):
