@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.gpu.plan import SIZES, Part, named
@@ -137,8 +138,14 @@ class Measurement:
         return [name for name, found in self.parts().items() if not found]
 
     def _one_process(self, left: Sequence[str]) -> None:
-        """Run the parts that are `left` in a process, until it ends or has to be ended."""
-        with (self.folder / "log.txt").open("a") as log:
+        """Run the parts that are `left` in a process, until it ends or has to be ended.
+
+        It finds no kernels that another process compiled.
+        """
+        with (
+            (self.folder / "log.txt").open("a") as log,
+            TemporaryDirectory(ignore_cleanup_errors=True) as compiled,
+        ):
             process = subprocess.Popen(  # noqa: S603 - our own module
                 [
                     sys.executable, "-m", "benchmarks.gpu.worker", str(self.folder.resolve()),
@@ -147,6 +154,7 @@ class Measurement:
                     "--deadline", str(self.ending - FAREWELL_SECONDS), "--parts", ",".join(left),
                 ],
                 cwd=CHECKOUT,
+                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": compiled},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # compilers that it starts end with it

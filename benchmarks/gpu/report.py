@@ -11,18 +11,21 @@ NOTES = {
     "device counts bytes read and written.",
     "vision": "Examples are images. A share is of the bf16 matrix product under Peaks. `gim` goes "
     "backward module by module; `pieces` counts what it computes twice. In `batches drawn` each "
-    "step has a batch of its own, from data on the device; with `cudnn.benchmark` cuDNN tries its "
-    "kernels and keeps the fastest. The first step holds the choice of kernels, or the "
-    "compilation. `first loss` is the top module's, equal for equal learners and batches.",
-    "compiled": "As the table above; the first step holds the compilation.",
+    "step has a batch of its own, from data on the device; with `cudnn.benchmark`, in a process of "
+    "its own, cuDNN tries its kernels and keeps the fastest. The first step holds the choice of "
+    "kernels, unless an earlier row chose them. `first loss` is the top module's, equal for equal "
+    "learners and batches.",
+    "compiled": "As the vision step. The first step holds the compilation, unless an earlier row "
+    "compiled the same layers.",
     "waits": "Lines at which the CPU waited for the card in one step, with the batch that it draws "
-    "(torch.cuda.set_sync_debug_mode).",
+    "(torch.cuda.set_sync_debug_mode). A line is the innermost one of Python, which within a "
+    "backward pass or an optimiser is PyTorch's.",
     "profile": "Of one step with the batch that it draws, by PyTorch's profiler, which slows the "
     "step down. Calls of `all` are kernel launches.",
     "memory": "See docs/memory.md for each name. Each row is a new learner in one process, which "
     "has its kernels loaded. `device used` is what is not free on the card, whoever holds it.",
-    "nvml": "A block of known size in a process that holds nothing else. `device grown` is by the "
-    "driver's free memory.",
+    "nvml": "A block of known size in a process that holds nothing else besides loaded kernels and "
+    "cuBLAS's workspace. `device grown` is by the driver's free memory.",
     "training": "Oriented waves in noise, 96×96; losses in nats. `validation` is of images that "
     "nothing was trained on.",
     "largest": "Two optimiser steps of a new learner, to within a sixteenth.",

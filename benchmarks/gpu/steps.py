@@ -1,8 +1,12 @@
 """Optimiser steps, timed: examples per second, and the share of the card's measured peak."""
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 
 import torch
 
@@ -10,6 +14,7 @@ from benchmarks.gpu.case import Case, Row, Setting, seconds_of, wait_for
 from benchmarks.gpu.models import Model, SpeechModel, images_model, top_loss, without_end
 from benchmarks.gpu.peaks import peak_flops
 from gim_bench.contract import Batch
+from gim_bench.system.children import end_with_parent
 from gim_bench.training.audit import flop_counter, untouched
 from gim_bench.training.trainer import Trainer
 
@@ -25,6 +30,7 @@ METHODS = {
 COMPILED = "training.compile=true"
 GRAPHS = "training.cuda_graphs=true"
 JOINT = 'training.schedule="joint"'
+NO_COMPILER = "not measured: torch.compile needs a C compiler, on a CPU a C++ compiler"
 
 
 def vision(setting: Setting) -> Iterator[Case]:
@@ -107,32 +113,61 @@ def _case(
     tried: bool = False,
 ) -> Case:
     """`tried`: cuDNN tries all of its kernels and keeps the fastest."""
+    is_compiled = COMPILED in settings
     said = {
-        "as written": COMPILED not in settings,
-        "compiled": COMPILED in settings,
+        "as written": not is_compiled,
+        "compiled": is_compiled,
         "CUDA graphs": GRAPHS in settings,
         "batches drawn": with_data,
         "cudnn.benchmark": tried,
     }
+    labels = {**labels, "run": ", ".join(name for name, is_so in said.items() if is_so)}
+    if is_compiled and not _has_compiler(setting.device):
+        return Case(labels=labels, measure=lambda: {"note": NO_COMPILER}, seconds=0)
+    if tried:
+        return Case(labels=labels, measure=partial(_tried_row, setting, make), seconds=20)
     return Case(
-        labels={**labels, "run": ", ".join(name for name, is_so in said.items() if is_so)},
-        measure=partial(step_row, setting, make, with_data=with_data, tried=tried),
-        seconds=setting.sizes.compile_seconds if COMPILED in settings else 5,
+        labels=labels,
+        measure=partial(step_row, setting, make, with_data=with_data),
+        seconds=setting.sizes.compile_seconds if is_compiled else 5,
     )
 
 
-def step_row(setting: Setting, make: Callable[[], Model], *, with_data: bool, tried: bool) -> Row:
+def _has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds the compiler that it calls: on a GPU Triton's, of C."""
+    variable, *names = ("CC", "gcc", "clang") if device.type == "cuda" else ("CXX", "g++")
+    return any(shutil.which(name) for name in (os.environ.get(variable, names[0]), *names))
+
+
+def _tried_row(setting: Setting, make: Callable[[], Model]) -> Row:
+    """The row of a fresh process, in which cuDNN tries its kernels.
+
+    PyTorch keeps a process's first kernel of each shape, tried or not.
+    """
+    with ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=get_context("spawn"),
+        initializer=partial(end_with_parent, at_once=True),
+    ) as process:
+        return process.submit(_try_kernels, setting, make).result()
+
+
+def _try_kernels(setting: Setting, make: Callable[[], Model]) -> Row:
+    torch.backends.cudnn.benchmark = True
+    return step_row(setting, make, with_data=False)
+
+
+def step_row(setting: Setting, make: Callable[[], Model], *, with_data: bool) -> Row:
     """Speed and memory of a step on one batch, or on batches that are drawn as in training."""
-    torch.backends.cudnn.benchmark = tried
+    torch.compiler.reset()  # the first step compiles, whatever this process has compiled before
     try:
         return _step_row(setting, make, with_data=with_data)
     finally:
-        torch.backends.cudnn.benchmark = False
+        torch.compiler.reset()  # frees the memory of CUDA graphs before the next row
 
 
 def _step_row(setting: Setting, make: Callable[[], Model], *, with_data: bool) -> Row:
     device = setting.device
-    torch.compiler.reset()  # else sizes would be taken for variables from the second case on
     model = make()
     drawn = without_end(model.batches)
     batch = next(drawn)

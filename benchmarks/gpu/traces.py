@@ -45,10 +45,19 @@ def _waits(make: partial[Model]) -> list[Row]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     waiting = [each for each in seen if WAITED in str(each.message)]
-    places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in waiting)
+    places = Counter(f"{_file(each.filename)}:{each.lineno}" for each in waiting)
     return [{"waits": count, "place": place} for place, count in places.most_common()] or [
         {"waits": 0}
     ]
+
+
+def _file(path: str) -> str:
+    """Return the last two components of a path: many files of PyTorch share a name.
+
+    >>> _file("/opt/torch/autograd/graph.py")
+    'autograd/graph.py'
+    """
+    return "/".join(Path(path).parts[-2:])
 
 
 def kernels(setting: Setting) -> Iterator[Case]:

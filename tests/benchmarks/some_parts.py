@@ -52,6 +52,11 @@ def raising_at_once(setting):
     raise RuntimeError("the part itself")
 
 
+def refusing_model():
+    tries = torch.backends.cudnn.benchmark
+    raise RuntimeError(f"made in process {os.getpid()} with cudnn.benchmark = {tries}")
+
+
 def part(name, *, seconds=60.0):
     return Part(name=name, title=name.title(), cases=f"{HERE}:{name}", seconds=seconds)
 

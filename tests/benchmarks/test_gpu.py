@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +16,11 @@ import torch
 from torch.autograd import DeviceType
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import machine, peak_memory, steps, traces, worker
+from benchmarks.gpu import machine, models, peak_memory, probes, steps, traces, worker
 from benchmarks.gpu.case import Setting
 from benchmarks.gpu.plan import PARTS, REHEARSAL, SIZES
 from benchmarks.gpu.report import write_report
-from tests.benchmarks.some_parts import HERE, part
+from tests.benchmarks.some_parts import HERE, part, refusing_model
 
 CPU = torch.device("cpu")
 SIZES_OF_TEST = replace(REHEARSAL, timed_seconds=0.0, training_seconds=0.0, compile_seconds=1e9)
@@ -51,6 +53,36 @@ def test_every_part_can_be_tried_on_a_cpu(tried, setting, monkeypatch):
     assert bool(found["rows"]) == (tried.name not in {"waits", "nvml"})
 
 
+class BuiltError(Exception):
+    """Ends a case where its model is there, before any step."""
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    "tried",
+    [each for each in PARTS if each.name not in {"machine", "peaks", "nvml"}],
+    ids=lambda each: each.name,
+)
+def test_the_settings_of_every_case_on_a_gpu_are_valid(tried, sizes, tmp_path, monkeypatch):
+    made = models.Model.__init__
+
+    def make(*args, **kwargs):
+        made(*args, **kwargs)
+        raise BuiltError
+
+    monkeypatch.setattr(models.Model, "__init__", make)
+    monkeypatch.setattr(steps, "_has_compiler", lambda device: True)
+    monkeypatch.setattr(steps, "_tried_row", lambda setting, make: make())
+    monkeypatch.setattr(probes, "suite_bench", lambda *_, **__: SimpleNamespace())
+    later, gpu = time.monotonic() + 3600, torch.device("cuda")
+    setting = Setting(device=gpu, sizes=SIZES[sizes], folder=tmp_path, deadline=later)
+    cases = list(tried.load()(setting))
+    assert cases
+    for case in cases:
+        with pytest.raises(BuiltError):
+            case.measure()
+
+
 def test_the_paper_s_sizes_are_those_of_the_suites():
     paper = SIZES["paper"]
     assert (paper.vision, paper.audio, paper.quickstart, paper.probe) == ((), (), (), ())
@@ -70,6 +102,35 @@ def test_memory_is_measured_in_the_paper_s_precision_first(setting):
     precisions = [case.labels["precision"] for case in peak_memory.table(setting)]
     assert precisions == sorted(precisions, reverse=True)
     assert precisions[0] == "fp32"
+
+
+def test_cudnn_tries_its_kernels_in_a_fresh_process(setting):
+    """A process keeps the kernels of the shapes that it has met."""
+    with pytest.raises(
+        RuntimeError, match=r"made in process \d+ with cudnn.benchmark = True"
+    ) as made:
+        steps._tried_row(setting, refusing_model)
+    assert str(os.getpid()) not in str(made.value)
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_graphs_of_a_compiled_row_are_freed_before_the_next_row(setting, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: seen.append("reset"))
+    with pytest.raises(RuntimeError, match="made in process"):
+        steps.step_row(setting, lambda: seen.append("made") or refusing_model(), with_data=False)
+    assert seen == ["reset", "made", "reset"]
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")], ids=str)
+def test_compiled_rows_without_a_compiler_say_so_and_are_no_failure(device, setting, monkeypatch):
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(steps.shutil, "which", lambda name: None)
+    cases = list(steps.compiled(replace(setting, device=device)))
+    rows = [row for case in cases for row in worker._rows(case, setting)]
+    assert rows == [{"note": steps.NO_COMPILER}] * 3
+    assert worker._status(rows) == "done"
 
 
 def test_waits_of_a_step_are_those_that_the_step_itself_asks_for(setting, monkeypatch):
@@ -152,6 +213,28 @@ def test_a_measurement_ends_in_time_with_what_it_has(tmp_path, monkeypatch):
 def test_a_part_is_done_if_a_row_was_measured(name, status, setting):
     worker.measure(part(name), setting)
     assert written(setting.folder, name)["status"] == status
+
+
+def test_a_measurement_finds_no_kernels_that_were_compiled_before(tmp_path, monkeypatch):
+    """Else the first step of a compiled row would read them."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "of the user")
+    monkeypatch.setattr(command, "_kill", lambda process: None)
+    given = []
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self, *_, env, **__):
+            given.append(Path(env["TORCHINDUCTOR_CACHE_DIR"]))
+            assert list(given[0].iterdir()) == []
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(command.subprocess, "Popen", Ended)
+    measured(tmp_path, plan="HANGING", minutes=1)
+    assert len(given) == 1
+    assert not given[0].exists()
 
 
 def test_a_part_for_which_no_time_is_left_is_not_begun(setting):
