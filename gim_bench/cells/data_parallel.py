@@ -15,7 +15,7 @@ from gim_bench.cells.build import (
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.parts import PartOfCell, crew_of, told
-from gim_bench.contract import GradientFlow, Learner
+from gim_bench.contract import Batch, GradientFlow, Learner
 from gim_bench.hardware import memory
 from gim_bench.hardware.threads import cores
 from gim_bench.settings.schema import CellConfig
@@ -70,6 +70,25 @@ class _PartOf(PartOfCell):
             trainer=AveragingTrainer(learner, device=bench.device, **settings),
             source=self.batches(bench),
         )
+
+
+def part_of(batch: Batch, config: CellConfig) -> tuple[Batch, int]:
+    """The examples of the first process that shares the batch, and the number of such parts.
+
+    It is the whole batch without such processes, and where each has a single example: batch norm
+    in one process alone has no variance then.
+    """
+    parts = processes_of(config)
+    if not parts or parts == len(batch.inputs):
+        return batch, 1
+    own = slice(len(batch.inputs) // parts)
+    part = replace(
+        batch,
+        inputs=batch.inputs[own],
+        labels={target: labels[own] for target, labels in batch.labels.items()},
+        further=tuple(view[own] for view in batch.further),
+    )
+    return part, parts
 
 
 def of_a_process(cell: Cell) -> Cell:

@@ -160,11 +160,13 @@ def _train(
         peaks = peaks_of(of_workers)
         workers = course.costs_of_workers(steps=trained.steps)
         pipelines.leave_out_energy(used, bench)
-    # After the measurement: seconds and memory of the audit are not training's.
+    # After the measurement: seconds and memory of the audit are not training's. A batch that
+    # processes shared may be too large for this one.
+    part, parts = data_parallel.part_of(next(course.batches.epoch(1)), cell.config)
     audited = _audited(
         course.trainer,
-        next(course.batches.epoch(1)),
-        steps=course.steps,
+        part,
+        steps=parts * course.steps,
         kept_batches=course.kept_batches,
     )
     return TrainingPhase(

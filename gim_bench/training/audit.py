@@ -42,7 +42,8 @@ def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) 
     """What one more step of every stage on `batch`, which changes nothing, says about training.
 
     It is the step that every stage took `steps` times, on the weights that it led to: at the start,
-    a head of zeros would hide what is below it. Its number format is training's and what was
+    a head of zeros would hide what is below it. A step that processes shared counts as many times,
+    and `batch` is the part of one of them. Its number format is training's and what was
     recomputed is recomputed, so it needs the memory that training had, and autocast cannot lose a
     gradient unseen. Compiled layers alone run as they are written, where they can be counted.
 

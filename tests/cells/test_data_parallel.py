@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gim_bench.cells import phases
 from gim_bench.cells.data_parallel import rounds
 from gim_bench.cells.estimate import estimate
 from gim_bench.cells.resolve import configs
@@ -17,6 +18,7 @@ from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.metrics import describe
 from gim_bench.records.record import Status
+from gim_bench.training.audit import audit
 from tests.cells.crews import Acting, At, end_all, interrupted_and_finished, workers_of_a_cell
 from tests.cells.tiny_cells import same
 from tests.cells.trainings import suite_in, trained_in
@@ -85,6 +87,21 @@ def test_the_record_names_the_processes_and_their_peaks(shared):
     assert record.metrics["memory/host_over_baseline_bytes"] == max(peaks)
     assert "the highest of 2" in record.provenance["memory"]["training"]["host"]
     assert all(describe(name) for name in record.metrics)
+
+
+def test_the_audit_has_the_examples_of_a_process_and_counts_those_of_all(tmp_path, monkeypatch):
+    """A batch that two processes share may be too large for the one that audits."""
+    audited = []
+
+    def noted(trainer, batch, **counts):
+        audited.append(len(batch.inputs))
+        return audit(trainer, batch, **counts)
+
+    monkeypatch.setattr(phases, "audit", noted)
+    two, one = (trained_in(tmp_path / str(len(over)), *over)[0] for over in ([TWO], []))
+    assert audited == [5, 10]
+    assert two.isolation.keys() == one.isolation.keys()
+    assert two.metrics["train/operations"] == one.metrics["train/operations"]
 
 
 def test_the_plan_times_a_process_s_part_of_a_batch(tmp_path):
