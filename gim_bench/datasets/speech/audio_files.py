@@ -1,7 +1,7 @@
 """Files of speech, their speakers, and the recordings in them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,3 +56,14 @@ def count(number: int, noun: str) -> str:
     ('1 line', '28,539 utterances')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def without_folders(text: str, folders: Iterable[Path]) -> str:
+    """The text, with paths in these folders from the folder on: records go to others.
+
+    >>> without_folders("/home/anna/speech/1.wav (it is empty)", [Path("/home/anna/speech")])
+    '1.wav (it is empty)'
+    """
+    for folder in sorted({f"{each}/" for each in folders}, key=len, reverse=True):
+        text = text.replace(folder, "")
+    return text

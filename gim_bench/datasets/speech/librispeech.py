@@ -43,6 +43,7 @@ TRANSCRIPTS = ".trans.txt"  # words beside each chapter, which nothing here read
 LABEL_FILE = "converted_aligned_phones.txt"
 SPLIT_FILES = {Split.TRAIN: "train_split.txt", Split.TEST: "test_split.txt"}
 TEST_FRACTION = 0.2  # CPC's own split is about 80 to 20
+TOLERATED = 0.01  # share of the recordings that published splits and labels may lack
 
 AUDIO = re.compile(
     r"(?P<folder>(?P<speaker>\d+)/(?P<chapter>\d+))/(?P<id>(?P=speaker)-(?P=chapter)-\d+)\.flac",
@@ -207,7 +208,7 @@ class LibriSpeech(SpeechFiles):
 
     def incomplete(self) -> str:
         own_split = f"split without CPC's {' and '.join(SPLIT_FILES.values())}"
-        lacking = [self._part, "" if self._split_files else own_split]
+        lacking = [self._part, self._unsplit if self._split_files else own_split, self._unlabelled]
         return ", ".join(filter(None, lacking))
 
     @property
@@ -217,6 +218,19 @@ class LibriSpeech(SpeechFiles):
         if found == UTTERANCES:
             return ""
         return f"{found:,} of the {UTTERANCES:,} utterances of {FOLDER}"
+
+    @property
+    def _unsplit(self) -> str:
+        """The share of the recordings that the split files name; empty for nearly all of them."""
+        used, found = sum(map(len, self._by_split.values())), len(self.files)
+        if used >= (1 - TOLERATED) * found:
+            return ""
+        return f"{used:,} of {found:,} recordings in {' and '.join(SPLIT_FILES.values())}"
+
+    @property
+    def _unlabelled(self) -> str:
+        """The share of the recordings without phones; empty for few, and where none has phones."""
+        return self._phones.lacking(self._by_split, tolerated=TOLERATED) if self._phones else ""
 
     def assign(self, recordings: Sequence[Recording]) -> Mapping[Split, Sequence[Recording]]:
         """Splits by chapters; or by the split files; or by the utterances' ids."""
@@ -234,7 +248,7 @@ class LibriSpeech(SpeechFiles):
             )
             return split_by_name(recordings, test_fraction=TEST_FRACTION, test_every_speaker=False)
         ids = self._read_split_files()
-        self._say_split(ids, recordings=recordings)
+        self._note_split(ids, recordings=recordings)
         return {split: [r for r in recordings if r.file.id in ids[split]] for split in ids}
 
     def _say_chapters(self, recordings: Sequence[Recording]) -> None:
@@ -264,7 +278,7 @@ class LibriSpeech(SpeechFiles):
                 else:
                     fault = f"{place}: {utterance!r} is no utterance such as '2911-12359-0007'"
                     self.refuse_or(faults.append, UnusableError(fault))
-        self.say_skipped(faults, kind="line")
+        self.note_skipped(faults, kind="line")
         if both := sorted(ids[Split.TRAIN] & ids[Split.TEST]):
             train, test = self._split_files.values()
             raise DataError(
@@ -272,14 +286,22 @@ class LibriSpeech(SpeechFiles):
             )
         return ids
 
-    def _say_split(self, ids: Mapping[Split, set[str]], *, recordings: Sequence[Recording]) -> None:
+    def _note_split(
+        self, ids: Mapping[Split, set[str]], *, recordings: Sequence[Recording]
+    ) -> None:
         named, here = set[str]().union(*ids.values()), {r.file.id for r in recordings}
-        facts = [f"librispeech: split by {' and '.join(map(str, self._split_files.values()))}"]
+        self.progress.say(
+            f"librispeech: split by {' and '.join(map(str, self._split_files.values()))}"
+        )
+        files = " and ".join(path.name for path in self._split_files.values())
         if absent := len(named - here):
-            facts.append(f"{count(absent, 'utterance')} in them without audio are not used")
+            self.left_out.append(
+                f"{count(absent, 'utterance')} in {files} without audio are not used"
+            )
         if unnamed := len(here - named):
-            facts.append(f"{count(unnamed, 'recording')} in neither are not used")
-        self.progress.say("; ".join(facts))
+            self.left_out.append(
+                f"{count(unnamed, 'recording')} in neither of {files} are not used"
+            )
 
     def nothing_for(self, split: Split) -> str:
         if path := self._split_files.get(split):

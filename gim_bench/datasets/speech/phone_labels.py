@@ -6,13 +6,13 @@ Source: van den Oord et al. 2018, `converted_aligned_phones.txt`: forced alignme
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gim_bench.contract import UNLABELLED
+from gim_bench.contract import UNLABELLED, Split
 from gim_bench.datasets.files import MEGABYTE, Megabytes, UnusableError, stamp_of, unreadable
 from gim_bench.datasets.speech.audio_files import Recording, count, spelled
 from gim_bench.progress import Progress
@@ -40,6 +40,24 @@ class LabelFile:
 
     lines: Sequence[LabelLine]
     faults: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phones:
+    """Labels that fit their recordings."""
+
+    classes: int
+    by_id: Mapping[str, np.ndarray]  # int16 [frame], by the id of the audio file
+
+    def lacking(
+        self, by_split: Mapping[Split, Sequence[Recording]], *, tolerated: float = 0.0
+    ) -> str:
+        """A line on the recordings without labels; empty where their share is tolerated."""
+        ids = [recording.file.id for recordings in by_split.values() for recording in recordings]
+        number = sum(name not in self.by_id for name in ids)
+        if number <= tolerated * len(ids):
+            return ""
+        return f"{number:,} of {count(len(ids), 'recording')} have no phone labels"
 
 
 def read_phone_labels(

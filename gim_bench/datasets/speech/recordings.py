@@ -5,7 +5,6 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,8 +20,14 @@ from gim_bench.datasets.files import (
     in_threads,
     reason,
 )
-from gim_bench.datasets.speech.audio_files import AudioFile, Recording, count, with_one_form
-from gim_bench.datasets.speech.phone_labels import LabelLine, add_labels, read_phone_labels
+from gim_bench.datasets.speech.audio_files import (
+    AudioFile,
+    Recording,
+    count,
+    with_one_form,
+    without_folders,
+)
+from gim_bench.datasets.speech.phone_labels import LabelLine, Phones, add_labels, read_phone_labels
 from gim_bench.datasets.speech.remarks import Remarks, Tell
 from gim_bench.datasets.walk import Walk, alike, walk
 from gim_bench.errors import DataError
@@ -31,14 +36,6 @@ from gim_bench.settings.base import Settings
 # Version of reading, in the names of the decoded arrays: 2 has remarks on the recordings, 3 refuses
 # rates that are not resampled well.
 READING = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phones:
-    """Labels that fit their recordings."""
-
-    classes: int
-    by_id: Mapping[str, np.ndarray]  # int16 [frame], by the id of the audio file
 
 
 class SpeechFiles(FileDataset):
@@ -135,8 +132,10 @@ class SpeechFiles(FileDataset):
             pass
 
     def notes(self) -> Sequence[str]:
-        """Counts of files that were left out, of faults of recordings, and of speakers alike."""
-        lines = [self._seen.note(), *self._array.notes, alike(self._folders, noun="speakers")]
+        """Counts of what was left out, of faults of recordings, and of speakers alike."""
+        _ = self._phones  # all has been read, so that `left_out` is whole
+        names = alike(sorted({file.speaker for file in self.files}), noun="speakers")
+        lines = [self._seen.note(), *self.left_out, *self._array.notes, names]
         return [line for line in lines if line]
 
     def fingerprint(self) -> str:
@@ -210,20 +209,20 @@ class SpeechFiles(FileDataset):
         return self.audio_file(path, name=name)
 
     @property
-    def _folders(self) -> list[str]:
-        """Names of the speakers whose files are listed."""
-        return sorted({file.speaker for file in self.files})
-
-    @property
     def files(self) -> Sequence[AudioFile]:
         return self._listing[0]
 
     @property
     def _all_files(self) -> list[tuple[str, Path]]:
         """(name, path) of every file that decides the splits."""
+        beside = [(path.name, path) for path in self._beside_audio]
+        return [(f.name, f.path) for f in self.files] + beside
+
+    @property
+    def _beside_audio(self) -> list[Path]:
+        """The files of splits and of labels."""
         label_file = self.label_file()
-        beside = [*self.split_files().values(), *([label_file] if label_file else [])]
-        return [(f.name, f.path) for f in self.files] + [(path.name, path) for path in beside]
+        return [*self.split_files().values(), *([label_file] if label_file else [])]
 
     def _sha256s(
         self, files: Sequence[tuple[str, Path]], *, fresh: bool = False
@@ -248,12 +247,17 @@ class SpeechFiles(FileDataset):
             ) from None
         note(str(error))
 
-    def say_skipped(self, faults: Sequence[str], *, kind: str) -> None:
-        """Say how many files or lines were skipped, if any, and show the first."""
+    @cached_property
+    def left_out(self) -> list[str]:
+        """Counts of files, lines and labels that were left out as they were read, for `notes`."""
+        return []
+
+    def note_skipped(self, faults: Sequence[str], *, kind: str) -> None:
+        """Note how many files or lines were skipped, if any, and the first."""
         if faults:
-            self.progress.say(
-                f"{self.name}: skipped {count(len(faults), kind)}, the first of them: {faults[0]}"
-            )
+            folders = [self.root, *(path.parent for path in self._beside_audio)]
+            first = without_folders(faults[0], folders)
+            self.left_out.append(f"skipped {count(len(faults), kind)}, the first of them: {first}")
 
     # -- decoded once ----------------------------------------------------------------------------
 
@@ -335,7 +339,7 @@ class SpeechFiles(FileDataset):
         contradicted = self.contradicted()
         for why in contradicted.values():
             self.refuse_or(faults.append, UnusableError(why))
-        self.say_skipped(faults, kind="audio file")
+        self.note_skipped(faults, kind="audio file")
         return [r for r in found if r.length and r.file.id not in contradicted]
 
     # -- splits ----------------------------------------------------------------------------------
@@ -393,18 +397,19 @@ class SpeechFiles(FileDataset):
         for contradicted, why in self.contradicted_labels(by_id).items():
             self.refuse_or(faults.append, UnusableError(why))
             del by_id[contradicted]
-        self.say_skipped(faults, kind="label line")
+        self.note_skipped(faults, kind="label line")
         if not by_id:
             self._refuse_foreign(path, lines=labels.lines)
-        self._say_how_many(by_id)
         for split, recordings in by_split.items():
             if not any(recording.file.id in by_id for recording in recordings):
-                self.progress.say(
-                    f"{self.name}: no {split} recording is labelled in {path.name}: phones are "
-                    f"left out"
+                self.left_out.append(
+                    f"no {split} recording is labelled in {path.name}: phones are left out"
                 )
                 return None
-        return Phones(classes=self.phone_classes(labels.lines), by_id=by_id)
+        phones = Phones(classes=self.phone_classes(labels.lines), by_id=by_id)
+        if lacking := phones.lacking(by_split):
+            self.left_out.append(lacking)
+        return phones
 
     def phone_classes(self, lines: Sequence[LabelLine]) -> int:
         return self.phones
@@ -424,9 +429,8 @@ class SpeechFiles(FileDataset):
             except UnusableError as error:
                 self.refuse_or(faults.append, UnusableError(f"{line.place}: {error}"))
         if without_audio and by_id:
-            self.progress.say(
-                f"{self.name}: labels of {count(without_audio, 'utterance')} without audio are not "
-                f"used"
+            self.left_out.append(
+                f"labels of {count(without_audio, 'utterance')} without audio are not used"
             )
         return by_id
 
@@ -438,10 +442,3 @@ class SpeechFiles(FileDataset):
             f"{self._recordings[0].file.id.removesuffix(self._recordings[0].file.path.suffix)!r} "
             f"(without suffix): is it the labels of another data set? Replace or remove it"
         )
-
-    def _say_how_many(self, by_id: Mapping[str, np.ndarray]) -> None:
-        used = [recording for recordings in self._by_split.values() for recording in recordings]
-        if missing := sum(recording.file.id not in by_id for recording in used):
-            self.progress.say(
-                f"{self.name}: {missing:,} of {count(len(used), 'recording')} have no phone labels"
-            )

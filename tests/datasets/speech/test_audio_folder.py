@@ -257,24 +257,23 @@ def test_speakers_of_one_recording_each_leave_nothing_to_test_on(tmp_path, data)
     assert "leaves no test recording" in refusal(data())
 
 
-def test_a_recording_outside_the_speakers_folders_is_named_or_skipped(root, data, listener):
+def test_a_recording_outside_the_speakers_folders_is_named_or_skipped(root, data):
     write(root / "intro.wav")
     line = refusal(data())
     assert f"{root / 'intro.wav'} (it lies in no folder named after its speaker)" in line
-    data(skip_bad_files=True).prepare()
-    assert any("skipped 1 audio file" in line for line in listener.lines)
+    assert any("skipped 1 audio file" in line for line in data(skip_bad_files=True).notes())
 
 
 @pytest.mark.parametrize("content", [b"", b"no audio\n"])
-def test_a_bad_file_is_named_or_skipped(root, data, listener, content):
+def test_a_bad_file_is_named_or_skipped(root, data, content):
     (root / "anna" / "3.wav").write_bytes(content)
     line = refusal(data())
     assert f"audio_folder: cannot use {root / 'anna' / '3.wav'} (" in line
     assert "--skip-bad-files" in line
     mine = data(skip_bad_files=True)
     assert sum(len(mine.split(split)) for split in (Split.TRAIN, Split.TEST)) == len(FILES) - 1
-    (line,) = (line for line in listener.lines if ": skipped " in line)
-    assert "skipped 1 audio file, the first of them: " in line
+    (line,) = (line for line in mine.notes() if line.startswith("skipped "))
+    assert line.startswith("skipped 1 audio file, the first of them: anna/3.wav (")
 
 
 def test_a_speaker_of_bad_files_alone_is_no_class(root, data):
@@ -339,13 +338,12 @@ def test_a_recording_labelled_by_name_and_by_path_is_refused(root, data):
 
 
 @pytest.mark.parametrize("number", ["-1", "1.0", "x"])
-def test_what_is_no_number_is_named_or_skipped(root, data, listener, number):
+def test_what_is_no_number_is_named_or_skipped(root, data, number):
     label(root, {stem: eight(1) for stem in STEMS} | {"0": f"1 {number}"})
     line = refusal(data())
     assert f"phones.txt, line 1: {number!r} is no phone" in line
     assert "--skip-bad-files" in line
-    data(skip_bad_files=True).prepare()
-    assert any("skipped 1 label line" in line for line in listener.lines)
+    assert any("skipped 1 label line" in line for line in data(skip_bad_files=True).notes())
 
 
 def test_labels_of_other_recordings_are_refused(root, data):

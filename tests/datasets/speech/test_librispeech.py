@@ -133,6 +133,12 @@ def alter(path, *, at=-1):
     os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
+def skipped(mine):
+    """The one note on what was skipped."""
+    (line,) = (line for line in mine.notes() if line.startswith("skipped "))
+    return line
+
+
 def refusal(mine, use=LibriSpeech.prepare):
     """The one line with which the data set refuses."""
     with pytest.raises(DataError) as caught:
@@ -202,14 +208,17 @@ def test_split_files_decide_where_they_are(root, data, listener, folder):
     assert sum("split by" in line for line in listener.lines) == 1
 
 
-def test_ids_without_audio_and_audio_without_a_split_are_counted(root, data, listener):
+def test_ids_without_audio_and_audio_without_a_split_are_counted(root, data):
     names = sorted(UTTERANCES)
     divide(root, train=[*names[:8], "7-7-0007", "7-7-0008"], test=[*names[10:], "8-8-0008"])
     mine = data()
     assert [len(mine.split(split)) for split in Split] == [8, 8, 5]
-    (line,) = (line for line in listener.lines if "split by" in line)
-    assert "; 3 utterances in them without audio are not used" in line
-    assert "; 2 recordings in neither are not used" in line
+    files = "train_split.txt and test_split.txt"
+    for line in (
+        f"3 utterances in {files} without audio are not used",
+        f"2 recordings in neither of {files} are not used",
+    ):
+        assert mine.notes().count(line) == 1
 
 
 def test_an_id_in_both_split_files_is_refused(root, data):
@@ -239,13 +248,13 @@ def test_a_test_speaker_who_was_never_trained_on_is_refused(root, data):
     assert "the speaker 19 has test recordings but no train recording" in refusal(data())
 
 
-def test_a_malformed_id_in_a_split_file_is_named_or_skipped(root, data, listener):
+def test_a_malformed_id_in_a_split_file_is_named_or_skipped(root, data):
     names = sorted(UTTERANCES)
     divide(root, train=["x", *names[::2]], test=["", "19_198_0001", *names[1::2]])
     assert "train_split.txt, line 1: 'x' is no utterance" in refusal(data())
-    assert len(data(skip_bad_files=True).split(Split.TRAIN)) == 8
-    (line,) = (line for line in listener.lines if ": skipped " in line)
-    assert "skipped 2 lines, the first of them: " in line
+    mine = data(skip_bad_files=True)
+    assert len(mine.split(Split.TRAIN)) == 8
+    assert skipped(mine).startswith("skipped 2 lines, the first of them: train_split.txt, line 1: ")
 
 
 def test_a_split_file_that_is_not_utf8_is_named(root, data):
@@ -388,6 +397,52 @@ def test_a_part_of_the_data_is_used_and_its_size_is_said(root, data, listener):
 def test_all_of_the_data_with_the_published_split_is_complete(root, data, monkeypatch):
     monkeypatch.setattr(librispeech, "UTTERANCES", 15)
     divide(root, train=sorted(UTTERANCES)[:8], test=sorted(UTTERANCES)[8:])
+    assert data().incomplete() == ""
+
+
+@pytest.fixture
+def published(root, monkeypatch):
+    """Splits all of two hundred utterances, as published, and labels as many lines of each file."""
+    names = [f"{s}-1-{number:04d}" for s in (8, 9) for number in range(100)]
+    monkeypatch.setattr(librispeech, "UTTERANCES", len(names))
+    shutil.rmtree(root)
+    for name in names:
+        write(root / name[0] / "1" / f"{name}.flac")
+
+    def make(*, tested=50, labelled=200):
+        train = [name for number, name in enumerate(names) if number % 4]
+        divide(root, train=train, test=names[::4][:tested])
+        label(root, dict.fromkeys(names[:labelled], eight(3)))
+
+    return make
+
+
+def test_all_of_the_data_with_a_shortened_test_split_is_not_the_published_data(published, data):
+    published()
+    assert data().incomplete() == ""
+    published(tested=10)
+    split = "train_split.txt and test_split.txt"
+    assert data().incomplete() == f"160 of 200 recordings in {split}"
+    assert f"40 recordings in neither of {split} are not used" in data().notes()
+
+
+def test_all_of_the_data_with_shortened_labels_is_not_the_published_data(published, data):
+    published(labelled=150)
+    lacking = "50 of 200 recordings have no phone labels"
+    assert data().incomplete() == lacking
+    assert lacking in data().notes()
+
+
+def test_published_splits_and_labels_may_lack_one_recording_in_a_hundred(published, data):
+    published(tested=48, labelled=199)
+    assert data().incomplete() == ""
+    assert any("2 recordings in neither" in line for line in data().notes())
+    assert "1 of 198 recordings have no phone labels" in data().notes()
+
+
+def test_without_labels_all_of_the_data_is_complete_for_speakers(published, root, data):
+    published()
+    (root.parents[1] / LABELS / "converted_aligned_phones.txt").unlink()
     assert data().incomplete() == ""
 
 
@@ -562,26 +617,22 @@ def test_a_bad_file_is_named_with_the_way_out(root, data, how, why):
 
 
 @pytest.mark.parametrize("how", FAULTS)
-def test_a_bad_file_may_be_skipped_and_is_counted_once(root, data, listener, decodings, how):
+def test_a_bad_file_may_be_skipped_and_is_counted_once(root, data, decodings, how):
     spoil(root, how)
     for start in ("cold", "warm"):
-        listener.lines.clear()
         mine = data(skip_bad_files=True)
         mine.prepare()
         assert sum(len(mine.split(s)) for s in (Split.TRAIN, Split.TEST)) == 14, start
-        (line,) = (line for line in listener.lines if ": skipped " in line)
-        assert "skipped 1 audio file, the first of them: " in line
-        assert FAULTS[how] in line
+        assert skipped(mine).startswith("skipped 1 audio file, the first of them: 19/198/")
+        assert FAULTS[how] in skipped(mine)
     assert len(decodings) <= 15 + 3  # what is wrong is found again, and nothing else
 
 
-def test_every_kind_of_bad_file_is_counted_together(root, data, listener):
+def test_every_kind_of_bad_file_is_counted_together(root, data):
     spoil(root, "misnamed", name="19-198-0001")
     spoil(root, "text", name="19-198-0002")
     spoil(root, "empty", name="19-198-0003")
-    data(skip_bad_files=True).prepare()
-    (line,) = (line for line in listener.lines if ": skipped " in line)
-    assert "skipped 3 audio files, the first of them: " in line
+    assert "skipped 3 audio files, the first of them: " in skipped(data(skip_bad_files=True))
 
 
 def test_what_was_skipped_is_an_error_again_without_the_option(root, data):
@@ -633,7 +684,7 @@ def test_missing_labels_are_filled_and_needless_ones_are_cut_at_the_end(root, da
     assert by_name["19-198-0000"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_unlabelled_utterances_are_minus_one_and_counted_once(root, data, listener):
+def test_unlabelled_utterances_are_minus_one_and_counted_once(root, data):
     names = sorted(UTTERANCES)
     divide(root, train=names[:12], test=names[12:])
     label(root, {names[1]: eight(5), names[13]: eight(6)})
@@ -641,17 +692,16 @@ def test_unlabelled_utterances_are_minus_one_and_counted_once(root, data, listen
     frames = frames_of(mine.split(Split.TRAIN), "phone")
     assert frames[1] == [5] * 8
     assert frames[2] == [-1] * 8
-    assert sum("13 of 15 recordings have no phone labels" in line for line in listener.lines) == 1
+    assert mine.notes().count("13 of 15 recordings have no phone labels") == 1
 
 
-def test_labels_without_audio_are_ignored_and_counted_once(root, data, listener):
+def test_labels_without_audio_are_ignored_and_counted_once(root, data):
     lines = dict.fromkeys(UTTERANCES, eight(3)) | {"7-7-0007": "1", "7-7-0008": "2"}
     label(root, lines)
     mine = data()
     assert len(mine.targets()) == 2
     mine.split(Split.TEST)
-    expected = "librispeech: labels of 2 utterances without audio are not used"
-    assert listener.lines.count(expected) == 1
+    assert mine.notes().count("labels of 2 utterances without audio are not used") == 1
 
 
 def test_labels_of_nothing_that_is_here_are_the_wrong_file(root, data):
@@ -672,13 +722,13 @@ def test_without_a_label_file_phones_are_left_out_and_it_is_said_how_to_get_it(
     assert str(root.parents[1] / LABELS) in line
 
 
-def test_labels_of_train_recordings_alone_make_no_target(root, data, listener):
+def test_labels_of_train_recordings_alone_make_no_target(root, data):
     train = [name for name in UTTERANCES if name not in TESTED]
     label(root, dict.fromkeys(train, eight(3)))
     mine = data()
     assert [target.name for target in mine.targets()] == ["speaker"]
     assert mine.split(Split.TRAIN).frames == {}
-    assert any("no test recording is labelled" in line for line in listener.lines)
+    assert any("no test recording is labelled" in line for line in mine.notes())
 
 
 BAD_LINES = {
@@ -693,7 +743,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize(("bad", "why"), BAD_LINES.items())
-def test_a_bad_line_is_named_or_skipped(root, data, listener, bad, why):
+def test_a_bad_line_is_named_or_skipped(root, data, bad, why):
     names = sorted(UTTERANCES)
     divide(root, train=names[:12], test=names[12:])
     path = label(root, f"19-198-0002 {eight(1)}\n{bad}\n{names[13]} {eight(1)}\n")
@@ -704,8 +754,8 @@ def test_a_bad_line_is_named_or_skipped(root, data, listener, bad, why):
     mine = data(skip_bad_files=True)
     assert [len(target.classes) for target in mine.targets()] == [2, 41]
     mine.split(Split.TEST)
-    (line,) = (line for line in listener.lines if ": skipped " in line)
-    assert f"skipped 1 label line, the first of them: {path}, line 2" in line
+    first = "skipped 1 label line, the first of them: converted_aligned_phones.txt, line 2: "
+    assert skipped(mine).startswith(first)
 
 
 # -- fetching ------------------------------------------------------------------------------------
