@@ -17,20 +17,14 @@ from pydantic import Field
 from gim_bench.contract import UNLABELLED as NO_LABEL
 from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.arrays import Kept, kept
-from gim_bench.datasets.duplicates import (
-    Duplicates,
-    contradictions,
-    first_of_same,
-    remembered_first,
-    sources,
-)
+from gim_bench.datasets.duplicates import Duplicates, first_of_same, remembered_first, sources
 from gim_bench.datasets.files import FileDataset, fingerprint_of, in_threads, reason
+from gim_bench.datasets.images.class_folders import LABELLED, ClassFolders, in_two_classes
 from gim_bench.datasets.images.decoding import DECODER, SUFFIXES, Remark, decode
-from gim_bench.datasets.walk import Reason, Walk, alike, count, lookalike, nfc, walk
+from gim_bench.datasets.walk import Reason, Walk, alike, count, nfc, walk
 from gim_bench.errors import DataError
 from gim_bench.settings.base import Settings
 
-LABELLED = (Split.TRAIN, Split.TEST)
 UNLABELLED = ("unlabeled", "unlabelled")
 LAYOUT = "unlabeled/*.jpg (may be left out), train/<class>/*.jpg and test/<class>/*.jpg"
 LOOSE = Reason("image beside the class folders", "images beside the class folders")
@@ -121,7 +115,7 @@ class ImageFolder(FileDataset):
         """Counts of files left out, of images changed, of duplicates; classes alike."""
         lines = [
             *self._duplicates.described(),
-            self._in_two_classes(self._duplicates),
+            in_two_classes(self._duplicates, labels=self._contents.labels),
             self._seen.note(),
             *self._array.notes,
             alike(self._contents.classes, noun="classes"),
@@ -149,18 +143,25 @@ class ImageFolder(FileDataset):
 
     @cached_property
     def _contents(self) -> Contents:
-        root = self._root
-        by_class = {split: _files_by_class(self._seen, split) for split in LABELLED}
+        folders = ClassFolders(
+            dataset="image_folder", seen=self._seen, layout=LAYOUT, suffixes=SUFFIXES
+        )
+        by_class = folders.images()
         classes = sorted(by_class[Split.TRAIN])
-        _check_classes(classes, tested=sorted(by_class[Split.TEST]), root=root)
         labelled = {
             split: [(path, classes.index(name)) for name in sorted(files) for path in files[name]]
             for split, files in by_class.items()
         }
-        unlabelled = _unlabelled_files(self._seen)
+        unlabelled = [
+            path
+            for folder in UNLABELLED
+            if folder in self._seen.folders
+            for path in folders.below(folder, kind="folder")
+        ]
         if not unlabelled:
             self.progress.say(
-                f"{root} has no {UNLABELLED[0]}/: its train images serve as unlabelled images too"
+                f"{self._root} has no {UNLABELLED[0]}/: its train images serve as unlabelled "
+                f"images too"
             )
         return Contents(classes=classes, unlabelled=unlabelled, labelled=labelled)
 
@@ -203,22 +204,13 @@ class ImageFolder(FileDataset):
             },
             noun="image",
         )
-        line = self._in_two_classes(found)
+        line = in_two_classes(found, labels=self._contents.labels)
         if line and self.options.in_two_classes == "refuse":
             raise DataError(
                 f"image_folder: in {self._root}, {line}: remove the wrong ones, or keep them all "
                 f"with --set dataset.in_two_classes=keep"
             )
         return found
-
-    def _in_two_classes(self, found: Duplicates) -> str:
-        """A line on images with a copy in another class; empty without such images."""
-        cases = contradictions(found.first, labels=self._contents.labels)
-        if not cases:
-            return ""
-        one, other = map(found.name, cases[0][:2])
-        number = sum(map(len, cases))
-        return f"{number:,} images have a copy in another class, such as {one} and {other}"
 
     # -- decoded once ----------------------------------------------------------------------------
 
@@ -311,62 +303,3 @@ def _misplaced(name: str) -> Reason | None:
     if top not in LABELLED:
         return OUTSIDE
     return None if "/" in rest else LOOSE
-
-
-def _files_by_class(seen: Walk, split: Split) -> dict[str, list[Path]]:
-    """Image files of each class, by the composed form of its name.
-
-    Raises: DataError if the split's folder is missing or a class is empty or is there twice.
-    """
-    if split not in seen.folders:
-        raise DataError(f"image_folder: {seen.root} has no {split}/: it must hold {LAYOUT}")
-    by_class = dict[str, str]()
-    for folder in seen.folders:
-        top, _, written = folder.partition("/")
-        if top != split or not written or "/" in written:
-            continue
-        other = by_class.setdefault(nfc(written), folder)
-        if other != folder:
-            raise DataError(
-                f"image_folder: {seen.root / split} holds the class {nfc(written)!r} twice, as "
-                f"{other.partition('/')[2]!a} and as {written!a}, which differ in their Unicode "
-                f"form only: merge the two folders"
-            )
-    return {name: _images(seen, folder, kind="class") for name, folder in by_class.items()}
-
-
-def _unlabelled_files(seen: Walk) -> list[Path]:
-    folders = [folder for folder in UNLABELLED if folder in seen.folders]
-    return [path for folder in folders for path in _images(seen, folder, kind="folder")]
-
-
-def _images(seen: Walk, folder: str, *, kind: str) -> list[Path]:
-    """All images in `folder`, in the order of their composed names. Raises: DataError if none."""
-    names = seen.below(folder)
-    if not names:
-        note = seen.note(below=folder)
-        raise DataError(
-            f"image_folder: the {kind} {seen.root / folder} is empty{f' ({note})' if note else ''}"
-            f": put images into it ({', '.join(SUFFIXES)}), or remove it"
-        )
-    return [seen.root / name for name in sorted(names, key=nfc)]
-
-
-def _check_classes(classes: Sequence[str], *, tested: Sequence[str], root: Path) -> None:
-    if len(classes) < 2:
-        raise DataError(
-            f"image_folder: {root / Split.TRAIN} holds {len(classes)} class folder(s) where two "
-            f"or more are needed: sort its images into train/<class>/"
-        )
-    if unknown := [name for name in tested if name not in classes]:
-        similar = [name for name in classes if lookalike(name) == lookalike(unknown[0])]
-        raise DataError(
-            f"image_folder: the class {unknown[0]!r} is in {root / Split.TEST} but not in "
-            f"{root / Split.TRAIN}{f', which has {similar[0]!r}' if similar else ''}: add training "
-            f"images of it, or remove it from test/"
-        )
-    if not tested:
-        raise DataError(
-            f"image_folder: {root / Split.TEST} holds no class folder: sort its images into "
-            f"test/<class>/"
-        )

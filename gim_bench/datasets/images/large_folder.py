@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from gim_bench.contract import Split, Target
+from gim_bench.datasets.duplicates import Duplicates, first_of_same
 from gim_bench.datasets.files import FileDataset, fingerprint_of
 from gim_bench.datasets.images import slides
+from gim_bench.datasets.images.class_folders import ClassFolders, in_two_classes
 from gim_bench.datasets.images.decoding import DEEP
 from gim_bench.datasets.images.slides import SlideImage
 from gim_bench.datasets.images.tiff import TiffImage
@@ -45,7 +48,8 @@ class LargeImageFolder(FileDataset):
     """Large images in folders named by class: every place of an image has its class.
 
     Images, TIFF files or scans of microscopes, are read by windows and never whole. Places of one
-    image never serve both fitting and validation.
+    image never serve both fitting and validation, nor do places of identical files. Classes are
+    compared by the composed form of their names.
     """
 
     class Options(Settings):
@@ -57,14 +61,14 @@ class LargeImageFolder(FileDataset):
     options: Options
 
     def prepare(self) -> None:
-        """Compute checksums, and look into every file's header."""
-        self._sha256s(fresh=False)
+        """Compute checksums, look for identical files, and look into every file's header."""
         for split in Split:
             self.split(split)
 
     def verify(self) -> None:
-        """Read every file again and decode each of its tiles."""
+        """Read every file again, look for identical files, and decode each file's tiles."""
         self._sha256s(fresh=True)
+        _ = self._duplicates
         for files in self._files.values():
             for path in files.paths:
                 self._opened(path).check_decodable()
@@ -102,18 +106,19 @@ class LargeImageFolder(FileDataset):
             images=images.images,
             place=images.place,
             labels={"class": np.repeat(np.array(files.classes, dtype=np.int64), counts)},
-            sources=np.repeat(np.arange(len(counts)), counts),
+            sources=np.repeat(self._sources(split), counts),
         )
 
     def notes(self) -> Sequence[str]:
-        """Counts of files left out, of images of 16 bits, and of files of several images."""
+        """Counts of identical files, of files left out, of 16 bits, and of several images."""
         names = {str(p.relative_to(self._seen.root)): image for p, image in self._images.items()}
         remarks = {
             DEEP: [name for name, image in names.items() if image.bits > 8],
             FIRST: [name for name, image in names.items() if image.further],
         }
         lines = [count(reason, found) for reason, found in remarks.items() if found]
-        return [line for line in (self._seen.note(), *lines) if line]
+        found = [*self._duplicates.described(), self._seen.note(), *lines]
+        return [line for line in found if line]
 
     @cached_property
     def _seen(self) -> Walk:
@@ -122,15 +127,15 @@ class LargeImageFolder(FileDataset):
             raise DataError(f"large_images: {found}: give --data-dir a folder that holds {LAYOUT}")
         return walk(self.data_dir, suffixes=SUFFIXES, misplaced=_misplaced)
 
-    @cached_property
+    @property
     def _classes(self) -> Sequence[str]:
-        classes = sorted({name.split("/")[1] for name in self._seen.below(Split.TRAIN)})
-        if len(classes) < 2:
-            raise DataError(
-                f"large_images: {self._seen.root / Split.TRAIN} holds {len(classes)} class "
-                f"folder(s) with images where two or more are needed: it must hold {LAYOUT}"
-            )
-        return classes
+        return sorted(self._by_class[Split.TRAIN])
+
+    @cached_property
+    def _by_class(self) -> Mapping[Split, Mapping[str, Sequence[Path]]]:
+        return ClassFolders(
+            dataset="large_images", seen=self._seen, layout=LAYOUT, suffixes=SUFFIXES
+        ).images()
 
     @cached_property
     def _files(self) -> Mapping[Split, Files]:
@@ -146,24 +151,44 @@ class LargeImageFolder(FileDataset):
                 classes=[-1] * len(unlabelled),
             )
         }
-        for split in (Split.TRAIN, Split.TEST):
-            names = self._seen.below(split)
-            classes = [name.split("/")[1] for name in names]
-            if unknown := sorted(set(classes) - set(self._classes)):
-                raise DataError(
-                    f"large_images: the class {unknown[0]!r} is in {split}/ but not in train/: add "
-                    f"training images of it, or remove it"
-                )
-            if not names:
-                raise DataError(
-                    f"large_images: {self._seen.root} has no images in {split}/<class>/: it must "
-                    f"hold {LAYOUT}"
-                )
+        numbers = {name: number for number, name in enumerate(self._classes)}
+        for split, by_class in self._by_class.items():
+            labelled = sorted(
+                (path.relative_to(self._seen.root).as_posix(), numbers[name])
+                for name, paths in by_class.items()
+                for path in paths
+            )
             found[split] = Files(
-                paths=[self._seen.root / name for name in names],
-                classes=[self._classes.index(name) for name in classes],
+                paths=[self._seen.root / name for name, _ in labelled],
+                classes=[number for _, number in labelled],
             )
         return found
+
+    @cached_property
+    def _duplicates(self) -> Duplicates:
+        """The identical files. Raises: DataError if a file is in two classes."""
+        sums = self._sha256s(fresh=False)
+        counts = [len(files.paths) for files in self._files.values()]
+        found = Duplicates(
+            first=first_of_same(np.frombuffer(bytes.fromhex(sha), np.uint8) for _, sha in sums),
+            name=lambda number: sums[number][0],
+            splits={
+                split: np.arange(end - number, end)
+                for split, number, end in zip(self._files, counts, accumulate(counts), strict=True)
+                if number
+            },
+            noun="image",
+        )
+        labels = np.array([number for files in self._files.values() for number in files.classes])
+        if line := in_two_classes(found, labels=labels):
+            raise DataError(f"large_images: in {self._seen.root}, {line}: remove the wrong ones")
+        return found
+
+    def _sources(self, split: Split) -> np.ndarray:
+        """int64 [image of the split], number of the split's first identical image."""
+        own = self._duplicates.first[self._duplicates.splits[split]]
+        _, first, source = np.unique(own, return_index=True, return_inverse=True)
+        return first[source]
 
     @cached_property
     def _images(self) -> Mapping[Path, TiffImage | SlideImage]:

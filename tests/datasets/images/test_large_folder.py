@@ -1,5 +1,8 @@
 """Folders of large TIFF images."""
 
+import shutil
+import unicodedata
+
 import numpy as np
 import pytest
 import tifffile
@@ -91,8 +94,63 @@ def test_an_image_that_is_cut_off_is_named_before_training(folder, method):
 
 def test_a_class_that_is_only_tested_is_refused(folder):
     (folder / "test" / "dog").rename(folder / "test" / "wolf")
-    with pytest.raises(DataError, match="the class 'wolf' is in test/ but not in train/"):
+    with pytest.raises(DataError, match=r"the class 'wolf' is in .*/test but not in .*/train: add"):
         data(folder).fingerprint()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_without_a_readable_file_is_refused_and_does_not_vanish(folder, split):
+    (folder / split / "wolf").mkdir()
+    (folder / split / "wolf" / "photo.png").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"large_images: the class .*{split}/wolf is empty") as e:
+        data(folder).targets()
+    assert "1 file that is not read (.png)" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_classes_are_compared_by_the_composed_form_of_their_names(folder):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        (folder / split / "dog").rename(folder / split / unicodedata.normalize(form, "Köter"))
+    assert data(folder).targets()[0].classes == ["Köter", "cat"]
+    assert data(folder).split(Split.TEST).labels["class"].tolist() == [0, 1]
+
+
+# -- identical files -------------------------------------------------------------------------------
+
+
+def test_test_images_that_are_train_images_too_are_counted(folder):
+    shutil.copy(folder / "train" / "cat" / "a.tif", folder / "test" / "cat" / "z.tif")
+    (note,) = data(folder).notes()
+    assert note == (
+        "SEEN IN TRAINING: 1 of 3 test images are also train images, such as test/cat/z.tif "
+        "(train/cat/a.tif)"
+    )
+
+
+def test_places_of_identical_files_of_a_split_are_of_one_source(folder):
+    shutil.copy(folder / "train" / "cat" / "a.tif", folder / "train" / "cat" / "z.tif")
+    found = data(folder).split(Split.TRAIN)
+    assert found.sources.tolist() == [0] * 6 + [0] * 6 + [2] * 2
+    (note,) = data(folder).notes()
+    assert note.startswith("1 of 3 train images repeat others of the split, such as train/cat/z")
+
+
+@pytest.mark.parametrize("use", ["prepare", "verify", "notes"])
+def test_one_file_in_two_classes_is_refused(folder, use):
+    shutil.copy(folder / "train" / "cat" / "a.tif", folder / "train" / "dog" / "z.tif")
+    with pytest.raises(
+        DataError, match=r"^large_images: in .*2 images have a copy in another"
+    ) as e:
+        getattr(data(folder), use)()
+    assert "such as train/cat/a.tif and train/dog/z.tif" in str(e.value)
+
+
+def test_an_unlabelled_copy_of_a_test_image_is_counted(folder):
+    (folder / "unlabeled").mkdir()
+    shutil.copy(folder / "test" / "dog" / "d.tif", folder / "unlabeled" / "u.tif")
+    (note,) = data(folder).notes()
+    assert note.startswith("SEEN IN TRAINING: 1 of 2 test images are also unlabelled images")
+    assert data(folder).split(Split.TRAIN).sources.tolist() == [0] * 6 + [1] * 2
 
 
 def test_a_labelled_image_smaller_than_a_place_is_named_and_its_class_does_not_vanish(folder):
