@@ -15,7 +15,7 @@ from gim_bench.datasets.duplicates import Duplicates, first_of_same
 from gim_bench.datasets.files import FileDataset, fingerprint_of
 from gim_bench.datasets.images import slides
 from gim_bench.datasets.images.class_folders import ClassFolders, in_two_classes
-from gim_bench.datasets.images.decoding import DEEP
+from gim_bench.datasets.images.decoding import DARK, DEEP
 from gim_bench.datasets.images.slides import SlideImage
 from gim_bench.datasets.images.tiff import TiffImage
 from gim_bench.datasets.walk import Reason, Walk, count, nfc, walk
@@ -113,7 +113,8 @@ class LargeImageFolder(FileDataset):
         """Counts of identical files, of files left out, of 16 bits, and of several images."""
         names = {str(p.relative_to(self._seen.root)): image for p, image in self._images.items()}
         remarks = {
-            DEEP: [name for name, image in names.items() if image.bits > 8],
+            DEEP: [name for name, image in names.items() if image.bits > 8 and not image.dark],
+            DARK: [name for name, image in names.items() if image.dark],
             FIRST: [name for name, image in names.items() if image.further],
         }
         lines = [count(reason, found) for reason, found in remarks.items() if found]

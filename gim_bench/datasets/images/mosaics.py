@@ -29,7 +29,9 @@ class Mosaics(Dataset):
     """Which of 16 photographs is this square from? Large gray mosaics of squares, one for a split.
 
     A square is a random part of a photograph: of its left half for training, of its right half for
-    testing. The mosaics are made square by square, as TIFF files in tiles below the cache.
+    testing. The mosaics are made square by square, as TIFF files in tiles below the cache. Squares
+    of a half overlap but count as examples of their own: validation squares share pixels with
+    fitted ones, and intervals over test squares are too narrow.
     """
 
     class Options(Settings):

@@ -24,6 +24,7 @@ class SlideImage:
     """One resolution of a scan, in colour; places that were not scanned are white."""
 
     bits = 8  # of a sample
+    dark = False
     further = 0  # images of the scene: OpenSlide keeps labels and thumbnails apart
 
     def __init__(self, path: Path, *, level: int = 0) -> None:

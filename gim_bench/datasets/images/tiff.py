@@ -4,6 +4,7 @@ import logging
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gim_bench.errors import DataError, class_and_first_line
 LARGEST_SEGMENT = 64 * 2**20  # bytes, decoded; larger ones would be nearly the whole image
 # Decoded segments of all images together that are kept for the next windows, and their bytes.
 CACHED, CACHED_BYTES = 16, 2 * LARGEST_SEGMENT
+LOOKED_AT = 9  # segments of an image of 16 bits: the first, the last, and some between
 # Channels of what is read, without transparency.
 CHANNELS = {PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}
 TRANSPARENCY = {EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA}
@@ -59,6 +61,18 @@ class TiffImage:
     def bits(self) -> int:
         """Bits of a sample in the file, 8 or 16."""
         return int(self._page.bitspersample)
+
+    @cached_property
+    def dark(self) -> bool:
+        """Whether 16 bits end below 4,096 in up to nine segments that are spread over the image.
+
+        Raises: DataError naming a tile that cannot be decoded.
+        """
+        if self.bits == 8:
+            return False
+        places = [*self.segments()]
+        spread = np.linspace(0, len(places) - 1, min(len(places), LOOKED_AT)).round().astype(int)
+        return all(self._decoded(*places[index]).max() < 4_096 >> 8 for index in spread)
 
     def window(self, top: int, left: int, *, height: int, width: int) -> np.ndarray:
         """A rectangle within the image, uint8 [channel row column].

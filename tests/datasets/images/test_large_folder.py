@@ -70,9 +70,16 @@ def test_files_of_other_kinds_are_counted(folder):
 
 def test_files_of_16_bits_are_counted(folder):
     deep = folder / "test" / "dog" / "d.tif"
-    tifffile.imwrite(deep, np.zeros((32, 32), np.uint16), tile=(16, 16))
+    tifffile.imwrite(deep, np.full((32, 32), 4_096, np.uint16), tile=(16, 16))
     (note,) = data(folder).notes()
     assert note == "1 image of 16 bits, of which the upper 8 are read: test/dog/d.tif"
+
+
+def test_files_of_12_bits_in_16_are_counted_as_nearly_black(folder):
+    deep = folder / "test" / "dog" / "d.tif"
+    tifffile.imwrite(deep, np.full((32, 32), 4_095, np.uint16), tile=(16, 16))
+    (note,) = data(folder).notes()
+    assert note == "1 nearly black image of 16 bits, with values below 4,096: test/dog/d.tif"
 
 
 def test_a_file_whose_first_image_alone_is_read_is_counted(folder):

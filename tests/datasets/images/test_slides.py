@@ -92,7 +92,8 @@ def test_scans_and_tiff_files_stand_in_one_folder(slide, tmp_path):
     folder = tmp_path / "images"
     for place in ("train/tumour", "train/normal", "test/tumour", "test/normal"):
         (folder / place).mkdir(parents=True)
-        (folder / place / "a.SVS").write_bytes(slide.read_bytes())
+        # The trailing name tells the files apart: one file in two classes is refused.
+        (folder / place / "a.SVS").write_bytes(slide.read_bytes() + place.encode())
     tifffile.imwrite(folder / "train" / "normal" / "b.tif", PIXELS, tile=(128, 128))
     data = LargeImageFolder(
         options=LargeImageFolder.Options(place=64),

@@ -54,6 +54,14 @@ def test_a_window_is_that_part_of_the_image(tmp_path, shape, layout):
         assert np.array_equal(found, expected[:, top : top + height, left : left + width])
 
 
+def test_an_image_of_16_bits_is_dark_unless_a_tile_is_bright(tmp_path):
+    pixels = np.full((160, 160), 4_095, np.uint16)
+    assert TiffImage(written(tmp_path, pixels, tile=(16, 16))).dark
+    pixels[64:96, :] = 4_096  # of a microscope whose corners are black
+    assert not TiffImage(written(tmp_path, pixels, tile=(16, 16))).dark
+    assert not TiffImage(written(tmp_path, np.zeros((160, 160), np.uint8), tile=(16, 16))).dark
+
+
 def test_pixels_of_16_bits_keep_their_upper_8(tmp_path):
     pixels = noise((ROWS, COLUMNS), np.uint16)
     image = TiffImage(written(tmp_path, pixels, **TILED))
