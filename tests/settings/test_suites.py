@@ -69,13 +69,15 @@ def test_a_shipped_suite_can_be_read_and_is_named_like_its_file(name):
 
 @pytest.mark.parametrize("name", shipped_suites())
 def test_a_protocol_names_what_its_suite_does_beside_training_and_probing(name):
-    """As rates of the rows' own, or a search for the largest batch."""
+    """As rates of the rows' own, a shorter autoregressor, or a search for the largest batch."""
     suite = load_suite(name)
     trainings = [row.get("training", {}) for row in suite.method.values()]
     if suite.tuned and any("learning_rate" in training for training in trainings):
         assert "learning rate" in suite.protocol
     if suite.capacity is not None:
         assert "largest batch" in suite.protocol
+    if "autoregressor_layers" in suite.method.get("cpc", {}):
+        assert "cpc has a PixelCNN of one layer, not four" in " ".join(suite.protocol.split())
 
 
 def test_a_suite_may_name_the_tables_of_several_papers(tmp_path):
