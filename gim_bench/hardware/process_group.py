@@ -22,6 +22,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 
+from gim_bench.errors import ConfigError
 from gim_bench.hardware.devices import at_least_fp32
 from gim_bench.system.children import NeighbourGoneError
 
@@ -201,8 +202,16 @@ def exchange() -> Iterator[None]:
 def synchronised(module: nn.Module, *, device: torch.device) -> nn.Module:
     """The module, whose layers of batch norm take the statistics of the whole batch from now on.
 
-    PyTorch's own layer is one of GPUs alone.
+    PyTorch's own layer is one of GPUs alone. Raises: ConfigError for a batch norm of another class,
+    whose own computation neither layer knows.
     """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in _SYNCHRONISED:  # noqa: SLF001
+            raise ConfigError(
+                f"processes that share a batch cannot synchronise the batch norm "
+                f"{type(layer).__qualname__}: set training.processes=1, or use "
+                f"{' or '.join(kind.__name__ for kind in _SYNCHRONISED)}"
+            )
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module, _groups[0])
     for layer in module.modules():

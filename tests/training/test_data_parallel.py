@@ -14,6 +14,7 @@ from gim_bench.datasets.speech.windows import WindowBatches
 from gim_bench.encoders.batch_norm_resnet import BatchNormResNet
 from gim_bench.encoders.resnet import ResNetEncoder
 from gim_bench.encoders.vgg8b import VGG8b
+from gim_bench.errors import ConfigError
 from gim_bench.hardware import process_group
 from gim_bench.settings.augmentations import CropSettings, WindowSettings
 from gim_bench.settings.base import Precision
@@ -214,6 +215,19 @@ def test_processes_have_the_parts_of_the_batches_of_one_process(processes):
         for position, expected in enumerate(batch):
             parts = [found["epochs"][number][position] for found in processes]
             torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-6, atol=1e-6)
+
+
+class Halved(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")], ids=str)
+def test_a_batch_norm_of_a_class_of_its_own_is_refused(device):
+    module = nn.Sequential(nn.BatchNorm1d(3), Halved(3))
+    with pytest.raises(ConfigError, match=r"cannot synchronise the batch norm Halved: set train"):
+        process_group.synchronised(module, device=device)
+    assert [type(layer) for layer in module] == [nn.BatchNorm1d, Halved]
 
 
 def test_batch_norm_of_one_process_is_that_of_pytorch():
