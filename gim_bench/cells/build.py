@@ -1,6 +1,6 @@
 """A cell's models, learners and trainers, built from its settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from gim_bench.cells.cell import Cell
 from gim_bench.contract import GradientFlow, Ingredients, Learner, Split, Target
 from gim_bench.datasets.batches import Batches, whole_batches
 from gim_bench.errors import DataError
+from gim_bench.methods.stack import StackLearner
 from gim_bench.probing.questions import labelled_items
 from gim_bench.probing.reading import metric_name
 from gim_bench.registry import encoder as encoder_class
@@ -70,8 +71,13 @@ def items_without_labels(cell: Cell, target: Target, bench: Bench) -> Int[Tensor
     return everything[~torch.isin(everything, share)]
 
 
-def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
-    """The cell's learner on its device, with the first weights that all methods of a seed share."""
+def build(
+    cell: Cell, bench: Bench, *, target: Target, units: Collection[str] | None = None
+) -> Learner:
+    """The cell's learner on its device, with the first weights that all methods of a seed share.
+
+    Of a worker of a pipeline it has the weights of these `units` alone.
+    """
     config = cell.config
     with seeding.weights_from("encoder", cell.seed):
         encoder = encoder_class(config.encoder.kind)(
@@ -102,6 +108,9 @@ def build(cell: Cell, bench: Bench, *, target: Target) -> Learner:
         )
     if cell.base is not None:
         cell.base.load_into(learner.encoder)
+    if units is not None:  # before the device has to hold the others
+        assert isinstance(learner, StackLearner)
+        learner.keep_units(units)
     # Convolutions are fastest, on CPUs and GPUs alike, with the channels last.
     return learner.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,6 +1,6 @@
 """What processes of a cell's own are told, so that each makes its part of the training itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,14 @@ class PartOfCell:
         device = torch.device(self.devices[number])
         return Bench(self.datasets[number](), device=device, progress=Silence())
 
-    def learner(self, bench: Bench, *stream: str | int) -> Learner:
-        """The cell's learner, whose dropout and noise are drawn from a stream of this process."""
-        learner = build(self.cell, bench, target=self.model.target)
+    def learner(
+        self, bench: Bench, *stream: str | int, units: Collection[str] | None = None
+    ) -> Learner:
+        """The cell's learner, whose dropout and noise are drawn from a stream of this process.
+
+        It has all units, or these alone.
+        """
+        learner = build(self.cell, bench, target=self.model.target, units=units)
         like = self.cell.config.method.like
         torch.manual_seed(seeding.derive("training", like, self.cell.seed, *stream))
         return learner

@@ -27,7 +27,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
-from gim_bench.methods.stack import StackLearner, partition
+from gim_bench.methods.stack import partition
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.settings.schema import CellConfig, Schedule
 from gim_bench.training.kept_outputs import Source
@@ -132,9 +132,7 @@ class _PartOf(PartOfCell):
 
     def __call__(self, number: int, units: Sequence[str]) -> Part:
         bench, training = self.bench(number), self.cell.config.training
-        learner = self.learner(bench, *units)
-        assert isinstance(learner, StackLearner)
-        learner.keep_units(units)
+        learner = self.learner(bench, *units, units=units)
         return Part(
             trainer=trainer_of(self.cell, learner, device=bench.device, share=units),
             source=None if number else self.batches(bench),
