@@ -53,6 +53,7 @@ from gim_bench.training.data_parallel import DataParallelTrainer
 from gim_bench.training.inside import look_inside
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.loop import Observe, Trained, fit
+from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
 from gim_bench.training.pipeline.trainer import PipelinedTrainer
 from gim_bench.training.trainer import Trainer
 
@@ -164,10 +165,7 @@ def _train(
     # processes shared may be too large for this one.
     part, parts = data_parallel.part_of(next(course.batches.epoch(1)), cell.config)
     audited = _audited(
-        course.trainer,
-        part,
-        steps=parts * course.steps,
-        kept_batches=course.kept_batches,
+        course.trainer, part, steps=parts * course.steps, kept_batches=course.kept_batches
     )
     return TrainingPhase(
         trained=trained,
@@ -396,11 +394,13 @@ def _validating(
 def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
     """The audit; an empty one if memory does not suffice, for training is over and counts."""
     try:
-        return audit(trainer, batch, **counts)
+        found = audit(trainer, batch, **counts)
     except Exception as error:
         if memory.is_exhausted(error):
             return Audit()
         raise
+    # A worker that does not wait goes on encoding after its last step, and nobody counts that.
+    return replace(found, flops=0) if isinstance(trainer, AsynchronousTrainer) else found
 
 
 def checkpoints_of(cell: Cell, model: Model, bench: Bench, *, folder: Path) -> Checkpoints:

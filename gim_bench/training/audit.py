@@ -35,7 +35,7 @@ class Audit:
     """Findings of the audit; empty if nothing was trained."""
 
     isolation: Isolation = field(default_factory=dict)  # {m: {n: ‖∂loss_m/∂θ_n‖₂, …}, …}
-    flops: int = 0  # of all its steps, two for each multiply-add
+    flops: int = 0  # of all its steps, two for each multiply-add; 0 if not known
 
 
 def audit(trainer: Trainer, batch: Batch, *, steps: int, kept_batches: int = 0) -> Audit:

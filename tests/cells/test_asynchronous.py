@@ -155,6 +155,8 @@ def test_nobody_waits_for_a_slow_worker(tmp_path, trainers, policy):
     _, slow, _ = trainer.measured
     waited = [each.seconds_without_batch + each.seconds_without_room for each in trainer.measured]
     assert max(waited) < slow.seconds / 4
+    assert "train/operations" not in record.metrics  # the lowest worker encodes after its last step
+    assert record.isolation
 
 
 def test_staleness_is_of_outputs_that_were_made_while_the_module_below_trained():
