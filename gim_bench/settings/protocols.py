@@ -60,6 +60,7 @@ class Protocol:
         return self.probe.model_dump(mode="json", include=SHARED)
 
 
+UNSEEN = "unseen_validation"
 SHARED = {
     "validation_fraction",
     "fitted_steps",
@@ -89,12 +90,22 @@ def protocols_of(suite: Suite, names: Sequence[str] = ()) -> dict[str, ProtocolS
 def resolved(name: str, settings: ProtocolSettings, *, own: ProbeSettings) -> Protocol:
     """The protocol on a cell with the probe `own`. Raises: ConfigError.
 
-    The probe is the cell's own, with what the protocol says laid over it.
+    The probe is the cell's own, with what the protocol says laid over it. Logistic regression has
+    the defaults of its kind, as in a row, over a cell of another kind that leaves a setting out.
     """
     probe: AnyProbeSettings = own
     if settings.probe:
-        table = probe_laid_over(own.model_dump(mode="json"), settings.probe)
         where = f"protocols.{name}.probe"
+        if UNSEEN in settings.probe:
+            raise ConfigError(
+                f"{where}.{UNSEEN}: the training of a cell decides with which encoder "
+                f"hyperparameters are chosen: set probe.{UNSEEN}"
+            )
+        below = own.model_dump(mode="json")
+        table = probe_laid_over(below, settings.probe)
+        if own.kind != table["kind"] == "logistic_regression":
+            said = own.model_dump(mode="json", exclude_unset=True)
+            table = probe_laid_over(said, settings.probe) | {UNSEEN: below[UNSEEN]}
         if table["kind"] not in ALL_KINDS:
             raise ConfigError(
                 unknown_name("kind of probe", table["kind"], known=ALL_KINDS, where=where)

@@ -5,9 +5,11 @@ import torch
 
 from gim_bench.cells.defaults import with_defaults
 from gim_bench.cells.resolve import configs, describes
+from gim_bench.errors import ConfigError
 from gim_bench.settings.base import Precision
 from gim_bench.settings.keys import keyed
 from gim_bench.settings.probing import AdamProbeSettings, LogisticRegressionSettings
+from gim_bench.settings.protocols import ProtocolSettings, resolved
 from gim_bench.settings.suites import load_suite, shipped_suites
 from tests.settings.tables import SUITE, load, refused, write
 
@@ -133,6 +135,44 @@ def test_the_probes_of_shipped_suites_of_images_read_features_in_fp32(name):
     for row, config in configs(load_suite(name), methods=[], device=CPU).items():
         if config.probe is not None and config.augmentation.kind == "crop":
             assert config.probe.precision is Precision.FP32, row
+
+
+# -- protocols -------------------------------------------------------------------------------------
+
+
+def under(suite, probe):
+    """The probe of a protocol with that table on a cell of the suite."""
+    settings = ProtocolSettings(summary="s", probe=probe)
+    return resolved("mine", settings, own=cell(suite).probe).probe
+
+
+def test_a_protocol_may_have_a_probe_of_another_kind(tmp_path):
+    """As a row's, it has its kind's defaults where the suite says nothing."""
+    found = under(load(tmp_path, suite=with_probe(COMMON)), {"kind": "logistic_regression"})
+    assert found == LogisticRegressionSettings(
+        fitted_steps=70, neighbours=3, unseen_validation=False
+    )
+
+
+def test_a_protocol_of_another_kind_keeps_what_the_suite_says(tmp_path):
+    said = COMMON | {"precision": "bf16", "standardise": False}
+    found = under(load(tmp_path, suite=with_probe(said)), {"penalties": [0.1]})
+    assert (found.precision, found.standardise) == (Precision.BF16, False)
+
+
+def test_a_protocol_whose_classifier_trains_by_adam_has_the_settings_of_the_cell(tmp_path):
+    """Its results were read with these before there were kinds."""
+    found = under(load(tmp_path, suite=with_probe(REGRESSION)), ADAM | {"kind": "adam"})
+    assert (found.standardise, found.precision) == (True, Precision.FP32)
+
+
+def test_a_protocol_cannot_say_which_encoder_its_hyperparameters_are_chosen_with(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        under(load(tmp_path), {"unseen_validation": True})
+    assert str(caught.value) == (
+        "protocols.mine.probe.unseen_validation: the training of a cell decides with which encoder "
+        "hyperparameters are chosen: set probe.unseen_validation"
+    )
 
 
 # -- keys and records ------------------------------------------------------------------------------
