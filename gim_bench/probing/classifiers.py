@@ -186,22 +186,29 @@ class Neighbours:
 
     scale: Scale
     known: Float[Tensor, "n d"]  # scaled to length 1
-    votes: Float[Tensor, "n c"]  # one-hot
+    labels: Int[Tensor, "n"]
+    classes: int
     neighbours: int
 
     def predict(self, features: Float[Tensor, "m d"]) -> Int[Tensor, "m"]:
         similarities = F.normalize(self.scale(features), dim=1) @ self.known.T
         nearest = similarities.topk(min(self.neighbours, len(self.known)), dim=1)
         weights = (nearest.values / VOTE_TEMPERATURE).exp()
-        return (weights.unsqueeze(2) * self.votes[nearest.indices]).sum(dim=1).argmax(dim=1)
+        votes = F.one_hot(self.labels[nearest.indices], self.classes).to(weights.dtype)
+        return (weights.unsqueeze(2) * votes).sum(dim=1).argmax(dim=1)
 
 
 def fit_neighbours(task: Labelled, *, neighbours: int) -> Neighbours:
     """A classifier by nearest neighbours, in which all labelled examples vote."""
     scale = Scale.of(task.features)
     known = F.normalize(scale(task.features), dim=1)
-    votes = F.one_hot(task.labels, task.classes).to(known.dtype)
-    return Neighbours(scale=scale, known=known, votes=votes, neighbours=neighbours)
+    return Neighbours(
+        scale=scale,
+        known=known,
+        labels=task.labels,
+        classes=task.classes,
+        neighbours=neighbours,
+    )
 
 
 def percent_correct(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Literal
 
 import numpy as np
@@ -269,16 +269,22 @@ class ImageFolder(FileDataset):
 
 
 class Remarks:
-    """What was said of images as they were decoded."""
+    """What was said of images as they were decoded; threads may add to it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._said = defaultdict[Reason, list[tuple[str, str]]](list)  # (name, detail)
+        self._said = dict[Reason, list[tuple[str, str]]]()  # (name, detail)
+        self._lock = Lock()
 
     def of(self, path: Path) -> Remark:
         """The function that takes remarks on the image at `path`."""
         name = path.relative_to(self._root).as_posix()
-        return lambda reason, detail: self._said[reason].append((name, detail))
+
+        def say(reason: Reason, detail: str) -> None:
+            with self._lock:
+                self._said.setdefault(reason, []).append((name, detail))
+
+        return say
 
     def described(self) -> list[str]:
         """A line for each reason, with the number of images, the details, and an example."""

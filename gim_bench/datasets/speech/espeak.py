@@ -133,8 +133,8 @@ class Espeak(Dataset):
 
     A frame's label is the phone at the middle of the frame, from the synthesiser's own timing.
     Phones have eSpeak's names ("aI", "tS") without stress marks. All silence is one class, the
-    closures of plosives included, as in TIMIT's usual 39 classes. The classes are the phones that
-    occur in TRAIN or TEST.
+    closures of plosives included, as in TIMIT's usual 39 classes. The classes are the phones of all
+    recordings, those of UNLABELLED alone included.
     """
 
     class Options(Settings):

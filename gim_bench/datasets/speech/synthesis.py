@@ -25,6 +25,7 @@ import numpy as np
 from gim_bench.errors import DataError
 
 REMEDY = "pip install espeakng-loader"
+BROKE_OFF = "it broke off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +102,11 @@ class Synthesiser:
             self._requests.write(json.dumps(asdict(utterance)).encode() + b"\n")
             self._requests.flush()
         answer = self._answer(to=repr(utterance.text))
-        samples = np.frombuffer(self._answers.read(answer["bytes"]), dtype=np.int16)
+        samples = self._answers.read(answer["bytes"])
+        if len(samples) < answer["bytes"]:
+            raise _failed(at=repr(utterance.text), why=BROKE_OFF)
         return Speech(
-            samples=samples,
+            samples=np.frombuffer(samples, dtype=np.int16),
             sample_rate_hz=self.sample_rate_hz,
             phones=answer["phones"],
             starts=np.array(answer["starts"], dtype=np.int64),
@@ -111,13 +114,16 @@ class Synthesiser:
 
     def _answer(self, *, to: str) -> dict[str, Any]:
         line = self._answers.readline()
-        answer = json.loads(line) if line else {"error": "it broke off"}
+        answer = json.loads(line) if line else {"error": BROKE_OFF}
         if "error" in answer:
-            raise DataError(
-                f"espeak: the speech synthesiser failed at {to} ({answer['error']}): "
-                f"{REMEDY} --force-reinstall"
-            )
+            raise _failed(at=to, why=answer["error"])
         return answer
+
+
+def _failed(*, at: str, why: str) -> DataError:
+    return DataError(
+        f"espeak: the speech synthesiser failed at {at} ({why}): {REMEDY} --force-reinstall"
+    )
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ from PIL import Image
 
 from gim_bench.contract import Split, Target
 from gim_bench.datasets.images import image_folder
-from gim_bench.datasets.images.image_folder import ImageFolder
+from gim_bench.datasets.images.image_folder import ImageFolder, Remarks
+from gim_bench.datasets.walk import Reason
 from gim_bench.errors import DataError
 from tests.listener import Listener
 
@@ -548,3 +551,20 @@ def test_a_real_folder_of_photographs_is_read_once(data):
     first = min((CIFAR / "train" / "airplane").iterdir())
     expected = np.asarray(Image.open(first).convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(mine.split(Split.TRAIN).images[0], expected)
+
+
+class SlowReason(Reason):
+    """A reason that lets other threads run while a mapping looks for it."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        time.sleep(0.01)
+        return 0
+
+
+def test_no_remark_is_lost_where_threads_make_the_first_ones_at_once(tmp_path):
+    remarks, reason = Remarks(tmp_path), SlowReason("image", "images")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: remarks.of(tmp_path / f"{n}.png")(reason, ""), range(8)))
+    assert remarks.described() == ["8 images, such as 0.png"]

@@ -137,12 +137,21 @@ def test_a_second_file_behind_the_first_is_not_lost_without_a_word(kind, read):
     assert isinstance(read(encoded(kind) * 2), str)
 
 
-def test_a_size_that_a_pipe_left_open_is_the_rest_of_the_file(read):
-    for kind, size in ((("WAV", "PCM_16", "BIG"), 2**32 - 1), (("AU", "PCM_16", "BIG"), 2**32 - 1)):
-        before, form, _ = SIZES[kind]
-        content = encoded(*kind[:2], endian=kind[2])
-        place = re.search(before, content, re.DOTALL).end()
-        assert read(content[:place] + struct.pack(form, size) + content[place + 4 :]) == FRAMES
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("WAV", "PCM_16", "BIG"),
+        ("WAV", "PCM_16", "FILE"),
+        ("WAVEX", "FLOAT", "FILE"),
+        ("AU", "PCM_16", "BIG"),
+    ],
+    ids="-".join,
+)
+def test_a_size_that_a_pipe_left_open_is_the_rest_of_the_file(kind, read):
+    before, form, _ = SIZES[kind]
+    content = encoded(*kind[:2], endian=kind[2])
+    place = re.search(before, content, re.DOTALL).end()
+    assert read(content[:place] + struct.pack(form, 2**32 - 1) + content[place + 4 :]) == FRAMES
 
 
 @pytest.mark.parametrize("content", [b"RIFF", b"RIFF\0\0\0\0WAVEdata", b".snd\0", b"NIST_1A\n  x"])

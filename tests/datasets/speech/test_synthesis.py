@@ -1,12 +1,19 @@
 """eSpeak NG behind its pipe: exact phones, the same bytes each time, errors in one line."""
 
+import json
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gim_bench.datasets.speech.synthesis import Installation, Utterance, installation, synthesiser
+from gim_bench.datasets.speech.synthesis import (
+    Installation,
+    Synthesiser,
+    Utterance,
+    installation,
+    synthesiser,
+)
 from gim_bench.errors import DataError
 
 SEVEN = Utterance(text="Seven grey horses sleep.", voice="en-us+f2", pitch=50, rate=175)
@@ -155,6 +162,19 @@ def test_a_synthesiser_that_breaks_off_is_one_line(monkeypatch):
         synthesiser(installation()),
     ):
         pass
+    assert one_line(error)
+
+
+def test_speech_that_is_cut_off_is_one_line(tmp_path):
+    head = {"bytes": 8, "phones": [], "starts": []}
+    lines = (json.dumps(each).encode() + b"\n" for each in ({"sample_rate_hz": 22_050}, head))
+    (tmp_path / "answers").write_bytes(b"".join(lines) + bytes(6))
+    with (
+        (tmp_path / "requests").open("wb") as requests,
+        (tmp_path / "answers").open("rb") as answers,
+        pytest.raises(DataError, match=r"failed at 'Seven .* \(it broke off\)") as error,
+    ):
+        Synthesiser(requests=requests, answers=answers).speak(SEVEN)
     assert one_line(error)
 
 
