@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -42,8 +42,9 @@ HINTS = {
     "SIGKILL": ", as by the system when memory is full",
     "SIGBUS": ", as where /dev/shm has no room for the buffers",
 }
-# Errors that say to their reader what happened; others are told by their names.
-KNOWN = (RuntimeError, MemoryError, torch.OutOfMemoryError)
+# Errors that say to their reader what happened, as those of the package and their children do;
+# others are told by their names.
+KNOWN = (MemoryError, torch.OutOfMemoryError)
 # Exit codes of a worker whose neighbour or parent has ended, and of one that has told its failure.
 NEIGHBOUR_GONE, TOLD = 76, 77
 LOST = 78  # stands for the exit code of a worker on a machine that is out of reach
@@ -98,26 +99,31 @@ class Ticks:
 class Failure(NamedTuple):
     """An error of a worker, for its parent to raise."""
 
-    name: str  # of its class
+    names: Sequence[str]  # of its class, and of the classes that this one is derived from
     text: str
     number: int | None  # of an error of the system
+    file: Any  # of an error of the system
     traceback: str
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        number = error.errno if isinstance(error, OSError) else None
+        names = [kind.__name__ for kind in type(error).__mro__]
+        number, file = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
         text = str(error) if number is None else os.strerror(number)
-        return cls(type(error).__name__, text, number, "".join(format_exception(error)))
+        return cls(names, text, number, file, "".join(format_exception(error)))
 
     def again(self) -> Exception:
         """The error, with the worker's traceback as a note; a RuntimeError where it is unknown."""
         known = {kind.__name__: kind for kind in (*BenchError.__subclasses__(), *KNOWN)}
+        kind = next((known[name] for name in self.names if name in known), None)
         if self.number is not None:
-            error: Exception = OSError(self.number, self.text)
-        elif self.name in known:
-            error = known[self.name](self.text)
+            error: Exception = OSError(self.number, self.text, self.file)
+        elif kind is not None:
+            error = kind(self.text)
+        elif self.names[0] == "RuntimeError":
+            error = RuntimeError(self.text)
         else:
-            error = RuntimeError(f"{self.name}: {self.text}")
+            error = RuntimeError(f"{self.names[0]}: {self.text}")
         error.add_note(self.traceback)
         return error
 

@@ -32,6 +32,10 @@ def raised(error):
     return here.recv().again()
 
 
+class OddDataError(DataError):
+    """Of a plug-in, say."""
+
+
 @pytest.mark.parametrize("kind", [DataError, RoomError, TrainingError, MemoryError])
 def test_an_error_that_the_package_knows_stays_what_it_is(kind):
     again = raised(kind("the disk is not there"))
@@ -43,10 +47,16 @@ def test_what_does_not_fit_is_known_as_such():
         assert memory.is_exhausted(raised(error))
 
 
-def test_an_error_of_the_system_keeps_its_number():
+def test_an_error_of_a_child_of_a_known_class_is_of_the_known_class():
+    again = raised(OddDataError("no images"))
+    assert (type(again), str(again)) == (DataError, "no images")
+
+
+def test_an_error_of_the_system_keeps_its_number_and_its_file():
     again = raised(OSError(errno.ENOSPC, "No space left on device", "/somewhere"))
     assert isinstance(again, OSError)
     assert again.errno == errno.ENOSPC
+    assert str(again) == "[Errno 28] No space left on device: '/somewhere'"
 
 
 def test_any_other_error_is_told_with_the_worker_s_traceback():
