@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from baselines.predsim import PredSim
-from gim_bench.contract import Ingredients, Modality
+from baselines.predsim import PredSim, grid_of
+from gim_bench.contract import Modality
 from gim_bench.encoders.vgg8b import VGG8b
 from gim_bench.errors import ConfigError
 from gim_bench.settings.suites import parse
@@ -112,26 +112,15 @@ def test_a_classifier_that_reads_more_than_the_probe_does_predicts_nothing():
     assert learner.predict(learner.features(case.batch().inputs)) is None
 
 
-def test_building_heads_draws_no_random_number_and_leaves_the_encoder_as_it_is():
-    """The encoder is run once to learn the sizes of its grids."""
-    on = ON_VGG8B
-    encoder = on.build()
+def test_the_size_of_a_grid_is_found_without_random_numbers_and_leaves_the_encoder_as_it_is():
+    """The encoder is run once, which in train mode would draw for dropout and move batch norm."""
+    on = encoder_case(VGG8b, options={"width": 4, "hidden": 6, "dropout": 0.5})
+    encoder = on.build().float().train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    modes = [module.training for module in encoder.modules()]
-    PredSim(
-        Ingredients(
-            encoder=encoder.float(),
-            shape=on.shape,
-            target=ISOLATED.target,
-            objective=ISOLATED.objective,
-            options=ISOLATED.options,
-            gradient_flow=ISOLATED.gradient_flow,
-            stream=lambda _unit: torch.Generator(),
-        )
-    )
-    after = encoder.double().state_dict()
-    assert [module.training for module in encoder.modules()] == modes
-    assert all(
-        torch.allclose(value.double(), before[name].double(), rtol=1e-6)
-        for name, value in after.items()
-    )
+    drawn = torch.get_rng_state()
+    sizes = [grid_of(encoder, module, shape=on.shape) for module in range(len(encoder.stages))]
+    assert sizes[-1] == (1, 1)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(module.training for module in encoder.modules())
+    after = encoder.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
