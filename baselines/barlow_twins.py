@@ -1,6 +1,6 @@
 """Barlow Twins, end to end and block by block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, cast
@@ -85,10 +85,6 @@ class BarlowTwins(StackLearner):
     def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         one, other = views
         return head(one.c, other.c)
-
-    def uninformed_losses(self) -> Mapping[str, float]:
-        heads = {name: cast(BarlowTwinsHead, head) for name, head in self.heads.items()}
-        return {name: head.uninformed_loss for name, head in heads.items()}
 
     def handed_on(self, activations: Tensor) -> Tensor:
         """The output with noise, which is drawn from PyTorch's generator as dropout is.

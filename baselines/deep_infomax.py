@@ -1,8 +1,8 @@
 """Deep InfoMax with its local objective: end to end, and module by module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,12 +47,6 @@ class GreedyDeepInfoMax(StackLearner):
     def loss(self, head: nn.Module, views: Sequence[Encodings], batch: Batch) -> Float[Tensor, ""]:
         (encodings,) = views
         return head(encodings.c, encodings.c.mean(dim=(1, 2), keepdim=True))
-
-    def uninformed_losses(self) -> Mapping[str, float]:
-        losses = {
-            name: cast(LocalInfoMaxHead, head).uninformed_loss for name, head in self.heads.items()
-        }
-        return {name: loss for name, loss in losses.items() if loss is not None}
 
     def _head(self, *, local: int, summary: int, ingredients: Ingredients) -> nn.Module:
         """A head for locations of the module `local` and globals of the module `summary`."""

@@ -77,10 +77,6 @@ class PredSim(StackLearner):
         (encodings,) = views
         return head(encodings.c, batch.labels[self.target.name])
 
-    def uninformed_losses(self) -> Mapping[str, float]:
-        found = {name: cast(PredSimHead, head).uninformed_loss for name, head in self.heads.items()}
-        return {name: loss for name, loss in found.items() if loss is not None}
-
     @torch.no_grad()
     def predict(
         self, features: Mapping[str, Float[Tensor, "example step d"]]

@@ -1,7 +1,6 @@
 """Stacks trained by cross-entropy: supervised end to end, greedy supervised with isolated flow."""
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -23,10 +22,6 @@ class CrossEntropyStack(StackLearner):
         assert self.target.name in batch.labels, "a supervised method was given unlabelled examples"
         steps = self.encoder.steps(encodings.c, module=encodings.module)
         return head(steps, batch.labels[self.target.name])
-
-    def uninformed_losses(self) -> Mapping[str, float]:
-        heads = {name: cast(CrossEntropyHead, head) for name, head in self.heads.items()}
-        return {name: head.uninformed_loss for name, head in heads.items()}
 
     @torch.no_grad()
     def predict(

@@ -44,8 +44,6 @@ TILES = {1: 1024, 2: 32}
 # Is given the batch for the units above, and copies what it keeps.
 HandOn = Callable[[Batch], None]
 
-Grid = Float[Tensor, "example _ _ _"]  # row, column and d are each module's own
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -92,8 +90,9 @@ class Encodings:
     z: Float[Tensor, "example row column d"]
     c: Float[Tensor, "example row column e"]
     module: int  # that c comes from, counted from 0
-    # The grids of the unit's other modules, lowest first, for heads that ask for them.
-    lower: tuple[Grid, ...] = ()
+    # The grids of the unit's other modules, lowest first, for heads that ask for them; rows,
+    # columns and channels are each module's own.
+    lower: tuple[Float[Tensor, "example _ _ _"], ...] = ()
 
     def gathered(self) -> "Encodings":
         """Those of all examples of a batch that processes share."""
@@ -251,6 +250,11 @@ class StackLearner(Learner):
             for unit in self.partition
         }
 
+    def uninformed_losses(self) -> Mapping[str, float]:
+        """The `uninformed_loss` of every head that has one."""
+        known = {name: getattr(head, "uninformed_loss", None) for name, head in self.heads.items()}
+        return {name: loss for name, loss in known.items() if loss is not None}
+
     def outputs(self, batch: Batch, *, unit: str) -> Batch:
         begin_pass(cuda_graphs=self.cuda_graphs)
         views = self._frozen(batch, modules=self._modules_up_to(unit))
@@ -342,16 +346,14 @@ class StackLearner(Learner):
             # Rebound at every layer: what it was given is held no longer than it needs.
             below = activations if self._predicts_below(module) else None
             for layer in self._operations(module, module):
-                activations = self._run(layer, activations)
+                if self.recompute is Recompute.LAYERS:
+                    activations = recomputed(layer, activations, layers=[layer])
+                else:
+                    activations = layer(activations)
         activations = self.handed_on(activations)
         c = self.encoder.pool(activations, batch_size=examples)
         z = c if below is None else self.encoder.pool(below, batch_size=examples)
         return Encodings(z, c, module=unit.last, lower=tuple(lower)), activations
-
-    def _run(self, layer: nn.Module, activations: Tensor) -> Tensor:
-        if self.recompute is Recompute.LAYERS:
-            return recomputed(layer, activations, layers=[layer])
-        return layer(activations)
 
     def _in_pieces(
         self, unit: Unit, views: list[Tensor], examples: int, *, keep: bool
