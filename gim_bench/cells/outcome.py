@@ -22,6 +22,7 @@ from gim_bench.records.predictions import PARTS, Predictions
 from gim_bench.records.record import Record, Status
 from gim_bench.settings.schema import CellConfig
 from gim_bench.training import capacity
+from gim_bench.training.audit import Isolation
 from gim_bench.training.loop import VALIDATION, joined
 
 NOT_WRITTEN = "cannot be written"  # the first words of the error after a full disk
@@ -111,11 +112,7 @@ def done(
         probe_curves={
             name: curve for found in finished for name, curve in found.probed.curves.items()
         },
-        isolation={
-            f"{found.model.prefix}{unit}": row
-            for found in finished
-            for unit, row in found.training.audited.isolation.items()
-        },
+        isolation=_isolation(finished),
         files={
             **{n: sha256 for found in finished for n, sha256 in found.files.items()},
             **(files or {}),
@@ -128,6 +125,18 @@ def done(
             "finished_at": provenance.now(),
         },
     )
+
+
+def _isolation(finished: Sequence[Finished]) -> Isolation:
+    """Where the losses of all models reach; empty where that of a trained model is not known."""
+    trained = [found.training for found in finished if found.training.trained.steps]
+    if not all(training.audited.isolation for training in trained):
+        return {}
+    return {
+        f"{found.model.prefix}{unit}": row
+        for found in finished
+        for unit, row in found.training.audited.isolation.items()
+    }
 
 
 def _costs(finished: Sequence[Finished]) -> dict[str, float]:

@@ -5,7 +5,7 @@ the encoder and, for losses of other units, those of the head on the module. The
 does not count: a loss that reaches its head alone trains nothing that a probe reads.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -151,9 +151,11 @@ def contradictions(
     trains no weight of the encoder.
     """
     lines = []
+    # A module without weights has no column; as the topmost one it gives its unit's loss its name.
+    named = {target_of(name)[1] for loss, row in isolation.items() for name in (loss, *row)}
     for loss, row in isolation.items():
         _, own = target_of(loss)
-        modules = {own} if units is None else _modules_of(own, modules=len(row), units=units)
+        modules = {own} if units is None else _modules_of(own, named=named, units=units)
         for module, norm in row.items():
             declared = flow is GradientFlow.END_TO_END or module in modules
             reached = norm != 0
@@ -167,8 +169,12 @@ def contradictions(
     return lines
 
 
-def _modules_of(unit: str, *, modules: int, units: int) -> set[str]:
-    """Names of the modules of an isolated unit, of which there are `units`."""
+def _modules_of(unit: str, *, named: Collection[str], units: int) -> set[str]:
+    """Names of the modules of an isolated unit, of which there are `units`.
+
+    Among the modules that are `named` is the topmost one.
+    """
+    modules = max(int(name.rpartition("_")[2]) for name in named)
     parts = partition(modules, GradientFlow.ISOLATED, units=units)
     return {
         module_name(m)

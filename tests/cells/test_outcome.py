@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -296,6 +297,17 @@ def finished(model, *, seconds, peak, **others):
         probe_peaks=Peaks(metrics={"memory/probe_host_peak_bytes": peak + 1}),
         files={f"{model.prefix}encoder.safetensors": "0" * 64},
     )
+
+
+def test_isolation_that_was_not_measured_for_every_model_is_not_measured(
+    speech_suite, speech_bench, spoken
+):
+    """Memory did not suffice for the audit of the second one."""
+    speaker, phone = models_of(tiny_cell(speech_suite, "supervised"), speech_bench)
+    unknown = finished(phone, seconds=1.0, peak=50)
+    unknown = replace(unknown, training=replace(unknown.training, audited=Audit()))
+    models = [finished(speaker, seconds=3.0, peak=70), unknown]
+    assert outcome.done(spoken["supervised"], models).isolation == {}
 
 
 def test_two_models_become_one_record(speech_suite, speech_bench, spoken):

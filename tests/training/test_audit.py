@@ -179,6 +179,20 @@ def test_a_module_without_weights_has_no_column(tiny):
     assert list(seen_from("module_3", learner)) == ["module_1", "module_3"]
 
 
+@pytest.mark.parametrize("bare", ["module_1", "module_2", "module_3", "module_4"])
+def test_a_unit_with_a_module_without_weights_is_as_isolated_as_others(bare):
+    """Two units of two modules: the module that has no column counts all the same."""
+    names = ["module_1", "module_2", "module_3", "module_4"]
+    isolation = {
+        unit: {name: float(name in names[at : at + 2]) for name in names if name != bare}
+        for at, unit in ((0, "module_2"), (2, "module_4"))
+    }
+    assert contradictions(isolation, flow=ISOLATED, units=2) == []
+    isolation["module_2"] |= {"module_3": 0.5}
+    (line,) = contradictions(isolation, flow=ISOLATED, units=2)
+    assert line.startswith("the loss of module_2 reaches module_3 (norm 0.5)")
+
+
 def test_a_module_that_has_only_a_head_is_seen_by_the_head(tiny):
     learner = tiny("gim").learner
     learner.encoder.stages[1] = nn.ReLU()
