@@ -53,7 +53,7 @@ class Checkpoints:
         paths = self._paths()
         number = int(paths[-1].stem.split("-")[1]) + 1 if paths else 1
         for begun in self.folder.glob("*checkpoint-*.part*"):  # left by a process that was killed
-            begun.unlink()
+            begun.unlink(missing_ok=True)
         part = self.folder / f"checkpoint-{number:06}.part"
         try:
             with atomically(part) as file:
@@ -64,7 +64,7 @@ class Checkpoints:
             raise
         part.rename(part.with_name(f"checkpoint-{number:06}-{_digest(part)}.pt"))
         for old in paths[: 1 - KEPT]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest state that is whole and of this code; None without such a state."""
@@ -81,7 +81,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints."""
         for path in self.folder.glob("*checkpoint-*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

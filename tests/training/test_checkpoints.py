@@ -322,6 +322,21 @@ def test_what_killed_processes_had_begun_to_write_does_not_pile_up(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_old_one_that_another_process_has_removed_costs_no_line(tmp_path, monkeypatch):
+    """As where a machine that was taken for dead goes on."""
+    listener = Listener()
+    files = always(tmp_path, listener)
+    files.save({"step": 1})
+    files.save({"step": 2})
+    paths = files._paths()
+    paths[0].unlink()
+    monkeypatch.setattr(files, "_paths", lambda: paths)
+    files.save({"step": 3})
+    monkeypatch.undo()
+    assert files.newest() == {"step": 3}
+    assert listener.lines == []
+
+
 def test_clearing_leaves_no_folder(tmp_path):
     always(tmp_path / "c").save({"number": 1})
     always(tmp_path / "c").clear()
