@@ -14,6 +14,7 @@ from benchmarks.gpu.case import Case, Row, Setting, seconds_of, wait_for
 from benchmarks.gpu.models import Model, SpeechModel, images_model, top_loss, without_end
 from benchmarks.gpu.peaks import peak_flops
 from gim_bench.contract import Batch
+from gim_bench.methods.compiling import compiled_anew
 from gim_bench.system.children import end_with_parent
 from gim_bench.training.audit import flop_counter, untouched
 from gim_bench.training.trainer import Trainer
@@ -159,11 +160,8 @@ def _try_kernels(setting: Setting, make: Callable[[], Model]) -> Row:
 
 def step_row(setting: Setting, make: Callable[[], Model], *, with_data: bool) -> Row:
     """Speed and memory of a step on one batch, or on batches that are drawn as in training."""
-    torch.compiler.reset()  # the first step compiles, whatever this process has compiled before
-    try:
+    with compiled_anew():
         return _step_row(setting, make, with_data=with_data)
-    finally:
-        torch.compiler.reset()  # frees the memory of CUDA graphs before the next row
 
 
 def _step_row(setting: Setting, make: Callable[[], Model], *, with_data: bool) -> Row:

@@ -1,10 +1,13 @@
 """The largest batch on which a cell can be trained."""
 
+from contextlib import nullcontext
+
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import build, models_of, planned_steps, trainer_of
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.pipelines import has_workers
 from gim_bench.contract import Split
+from gim_bench.methods.compiling import compiled_anew
 from gim_bench.training import capacity
 
 
@@ -22,9 +25,10 @@ def largest_batch(cell: Cell, bench: Bench) -> capacity.Capacity | None:
 
     def attempt(size: int) -> None:
         for model in models_of(cell, bench):
-            learner = build(cell, bench, target=model.target)
-            trainer = trainer_of(cell, learner, device=bench.device)
-            capacity.take_steps(trainer, capacity.repeated(batch, size))
+            with compiled_anew() if cell.config.training.compile else nullcontext():
+                learner = build(cell, bench, target=model.target)
+                trainer = trainer_of(cell, learner, device=bench.device)
+                capacity.take_steps(trainer, capacity.repeated(batch, size))
             del learner, trainer  # before the next model's
 
     return capacity.largest_batch(

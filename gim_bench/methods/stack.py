@@ -27,7 +27,7 @@ from gim_bench.contract import (
 from gim_bench.encoders.bottleneck import BottleneckModule
 from gim_bench.encoders.tiles import EncodesInPieces, Span, TiledEncoder, composed, part, spans
 from gim_bench.hardware import process_group
-from gim_bench.methods.compiling import begin_pass, compile_layers
+from gim_bench.methods.compiling import as_written, begin_pass, compile_layers
 from gim_bench.methods.recomputing import recomputed
 from gim_bench.settings.augmentations import FRAME_SAMPLES
 from gim_bench.settings.protocols import Reading
@@ -119,7 +119,7 @@ class StackLearner(Learner):
         self.encoder = self.adapted(ingredients.encoder)
         self.target = ingredients.target
         self.recompute = ingredients.recompute
-        self.cuda_graphs = ingredients.cuda_graphs
+        self.compiled, self.cuda_graphs = ingredients.compiled, ingredients.cuda_graphs
         self.partition = partition(
             len(self.encoder.stages), ingredients.gradient_flow, units=ingredients.units
         )
@@ -282,9 +282,8 @@ class StackLearner(Learner):
         if not (isinstance(encoder, EncodesInPieces) and is_long):
             yield self.features(inputs)
             return
-        begin_pass(cuda_graphs=self.cuda_graphs)
         for new, grids in encoder.grids_in_pieces(inputs, steps=LONG_STEPS):
-            with torch.no_grad(), eval_mode(self):
+            with torch.no_grad(), eval_mode(self), as_written(compiled=self.compiled):
                 found = {
                     module_name(m): self.read(z, module=m)[:, new] for m, z in enumerate(grids)
                 }
@@ -294,9 +293,8 @@ class StackLearner(Learner):
     def readings(
         self, inputs: Float[Tensor, "example *shape"], *, kinds: Collection[Reading]
     ) -> Mapping[Reading, Mapping[str, Float[Tensor, "example step _"]]]:
-        begin_pass(cuda_graphs=self.cuda_graphs)
         found: dict[Reading, dict[str, Tensor]] = {kind: {} for kind in kinds}
-        with eval_mode(self):
+        with eval_mode(self), as_written(compiled=self.compiled):
             for m, z in enumerate(self.encoder.grids(inputs)):
                 for kind, of_kind in found.items():
                     if (values := self._reading(kind, z, module=m)) is not None:

@@ -171,7 +171,7 @@ class TrainingSettings(Settings):
     processes: PositiveInt = 1
     # In sequence, what a module is given: outputs kept on disk, or (None) computed at every step.
     kept_outputs: KeptOutputsSettings | None = None
-    compile: bool = False  # the encoder's layers, by torch.compile
+    compile: bool = False  # the encoder's layers in training, by torch.compile
     cuda_graphs: bool = False  # compiled layers as graphs of a GPU; without effect on a CPU
     # The share of images or recordings (of whole sources, where data has sources) that is held out;
     # their loss is measured every epoch.

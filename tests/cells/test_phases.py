@@ -330,6 +330,26 @@ def test_all_models_of_a_cell_are_tried(speech_bench, tmp_path, monkeypatch):
     assert tried == [4, 4, 8, 8]
 
 
+@pytest.mark.usefixtures("gpu_that_refuses")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_layers_are_compiled_anew_for_each_batch_that_is_tried(
+    compiled, bench, tmp_path, monkeypatch
+):
+    """Else the memory of the graphs of a smaller batch would be missing for a larger one."""
+    seen = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: seen.append("reset"))
+    monkeypatch.setattr(
+        capacity, "take_steps", lambda trainer, batch: seen.append(len(batch.inputs))
+    )
+    settings = ["capacity.up_to=40", *(["training.compile=true"] if compiled else [])]
+    cell = tiny_cell(tiny_suite(tmp_path, *settings), "gim")
+    record = run_cell(cell, bench, runs=RunsFolder(tmp_path))
+    assert record.status is Status.DONE, record.error
+    wanted = ["reset", 20, "reset", "reset", 40, "reset"]
+    assert seen == (wanted if compiled else [20, 40])
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [("gim", "not measured: on a CPU"), ("random_init", "not measured: nothing is trained")],

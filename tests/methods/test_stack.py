@@ -1,13 +1,19 @@
 """Stacks: how a gradient flow cuts an encoder into units."""
 
 import weakref
+from types import SimpleNamespace
 
+import jaxtyping
 import pytest
 import torch
 
 from gim_bench.contract import Batch, GradientFlow, Modality
 from gim_bench.methods.compiling import compile_layers
 from gim_bench.methods.stack import Unit, module_name, partition
+from gim_bench.settings.base import Precision
+from gim_bench.settings.schema import Schedule
+from gim_bench.training.trainer import Trainer
+from tests.tiny_suite import CPU
 from tests.toys import OF_ANY_ENCODER, toy_case
 
 
@@ -105,6 +111,9 @@ def test_what_a_module_computes_does_not_depend_on_the_flow(
 
 # -- compiled --------------------------------------------------------------------------------------
 
+# PyTorch itself looks for gradients of what it compiles.
+tracing = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
 
 def test_compiling_goes_layer_by_layer_and_leaves_names_alone(tiny, monkeypatch):
     compiled = compilations(monkeypatch)
@@ -122,7 +131,7 @@ def compilations(monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module,
         "compile",
-        lambda self, *, mode: found.append((type(self).__name__, mode)),
+        lambda self, *, mode, dynamic: found.append((type(self).__name__, mode)),
     )
     return found
 
@@ -131,6 +140,72 @@ def test_with_cuda_graphs_every_layer_is_compiled_to_be_replayed(tiny, monkeypat
     compiled = compilations(monkeypatch)
     tiny("gim", compiled=True, cuda_graphs=True)
     assert compiled == [(name, "reduce-overhead") for name in LAYERS]
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that are traced and run as they are, without a compiler, and all calls of them."""
+    found, calls = [], []
+    compiled = torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        found.append((graph, inputs))
+        return lambda *given: calls.append(graph) or graph(*given)
+
+    def traced(layer, *, mode, dynamic):
+        compiled(layer, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks cannot be traced
+    torch.compiler.reset()
+    yield SimpleNamespace(found=found, calls=calls)
+    torch.compiler.reset()
+
+
+@tracing
+@pytest.mark.parametrize("schedule", [Schedule.INTERLEAVED, Schedule.JOINT, Schedule.SEQUENTIAL])
+@pytest.mark.parametrize("recompute", OF_ANY_ENCODER, ids=str)
+def test_compiled_layers_train_as_they_are_written(schedule, recompute, tiny, tiny_batch, graphs):
+    plain, other = (
+        tiny("gim", recompute=recompute, compiled=compiled).learner for compiled in (False, True)
+    )
+    losses, others = (trained(learner, tiny_batch, schedule) for learner in (plain, other))
+    assert graphs.calls
+    torch.testing.assert_close(losses, others)
+    torch.testing.assert_close(plain.state_dict(), other.state_dict())
+
+
+def trained(learner, batch, schedule):
+    """Losses of two steps of each stage."""
+    trainer = Trainer(
+        learner, learning_rate=1e-3, schedule=schedule, precision=Precision.FP32, device=CPU
+    )
+    return [trainer.step(batch, only=unit) for unit in trainer.stages() for _ in range(2)]
+
+
+@tracing
+def test_no_size_of_a_compiled_layer_is_symbolic(tiny, tiny_batch, graphs):
+    """Layers share their code. PyTorch takes a size for symbolic once it has seen two values."""
+    learner = tiny("gim", compiled=True).learner
+    list(learner.losses(tiny_batch))
+    sizes = [
+        size
+        for _, inputs in graphs.found
+        for each in inputs
+        for size in getattr(each, "shape", [each])
+    ]
+    assert len(graphs.found) > 1
+    assert {type(size) for size in sizes} == {int}
+
+
+@tracing
+def test_features_are_read_by_layers_as_they_are_written(tiny, tiny_batch, graphs):
+    """Recordings and last batches have sizes of their own, each of which would be compiled."""
+    learner = tiny("gim", compiled=True).learner
+    learner.features(tiny_batch.inputs)
+    assert not graphs.found
+    list(learner.losses(tiny_batch))
+    assert graphs.found
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
@@ -146,7 +221,6 @@ def test_each_pass_through_the_layers_begins_graphs_anew(
         lambda: list(learner.losses(tiny_batch)),
         lambda: list(learner.losses(tiny_batch, only="module_2")),
         lambda: learner.outputs(tiny_batch, unit="module_1"),
-        lambda: learner.features(tiny_batch.inputs),
     ]
     for number, run in enumerate(passes, start=1):
         run()
@@ -162,8 +236,8 @@ def test_layers_of_many_shapes_are_all_compiled():
         return graph.forward
 
     class Layer(torch.nn.Linear):
-        def compile(self, *, mode):
-            super().compile(backend=backend)
+        def compile(self, *, mode, dynamic):
+            super().compile(backend=backend, dynamic=dynamic)
 
         def forward(self, x):  # PyTorch's own is not compiled by itself
             return super().forward(x).relu()
