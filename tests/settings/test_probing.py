@@ -130,10 +130,10 @@ def test_a_row_may_have_a_probe_of_another_kind(tmp_path):
 
 
 @pytest.mark.parametrize("name", shipped_suites())
-def test_the_probes_of_shipped_suites_of_images_read_features_in_fp32(name):
+def test_the_probes_of_shipped_suites_read_features_in_fp32(name):
     """Also those of suites and rows that have a [probe] of their own."""
     for row, config in configs(load_suite(name), methods=[], device=CPU).items():
-        if config.probe is not None and config.augmentation.kind == "crop":
+        if config.probe is not None:
             assert config.probe.precision is Precision.FP32, row
 
 
