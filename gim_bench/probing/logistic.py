@@ -2,6 +2,8 @@
 
 The objective is the mean cross-entropy in nats plus penalty / 2 · ‖W‖²; biases are not penalised.
 Penalties are solved from the strongest to the weakest, each from the weights of the penalty before.
+At a weak penalty that does not converge so, steps from flat places overshoot by far; it is solved
+once more, from the solutions of stronger penalties, a decade apart.
 
 Conjugate gradients find the Newton step. Their preconditioner is the Hessian without the blocks
 between two classes. Features are rotated to their principal axes, where these blocks are diagonal
@@ -39,6 +41,7 @@ RESIDUAL = 1e-2
 # A step is too long where the slope at its end is above this share of the slope at its start.
 OVERSHOT = 0.2
 SEARCHES = 20
+DECADES = 5  # of stronger penalties before one that did not converge
 # Smaller probabilities count as 0: products of theirs would be subnormal, which processors are slow
 # at.
 NEGLIGIBLE = 1e-12
@@ -67,7 +70,8 @@ def logistic_regression(
 
     Scores have the precision of the features; weights and sums are in float64. A regression has
     converged after a Newton step that promised to lower the objective by at most `tolerance`, in
-    nats, before `iterations` products with the Hessian.
+    nats, before `iterations` products with the Hessian. Products at stronger penalties, where one
+    needs them, do not count.
     """
     scale = Scale.of(features) if standardised else Scale.centred(features)
     x = scale(features).double()
@@ -79,9 +83,16 @@ def logistic_regression(
     taken = torch.zeros(len(penalties), dtype=torch.long)
     newton = Newton(inputs, labels, classes=classes)
     for place in sorted(range(len(penalties)), key=lambda place: -penalties[place]):
+        penalty = penalties[place]
         converged[place], taken[place] = newton.minimise(
-            penalties[place], iterations=iterations, tolerance=tolerance
+            penalty, iterations=iterations, tolerance=tolerance
         )
+        if not converged[place]:
+            newton = Newton(inputs, labels, classes=classes)
+            for decade in range(DECADES, -1, -1):
+                converged[place], taken[place] = newton.minimise(
+                    penalty * 10**decade, iterations=iterations, tolerance=tolerance
+                )
         weights[place] = newton.weights
     probe = LinearProbe(
         scale=scale,

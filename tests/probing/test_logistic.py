@@ -184,6 +184,25 @@ def test_the_first_preconditioner_serves_where_blocks_would_be_too_large(monkeyp
     torch.testing.assert_close(found.probe.weights, expected.probe.weights, atol=1e-6, rtol=1e-5)
 
 
+def test_a_weak_penalty_is_solved_where_features_are_rarely_active():
+    """Standardised, such features are large in a few examples, where first steps overshoot."""
+    draw = torch.Generator().manual_seed(2)
+    number, dim, classes = 3000, 32, 40
+    frequencies = torch.arange(1, classes + 1, dtype=torch.float64) ** -0.5
+    labels = torch.multinomial(frequencies, number, replacement=True, generator=draw)
+    centres = 0.3 * torch.randn(classes, dim, generator=draw)
+    features = F.relu(centres[labels] + torch.randn(number, dim, generator=draw))
+    features = F.relu(features - torch.linspace(0, 4, dim))
+    options = {"iterations": 1000, "tolerance": 1e-4, "standardised": True, "classes": classes}
+    alone, among_others = (
+        fitted(features, labels, penalties=penalties, **options)
+        for penalties in ([1e-7], [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    )
+    assert alone.converged.all()
+    losses = [objective(found, features, labels, penalty=1e-7) for found in (alone, among_others)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
 def test_a_regression_that_runs_out_of_iterations_says_so():
     """Strong penalties converge at once, the weakest does not."""
     features, labels = points()

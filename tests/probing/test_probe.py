@@ -682,7 +682,7 @@ def test_the_probe_may_read_features_in_a_precision_of_its_own(own, expected):
 
 
 def test_a_probe_that_runs_out_of_iterations_is_counted():
-    settings = LogisticRegressionSettings(penalties=(1e-6,), iterations=2)
+    settings = LogisticRegressionSettings(penalties=(1e-6,), iterations=1)
     options = shared_options(settings)
     metrics = probe(Reads(), test=speech(11, seed=1), **options).metrics
     assert metrics["phone_unconverged"] == metrics["speaker_unconverged"] == 2
