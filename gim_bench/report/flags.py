@@ -1,9 +1,12 @@
-"""Flags of runs that diverged or still learn: their accuracy says little about the method."""
+"""Flags of runs that diverged or still learn, or whose probes did not converge.
+
+Their accuracy says little about the method.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from gim_bench.records.metrics import TARGETS, unit_of
+from gim_bench.records.metrics import TARGETS, target_of, unit_of
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import spans
 from gim_bench.report.document import Block, Bullets
@@ -15,22 +18,24 @@ RULE = (
     f"predictor without information (it diverged where that is more than a tenth above, else it "
     f"learnt nothing), or where the last epoch brought more than "
     f"{STILL_LEARNING:.0%} of the whole fall of a module's loss since that loss (where none is "
-    f"known: since the first epoch). Longer training may change the rank of such a run. "
-    f"Without information, all classes have the same score: where they are not equally frequent, "
-    f"as phones are, a module that learnt no more than their frequencies is not flagged."
+    f"known: since the first epoch), or where linear probes ran out of iterations. Longer training "
+    f"may change the rank of a run that still learns. Without information, all classes have the "
+    f"same score: where they are not equally frequent, as phones are, a module that learnt no more "
+    f"than their frequencies is not flagged."
 )
 
 
 def flags(records: Sequence[Record]) -> list[Block]:
     """The flagged runs and the rule; empty if no run is flagged.
 
-    Each module that learnt nothing or diverged has a line. The runs of a method that still learn
-    share one, with the phrase of the run that learnt most in its last epoch.
+    Each module that learnt nothing or diverged has a line, and so have the unconverged probes of a
+    run. The runs of a method that still learn share one, with the phrase of the run that learnt
+    most in its last epoch.
     """
     lines = [
         f"{record.method}, seed {record.seed}: {flag}"
         for record in records
-        for flag in _above_chance(record)
+        for flag in (*_above_chance(record), *_unconverged(record))
     ]
     for method in dict.fromkeys(record.method for record in records):
         runs = [(r, found) for r in records if r.method == method and (found := _learning(r))]
@@ -64,6 +69,18 @@ def _above_chance(record: Record) -> Iterator[str]:
                 f"{'diverged' if loss > DIVERGED * uninformed else 'learnt nothing'}: the loss of "
                 f"{_spoken(unit)} ends at {loss:.2f} {unit_of('loss', record.config)}, where "
                 f"{uninformed:.2f} is uninformed"
+            )
+
+
+def _unconverged(record: Record) -> Iterator[str]:
+    """A phrase for each target of which linear probes ran out of iterations."""
+    for name, number in record.metrics.items():
+        target, kind = target_of(name)
+        if kind == "unconverged":
+            of_target = f" for {target}" if target else ""
+            yield (
+                f"{number:.0f} linear probe(s){of_target} ran out of iterations, and may read far "
+                f"too little"
             )
 
 

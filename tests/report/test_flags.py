@@ -27,6 +27,15 @@ def test_a_loss_above_the_uninformed_one_is_flagged():
     ]
 
 
+def test_probes_that_ran_out_of_iterations_are_flagged():
+    metrics = {"accuracy": 50.0, "phone_unconverged": 1.0, "unconverged": 2.0}
+    said = "ran out of iterations, and may read far too little"
+    assert lines(cell("gim", seed=1, metrics=metrics, losses=[])) == [
+        f"gim, seed 1: 1 linear probe(s) for phone {said}",
+        f"gim, seed 1: 2 linear probe(s) {said}",
+    ]
+
+
 def test_models_that_took_fewer_epochs_are_flagged_by_their_own_last_epoch():
     """The model for phones of a cell took two epochs, the model for speakers three."""
     losses = [
