@@ -61,6 +61,15 @@ def diverged(records: Sequence[Record]) -> list[int]:
     ]
 
 
+def unconverged_probes(metrics: Mapping[str, float]) -> dict[str, int]:
+    """The number of linear probes that ran out of iterations, by target."""
+    return {
+        target_of(name)[0]: int(number)
+        for name, number in metrics.items()
+        if target_of(name)[1] == "unconverged"
+    }
+
+
 def _above_chance(record: Record) -> Iterator[str]:
     """A phrase for each module whose loss ends above the uninformed one."""
     for unit, loss, uninformed in _last_losses(record):
@@ -74,14 +83,12 @@ def _above_chance(record: Record) -> Iterator[str]:
 
 def _unconverged(record: Record) -> Iterator[str]:
     """A phrase for each target of which linear probes ran out of iterations."""
-    for name, number in record.metrics.items():
-        target, kind = target_of(name)
-        if kind == "unconverged":
-            of_target = f" for {target}" if target else ""
-            yield (
-                f"{number:.0f} linear probe(s){of_target} ran out of iterations, and may read far "
-                f"too little"
-            )
+    for target, number in unconverged_probes(record.metrics).items():
+        of_target = f" for {target}" if target else ""
+        yield (
+            f"{number} linear probe(s){of_target} ran out of iterations, and may read far "
+            f"too little"
+        )
 
 
 def _last_losses(record: Record) -> Iterator[tuple[str, float, float]]:

@@ -27,6 +27,7 @@ from gim_bench.report.columns import (
     table_of,
 )
 from gim_bench.report.document import Block, Bullets, Column, Section
+from gim_bench.report.flags import unconverged_probes
 from gim_bench.report.suite_like import SuiteLike
 from gim_bench.settings.shipped import shipped_protocols
 
@@ -316,10 +317,9 @@ def _unconverged(results: Sequence[ProtocolResult]) -> list[str]:
     """A line for each protocol and method with probes that ran out of iterations."""
     probes: Counter[tuple[str, str]] = Counter()
     for result in results:
-        for name, number in result.metrics.items():
-            if target_of(name)[1] == "unconverged":
-                probes[result.protocol, result.method] += int(number)
+        probes[result.protocol, result.method] += sum(unconverged_probes(result.metrics).values())
     return [
         f"`{protocol}`: {number} linear probe(s) of {method} ran out of iterations."
         for (protocol, method), number in probes.items()
+        if number
     ]
