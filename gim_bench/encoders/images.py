@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gim_bench.contract import Encoder, Modality
+from gim_bench.hardware.devices import at_least_fp32
 
 
 class ImageEncoder(Encoder):
@@ -30,7 +31,8 @@ class ImageEncoder(Encoder):
         self, z: Float[Tensor, "image row column d"], *, module: int
     ) -> Float[Tensor, "image 1 d"]:
         """The mean over the grid: an image has one label."""
-        return rearrange(z, "image row column d -> image (row column) d").mean(dim=1, keepdim=True)
+        grid = rearrange(z, "image row column d -> image (row column) d")
+        return grid.mean(dim=1, keepdim=True, dtype=at_least_fp32(z.dtype))
 
 
 class PatchEncoder(ImageEncoder):

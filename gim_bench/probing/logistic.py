@@ -1,9 +1,9 @@
 """Multinomial logistic regression by a truncated Newton method, for all penalties of a grid.
 
 The objective is the mean cross-entropy in nats plus penalty / 2 · ‖W‖²; biases are not penalised.
-Penalties are solved from the strongest to the weakest, each from the weights of the penalty before.
-At a weak penalty that does not converge so, steps from flat places overshoot by far; it is solved
-once more, from the solutions of stronger penalties, a decade apart.
+Penalties are solved from the strongest to the weakest, each from the weights of a penalty at most a
+decade stronger, the first from the greatest variance on, where weights of 0 are nearly right.
+Without these steps, weak penalties end in flat places far from the minimum.
 
 Conjugate gradients find the Newton step. Their preconditioner is the Hessian without the blocks
 between two classes. Features are rotated to their principal axes, where these blocks are diagonal
@@ -41,7 +41,7 @@ RESIDUAL = 1e-2
 # A step is too long where the slope at its end is above this share of the slope at its start.
 OVERSHOT = 0.2
 SEARCHES = 20
-DECADES = 5  # of stronger penalties before one that did not converge
+DECADE = 10 * (1 + 1e-9)  # a decade between two penalties is one, however they are rounded
 # Smaller probabilities count as 0: products of theirs would be subnormal, which processors are slow
 # at.
 NEGLIGIBLE = 1e-12
@@ -70,8 +70,8 @@ def logistic_regression(
 
     Scores have the precision of the features; weights and sums are in float64. A regression has
     converged after a Newton step that promised to lower the objective by at most `tolerance`, in
-    nats, before `iterations` products with the Hessian. Products at stronger penalties, where one
-    needs them, do not count.
+    nats, before `iterations` products with the Hessian. Products at the penalties between do not
+    count.
     """
     scale = Scale.of(features) if standardised else Scale.centred(features)
     x = scale(features).double()
@@ -82,17 +82,15 @@ def logistic_regression(
     converged = torch.zeros(len(penalties), dtype=torch.bool)
     taken = torch.zeros(len(penalties), dtype=torch.long)
     newton = Newton(inputs, labels, classes=classes)
+    penalty = float(variances[-1])
     for place in sorted(range(len(penalties)), key=lambda place: -penalties[place]):
+        while penalty > DECADE * penalties[place]:
+            penalty /= 10
+            newton.minimise(penalty, iterations=iterations, tolerance=tolerance)
         penalty = penalties[place]
         converged[place], taken[place] = newton.minimise(
             penalty, iterations=iterations, tolerance=tolerance
         )
-        if not converged[place]:
-            newton = Newton(inputs, labels, classes=classes)
-            for decade in range(DECADES, -1, -1):
-                converged[place], taken[place] = newton.minimise(
-                    penalty * 10**decade, iterations=iterations, tolerance=tolerance
-                )
         weights[place] = newton.weights
     probe = LinearProbe(
         scale=scale,
