@@ -20,7 +20,7 @@ from gim_bench.cells.build import (
 )
 from gim_bench.cells.cell import Cell
 from gim_bench.cells.data_parallel import processes_of, shares_batches
-from gim_bench.cells.parts import PartOfCell, crew_of, devices_of_workers, told
+from gim_bench.cells.parts import PartOfCell, devices_of_workers, told
 from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
 from gim_bench.errors import ConfigError
@@ -30,10 +30,15 @@ from gim_bench.hardware.threads import cores
 from gim_bench.methods.stack import partition
 from gim_bench.registry import encoder as encoder_class
 from gim_bench.settings.schema import CellConfig, Schedule
+from gim_bench.training.agents import CrewOfRanks
 from gim_bench.training.kept_outputs import Source
 from gim_bench.training.pipeline.asynchronous import AsynchronousTrainer
 from gim_bench.training.pipeline.buffer import Use
-from gim_bench.training.pipeline.distant import DistantTrainer
+from gim_bench.training.pipeline.distant import (
+    DistantAsynchronousTrainer,
+    DistantTrainer,
+    InboxesOfRanks,
+)
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, shared_out
 from gim_bench.training.pipeline.worker import Measured, Part
 from gim_bench.training.workers import Ticks, threads_of_a_worker, threads_of_each
@@ -102,10 +107,13 @@ def pipelined_trainer_of(
     steps = planned_steps(cell, bench)
     training, units = cell.config.training, list(learner.units())
     kind: Callable[..., PipelinedTrainer] = PipelinedTrainer
-    if training.buffer is not None:
+    if training.buffer is not None and bench.ranks is not None:
+        crew = InboxesOfRanks(bench.ranks)
+        kind = partial(DistantAsynchronousTrainer, buffer=training.buffer, crew=crew)
+    elif training.buffer is not None:
         kind = partial(AsynchronousTrainer, buffer=training.buffer)
     elif bench.ranks is not None:
-        kind = partial(DistantTrainer, crew=crew_of(bench))
+        kind = partial(DistantTrainer, crew=CrewOfRanks(bench.ranks))
     shares = shared_out(units, workers=training.workers)
     parts = told(cell, model, bench, apart=apart, workers=len(shares))
     return kind(
@@ -266,7 +274,7 @@ def uses_of(uses: Sequence[Use], *, steps: int) -> dict[str, float]:
         "after_below_share": 1 - len(staleness) / len(uses),
         "uses_per_batch": float(counts.mean()),
         "uses_of_a_batch_max": float(counts.max()),
-        "dropped_share": 1 - len(counts) / uses[-1].arrived,
+        "dropped_share": 1 - len(counts) / uses[-1].made,
     }
     if not len(staleness):
         return found

@@ -99,11 +99,6 @@ def check_cells(suite: Suite, configs: Iterable[CellConfig], rank: Rank) -> None
                 f"{started}, and {name!r} has {workers} worker(s): start {workers}, or add --set "
                 f"training.workers={count}, or choose rows by --method"
             )
-        if config.training.buffer is not None:
-            raise ConfigError(
-                f"{started}, and those of {name!r} do not wait for each other (training.buffer), "
-                f"which needs shared memory: leave {name!r} out by --method"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

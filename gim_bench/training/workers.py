@@ -262,8 +262,14 @@ class Crew:
 
         Raises: its error; where a worker has ended, the error that it left, or WorkerError.
         """
+        self._wait_for(worker)
+        kind, said = self.next_message(worker)
+        assert kind == wanted, f"{worker.title} says {kind!r}, not {wanted!r}"
+        return tuple(said)
+
+    def next_message(self, worker: Employed) -> tuple[str, list[Any]]:
+        """The kind of the worker's next message, and what it says. Raises: as `hear`."""
         try:
-            self._wait_for(worker)
             kind, *said = worker.connection.recv()
         except (EOFError, OSError):
             self.explain()
@@ -271,8 +277,14 @@ class Crew:
             raise said[0].again()
         if kind == "missed":
             self.explain(missed=said[0])
-        assert kind == wanted, f"{worker.title} says {kind!r}, not {wanted!r}"
-        return tuple(said)
+        return kind, said
+
+    def has_message(self, worker: Employed) -> bool:
+        """Whether `next_message` returns, or raises, at once. Raises: as `hear`."""
+        try:
+            return worker.connection.poll()
+        except OSError:
+            self.explain()
 
     def hear_state(self, worker: Employed) -> dict[str, Any]:
         """The state that the worker sends after a message. Raises: as `hear`."""
@@ -308,15 +320,20 @@ class Crew:
             f"{first.title} {how}{hint}: the same command resumes from the last checkpoint"
         )
 
-    def _wait_for(self, worker: Employed) -> None:
-        """Wait for a message of the worker, which may wait for another one that has ended."""
+    def _wait_for(self, *workers: Employed) -> None:
+        """Wait for a message of one of these, which may wait for another one that has ended.
+
+        Raises: as `hear`.
+        """
         self.heed_signals()
-        while not worker.connection.poll():
+        while not any(self.has_message(worker) for worker in workers):
             # Looked at first: of one that ends after this line, the wait below hears.
             alive = [other for other in self.workers if other.process.exitcode is None]
-            if any(other.is_broken for other in self.workers) and not worker.connection.poll():
+            broken = any(other.is_broken for other in self.workers)
+            if broken and not any(self.has_message(worker) for worker in workers):
                 self.explain()
-            wait([worker.connection, *(other.process.sentinel for other in alive)])
+            connections = [worker.connection for worker in workers]
+            wait([*connections, *(other.process.sentinel for other in alive)])
             self.heed_signals()
 
 

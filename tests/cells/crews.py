@@ -2,10 +2,12 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import psutil
 import pytest
 
+from gim_bench.cells import phases
 from gim_bench.cells.run import run_cell
 from gim_bench.progress import Silence
 from gim_bench.records.record import Status
@@ -76,3 +78,20 @@ def interrupted_and_finished(cell, bench, runs, *, at):
     record = run_cell(cell, bench, runs=runs)
     assert record.status is Status.DONE, record.error
     return record
+
+
+def trainers_kept(monkeypatch):
+    """A list that the trainers of pipelines are added to, as cells make them."""
+    made, make = [], phases.pipelined_trainer_of
+
+    def kept(*args, **kwargs):
+        made.append(make(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(phases, "pipelined_trainer_of", kept)
+    return made
+
+
+def copied(batch):
+    first, *further = (view.clone() for view in batch.views)
+    return replace(batch, inputs=first, further=tuple(further))

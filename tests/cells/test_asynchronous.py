@@ -2,12 +2,10 @@
 
 import itertools
 import signal
-from dataclasses import replace
 
 import psutil
 import pytest
 
-from gim_bench.cells import phases
 from gim_bench.cells.pipelines import uses_of
 from gim_bench.cells.resolve import configs
 from gim_bench.cells.run import run_cell
@@ -19,7 +17,14 @@ from gim_bench.settings.schema import BufferPolicy
 from gim_bench.training.pipeline import asynchronous
 from gim_bench.training.pipeline.buffer import Use
 from gim_bench.training.workers import take_over
-from tests.cells.crews import Acting, At, interrupted_and_finished, workers_of_a_cell
+from tests.cells.crews import (
+    Acting,
+    At,
+    copied,
+    interrupted_and_finished,
+    trainers_kept,
+    workers_of_a_cell,
+)
 from tests.cells.test_pipelines import PIPELINE
 from tests.cells.tiny_cells import same
 from tests.forked import forked_workers
@@ -49,15 +54,7 @@ def forked():
 
 @pytest.fixture
 def trainers(monkeypatch):
-    """The trainers of the cells that a test runs."""
-    made, make = [], phases.pipelined_trainer_of
-
-    def kept(*args, **kwargs):
-        made.append(make(*args, **kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(phases, "pipelined_trainer_of", kept)
-    return made
+    return trainers_kept(monkeypatch)
 
 
 # -- one process with the same arrivals ------------------------------------------------------------
@@ -99,16 +96,11 @@ class Simulation:
                 yield from self.parts[0].source.epoch(epoch)
         buffer = PlainBuffer(self.size, self.policy)
         for use in self.recorded[number]:
-            while buffer.arrived < use.arrived:
+            while buffer.made < use.made:
                 buffer.put(*next(self.outputs[number - 1]))
             batch, found = buffer.take_content()
             self.used[number].append(found)
             yield batch
-
-
-def copied(batch):
-    first, *further = (view.clone() for view in batch.views)
-    return replace(batch, inputs=first, further=tuple(further))
 
 
 def test_one_process_with_the_same_arrivals_trains_to_the_same_bits(tmp_path, trainers):

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import nullcontext
+from itertools import count, islice
 from pathlib import Path
 
 import psutil
@@ -31,9 +32,10 @@ from gim_bench.hardware.ranks import Rank
 from gim_bench.progress import Silence
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Status
+from gim_bench.settings.schema import BufferPolicy
 from gim_bench.training import agents
 from gim_bench.training.agents import Hello
-from tests.cells.crews import Acting, At
+from tests.cells.crews import Acting, At, copied, trainers_kept
 from tests.cells.trainings import assert_equal, suite_in, trained_in
 from tests.forked import FORKED, forked_workers
 from tests.ranks import GONE, ranks_started
@@ -159,6 +161,110 @@ def test_ranks_tell_what_they_hand_on_and_where_they_are(tmp_path):
     assert set(record.provenance["energy"].values()) == {
         "not measured: workers are on several ranks"
     }
+
+
+# -- without waiting -------------------------------------------------------------------------------
+
+NONE_HELD_OUT = "training.held_out=0"
+BUFFER = "training.buffer={size=3, policy='least_used', slowdown={module_2=3.0}}"
+
+
+@pytest.fixture(scope="module")
+def unhurried(tmp_path_factory):
+    """A training of ranks that do not wait, which a signal and a killed rank interrupt."""
+    training = Training(tmp_path_factory.mktemp("buffered"), PIPELINE, LONG, NONE_HELD_OUT, BUFFER)
+    found = {}
+    with ranks_started(3) as (ranks, agents):
+        with pytest.raises(KeyboardInterrupt):
+            training.on(ranks, act=lambda: os.kill(agents[1].pid, signal.SIGTERM))
+
+        def kill_worker():
+            (worker,) = children_of(agents[1])
+            worker.kill()
+
+        found["without a worker"] = training.on(ranks, act=kill_worker)
+
+        def kill_rank():
+            found["workers"] = [child for each in agents.values() for child in children_of(each)]
+            agents[2].kill()
+
+        found["without a rank"] = training.on(ranks, act=kill_rank)
+    with ranks_started(3) as (ranks, agents):
+        found["done"] = training.on(ranks)
+    found["exit codes"] = [process.exitcode for process in agents.values()]
+    return found
+
+
+def test_ranks_that_do_not_wait_take_all_their_steps_whatever_ends_in_between(unhurried):
+    record = unhurried["done"]
+    assert record.status is Status.DONE, record.error
+    assert record.provenance["resumed_at_step"][0] > 7  # the second part's
+    assert len(record.losses) == 20
+    assert unhurried["exit codes"] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [
+        ("worker", "worker 2 (module_2) of the pipeline, rank 1 on {}, was killed by SIGKILL"),
+        ("rank", "worker 3 (module_3) of the pipeline, rank 2 on {}, is out of reach"),
+    ],
+)
+def test_a_death_among_ranks_that_do_not_wait_fails_the_cell_in_a_line(unhurried, who, said):
+    record = unhurried[f"without a {who}"]
+    assert record.status is Status.FAILED
+    assert record.error.startswith(said.format(HOST))
+    assert_ended(unhurried["workers"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "slow"),
+    [(BufferPolicy.LEAST_USED, "module_1"), (BufferPolicy.FRESHEST, "module_3")],
+)
+def test_one_process_that_uses_the_same_batches_trains_to_the_same_bits(
+    policy, slow, tmp_path, monkeypatch
+):
+    """Which ones these were is known by their numbers."""
+    buffer = f"training.buffer={{size=3, policy='{policy}', slowdown={{{slow}=3.0}}}}"
+    training = Training(tmp_path, PIPELINE, LONG, NONE_HELD_OUT, buffer, "training.workers=2")
+    trainers = trainers_kept(monkeypatch)
+    with ranks_started(2) as (ranks, _):
+        record = training.on(ranks)
+    assert record.status is Status.DONE, record.error
+    (trainer,) = trainers
+    lower, upper = (trainer.make(number, units) for number, units in enumerate(trainer.shares))
+    uses = trainer.measured[1].uses
+    assert len(uses) == lower.steps
+    assert [use.made for use in uses] == sorted(use.made for use in uses)
+    assert all(use.version == min(use.number, lower.steps) for use in uses)
+    assert all(0 <= use.staleness < use.made for use in uses)
+    handed = list(islice(outputs_of(lower), max(lower.steps, *(use.number + 1 for use in uses))))
+    upper.trainer.learner.train()
+    for step, use in enumerate(uses):
+        upper.trainer.set_rate(upper.rates(step))
+        upper.trainer.step(handed[use.number])
+    weights = trainer.learner.state_dict()
+    for part in (lower, upper):
+        own = part.trainer.learner.state_dict()
+        assert len(own) > 1
+        assert not [name for name in own if not torch.equal(own[name], weights[name])]
+    if slow == "module_3":
+        assert uses[-1].number < 2 * len(uses)
+        assert record.metrics["pipeline/dropped_share/module_3"] > 0
+
+
+def outputs_of(part):
+    """What the lowest worker hands on: of its steps, then without training."""
+    trainer = part.trainer
+    trainer.learner.train()
+    batches = (batch for epoch in count(1) for batch in part.source.epoch(epoch))
+    handed = []
+    for step, batch in enumerate(islice(batches, part.steps)):
+        trainer.set_rate(part.rates(step))
+        trainer.step(batch, hand_on=handed.append)
+        yield copied(handed.pop())
+    for batch in batches:
+        yield copied(trainer.outputs(batch, unit=list(trainer.optimisers)[-1]))
 
 
 @pytest.mark.parametrize("is_told", [False, True])
@@ -329,8 +435,6 @@ def rank(number=0, *, ranks=2, local=0):
         ([TWO, "fresh_process=true"], "add --set fresh_process=false"),
         ([PIPELINE], "'gim' has 3 worker(s): start 3, or add --set training.workers=2"),
         ([PIPELINE, "training.workers=2", "fresh_process=true"], "add --set fresh_process=false"),
-        ([PIPELINE, "training.workers=2", "training.held_out=0", "training.buffer={size=2}"],
-         "do not wait for each other (training.buffer)"),
     ],
 )  # fmt: skip
 def test_ranks_without_a_worker_for_each_get_one_line(overrides, said, tmp_path):

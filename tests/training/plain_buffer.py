@@ -9,7 +9,7 @@ class PlainBuffer:
 
     def __init__(self, size, policy):
         self.size, self.policy = size, policy
-        self.batches, self.arrived = [], 0
+        self.batches, self.made = [], 0
 
     def put(self, version, content=None):
         """Returns the number of the new batch."""
@@ -19,9 +19,9 @@ class PlainBuffer:
                 most = max(uses for _, _, uses, _ in self.batches)
                 dropped = next(batch for batch in self.batches if batch[2] == most)
             self.batches.remove(dropped)
-        self.batches.append([self.arrived, version, 0, content])
-        self.arrived += 1
-        return self.arrived - 1
+        self.batches.append([self.made, version, 0, content])
+        self.made += 1
+        return self.made - 1
 
     def take(self):
         return self._use(self._next())
@@ -44,4 +44,4 @@ class PlainBuffer:
     def _use(self, chosen):
         chosen[2] += 1
         number, version, _, _ = chosen
-        return Use(self.arrived, number, version, self.batches[-1][1] - version)
+        return Use(self.made, number, version, self.batches[-1][1] - version)

@@ -42,7 +42,8 @@ def test_slots_are_filled_and_used_as_in_a_plain_list(size, policy, puts):
     lying = {}
     for version, is_put in enumerate([True, *puts]):
         if is_put:
-            lying[slots.put(version=version)] = plain.put(version)
+            number = plain.put(version)
+            lying[slots.put(number=number, version=version)] = number
         else:
             slot, use = slots.take()
             assert use == plain.take()
@@ -53,11 +54,11 @@ def test_slots_are_filled_and_used_as_in_a_plain_list(size, policy, puts):
 def test_the_least_used_are_used_in_turn():
     slots = Slots(size=3, policy=LEAST_USED)
     for version in range(3):
-        slots.put(version=version)
+        slots.put(number=version, version=version)
     taken = [slots.take()[1] for _ in range(4)]
     assert [use.number for use in taken] == [0, 1, 2, 0]
     assert [use.staleness for use in taken] == [2, 1, 0, 2]
-    slots.put(version=3)  # in the place of number 0, which was used most
+    slots.put(number=3, version=3)  # in the place of number 0, which was used most
     assert slots.take()[1].number == 3
 
 
@@ -65,15 +66,15 @@ def test_the_freshest_is_used_again_until_there_is_a_newer_one():
     slots = Slots(size=2, policy=FRESHEST)
     taken = []
     for version in range(3):
-        slots.put(version=version)
+        slots.put(number=version, version=version)
         taken += [slots.take()[1].number, slots.take()[1].number]
     assert taken == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_worker_that_does_not_train_any_more_makes_nothing_stale():
     slots = Slots(size=2, policy=LEAST_USED)
-    slots.put(version=7)
-    slots.put(version=7)
+    slots.put(number=7, version=7)
+    slots.put(number=8, version=7)
     use = slots.take()[1]
     assert (use.version, use.staleness) == (7, 0)
 
@@ -86,7 +87,7 @@ def test_a_batch_arrives_as_it_was_put(ends):
     assert [view.unique().item() for view in found.views] == [5.0, -5.0]
     assert torch.equal(found.labels["phone"], phones)
     assert found.encoded_by == "module_1"
-    assert (use.arrived, use.number) == (1, 0)
+    assert (use.made, use.number) == (1, 0)
 
 
 def test_neither_end_waits_for_the_other(ends):

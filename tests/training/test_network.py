@@ -1,70 +1,22 @@
 """Batches between two workers that share no memory, each end in a process of its own."""
 
 import time
-import traceback
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributed import TCPStore
 
 from gim_bench.contract import Batch
-from gim_bench.hardware.process_group import connected
-from gim_bench.hardware.ranks import Rank, RankMeeting
 from gim_bench.system.children import NeighbourGoneError
-from gim_bench.training.pipeline.network import NetworkInlet, NetworkOutlet, Seat
+from gim_bench.training.pipeline.network import NetworkInlet
 from gim_bench.training.pipeline.ring import Kind, Parcel
-from tests.forked import FORKED, start
-
-CPU = torch.device("cpu")
+from tests.forked import start
+from tests.training.distant_pair import heard, pair
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forked():
     start()
-
-
-@contextmanager
-def pair(below, above):
-    """Processes that run `below(outlet, pipe)` and `above(inlet, pipe)`; yields their pipes."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    rank = Rank(number=0, ranks=2, local=0, here=2, address="127.0.0.1", port=store.port,
-                attempt="0", has_store=True)  # fmt: skip
-    meeting = RankMeeting(rank=rank, group="pair")
-    pipes, processes = [], []
-    for number, work in enumerate((below, above)):
-        here, there = FORKED.Pipe()
-        seat = Seat(meeting=meeting, number=number, peer=1 - number)
-        process = FORKED.Process(target=_run, args=(work, seat, there))
-        process.start()
-        there.close()
-        pipes.append(here)
-        processes.append(process)
-    try:
-        yield pipes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def _run(work, seat, pipe):
-    try:
-        with connected(seat.meeting, number=seat.number, processes=2, device=CPU):
-            end = NetworkInlet(seat, device=CPU) if seat.number else NetworkOutlet(seat)
-            pipe.send("joined")
-            work(end, pipe)
-            end.wait_until_sent()
-    except Exception:
-        with suppress(OSError):
-            pipe.send(traceback.format_exc())
-        raise
-
-
-def heard(pipe):
-    assert pipe.poll(60), "the other process says nothing"
-    return pipe.recv()
 
 
 def parcel(*views, step=0, labels=None, kind=Kind.TRAIN):

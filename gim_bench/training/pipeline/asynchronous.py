@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gim_bench.contract import Batch
 from gim_bench.settings.schema import BufferSettings
@@ -20,7 +19,10 @@ from gim_bench.system.children import of_neighbours
 from gim_bench.training.pipeline.buffer import BufferInlet, BufferOutlet, Link, Slots
 from gim_bench.training.pipeline.trainer import PipelinedTrainer
 from gim_bench.training.pipeline.worker import Begin, Post, Worker
-from gim_bench.training.workers import SPAWN, Crew, Employed, receive_state, take_over, tell
+from gim_bench.training.workers import SPAWN, Crew, Employed, take_over, tell
+
+if TYPE_CHECKING:
+    from gim_bench.training.pipeline.network_buffer import NetworkBufferInlet, NetworkBufferOutlet
 
 PATIENCE_SECONDS = 0.005  # between two looks of a worker that has nothing to do
 
@@ -31,14 +33,16 @@ class AsynchronousWorker(Worker):
     It answers its parent after every step: "state" asks for the state, "stop" ends it.
     """
 
-    below: BufferInlet | None
-    above: BufferOutlet | None
+    inlet: "ClassVar[type[BufferInlet | NetworkBufferInlet]]" = BufferInlet
+    outlet: "ClassVar[type[BufferOutlet | NetworkBufferOutlet]]" = BufferOutlet
+    below: "BufferInlet | NetworkBufferInlet | None"
+    above: "BufferOutlet | NetworkBufferOutlet | None"
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
         device = self.trainer.device
-        self.below = None if post.below is None else BufferInlet(post.below, device=device)
-        self.above = None if post.above is None else BufferOutlet(post.above)
+        self.below = None if post.below is None else self.inlet(post.below, device=device)
+        self.above = None if post.above is None else self.outlet(post.above)
         self._has_trained = self._stops = False
 
     def train(self, begin: Begin) -> None:
@@ -99,8 +103,8 @@ class AsynchronousWorker(Worker):
 class Inboxes(Crew):
     """Workers whose messages are kept by kind, in order: fast ones are heard before their turn."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._inboxes: dict[Employed, dict[str, deque[list[Any]]]] = {}
 
     def end(self) -> None:
@@ -110,10 +114,9 @@ class Inboxes(Crew):
     def hear(self, worker: Employed, wanted: str) -> tuple[Any, ...]:
         inbox = self.inbox(worker)[wanted]
         while not inbox:
-            ready = wait([each.connection for each in self.workers])
+            self._wait_for(*self.workers)
             for each in self.workers:
-                if each.connection in ready:
-                    self._listen(each)
+                self._listen(each)
         return tuple(inbox.popleft())
 
     def inbox(self, worker: Employed) -> dict[str, deque[list[Any]]]:
@@ -121,18 +124,15 @@ class Inboxes(Crew):
         return self._inboxes.setdefault(worker, defaultdict(deque))
 
     def _listen(self, worker: Employed) -> None:
-        """Put the worker's next message into its inbox. Raises: as `hear`."""
+        """Put the worker's next message, if there is one, into its inbox. Raises: as `hear`."""
+        if not self.has_message(worker):
+            return
         inbox = self.inbox(worker)
-        try:
-            kind, *said = worker.connection.recv()
-            if kind == "state":
-                said.append(len(inbox["losses"]))
-            if kind in ("state", "done"):
-                said.append(receive_state(worker.connection))
-        except (EOFError, OSError):
-            self.explain()
-        if kind == "failed":
-            raise said[0].again()
+        kind, said = self.next_message(worker)
+        if kind == "state":
+            said.append(len(inbox["losses"]))
+        if kind in ("state", "done"):
+            said.append(self.hear_state(worker))
         inbox[kind].append(said)
 
 
@@ -146,8 +146,10 @@ class AsynchronousTrainer(PipelinedTrainer):
     kind = AsynchronousWorker
     _crew: Inboxes
 
-    def __init__(self, *args: Any, buffer: BufferSettings, **kwargs: Any) -> None:
-        super().__init__(*args, crew=Inboxes(), **kwargs)
+    def __init__(
+        self, *args: Any, buffer: BufferSettings, crew: Inboxes | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, crew=crew or Inboxes(), **kwargs)
         self.buffer = buffer
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -172,7 +174,7 @@ class AsynchronousTrainer(PipelinedTrainer):
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def _linked(self, lower: int) -> tuple[Link, Link]:
+    def _linked(self, lower: int) -> tuple[Any, Any]:
         slots = Slots(size=self.buffer.size, policy=self.buffer.policy)
         below, above = SPAWN.Pipe()
         lock = SPAWN.Lock()

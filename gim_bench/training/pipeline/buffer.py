@@ -29,11 +29,11 @@ EMPTY = -1
 class Use(NamedTuple):
     """A batch of a buffer that a step was taken with."""
 
-    arrived: int  # batches that had been put into the buffer until then
-    number: int  # of the batch, counted from 0 as batches arrive
+    made: int  # batches that were made until the newest one in the buffer
+    number: int  # of the batch, counted from 0 as batches are made
     version: int  # updates of the worker below before it made the batch
-    # Updates of the worker below between its making of this batch and of the newest one: 0 where
-    # the newest one is used, as without a buffer.
+    # Updates of the worker below between its making of this batch and of the newest one in the
+    # buffer: 0 where the newest one is used, as without a buffer.
     staleness: int
 
 
@@ -45,15 +45,14 @@ class Slots:
         # [slot field]: the batch's number, updates of the worker below before it, its uses.
         self.table: Int[Tensor, "slot field"] = torch.tensor([[EMPTY, 0, 0]] * size).share_memory_()
 
-    def put(self, *, version: int) -> int:
+    def put(self, *, number: int, version: int) -> int:
         """The slot for a new batch, which was made after `version` updates of the worker below.
 
-        What lies there is dropped.
+        It is the one of that number which was made. What lies in the slot is dropped.
         """
         rows = self._rows()
         slot = min(rows, key=lambda s: self._makes_room(*rows[s]))
-        newest = max(number for number, _, _ in rows.values())
-        self.table[slot] = torch.tensor([newest + 1, version, 0])
+        self.table[slot] = torch.tensor([number, version, 0])
         return slot
 
     def take(self) -> tuple[int, Use]:
@@ -133,6 +132,7 @@ class BufferOutlet(_LockedEnd):
     def __init__(self, link: Link) -> None:
         super().__init__(link)
         self.bytes_trained_on = 0  # of all batches that were put
+        self._made = 0
 
     def put(self, batch: Batch, *, version: int) -> None:
         """Copy the batch, made after `version` updates, into a slot. Raises: NeighbourGoneError."""
@@ -145,9 +145,10 @@ class BufferOutlet(_LockedEnd):
             ]
             contents = _Contents(made, list(batch.labels), batch.encoded_by)
         with self._locked():
-            slot = contents.slots[self._link.slots.put(version=version)]
+            slot = contents.slots[self._link.slots.put(number=self._made, version=version)]
             for part, value in zip(slot, values, strict=True):
                 part.copy_(value)
+        self._made += 1
         self.bytes_trained_on += sum(view.nbytes for view in batch.views)
         if self._contents is None:
             self._contents = contents

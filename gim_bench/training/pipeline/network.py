@@ -8,7 +8,7 @@ which decides the last bits of sums.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from gim_bench.hardware.process_group import connected, exchange
 from gim_bench.hardware.ranks import RankMeeting
 from gim_bench.training.pipeline.ends import End, batch_of, values_of
 from gim_bench.training.pipeline.ring import BUFFERS, Kind, Parcel
-from gim_bench.training.pipeline.worker import LosslessWorker, Post
+from gim_bench.training.pipeline.worker import LosslessWorker, Post, Worker
+
+FACTS = [each.name for each in fields(Parcel) if each.name != "batch"]  # of a parcel's header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,8 @@ class NetworkOutlet(_MemberEnd):
         self._room += 1
 
     def _send_header(self, parcel: Parcel, **facts: Any) -> None:
-        header = {"kind": parcel.kind, "step": parcel.step, "snapshot": parcel.snapshot, **facts}
+        of_parcel = {name: getattr(parcel, name) for name in FACTS}
+        header = {**of_parcel, **facts}
         text = torch.frombuffer(bytearray(json.dumps(header).encode()), dtype=torch.uint8)
         self._send(torch.tensor([len(text)]))
         self._send(text)
@@ -143,7 +146,7 @@ class NetworkInlet(_MemberEnd):
                 self._buffers = _buffers_like(likes, old=self._buffers)
                 for buffer in self._buffers:
                     self._receive(_flat(buffer))
-        parcel = Parcel(kind=Kind(header["kind"]), step=header["step"], snapshot=header["snapshot"])
+        parcel = Parcel(**{name: header[name] for name in FACTS} | {"kind": Kind(header["kind"])})
         if not likes:
             return parcel
         self._holds = True
@@ -162,13 +165,8 @@ class NetworkInlet(_MemberEnd):
             self._holds = False
 
 
-class DistantWorker(LosslessWorker):
+class DistantWorker(Worker):
     """A worker of a pipeline whose workers share no memory."""
-
-    inlet = NetworkInlet
-    outlet = NetworkOutlet
-    below: NetworkInlet | None
-    above: NetworkOutlet | None
 
     def __init__(self, post: Post) -> None:
         super().__init__(post)
@@ -179,6 +177,15 @@ class DistantWorker(LosslessWorker):
         processes = seat.meeting.rank.ranks
         with connected(seat.meeting, number=seat.number, processes=processes, device=cpu):
             super().work()
+
+
+class DistantLosslessWorker(DistantWorker, LosslessWorker):
+    """Hands every batch on once and in order."""
+
+    inlet = NetworkInlet
+    outlet = NetworkOutlet
+    below: NetworkInlet | None
+    above: NetworkOutlet | None
 
     def linger(self) -> None:
         super().linger()

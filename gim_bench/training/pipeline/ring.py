@@ -37,6 +37,7 @@ class Parcel:
     kind: Kind
     batch: Batch | None = None
     step: int = 0  # of the training, counted from 0
+    number: int = 0  # of a batch that may be dropped, among all that were made
     snapshot: bool = False  # report the state after this step
 
 

@@ -20,6 +20,7 @@ from gim_bench.training.workers import at_post, receive_state, send_state, tell
 
 if TYPE_CHECKING:
     from gim_bench.training.pipeline.network import NetworkInlet, NetworkOutlet
+    from gim_bench.training.pipeline.network_buffer import NetworkBufferInlet, NetworkBufferOutlet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +81,8 @@ def serve(post: Post) -> None:
 class Worker(ABC):
     """A worker at its post."""
 
-    below: "Inlet | NetworkInlet | BufferInlet | None"
-    above: "Outlet | NetworkOutlet | BufferOutlet | None"
+    below: "Inlet | NetworkInlet | BufferInlet | NetworkBufferInlet | None"
+    above: "Outlet | NetworkOutlet | BufferOutlet | NetworkBufferOutlet | None"
 
     def __init__(self, post: Post) -> None:
         self.part, self.parent = post.make(), post.parent
