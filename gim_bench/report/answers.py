@@ -4,10 +4,12 @@ A sentence compares rows of one experiment alone, with intervals alone. Where it
 what is missing, and the command that would fill it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gim_bench.contract import GradientFlow
+from gim_bench.records.metrics import target_of
+from gim_bench.records.record import Record
 from gim_bench.report.columns import (
     Row,
     heading_of,
@@ -19,7 +21,7 @@ from gim_bench.report.columns import (
 )
 from gim_bench.report.costs import COSTS, SAVES, what_it_costs, what_it_saves
 from gim_bench.report.document import Answer
-from gim_bench.report.flags import still_learning
+from gim_bench.report.flags import still_learning, unconverged_probes
 from gim_bench.report.identical import listed
 from gim_bench.report.obstacles import (
     OF_ENCODERS,
@@ -119,8 +121,7 @@ def does_it_work(
     `pairs` are the differences of the rows `done` from the subject in this accuracy. `of` names
     the accuracy where there are several.
     """
-    subject, twin = rivals.subject, rivals.twin
-    untrained = next(iter(rivals.untrained), None)
+    subject, twin, untrained = rivals.subject, rivals.twin, rivals.untrained
     if twin:
         against_twin = _against(subject, twin, pairs, suite=suite)
     else:
@@ -139,7 +140,7 @@ def does_it_work(
             *([f"Against end to end: {against_twin.why}"] if against_twin.why else []),
             *([f"Against untrained: {against_untrained.why}"] if against_untrained.why else []),
             *_without_a_network(subject, done, pairs, suite=suite),
-            *_caveats(subject, twin, suite=suite),
+            *_caveats(rivals, name, suite=suite),
         ],
     )
 
@@ -205,12 +206,19 @@ def _without_a_network(
     return [f"Better without a trained network: {listed(better)}"] if better else []
 
 
-def _caveats(subject: Row, twin: Row | None, *, suite: SuiteLike) -> list[str]:
-    """Sides that still learn as training ends, and settings that each row has for itself."""
-    rows = [row for row in (subject, twin) if row]
-    counts = {row.method: (len(still_learning(row.records)), len(row.records)) for row in rows}
-    learning = [f"{name} in {n} of {all_} seeds" for name, (n, all_) in counts.items() if n]
+def _caveats(rivals: Rivals, name: str, *, suite: SuiteLike) -> list[str]:
+    """Reservations on the accuracy `name`: its probes, its training, and what each row declares."""
+    subject, twin = rivals.subject, rivals.twin
+    rows = [row for row in (subject, twin, rivals.untrained) if row]
+    target = target_of(name)[0]
+    learning = _in_seeds(rows, still_learning)
+    unconverged = _in_seeds(rows, lambda record: target in unconverged_probes(record.metrics))
     caveats = []
+    if unconverged:
+        caveats.append(
+            f"Linear probes of {listed(unconverged)} ran out of iterations: these accuracies may "
+            f"be far too low"
+        )
     if learning:
         caveats.append(
             f"As training ends, {listed(learning)} still learn{'s' if len(learning) == 1 else ''}: "
@@ -219,6 +227,15 @@ def _caveats(subject: Row, twin: Row | None, *, suite: SuiteLike) -> list[str]:
     if twin and (kinds := named([*subject.records, *twin.records], rows=suite.method)):
         caveats.append(f"The two are declared to differ in {listed(kinds)}")
     return caveats
+
+
+def _in_seeds(rows: Sequence[Row], holds: Callable[[Record], bool]) -> list[str]:
+    """A phrase for each row where it holds of a record: "gim in 2 of 3 seeds"."""
+    return [
+        f"{row.method} in {count} of {len(row.records)} seeds"
+        for row in rows
+        if (count := sum(map(holds, row.records)))
+    ]
 
 
 def _half_width(pair: Pair) -> float:

@@ -222,7 +222,7 @@ def _results(
 def _is_time(metric: Metric) -> bool:
     """Whether the metric stands in the table of time and energy."""
     return (
-        metric.unit not in (PERCENT, OF_OBJECTIVE, BYTES)
+        metric.unit not in (PERCENT, OF_OBJECTIVE, BYTES, "probes")
         and metric.name not in COUNTS
         and not metric.name.startswith("memory/")
     )

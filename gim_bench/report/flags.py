@@ -47,9 +47,9 @@ def flags(records: Sequence[Record]) -> list[Block]:
     return [Bullets(lines), RULE] if lines else []
 
 
-def still_learning(records: Sequence[Record]) -> list[int]:
-    """The seeds of the runs whose last epoch brought more than the rule allows."""
-    return [record.seed for record in records if _learning(record)]
+def still_learning(record: Record) -> bool:
+    """Whether the last epoch of the run brought more than the rule allows."""
+    return _learning(record) is not None
 
 
 def diverged(records: Sequence[Record]) -> list[int]:

@@ -8,8 +8,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from gim_bench import registry
+from gim_bench.cells.defaults import settings_by_name
 from gim_bench.contract import GradientFlow, Traits
 from gim_bench.errors import ConfigError
 from gim_bench.report.columns import Row, is_untrained, trait_of
@@ -22,11 +24,14 @@ SEEDS = 3  # that a command proposes where one seed has no interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rivals:
-    """The subject and the rows that it stands against, all of them with finished cells."""
+    """The subject and the rows that it stands against, all of them with finished cells.
+
+    Rows with the subject's encoder come first, and then those that the suite lists first.
+    """
 
     subject: Row
-    end_to_end: Sequence[Row]  # with the subject's objective and split, in the suite's order
-    untrained: Sequence[Row]
+    end_to_end: Sequence[Row]  # with the subject's objective and split
+    untrained: Row | None
 
     @property
     def twin(self) -> Row | None:
@@ -41,11 +46,18 @@ def rivals_of(done: Sequence[Row]) -> Rivals | None:
         return None
     shared = {name: trait_of(subject, name) for name in ("objective", "trains_on")}
     end_to_end = {"gradient_flow": GradientFlow.END_TO_END, **shared}
+    encoder = _encoder(subject)
+    nearest = sorted(done, key=lambda row: _encoder(row) != encoder)
     return Rivals(
         subject=subject,
-        end_to_end=[r for r in done if all(trait_of(r, n) == v for n, v in end_to_end.items())],
-        untrained=[row for row in done if is_untrained(row)],
+        end_to_end=[r for r in nearest if all(trait_of(r, n) == v for n, v in end_to_end.items())],
+        untrained=next(filter(is_untrained, nearest), None),
     )
+
+
+def _encoder(row: Row) -> dict[str, Any]:
+    settings = settings_by_name(row.records[0].config)
+    return {name: value for name, value in settings.items() if name.startswith("encoder.")}
 
 
 def command(suite: SuiteLike, *methods: str, more: str = "") -> str:

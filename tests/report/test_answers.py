@@ -158,6 +158,19 @@ def test_without_gim_there_is_no_answer_but_a_command():
         assert answer(question, records) == f"**{question}** {expected}"
 
 
+@pytest.mark.parametrize("method", ["cpc", "random_init"])
+def test_the_baseline_with_the_encoder_of_gim_is_taken_whatever_its_place(method):
+    """Of a wide encoder that the suite lists first, no sentence could be said."""
+    wide = config(method)
+    wide["encoder"]["width"] = 64
+    wide["method"]["name"] = f"{method}_wide"
+    suite = Suite(methods=("gim", f"{method}_wide", "cpc", "random_init"))
+    of_wide = cells(f"{method}_wide", 10.0, 11.0, 12.0, config=wide)
+    found = answer(WORKS, [*all_three(), *of_wide], suite=suite)
+    assert "better than an untrained encoder, not told apart from end to end" in found
+    assert "wide" not in found
+
+
 def test_a_baseline_of_another_objective_is_no_twin():
     """Supervised is end to end, too, but learns from labels."""
     records = [*cells("gim", *GIM), *cells("supervised", *CPC), *cells("random_init", *RANDOM)]
@@ -222,6 +235,23 @@ def test_a_side_that_still_learns_is_named(gim, cpc, said):
     found = answer(WORKS, records)
     assert said in found
     assert ("still learn" in found) is bool(said)
+
+
+@pytest.mark.parametrize("method", ["gim", "cpc", "random_init"])
+def test_a_side_whose_probes_ran_out_of_iterations_is_named(method):
+    records = all_three()
+    for record in [record for record in records if record.method == method][1:]:
+        record.metrics["unconverged"] = 1.0
+    assert (
+        f"Linear probes of {method} in 2 of 3 seeds ran out of iterations: these accuracies may be "
+        f"far too low"
+    ) in answer(WORKS, records)
+
+
+def test_probes_of_another_target_leave_an_answer_as_it_is():
+    records = all_three()
+    records[0].metrics["phone_unconverged"] = 1.0
+    assert "iterations" not in answer(WORKS, records)
 
 
 def test_runs_that_diverged_are_not_compared():

@@ -36,6 +36,12 @@ def test_probes_that_ran_out_of_iterations_are_flagged():
     ]
 
 
+def test_the_number_of_these_probes_is_no_time():
+    assert "unconverged" not in report_on(
+        [cell("gim", metrics={"accuracy": 50.0, "unconverged": 2.0, "train/seconds": 1.0})]
+    )
+
+
 def test_models_that_took_fewer_epochs_are_flagged_by_their_own_last_epoch():
     """The model for phones of a cell took two epochs, the model for speakers three."""
     losses = [
