@@ -92,9 +92,13 @@ def part_of(batch: Batch, config: CellConfig) -> tuple[Batch, int]:
 
 
 def of_a_process(cell: Cell) -> Cell:
-    """The cell with batches as small as a process's part of a batch, to be timed."""
+    """The cell with batches as small as a process's part of a batch, to be timed.
+
+    A part of a single example is timed as two: batch norm in one process alone has no variance.
+    """
     training = cell.config.training
-    part = {"batch_size": training.batch_size // training.processes, "processes": 1}
+    size = max(2, training.batch_size // training.processes)
+    part = {"batch_size": size, "processes": 1}
     smaller = {"training": training.model_copy(update=part)}
     return replace(cell, config=cell.config.model_copy(update=smaller))
 

@@ -20,17 +20,20 @@ class Live:
         *,
         label: str,
         device: torch.device,
+        trains_here: bool,
         steps: int,
         stages: int,
         samples_per_step: int,
         every_seconds: float,
     ) -> None:
         """`label` stands before the name of each unit, and tells this training from the cell's
-        others. The training has `stages` of `steps` each.
+        others. The training has `stages` of `steps` each. Without `trains_here`, the memory of
+        this process is not that of the training, and is left out.
         """
         self._log = log
         self._label = label
         self._device = device
+        self._trains_here = trains_here
         self._steps = steps
         self._total = steps * stages
         self._samples_per_step = samples_per_step
@@ -66,13 +69,15 @@ class Live:
         time_before, step_before, before = self._before
         for unit, loss in _means_since(before, report).items():
             self._log.add(f"step_loss/{self._label}{unit}", loss, step=report.step)
-        measured: dict[str, float] = {"host_resident_bytes": self._process.memory_info().rss}
+        measured: dict[str, float] = {}
+        if self._trains_here:
+            measured["host_resident_bytes"] = self._process.memory_info().rss
+            if self._device.type == "cuda":
+                measured["gpu_allocated_bytes"] = torch.cuda.memory_allocated(self._device)
         if now > time_before and step > step_before:  # from the second state of a stage on
             speed = (step - step_before) / (now - time_before)
             measured["samples_per_second"] = speed * self._samples_per_step
             measured["seconds_left"] = (self._total - step) / speed
-        if self._device.type == "cuda":
-            measured["gpu_allocated_bytes"] = torch.cuda.memory_allocated(self._device)
         for name, value in measured.items():
             self._log.add(f"live/{self._label}{name}", value, step=step)
 

@@ -344,6 +344,7 @@ def _live(cell: Cell, course: _Course, bench: Bench, *, folder: Path, label: str
         LiveLog(folder, made_by=course.checkpoints.made_by),
         label=label,
         device=bench.device,
+        trains_here=course.source is course.batches,
         steps=course.steps,
         stages=len(course.trainer.stages()),
         samples_per_step=cell.config.training.batch_size * cell.config.method.views,

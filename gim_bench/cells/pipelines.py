@@ -1,7 +1,7 @@
 """Cells whose units are trained in processes of their own (schedule "pipeline")."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from gim_bench.cells.build import (
     trainer_settings,
 )
 from gim_bench.cells.cell import Cell
-from gim_bench.cells.data_parallel import processes_of, shares_batches
+from gim_bench.cells.data_parallel import processes_of
 from gim_bench.cells.parts import PartOfCell, devices_of_workers, told
 from gim_bench.cells.shares import devices_of
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
@@ -27,8 +27,9 @@ from gim_bench.errors import ConfigError
 from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import timed
 from gim_bench.hardware.threads import cores
-from gim_bench.methods.stack import partition
+from gim_bench.methods.stack import StackLearner, partition
 from gim_bench.registry import encoder as encoder_class
+from gim_bench.registry import method as method_class
 from gim_bench.settings.schema import CellConfig, Schedule
 from gim_bench.training.agents import CrewOfRanks
 from gim_bench.training.kept_outputs import Source
@@ -44,11 +45,6 @@ from gim_bench.training.pipeline.worker import Measured, Part
 from gim_bench.training.workers import Ticks, threads_of_a_worker, threads_of_each
 
 
-def has_workers(cell: Cell) -> bool:
-    """Whether processes of its own may train the cell, which has to be their parent."""
-    return cell.config.method.schedule is Schedule.PIPELINE or shares_batches(cell)
-
-
 def is_pipelined(cell: Cell, learner: Learner) -> bool:
     """Whether there are units to share out; else one process trains the one unit there is."""
     scheduled = cell.config.method.schedule is Schedule.PIPELINE
@@ -58,10 +54,14 @@ def is_pipelined(cell: Cell, learner: Learner) -> bool:
 def workers_of(config: CellConfig) -> int:
     """Processes that train the units of a cell, one each or some each; 0 without a pipeline."""
     method = config.method
+    kind = method_class(method.like)
     if method.schedule is not Schedule.PIPELINE or method.only is not None:
         return 0
+    if not issubclass(kind, StackLearner):
+        return 0
     rows = encoder_class(config.encoder.kind).rows(config.encoder, shape=config.augmentation.shape)
-    units = partition(len(rows), GradientFlow(method.gradient_flow), units=method.units)
+    flow = GradientFlow(method.gradient_flow)
+    units = partition(kind.modules_of(rows), flow, units=method.units)
     if len(units) < 2:
         return 0
     return len(shared_out([unit.name for unit in units], workers=config.training.workers))
@@ -72,7 +72,12 @@ def processes_beside(config: CellConfig) -> int:
     return workers_of(config) or processes_of(config)
 
 
-def check_devices_of_workers(configs: Iterable[CellConfig], devices: Sequence[str]) -> None:
+def has_workers(cell: Cell) -> bool:
+    """Whether other processes train the cell, which has to be their parent."""
+    return processes_beside(cell.config) > 0
+
+
+def check_devices_of_workers(configs: Collection[CellConfig], devices: Sequence[str]) -> None:
     """Devices that are named are named for every worker of a pipeline. Raises: ConfigError."""
     if not devices:
         return
@@ -83,6 +88,13 @@ def check_devices_of_workers(configs: Iterable[CellConfig], devices: Sequence[st
             f"{named} is for the workers of a pipeline, and no cell is one: leave it out, or add "
             f"--set training.schedule=pipeline"
         )
+    for config in configs:
+        if processes_of(config):
+            raise ConfigError(
+                f"{named} is for the workers of a pipeline, and the processes that share the "
+                f"batches of {config.method.name!r} have the GPUs in turn: leave --devices out, or "
+                f"choose rows by --method"
+            )
     for name, count in workers.items():
         if count not in (0, len(devices)):
             raise ConfigError(

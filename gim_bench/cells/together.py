@@ -95,10 +95,11 @@ def _check_units(case: Case) -> None:
             f"gradient flow, and the flow of {method.like!r} is {setup.gradient_flow}: leave out "
             f'units, or set gradient_flow = "isolated" where the method allows it'
         )
-    if method.units > len(setup.rows):
+    modules = case.kind.modules_of(setup.rows)
+    if method.units > modules:
         raise ConfigError(
-            f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} has "
-            f"{len(setup.rows)} modules: use {len(setup.rows)} or less"
+            f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} of "
+            f"{method.like!r} has {modules} modules: use {modules} or less"
         )
 
 

@@ -3,6 +3,7 @@
 Source: Löwe et al. 2019, section 4.2 and Table 4.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gim_bench.contract import Encoder, Modality, Setup
@@ -53,3 +54,7 @@ class GreedyInfoMaxWithoutAutoregressor(GRUAblation):
     def adapted(cls, encoder: Encoder) -> Encoder:
         assert isinstance(encoder, ConvGRUEncoder)
         return encoder.without_autoregressor()
+
+    @classmethod
+    def modules_of(cls, rows: Sequence[int]) -> int:
+        return len(rows) - 1

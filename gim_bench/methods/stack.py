@@ -136,6 +136,11 @@ class StackLearner(Learner):
         """The suite's encoder as this method uses it; an ablation changes it, and declares that."""
         return encoder
 
+    @classmethod
+    def modules_of(cls, rows: Sequence[int]) -> int:
+        """How many modules of the suite's encoder, which has these `rows`, `adapted` leaves."""
+        return len(rows)
+
     @abstractmethod
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:
         """A new head for a unit whose topmost module is `module`, counted from 0."""

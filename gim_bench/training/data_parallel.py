@@ -201,6 +201,10 @@ class DataParallelTrainer(Trainer):
         self._resumed: Mapping[str, Any] | None = None
         self._begun = False
 
+    @property
+    def threads(self) -> int:
+        return self._crew.threads_of_each(self.processes)
+
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Processes take the steps within the block. At its end, the learner has their weights.
@@ -249,7 +253,6 @@ class DataParallelTrainer(Trainer):
         self._resumed = state
 
     def _hire(self, meeting: Meeting) -> None:
-        threads = self._crew.threads_of_each(self.processes)
         for number in range(self.processes):
             post = partial(
                 Post,
@@ -259,7 +262,7 @@ class DataParallelTrainer(Trainer):
                 meeting=meeting,
             )
             title = f"process {number + 1} of the {self.processes} that share each batch"
-            self._crew.hire(title, serve, post, threads=threads)
+            self._crew.hire(title, serve, post, threads=self.threads)
         for worker in self._crew.workers:
             self._crew.hear(worker, "ready")
 

@@ -241,7 +241,7 @@ def _fit_stage(
     history = standing.histories[number]
     if standing.done:
         title = f"{title}, from step {standing.done + 1}"
-    slowness = Slowness(trainer.device)
+    slowness = Slowness(trainer.device, threads=trainer.threads)
     with (
         progress.task(title, total=steps - standing.done, unit="step") as task,
         interrupts.noted() as stop,

@@ -14,8 +14,9 @@ class Slowness:
     One thread waits for nobody, and steps of a GPU are not timed here.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+    def __init__(self, device: torch.device, *, threads: int) -> None:
+        """`threads` take each step."""
+        self._threads = threads if device.type == "cpu" else 1
         self._steps = 0
         self._began = time.monotonic()
         self._fastest: float | None = None  # seconds of a step

@@ -62,6 +62,11 @@ class Trainer:
         if units and not self.optimisers:
             raise ConfigError(f"--from: with {frozen} frozen, no module is left to train: add one")
 
+    @property
+    def threads(self) -> int:
+        """Threads that take a step on a CPU."""
+        return torch.get_num_threads()
+
     def stages(self) -> list[str | None]:
         """Stages of training: each unit in turn, or [None], all units together."""
         return list(self.optimisers) if self.one_by_one else [None]

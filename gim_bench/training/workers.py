@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from traceback import format_exception
@@ -108,8 +109,10 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         names = [kind.__name__ for kind in type(error).__mro__]
-        number, file = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
-        text = str(error) if number is None else os.strerror(number)
+        number, file, text = None, None, str(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            number, file = error.errno, error.filename
+            text = error.strerror or os.strerror(number)
         return cls(names, text, number, file, "".join(format_exception(error)))
 
     def again(self) -> Exception:
@@ -181,10 +184,19 @@ def send_state(connection: Connection, state: Mapping[str, Any]) -> None:
 
 
 def receive_state(connection: Connection) -> dict[str, Any]:
-    """The state that `send_state` sends, on the CPU. Raises: EOFError or OSError."""
+    """The state that `send_state` sends, on the CPU.
+
+    Raises: the error that ended the sending, if the sender told it; EOFError or OSError.
+    """
     file = io.BytesIO()
-    while part := connection.recv_bytes():
-        file.write(part)
+    part = b""
+    try:
+        while part := connection.recv_bytes():
+            file.write(part)
+    except EOFError:
+        if (failure := _failure_in(part)) is not None:
+            raise failure.again() from None
+        raise
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -234,6 +246,7 @@ class Crew:
     ) -> None:
         """Start `serve(post(parent=connection))` in a process, connected with this one."""
         here, there = SPAWN.Pipe()
+        get_temp_dir()  # one for all workers, which are killed: this process removes it
         # A daemon: it ends with this process even if a signal comes before it is listed.
         process = SPAWN.Process(target=serve, args=(post(parent=there),), daemon=True)
         with deaf_to_interrupts(), asking_for(threads):
@@ -346,7 +359,14 @@ def _last_words(connection: Connection) -> Failure | None:
             content = connection.recv_bytes()
         except (EOFError, OSError):
             return None
-        with suppress(Exception):  # a part of a state, which is no message
-            match ForkingPickler.loads(content):
-                case ("failed", Failure() as failure):
-                    return failure
+        if (failure := _failure_in(content)) is not None:
+            return failure
+
+
+def _failure_in(content: bytes) -> Failure | None:
+    """The failure that a worker reports with these bytes, if they are such a message."""
+    with suppress(Exception):  # a part of a state, which is no message
+        match ForkingPickler.loads(content):
+            case ("failed", Failure() as failure):
+                return failure
+    return None

@@ -107,11 +107,12 @@ def clock(monkeypatch):
     return clock
 
 
-def live_of(folder, *, every_seconds=10.0, stages=1, label=""):
+def live_of(folder, *, every_seconds=10.0, stages=1, label="", trains_here=True):
     return Live(
         LiveLog(folder, made_by="this code"),
         label=label,
         device=CPU,
+        trains_here=trains_here,
         steps=100,
         stages=stages,
         samples_per_step=8,

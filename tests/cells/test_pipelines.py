@@ -239,6 +239,7 @@ def test_checkpoints_hold_all_modules_after_the_same_step(tmp_path, monkeypatch)
     assert len(theirs) == 2 * 40  # after every step, and after every evaluation
     assert ours.keys() <= theirs.keys()
     assert (40, 0) in ours
+    assert any(of_epoch for _, of_epoch in ours)  # after a step that was marked, not at an end
     for moment, state in ours.items():
         expected = theirs[moment]
         assert all(same(state["learner"], expected["learner"]))
@@ -475,16 +476,30 @@ def test_the_workers_of_a_cell_are_known_before_anything_is_built(
     assert is_pipelined(cell, learner) == bool(workers)
 
 
+def test_an_ablation_without_the_gru_has_a_worker_less(tmp_path):
+    """Of six modules it has five."""
+    with noise_registered():
+        suite = suite_in(tmp_path, PIPELINE, speech=True)
+        cells = {name: tiny_cell(suite, name) for name in ("gim", "gim_no_ar")}
+        counts = {name: workers_of(cell.config) for name, cell in cells.items()}
+        learner = build(cells["gim_no_ar"], bench := tiny_bench(suite), target=bench.targets[0])
+    assert counts == {"gim": 6, "gim_no_ar": 5}
+    assert len(learner.units()) == 5
+
+
 @pytest.mark.parametrize(
     ("overrides", "devices", "said"),
     [
         ([PIPELINE], "cpu,cpu", "has 2 device(s), and 'gim' has 3 worker(s): name 3, or add"),
         ([PIPELINE, "training.workers=2"], "cpu,cpu,cpu", "and 'gim' has 2 worker(s): name 2"),
         ([], "cpu,cpu,cpu", "no cell is one: leave it out"),
+        ([PIPELINE, "method.supervised.schedule='joint'", "method.supervised.training.processes=2"],
+         "cpu,cpu,cpu", "that share the batches of 'supervised' have the GPUs in turn"),
     ],
 )  # fmt: skip
 def test_devices_are_named_for_every_worker(overrides, devices, said, tmp_path):
-    found = configs(suite_in(tmp_path, *overrides), methods=["gim", "random_init"], device=CPU)
+    methods = ["gim", "random_init", "supervised"]
+    found = configs(suite_in(tmp_path, *overrides), methods=methods, device=CPU)
     with pytest.raises(ConfigError) as caught:
         check_devices_of_workers(found.values(), devices.split(","))
     assert f"--devices {devices} " in str(caught.value)

@@ -8,7 +8,8 @@ import torch
 
 from gim_bench.errors import DataError, RoomError, TrainingError
 from gim_bench.hardware import memory
-from gim_bench.training.workers import Failure
+from gim_bench.training.workers import Failure, at_post, receive_state, send_state
+from tests.forked import FORKED
 
 
 class OddError(Exception):
@@ -63,3 +64,29 @@ def test_any_other_error_is_told_with_the_worker_s_traceback():
     again = raised(OddError(1, 2))
     assert (type(again), str(again)) == (RuntimeError, "OddError: 1 and 2")
     assert "in thrown" in "".join(again.__notes__)
+
+
+def test_a_reason_that_an_error_of_the_system_words_itself_is_kept():
+    again = raised(OSError(errno.ENOENT, "no file speech.h5 in the archive"))
+    assert str(again) == "[Errno 2] no file speech.h5 in the archive"
+
+
+class Unsaveable:
+    """Fails when a state is sent, as where memory does not suffice for a copy."""
+
+    def __reduce__(self):
+        raise MemoryError("no room for a copy")
+
+
+def fail_in_a_state(parent):
+    at_post(parent, lambda: send_state(parent, {"before": torch.zeros(9), "it": Unsaveable()}))
+
+
+def test_an_error_while_a_state_is_sent_is_told():
+    here, there = FORKED.Pipe()
+    process = FORKED.Process(target=fail_in_a_state, args=(there,))
+    process.start()
+    there.close()
+    with pytest.raises(MemoryError, match="no room for a copy"):
+        receive_state(here)
+    process.join(60)

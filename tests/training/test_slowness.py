@@ -14,7 +14,6 @@ CPU = torch.device("cpu")
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(slowness, "time", clock)
-    monkeypatch.setattr(slowness.torch, "get_num_threads", lambda: 2)
     return clock
 
 
@@ -28,7 +27,7 @@ def window(watch, clock, *, seconds):
 
 
 def test_steps_that_become_many_times_slower_are_said_once(clock):
-    watch = Slowness(CPU)
+    watch = Slowness(CPU, threads=2)
     assert window(watch, clock, seconds=0.1) == []
     (line,) = window(watch, clock, seconds=1.0)
     assert line == (
@@ -40,33 +39,32 @@ def test_steps_that_become_many_times_slower_are_said_once(clock):
 
 
 def test_a_machine_that_is_shared_fairly_is_no_reason(clock):
-    watch = Slowness(CPU)
+    watch = Slowness(CPU, threads=2)
     window(watch, clock, seconds=0.1)
     assert window(watch, clock, seconds=0.3) == []
 
 
 def test_the_fastest_steps_count_though_the_first_were_slow(clock):
-    watch = Slowness(CPU)
+    watch = Slowness(CPU, threads=2)
     window(watch, clock, seconds=0.5)
     window(watch, clock, seconds=0.1)
     assert len(window(watch, clock, seconds=1.0)) == 1
 
 
-def test_one_thread_waits_for_nobody(clock, monkeypatch):
-    monkeypatch.setattr(slowness.torch, "get_num_threads", lambda: 1)
-    watch = Slowness(CPU)
+def test_one_thread_waits_for_nobody(clock):
+    watch = Slowness(CPU, threads=1)
     window(watch, clock, seconds=0.1)
     assert window(watch, clock, seconds=5.0) == []
 
 
 def test_steps_of_a_gpu_are_not_timed(clock):
-    watch = Slowness(torch.device("cuda"))
+    watch = Slowness(torch.device("cuda"), threads=2)
     window(watch, clock, seconds=0.1)
     assert window(watch, clock, seconds=5.0) == []
 
 
 def test_other_work_between_steps_is_not_counted(clock):
-    watch = Slowness(CPU)
+    watch = Slowness(CPU, threads=2)
     window(watch, clock, seconds=0.1)
     clock.now += 600
     watch.restart()

@@ -7,7 +7,7 @@ to the bit, no activation is stale, and no worker waits for the gradients of ano
 
 `ring` carries batches between neighbours, `worker` is what each process does, `trainer` is the
 trainer of the process that has started them. On several machines `network` carries batches, the
-agents of the ranks start the workers, and `distant` has the trainer. `asynchronous` has worker and
+agents of the ranks start the workers, and `distant` has the trainers. `asynchronous` has worker and
 trainer for processes that do not wait for each other, with a `buffer` between neighbours that drops
-batches or gives them out again.
+batches or gives them out again; on several machines it is that of `network_buffer`.
 """

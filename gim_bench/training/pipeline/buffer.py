@@ -144,6 +144,8 @@ class BufferOutlet(_LockedEnd):
                 for _ in range(len(self._link.slots.table))
             ]
             contents = _Contents(made, list(batch.labels), batch.encoded_by)
+        if values[0].is_cuda:  # the batch is still computed, and its copy would wait for that
+            torch.cuda.current_stream(values[0].device).synchronize()
         with self._locked():
             slot = contents.slots[self._link.slots.put(number=self._made, version=version)]
             for part, value in zip(slot, values, strict=True):

@@ -75,6 +75,10 @@ class PipelinedTrainer(Trainer):
         self._state: dict[str, Any] | None = None  # after the last step, if workers reported it
         self._final: dict[str, Any] | None = None  # after the end of training
 
+    @property
+    def threads(self) -> int:
+        return self._crew.threads_of_each(len(self.shares))
+
     # -- as the loop of training sees it -----------------------------------------------------------
 
     @contextmanager
@@ -151,7 +155,6 @@ class PipelinedTrainer(Trainer):
         links = [self._linked(lower) for lower in range(len(self.shares) - 1)]
         below = [None, *(upper for _, upper in links)]
         above = [*(lower for lower, _ in links), None]
-        threads = self._crew.threads_of_each(len(self.shares))
         for number, units in enumerate(self.shares):
             post = partial(
                 Post,
@@ -161,7 +164,7 @@ class PipelinedTrainer(Trainer):
                 above=above[number],
             )
             title = f"worker {number + 1} ({', '.join(units)}) of the pipeline"
-            self._crew.hire(title, serve, post, threads=threads)
+            self._crew.hire(title, serve, post, threads=self.threads)
         for link in links:
             for end_of_link in link:
                 end_of_link.close()
