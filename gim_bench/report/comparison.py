@@ -292,6 +292,15 @@ def mixtures(records: Sequence[Record]) -> list[Difference]:
     return [_difference(name, cells, by=By.NOBODY) for name, cells in found.items()]
 
 
+def facts_of_costs(records: Sequence[Record]) -> list[str]:
+    """The facts about data, code and machine in which the records differ; empty if costs compare.
+
+    A table of facts is named with the fact: "versions.torch".
+    """
+    names = [mixture.name for mixture in mixtures(records)]
+    return [name for name in names if name.partition(".")[0] in CONSTANTS]
+
+
 def count_settings(records: Sequence[Record]) -> int:
     """The number of settings that the rows share or should share: all but the methods' own."""
     names = {name for record in records for name in flatten(record.config)}

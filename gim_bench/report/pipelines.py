@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gim_bench.cells.defaults import settings_by_name
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import mean_over_seeds, newest_done
 from gim_bench.report.columns import scaled
+from gim_bench.report.comparison import facts_of_costs
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
+from gim_bench.report.identical import listed
 
 HEADINGS = ("waits, %", "for a batch, s", "for room, s", "hands on, MB", "peak over idle, GB")
 NOTE = (
@@ -32,6 +35,10 @@ BUFFER_NOTE = (
     "last step, those still in the buffer included. Accuracy is that of the module under the probe."
 )
 IN_ONE_PROCESS = ("interleaved", "joint")  # schedules with the same steps and gradients
+# Settings in which rows may differ whose speed is compared.
+OF_PIPELINES = (
+    "method.name", "method.schedule", "training.schedule", "training.workers", "training.buffer"
+)  # fmt: skip
 SPEED = "train/samples_per_second"
 PEAKS = ("gpu_allocated_over_baseline_bytes", "host_over_baseline_bytes")
 
@@ -39,9 +46,9 @@ PEAKS = ("gpu_allocated_over_baseline_bytes", "host_over_baseline_bytes")
 def pipelines_section(records: Sequence[Record]) -> Section:
     """A row for every worker of the pipelined rows; empty without such rows.
 
-    Seeds whose training was resumed are not measured, and are left out.
+    Seeds whose training was resumed are left out: their speed is not that of a whole training.
     """
-    done = newest_done(records)
+    done = [each for each in newest_done(records) if "resumed_at_step" not in each.provenance]
     measured: dict[str, list[Record]] = {}
     for record in done:
         if "pipeline/workers" in record.metrics:
@@ -129,6 +136,12 @@ def _compared(own: Sequence[Record], done: Sequence[Record]) -> list[str]:
         ours, its = (mean_over_seeds(records, SPEED) for records in (own, theirs))
         if ours is None or its is None:
             continue
+        if differing := facts_of_costs([*own, *theirs]):
+            lines.append(
+                f"{own[0].method} and {other} are not compared in speed: they differ in "
+                f"{listed(differing)}."
+            )
+            continue
         seeds = {record.seed: record.losses for record in theirs}
         shared = [record for record in own if record.seed in seeds]
         equal = all(record.losses == seeds[record.seed] for record in shared)
@@ -145,11 +158,9 @@ def _compared(own: Sequence[Record], done: Sequence[Record]) -> list[str]:
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two rows differ in name, schedule, number of workers and buffer alone."""
-    of_pipelines = ("schedule", "workers", "buffer")
 
     def rest(config: Mapping[str, Any]) -> dict[str, Any]:
-        method = {k: v for k, v in config["method"].items() if k not in ("name", "schedule")}
-        training = {k: v for k, v in config["training"].items() if k not in of_pipelines}
-        return {**config, "method": method, "training": training}
+        found = settings_by_name(config)
+        return {name: value for name, value in found.items() if not name.startswith(OF_PIPELINES)}
 
     return rest(one) == rest(other)

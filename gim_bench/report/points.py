@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gim_bench.records.intervals import Estimate
 from gim_bench.report.columns import Row, heading_of, interval_of, is_untrained, style_of
-from gim_bench.report.comparison import CONSTANTS, mixtures
+from gim_bench.report.comparison import facts_of_costs
 from gim_bench.report.costs import ON_GPU, ON_HOST, PLACES
 from gim_bench.report.document import Block, Dot, Figure, Panel
 
@@ -44,9 +44,7 @@ def accuracy_over_cost(
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
-    """The facts about data, code and machine in which the rows differ."""
-    mixed = [m.name for m in mixtures([record for row in rows for record in row.records])]
-    return [name for name in mixed if name.partition(".")[0] in CONSTANTS]
+    return facts_of_costs([record for row in rows for record in row.records])
 
 
 def _figure(panels: Sequence[Panel], cost: str, *, called: str, methods: Sequence[str]) -> Figure:

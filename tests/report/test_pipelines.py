@@ -105,6 +105,32 @@ def test_rows_of_other_settings_are_not_compared():
     assert lines_of([pipelined(), other]) == []
 
 
+@pytest.mark.parametrize("fact", [{"cpu": "another"}, {"git_commit": "another"}, {"threads": 1}])
+def test_speeds_of_two_machines_or_versions_of_the_code_are_not_compared(fact):
+    one = record("gim", schedule="interleaved", speed=20.0)
+    one.provenance.update(fact)
+    (name,) = fact
+    assert lines_of([pipelined(), one]) == [
+        f"gim_pipeline and gim are not compared in speed: they differ in {name}."
+    ]
+
+
+def test_the_speed_of_a_resumed_cell_is_not_compared():
+    one = record("gim", schedule="interleaved", speed=20.0)
+    resumed = record("gim", schedule="interleaved", speed=1.0, seed=1)
+    resumed.provenance["resumed_at_step"] = [50]
+    (line,) = lines_of([pipelined(), one, resumed])
+    assert "trains 1.50 times as fast as gim" in line
+    assert lines_of([pipelined(), resumed]) == []
+
+
+def test_an_older_record_without_a_newer_setting_is_compared():
+    one = record("gim", schedule="interleaved", speed=20.0)
+    newer = pipelined(rate_schedule={"kind": "constant"})
+    (line,) = lines_of([newer, one])
+    assert "trains 1.50 times as fast as gim" in line
+
+
 @pytest.mark.parametrize(("slowdown", "lines"), [({"module_2": 4.0}, 0), ({}, 1)])
 def test_a_speed_that_is_made_up_is_not_compared(slowdown, lines):
     slowed = pipelined(buffer={"size": 8, "slowdown": slowdown})
