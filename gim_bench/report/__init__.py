@@ -17,7 +17,10 @@ from gim_bench.report.build import (
     provenance_of,
     rows_of,
 )
+from gim_bench.report.columns import failed_seeds
+from gim_bench.report.comparison import undeclared
 from gim_bench.report.document import Document
+from gim_bench.report.flags import flagged
 from gim_bench.report.latex import as_latex
 from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
@@ -106,7 +109,14 @@ def _as_latex(
 ) -> str:
     rows = [row for row in rows_of(records, suite.methods, predictions=predictions) if row.records]
     facts = [record for row in rows for record in row.records]
-    about = [f"Suite {suite.name}: {suite.protocol}", *notes, *provenance_of(facts)]
+    about = [
+        f"Suite {suite.name}: {suite.protocol}",
+        *notes,
+        *provenance_of(facts),
+        *(f"{row.method}: {said}" for row in rows if (said := failed_seeds(row))),
+        *(f"UNDECLARED {difference}" for difference in undeclared(facts, rows=suite.method)),
+        *flagged(facts),
+    ]
     return as_latex(rows, metrics or headline_of(rows), notes=[note for note in about if note])
 
 

@@ -273,7 +273,7 @@ def _summary(
     lines = [f"Protocol: {protocol}" for protocol in protocols or [suite.protocol]]
     if done:
         lines += _provenance(done[-1])
-        lines += dict.fromkeys(note for r in done for note in r.provenance.get("data_notes") or ())
+        lines += _data_notes(done)
     found = between_rows(done, rows=suite.method)
     undeclared = [difference.name for difference in found if not difference.declared]
     if undeclared:
@@ -287,8 +287,13 @@ def _summary(
 
 def provenance_of(done: Sequence[Record]) -> list[str]:
     """Data, code and machine of the last cell, and the facts in which cells differ, a line each."""
-    mixed = _mixed(done)
-    return [*(_provenance(done[-1]) if done else []), *([ONE_OF_MANY] if mixed else []), *mixed]
+    facts, mixed = _provenance(done[-1]) if done else [], _mixed(done)
+    return [*facts, *_data_notes(done), *([ONE_OF_MANY] if mixed else []), *mixed]
+
+
+def _data_notes(done: Sequence[Record]) -> list[str]:
+    """The notes of the cells on their data, each once."""
+    return [*dict.fromkeys(note for r in done for note in r.provenance.get("data_notes") or ())]
 
 
 def _mixed(done: Sequence[Record]) -> list[str]:

@@ -26,7 +26,13 @@ RULE = (
 
 
 def flags(records: Sequence[Record]) -> list[Block]:
-    """The flagged runs and the rule; empty if no run is flagged.
+    """The flagged runs and the rule; empty if no run is flagged."""
+    lines = flagged(records)
+    return [Bullets(lines), RULE] if lines else []
+
+
+def flagged(records: Sequence[Record]) -> list[str]:
+    """A line for each flag of the runs.
 
     Each module that learnt nothing or diverged has a line, and so have the unconverged probes of a
     run. The runs of a method that still learn share one, with the phrase of the run that learnt
@@ -44,7 +50,7 @@ def flags(records: Sequence[Record]) -> list[Block]:
             others = ", ".join(spans(r.seed for r, _ in runs if r is not record))
             less = f"; less with seed {others}" if others else ""
             lines.append(f"{method}, seed {record.seed}: {phrase}{less}")
-    return [Bullets(lines), RULE] if lines else []
+    return lines
 
 
 def still_learning(record: Record) -> bool:

@@ -131,6 +131,7 @@ def chosen_metrics(
     notes = [
         *_about_leaks(rows),
         *_about_spread(rows, names),
+        *flags([record for row in rows for record in row.records]),
         *_about_paper(rows, published, names),
     ]
     return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])

@@ -3,8 +3,7 @@
 import math
 from dataclasses import replace
 
-from gim_bench.report.document import Bullets
-from gim_bench.report.flags import RULE, flags
+from gim_bench.report.flags import RULE, flagged
 from tests.report.cells import cell, report_on
 
 CHANCE = math.log(11)
@@ -18,7 +17,7 @@ def run(*losses: float, uninformed: float | None = CHANCE, prefix: str = ""):
 
 
 def lines(*records) -> list[str]:
-    return [line for block in flags(records) if isinstance(block, Bullets) for line in block.items]
+    return flagged(records)
 
 
 def test_a_loss_above_the_uninformed_one_is_flagged():
@@ -118,6 +117,10 @@ def test_flags_and_their_rule_stand_below_the_accuracies():
     text = report_on([run(2.1, 35.1), run(2.1, 35.1)])
     accuracy = text.index("## Accuracy")
     assert accuracy < text.index("diverged: the loss of module 1") < text.index(RULE)
+
+
+def test_flags_stand_below_chosen_metrics():
+    assert "diverged: the loss of module 1" in report_on([run(2.1, 35.1)], metrics=["accuracy"])
 
 
 def test_a_report_without_flagged_runs_has_no_rule():

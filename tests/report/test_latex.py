@@ -1,7 +1,8 @@
 """The summary table for a paper."""
 
+from gim_bench.records.record import Status
 from gim_bench.report.latex import escaped
-from tests.report.cells import cell, provenance, report_on
+from tests.report.cells import cell, config, provenance, report_on
 
 
 def latex(records, **options):
@@ -54,6 +55,21 @@ def test_numbers_of_two_machines_are_marked_in_a_comment():
     assert "% MIXED cpu: A CPU: gim; another: cpc" in latex(
         [cell(metrics={"accuracy": 60.0}), away]
     )
+
+
+def test_what_makes_a_number_doubtful_stands_in_comments():
+    leak = "SEEN IN TRAINING: 3 test images"
+    records = [
+        cell("gim", metrics={"accuracy": 60.0, "unconverged": 1.0}),
+        cell("gim", seed=1, metrics={}, status=Status.FAILED, error="killed"),
+        cell("cpc", metrics={"accuracy": 60.0}, config=config("cpc", epochs=9)),
+        cell("random_init", metrics={"accuracy": 40.0}, provenance=provenance(data_notes=[leak])),
+    ]
+    comments = [line for line in latex(records).splitlines() if line.startswith("% ")]
+    assert "% gim: seed 1 failed and is in no mean" in comments
+    assert "% UNDECLARED training.epochs: 6: gim, random_init; 9: cpc" in comments
+    assert any(line.startswith("% gim, seed 0: 1 linear probe(s) ran out") for line in comments)
+    assert f"% {leak}" in comments
 
 
 def test_chosen_metrics_stand_in_place_of_the_accuracies():
