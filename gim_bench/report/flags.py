@@ -127,10 +127,13 @@ def _learning(record: Record) -> tuple[float, str] | None:
 
 
 def _last_share(losses: Sequence[float], *, uninformed: float | None) -> float:
-    """The fall of a loss in the last epoch, as a share of its whole fall; 0 if it did not fall."""
+    """The fall of a loss in the last epoch, as a share of its whole fall; 0 if it did not fall.
+
+    At most 1: a loss that was above the uninformed one falls by more than the whole.
+    """
     before, last = losses[-2:]
     whole = (losses[0] if uninformed is None else uninformed) - last
-    return (before - last) / whole if whole > 0 else 0.0
+    return min(1.0, (before - last) / whole) if whole > 0 else 0.0
 
 
 def _histories(record: Record) -> Mapping[str, Sequence[float]]:

@@ -93,6 +93,12 @@ def test_a_loss_that_rises_a_little_is_not_flagged():
     assert lines(run(1.0, 1.1)) == []
 
 
+def test_the_last_epoch_brings_at_most_all_that_was_learnt():
+    """The loss rose above the uninformed 2.398, and then fell below it by 0.008."""
+    (line,) = lines(run(2.41, 2.39, uninformed=2.398))
+    assert "brought 100% of what module 1 learnt (loss 2.410, then 2.390)" in line
+
+
 def test_without_an_uninformed_loss_the_fall_counts_from_the_first_epoch():
     assert lines(run(100.0, 50.0, 49.5, uninformed=None)) == []
     assert "brought 4%" in lines(run(100.0, 50.0, 48.0, uninformed=None))[0]
