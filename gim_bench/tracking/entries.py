@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gim_bench.records.claims import seems_held
 from gim_bench.records.live import Attempt, read_live
 from gim_bench.records.metrics import hyperparameter_of
 from gim_bench.records.patches import pictures_of
@@ -90,7 +89,7 @@ class Entry:
         A summary replaces the summaries of its own runs folder, and those of fewer records.
         """
         if is_live(run):  # such a run of another folder is another process's
-            return run.tags.get(PLACE) == self.place
+            return self._begins_with(run) or run.tags.get(PLACE) == self.place
         if not self.records:
             return True
         covered = set(run.tags.get(RECORDS, "").split())
@@ -100,6 +99,14 @@ class Entry:
         """Whether a run holds the beginning of the entry, written while the cell trained."""
         attempt = self.attempt
         return attempt is not None and is_live(run) and run.tags[ATTEMPT] == attempt.name
+
+    def _begins_with(self, run: Found) -> bool:
+        """Whether a live run has points of the entry's attempt, as they were measured.
+
+        The cell may have ended on another machine than the one where it began.
+        """
+        attempt = self.attempt
+        return attempt is not None and attempt.name.startswith(run.tags[ATTEMPT])
 
     def yields_to(self, run: Found) -> bool:
         """Whether a run with the same identity, of another runs folder, makes the entry needless.
@@ -128,7 +135,10 @@ def is_live(run: Found) -> bool:
 def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
     """The MLflow run that mirrors `record`."""
     points = [*_results(record), *_epoch_losses(record), *_inside(record)]
-    ended = folder is not None and not seems_held(folder)
+    finished_ms = _milliseconds(record.provenance.get("finished_at"))
+    attempt = None if folder is None else read_live(folder)
+    # Points after the record's end are of a cell that runs again, whose MLflow run is another.
+    again = attempt is not None and _began_after(attempt, finished_ms)
     return Entry(
         name=f"{record.method} seed {record.seed}",
         identity={KEY: record.key, "kind": "cell"},
@@ -139,21 +149,31 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
         modules=modules_of(record),
         status=STATUS[record.status],
         started_ms=_milliseconds(record.provenance.get("started_at")),
-        finished_ms=_milliseconds(record.provenance.get("finished_at")),
+        finished_ms=finished_ms,
         files=_files(record, folder),
         pictures=_pictures(record, folder),
-        place=place_of(folder) if folder is not None and ended else "",
-        attempt=_attempt(folder, points) if folder is not None and ended else None,
+        place="" if folder is None or again else place_of(folder),
+        attempt=None if attempt is None or again else _uncontradicted(attempt, points),
     )
 
 
-def _attempt(folder: Path, points: Sequence[Point]) -> Attempt | None:
-    """The attempt at the cell in `folder`, unless one of its points contradicts the record's."""
-    attempt = read_live(folder)
+def _began_after(attempt: Attempt, finished_ms: int | None) -> bool:
+    """Whether the first point of the attempt is later than the end of a record."""
+    if finished_ms is None or not attempt.points:
+        return False
+    return attempt.points[0].milliseconds > finished_ms
+
+
+def _uncontradicted(attempt: Attempt, points: Sequence[Point]) -> Attempt:
+    """The attempt without its points that contradict the record's.
+
+    A run that has such points cannot be completed: the rest is an attempt with another name.
+    """
     known = {(point.name, point.step): point.value for point in points}
-    if attempt is None or any(known.get((n, step), x) != x for n, x, step, _ in attempt.points):
-        return None
-    return attempt
+    kept = [p for p in attempt.points if known.get((p.name, p.step), p.value) == p.value]
+    if len(kept) == len(attempt.points):
+        return attempt
+    return replace(attempt, name=f"{attempt.name}-corrected", points=kept)
 
 
 def suite_entries(

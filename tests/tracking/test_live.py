@@ -1,5 +1,6 @@
 """MLflow runs of cells that train, in a real SQLite store."""
 
+import platform
 from collections import Counter
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,8 @@ from tests.tracking.records import cell, history, runs
 
 # MLflow 3.17 declares its tables with a strategy that SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+# Times before and after all points that a test measures.
+BEFORE, AFTER = "2020-01-01T10:00:00+00:00", "2100-01-01T10:00:00+00:00"
 RUNNING = {"status": Status.RUNNING, "metrics": {}, "losses": (), "probe_curves": {}}
 
 
@@ -159,9 +162,10 @@ def test_a_cell_without_points_has_no_run(live, folder, calls):
 # -- at the end ------------------------------------------------------------------------------------
 
 
-def finish(folder, tracker, **changes):
+def finish(folder, tracker, *, finished_at=AFTER, **changes):
     """Save and mirror the record of a cell that has ended."""
     record = cell(**changes)
+    record.provenance["finished_at"] = finished_at
     folder.save(record)
     tracker.mirror(record, folder=folder.folder_of(record))
     return record
@@ -236,13 +240,15 @@ def test_points_of_a_cell_that_was_not_tracked_are_mirrored_with_its_record(trac
     assert history(tracker, run, "step_loss/module_1") == losses(1, 2)
 
 
-def test_a_record_that_contradicts_the_points_has_a_run_of_its_own(tracker, live, folder):
+def test_of_points_that_the_record_contradicts_the_record_is_right(tracker, live, folder):
     with training(folder, cell(**RUNNING)) as place:
+        measure(place, 1, 2)
         measure(place, 1, 2, name="epoch_loss/module_1")  # 10, where the record says 3
         live.send(place)
     finish(folder, tracker)
     (run,) = runs(live)
     assert history(live, run, "epoch_loss/module_1") == [(1, 3.0), (2, 1.5), (3, 1.0)]
+    assert history(live, run, "step_loss/module_1") == losses(1, 2)
 
 
 def test_a_failed_cell_completes_its_run_as_failed(tracker, live, folder):
@@ -307,18 +313,45 @@ def test_sync_marks_what_was_killed_and_leaves_the_rest_alone(tracker, live, fol
 
 
 def test_a_finished_cell_that_runs_again_has_both_runs_until_its_end(tracker, live, folder):
-    record = finish(folder, tracker)
+    record = finish(folder, tracker, finished_at=BEFORE)
     with training(folder, record) as place:
         measure(place, 1)
         live.send(place)
         sync("quickstart", runs=folder, tracker=tracker)
         cells = runs(live, "tags.kind = 'cell'")
         assert Counter(run.info.status for run in cells) == {"FINISHED": 1, "RUNNING": 1}
-    later = {"provenance": {**record.provenance, "finished_at": "2026-11-02T10:00:00+00:00"}}
-    finish(folder, tracker, **later)
+    finish(folder, tracker)
     (run,) = runs(live, "tags.kind = 'cell'")
     assert run.info.status == "FINISHED"
     assert history(live, run, "step_loss/module_1") == losses(1)
+
+
+def test_the_interrupted_rerun_of_a_finished_cell_stays_beside_the_record(tracker, live, folder):
+    record = finish(folder, tracker, finished_at=BEFORE)
+    with training(folder, record) as place:
+        measure(place, 1)
+        live.send(place)
+    sync("quickstart", runs=folder, tracker=tracker)
+    cells = runs(live, "tags.kind = 'cell'")
+    assert Counter(run.info.status for run in cells) == {"FINISHED": 1, "RUNNING": 1}
+
+
+@pytest.mark.parametrize("contradicted", [(), ("epoch_loss/module_1",)])
+def test_a_cell_that_ends_on_another_machine_completes_or_replaces_the_run_of_the_first(
+    tracker, live, folder, monkeypatch, contradicted
+):
+    with training(folder, cell(**RUNNING)) as place:
+        for name in ("step_loss/module_1", *contradicted):
+            measure(place, 1, 2, name=name)
+        live.send(place)
+    monkeypatch.setattr(platform, "node", lambda: "another-machine")
+    with training(folder, cell(**RUNNING)) as place:
+        measure(place, 3)
+        LiveRuns(live.uri, patience_seconds=60).send(place)
+    finish(folder, tracker)
+    (run,) = runs(live)
+    assert run.info.status == "FINISHED"
+    assert history(live, run, "step_loss/module_1") == losses(1, 2, 3)
 
 
 def test_another_attempt_at_the_cell_replaces_the_run_of_the_first(live, folder):
