@@ -20,7 +20,7 @@ from gim_bench.cli.options import (
     SetOption,
     SuiteOption,
 )
-from gim_bench.cli.results import found_records
+from gim_bench.cli.results import records_of
 from gim_bench.errors import ConfigError, unknown_name
 from gim_bench.records.claims import owner_of, seems_held
 from gim_bench.records.record import Record, Status
@@ -48,8 +48,8 @@ def status(
     from gim_bench.settings.suites import load_suite
 
     loaded = load_suite(suite, overrides=set_ or ())
-    found = found_records(loaded, runs_dir, data=data)
-    latest = {(each.method, each.seed): each for each in latest_attempts(found.records)}
+    records = _current(records_of(loaded, runs_dir, data=data))
+    latest = {(each.method, each.seed): each for each in latest_attempts(records)}
     known = {*registry.methods(), *loaded.method, *(name for name, _ in latest)}
     for name in method or ():
         if name not in known:
@@ -91,6 +91,20 @@ def cancel(suite: SuiteOption, runs_dir: RunsDirOption = RUNS_DIR) -> None:
                 f"{record.method} seed {record.seed} is run by process {owner.pid} on "
                 f"{owner.host}, which is no Slurm job of this folder: end it there"
             )
+
+
+def _current(records: Sequence[Record]) -> list[Record]:
+    """The records of today's results version; a line on standard error counts the others."""
+    from gim_bench import RESULTS_VERSION
+
+    current = [r for r in records if r.provenance.get("results_version") == RESULTS_VERSION]
+    if others := len(records) - len(current):
+        print(
+            f"left out: {others} record(s) of another results version than {RESULTS_VERSION}; "
+            f"run runs their cells again",
+            file=sys.stderr,
+        )
+    return current
 
 
 def _state(record: Record | None, runs: "RunsFolder") -> tuple[str, str]:

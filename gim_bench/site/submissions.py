@@ -15,6 +15,7 @@ from gim_bench.errors import ConfigError
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
+from gim_bench.records.statistics import origin_of
 from gim_bench.seals import digest, sha256_of
 from gim_bench.settings.schema import Suite
 
@@ -91,8 +92,10 @@ def submissions_in(root: Path) -> tuple[list[Submission], list[Refused]]:
 def read_submission(root: Path, *, suite: str) -> Submission | Refused:
     """The submission of a suite in `submissions/<who>`, or the reason why it is refused.
 
-    One record that is altered, unfinished or in the wrong folder has all of them refused: a
-    submission is verified as a whole. Raises: ConfigError without any record of the suite.
+    One record that is altered, unfinished, in the wrong folder or of other data has all of them
+    refused: a submission is verified as a whole.
+
+    Raises: ConfigError without any record of the suite.
     """
     paths = RunsFolder(root).files(suite)
     if not paths:
@@ -102,7 +105,7 @@ def read_submission(root: Path, *, suite: str) -> Submission | Refused:
         )
     records = [read_record(path) for path in paths]
     for path, record in zip(paths, records, strict=True):
-        for reason in _faults(path, record, root=root, suite=suite):
+        for reason in _faults(path, record, first=records[0], root=root, suite=suite):
             return Refused(path, reason, who=root.name, suite=suite, cells=len(paths))
     contents = {path.relative_to(root).as_posix(): sha256_of(path) for path in paths}
     return Submission(
@@ -133,7 +136,9 @@ def misfit(submission: Submission, suite: Suite) -> Refused | None:
     return None
 
 
-def _faults(path: Path, record: Record | None, *, root: Path, suite: str) -> Iterator[str]:
+def _faults(
+    path: Path, record: Record | None, *, first: Record | None, root: Path, suite: str
+) -> Iterator[str]:
     if not WHO.fullmatch(root.name):
         yield "the folder of a submission is named by letters, digits, dots, dashes and underscores"
     if record is None:
@@ -143,3 +148,8 @@ def _faults(path: Path, record: Record | None, *, root: Path, suite: str) -> Ite
         yield f"the record is of {record.suite} {record.method} seed {record.seed}: keep its folder"
     if record.status is not Status.DONE:
         yield f"the cell is {record.status}: send finished cells"
+    if first is not None and origin_of(record) != origin_of(first):
+        yield (
+            "the record is of other data, or of another results version, than the first: send "
+            "cells of one mean"
+        )

@@ -158,10 +158,10 @@ def cell_entry(record: Record, *, folder: Path | None = None) -> Entry:
 
 
 def _began_after(attempt: Attempt, finished_ms: int | None) -> bool:
-    """Whether the first point of the attempt is later than the end of a record."""
+    """Whether the first point of the attempt is later than the second in which a record ended."""
     if finished_ms is None or not attempt.points:
         return False
-    return attempt.points[0].milliseconds > finished_ms
+    return attempt.points[0].milliseconds // 1000 > finished_ms // 1000
 
 
 def _uncontradicted(attempt: Attempt, points: Sequence[Point]) -> Attempt:

@@ -470,6 +470,15 @@ def test_status_says_which_cells_are_done_and_which_wait(finished, gim_bench):
     assert lines[4] == "4 cells: 2 done, 2 waiting"
 
 
+def test_status_of_cells_of_an_earlier_results_version_is_waiting(finished, gim_bench, monkeypatch):
+    monkeypatch.setattr("gim_bench.RESULTS_VERSION", 999)
+    answer = gim_bench(*STATUS)
+    assert answer.out.splitlines()[-1] == "2 cells: 2 waiting"
+    assert answer.err == (
+        "left out: 2 record(s) of another results version than 999; run runs their cells again\n"
+    )
+
+
 def test_status_says_who_works_at_a_cell_and_what_has_stopped(finished, gim_bench, tmp_path):
     from dataclasses import replace
 

@@ -8,7 +8,7 @@ import pytest
 from gim_bench.errors import ConfigError
 from gim_bench.records.record import Status
 from gim_bench.site.submissions import Refused, read_submission, submissions_in
-from tests.site.made import seeds, sent, submission_of
+from tests.site.made import MACHINE, seeds, sent, submission_of
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def test_a_record_with_an_altered_number_is_refused_in_one_line(ann):
 def test_only_finished_cells_are_taken(record, reason, ann):
     found = submission_of([record], root=ann)
     assert (found.reason if isinstance(found, Refused) else None) == reason
+
+
+@pytest.mark.parametrize("facts", [{"results_version": 6}, {"data_sha256": "of other data"}])
+def test_seeds_that_are_no_one_mean_are_refused(facts, ann):
+    other = sent(seed=1, facts=MACHINE | facts)
+    refused = submission_of([*seeds([60]), other], root=ann)
+    assert refused.path.parent.name.startswith("seed-1-")
+    assert refused.reason.startswith("the record is of other data, or of another results version,")
 
 
 def test_a_record_in_the_folder_of_another_cell_is_refused(ann):

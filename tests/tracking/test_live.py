@@ -9,6 +9,7 @@ import pytest
 from gim_bench.errors import TrackingError
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.live import LiveLog
+from gim_bench.records.provenance import now
 from gim_bench.records.record import Status
 from gim_bench.tracking import sync
 from gim_bench.tracking.live import LiveRuns
@@ -233,9 +234,10 @@ def test_a_completion_that_fails_half_way_is_made_good_by_the_next(
 
 
 def test_points_of_a_cell_that_was_not_tracked_are_mirrored_with_its_record(tracker, folder):
+    """Of a cell that ends within the second of its first point: records give times in seconds."""
     with training(folder, cell(**RUNNING)) as place:
         measure(place, 1, 2)
-    finish(folder, tracker)
+    finish(folder, tracker, finished_at=now())
     (run,) = runs(tracker)
     assert history(tracker, run, "step_loss/module_1") == losses(1, 2)
 
