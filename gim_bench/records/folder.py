@@ -269,8 +269,14 @@ class RunsFolder:
         return self.folder_of(record) / "features" / f"{name}.safetensors"
 
     def save_sweeps(self, record: Record) -> None:
-        """Save a record with new sweeps, and the sweeps in a separate file. Raises: OSError."""
+        """Save a record with new sweeps, and the sweeps in a separate file. Raises: OSError.
+
+        The record keeps its time, so that checkpoints of an interrupted rerun stay newer.
+        """
+        path = self.folder_of(record) / RECORD
+        written = path.stat()
         self.save(record)
+        os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
         identity = {"suite": record.suite, "method": record.method, "seed": record.seed}
         table = {**identity, "key": record.key, "sweeps": record.sweeps}
         text = json.dumps(finite(table), indent=2, allow_nan=False) + "\n"

@@ -248,11 +248,12 @@ def test_an_interrupted_rerun_leaves_the_finished_record(tmp_path):
 
 
 def test_an_interrupted_rerun_resumes_to_the_same_bits(tmp_path):
-    """After any number of interruptions, between which the record is the old one."""
+    """After any number of interruptions, between which the record is the old one, and swept."""
     suite, runs = tiny_suite(tmp_path, "training.epochs=3"), RunsFolder(tmp_path / "runs")
     cell = tiny_cell(suite, "gim")
     before = run_cell(cell, tiny_bench(suite), runs=runs)
     interrupted_cell(cell, suite, runs, step=2)
+    runs.save_sweeps(before)
     interrupted_cell(cell, suite, runs, step=1)
     resumed = run_cell(cell, tiny_bench(suite), runs=runs)
     assert resumed.provenance["resumed_at_step"] == [3]
