@@ -196,7 +196,7 @@ def sweep_pretraining(
     found = {
         **_attributes(own, plan),
         "study": study.name,
-        **_result(study.settled(), plan.point(own), plan=plan),
+        **_result(study.settled(), own, runs=runs, plan=plan),
     }
     path = runs.root / own.suite / own.config.method.name / f"space-{_digits(own, plan)}.json"
     write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
@@ -333,15 +333,28 @@ class _Evaluation:
 
 
 def _result(
-    trials: Sequence[FrozenTrial], point: Mapping[str, Any], *, plan: Pretraining
+    trials: Sequence[FrozenTrial], own: Cell, *, runs: RunsFolder, plan: Pretraining
 ) -> dict[str, Any]:
     """The trials as the file holds them: docs/sweep.md."""
     rows = [_row(number, trial, plan=plan) for number, trial in enumerate(trials, start=1)]
+    rows = [_as_done(row, own, runs) if row["state"] == "failed" else row for row in rows]
+    point = plan.point(own)
     complete = [row for row in rows if row["validation_accuracy"] is not None]
-    (own, *_) = (row for row, trial in zip(rows, trials, strict=True) if trial.params == point)
+    (first, *_) = (row for row, trial in zip(rows, trials, strict=True) if trial.params == point)
     # The first among equals: the suite's own wins over trials that are no better.
     best = max(complete, key=lambda row: row["validation_accuracy"], default=None)
-    return {"best": best, "own": own, "trials": rows}
+    return {"best": best, "own": first, "trials": rows}
+
+
+def _as_done(row: dict[str, Any], own: Cell, runs: RunsFolder) -> dict[str, Any]:
+    """A failed trial's row, as complete if its cell was run again since and is done."""
+    if row["key"] is None:
+        return row
+    record = runs.find(own.suite, own.config.method.name, seed=own.seed, key=row["key"])
+    if record is None or record.status is not Status.DONE:
+        return row
+    accuracy = chosen_accuracy(record.probe_curves)
+    return {**row, "state": "complete", "validation_accuracy": accuracy, "error": None}
 
 
 def _row(number: int, trial: FrozenTrial, *, plan: Pretraining) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from gim_bench import registry
+from gim_bench.cells import phases
 from gim_bench.cells.phases import Abandoned
 from gim_bench.cells.run import run_cell
 from gim_bench.errors import ConfigError
@@ -274,6 +275,20 @@ def test_a_trial_that_failed_is_not_tried_again(diverging):
     diverging(trials=2)
     assert diverging(trials=2)["trials"] == diverging(trials=2)["trials"]
     assert len(diverging.mirrored) == 2
+
+
+def test_a_failed_trial_whose_cell_is_done_since_has_the_accuracy_of_the_cell(sweep, monkeypatch):
+    """As after `run --set` with the trial's values: the reason may have passed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "fit", lambda *_, **__: 1 / 0)
+        (failed,) = sweep(trials=1)["trials"]
+    assert (failed["state"], failed["validation_accuracy"]) == ("failed", None)
+    record = run_cell(sweep.own, sweep.bench, runs=sweep.runs)
+    found = sweep(trials=1)
+    (row,) = found["trials"]
+    assert (row["state"], row["error"]) == ("complete", None)
+    assert row["validation_accuracy"] == chosen_accuracy(record.probe_curves)
+    assert found["best"] == row
 
 
 def test_a_full_disk_fails_no_trial(sweep, monkeypatch):
