@@ -13,6 +13,8 @@ from gim_bench.records.statistics import Summary, summarise
 # The chance that a check of unchanged code calls any of its comparisons worse.
 FALSE_ALARMS = 0.01
 POWER = 0.8
+# Of a comparison's level: for the test with the reference's own spread, which finds what is far off.
+OWN_SHARE = 0.1
 # Seeds on both sides together, with two or more in the reference: two degrees of freedom.
 FEWEST_SEEDS = 4
 MOST_SEEDS = 200  # that a reference is advised to have
@@ -134,17 +136,19 @@ def enough(reference: int, now: int) -> bool:
 def compare(
     reference: Sequence[float], now: Sequence[float], *, kind: Kind, level: float
 ) -> Difference:
-    """Student's two-sample test with pooled variance, and the kind's floor.
+    """Student's two-sample test with two estimates of the variance, and the kind's floor.
 
-    Worse is a difference of means, in the kind's direction, that exceeds both the floor and
-    t(1 - level; n + m - 2) standard errors. A loss may move either way: each direction has half of
-    the level. Pooling is right where nothing has changed, and false alarms are about that case;
-    unlike Welch's test it takes a single new seed, with n - 1 degrees of freedom. Seeds are not
-    paired: a seed repeats bit for bit on one machine alone.
+    Worse is a difference of means, in the kind's direction, that exceeds the floor and the standard
+    errors of one of two tests: t(1 - 0.9 level; n + m - 2) of the pooled variance, or
+    t(1 - 0.1 level; n - 1) of the reference's own. The first has more degrees of freedom; but a new
+    seed that is broken widens it, however far off that seed is, and the second it does not. A loss
+    may move either way: each direction has half of the level. Pooling is right where nothing has
+    changed, and false alarms are about that case; unlike Welch's test both take a single new seed.
+    Seeds are not paired: a seed repeats bit for bit on one machine alone.
 
     Worked by hand: 60, 61, 62 against 50, 51, 52 at a level of 1 %. Both variances are 1, so the
-    standard error is √(1/3 + 1/3) = 0.816, t(0.99; 4) = 3.747 and the tolerance 3.06; the
-    difference is 10.
+    standard error is √(1/3 + 1/3) = 0.816, t(0.991; 4) = 3.871 and the tolerance 3.16, which
+    t(0.999; 2) = 22.33 does not lower; the difference is 10.
 
     The detectable change has a power of about 80 % by the noncentral t distribution if the true
     spread is the observed one, and clears the floor as often.
@@ -155,7 +159,9 @@ def compare(
         (x - after.mean) ** 2 for x in now
     )
     spread = math.sqrt(squares / (before.n + after.n - 2))
-    reach = reach_of(spread, before.n, after.n, mean=before.mean, kind=kind, level=level)
+    reach = reach_of(
+        spread, before.n, after.n, own=before.std, mean=before.mean, kind=kind, level=level
+    )
     moved = {
         Worse.LOWER: before.mean - after.mean,
         Worse.HIGHER: after.mean - before.mean,
@@ -178,26 +184,35 @@ class Reach(NamedTuple):
 
 
 def reach_of(
-    spread: float, reference: int, now: int, *, mean: float, kind: Kind, level: float
+    spread: float,
+    reference: int,
+    now: int,
+    *,
+    own: float | None = None,
+    mean: float,
+    kind: Kind,
+    level: float,
 ) -> Reach:
     """The reach of a comparison of so many seeds, where one seed has the standard deviation.
 
-    `mean` is the reference's; `compare` states the test.
+    `spread` is the pooled one and `own` the reference's, by default the same; `mean` is the
+    reference's. `compare` states the tests.
     """
     from scipy.special import nctdtrinc, ndtri, stdtrit
 
-    freedom = reference + now - 2
-    error = spread * math.sqrt(1 / reference + 1 / now)
     side = level / 2 if kind.worse is Worse.EITHER else level
-    critical = float(stdtrit(freedom, 1 - side))
     floor = kind.floor_at(mean)
-    return Reach(
-        tolerance=max(critical * error, floor),
-        detectable=max(
-            float(nctdtrinc(freedom, 1 - POWER, critical)) * error,
-            floor + float(ndtri(POWER)) * error,
-        ),
-    )
+    reaches = []
+    for std, freedom, share in (
+        (spread, reference + now - 2, 1 - OWN_SHARE),
+        (own or spread, reference - 1, OWN_SHARE),
+    ):
+        error = std * math.sqrt(1 / reference + 1 / now)
+        critical = float(stdtrit(freedom, 1 - share * side))
+        noticed = float(nctdtrinc(freedom, 1 - POWER, critical)) * error
+        detectable = max(noticed, floor + float(ndtri(POWER)) * error)
+        reaches.append(Reach(tolerance=max(critical * error, floor), detectable=detectable))
+    return Reach(*map(min, zip(*reaches, strict=True)))
 
 
 def seeds_to_see(

@@ -22,16 +22,16 @@ from gim_bench.records.metrics import METRICS, Better
 
 
 def test_three_seeds_against_three_worked_by_hand():
-    """t(0.99; 4) = 3.7469 of standard errors of √(2/3), as the docstring works out."""
+    """t(0.991; 4) = 3.8696 of standard errors of √(2/3), as the docstring works out."""
     found = compare([60, 61, 62], [50, 51, 52], kind=ACCURACY, level=0.01)
-    assert found.tolerance == pytest.approx(3.746947 * math.sqrt(2 / 3))
+    assert found.tolerance == pytest.approx(3.869574 * math.sqrt(2 / 3))
     assert (found.difference, found.worse) == (-10.0, True)
 
 
 def test_a_single_new_seed_has_the_degrees_of_freedom_of_the_reference():
-    """t(0.99; 2) = 6.9646 of standard errors of √(1/3 + 1)."""
+    """t(0.991; 2) = 7.3526 of standard errors of √(1/3 + 1)."""
     found = compare([60, 61, 62], [56], kind=ACCURACY, level=0.01)
-    assert found.tolerance == pytest.approx(6.964557 * math.sqrt(4 / 3))
+    assert found.tolerance == pytest.approx(7.352557 * math.sqrt(4 / 3))
     assert found.now.std is None
     assert not found.worse
 
@@ -39,14 +39,30 @@ def test_a_single_new_seed_has_the_degrees_of_freedom_of_the_reference():
 def test_the_variances_are_pooled():
     """Squares 2 and 8 on 4 degrees of freedom: variance 2.5."""
     found = compare([60, 61, 62], [60, 62, 64], kind=ACCURACY, level=0.01)
-    assert found.tolerance == pytest.approx(3.746947 * math.sqrt(2.5 * 2 / 3))
+    assert found.tolerance == pytest.approx(3.869574 * math.sqrt(2.5 * 2 / 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "now"),
+    [
+        (LOSS, 1.8, [1.8, 1.8, 12.0]),
+        (LOSS, 1.8, [5.0, 40.0, 400.0]),
+        (ACCURACY, 39.0, [39.0, 39.0, 10.0]),
+        (MEMORY, 1e9, [1e9, 1e9, 1e10]),
+    ],
+)
+def test_a_seed_that_is_far_off_does_not_hide_itself(kind, before, now):
+    """Pooled, its own square would widen the tolerance as far as it moves the mean."""
+    reference = [before * (1 + 0.04 * (-1) ** seed) for seed in range(12)]
+    assert not compare(reference, [before] * 3, kind=kind, level=FALSE_ALARMS / 9).worse
+    assert compare(reference, now, kind=kind, level=FALSE_ALARMS / 9).worse
 
 
 def test_a_loss_has_half_of_the_level_on_either_side():
-    """t(0.995; 4) = 4.6041."""
+    """t(0.9955; 4) = 4.7456."""
     for now in ([1.0, 1.1, 1.2], [3.0, 3.1, 3.2]):
         found = compare([2.0, 2.1, 2.2], now, kind=LOSS, level=0.01)
-        assert found.tolerance == pytest.approx(4.604095 * 0.1 * math.sqrt(2 / 3))
+        assert found.tolerance == pytest.approx(4.745600 * 0.1 * math.sqrt(2 / 3))
         assert found.worse
 
 

@@ -56,7 +56,7 @@ def test_neither_one_raised_claim_nor_all_raised_claims_hold(claims, tmp_path):
     """The first is far from the other claims, the second from what is found."""
     found = judged(seeds(claims), sent(accuracy=60.0, facts=ELSEWHERE), root=tmp_path)
     assert found.outcome is Outcome.WORSE
-    assert number(found).tolerated < 10
+    assert number(found).tolerated < 11
 
 
 def test_two_seeds_of_another_machine_cannot_be_judged(tmp_path):
