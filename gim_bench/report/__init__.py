@@ -18,11 +18,11 @@ from gim_bench.report.build import (
     rows_of,
 )
 from gim_bench.report.columns import failed_seeds
+from gim_bench.report.comparable import Describes
 from gim_bench.report.comparison import undeclared
 from gim_bench.report.document import Document
 from gim_bench.report.flags import flagged
 from gim_bench.report.latex import as_latex
-from gim_bench.report.ledger import Describes
 from gim_bench.report.listing import as_csv, as_json
 from gim_bench.report.markdown import as_markdown
 from gim_bench.report.patches import PicturesOf

@@ -13,6 +13,7 @@ from gim_bench.records.statistics import latest_attempts, newest_done, summarise
 from gim_bench.report.answers import READING, answers
 from gim_bench.report.best import best_module_table
 from gim_bench.report.columns import BYTES, PERCENT, PublishedNumbers, Row
+from gim_bench.report.comparable import Describes
 from gim_bench.report.comparison import COUNTS, between_rows, mixtures
 from gim_bench.report.costs import ENERGY
 from gim_bench.report.curves import loss_figures, module_figures, rate_figures
@@ -23,7 +24,7 @@ from gim_bench.report.identical import identical_section
 from gim_bench.report.inside import inside_section
 from gim_bench.report.isolation import isolation_section
 from gim_bench.report.large import large_section
-from gim_bench.report.ledger import Describes, implemented, known_deviations, ledger
+from gim_bench.report.ledger import implemented, known_deviations, ledger
 from gim_bench.report.pairs import differences_on_the_same_examples
 from gim_bench.report.patches import PicturesOf, patches_section
 from gim_bench.report.pipelines import pipelines_section
@@ -88,7 +89,7 @@ def build(
     published = load(suite.published)
     finished = [row for row in rows if row.records]
     sections = (
-        [chosen_metrics(finished, metrics, published=published)]
+        [chosen_metrics(finished, metrics, published=published, describes=describes)]
         if metrics
         else _results(
             rows,
@@ -191,7 +192,9 @@ def _results(
             under=[other for row in done for other in rows_under(row, results).values()],
         ),
         known_deviations(suite.deviations if published else ()),
-        accuracy_table(done, accuracies, headline=headline, published=published),
+        accuracy_table(
+            done, accuracies, headline=headline, published=published, describes=describes
+        ),
         best_module_table(done, headline),
         differences_on_the_same_examples(done, headline),
         protocols_section(
@@ -205,12 +208,14 @@ def _results(
             times,
             title="Time and energy" if set(times) & set(ENERGY) else "Time",
             published=published,
+            describes=describes,
         ),
         cost_table(
             rows,
             [name for name in MEMORY if name in {metric.name for metric in measured}],
             title="Peak memory in training, GB (10⁹ bytes)",
             published=published,
+            describes=describes,
             # In a process that other cells have used, memory is not the method's alone.
             ratios=suite.fresh_process,
         ),

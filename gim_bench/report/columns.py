@@ -11,7 +11,6 @@ from gim_bench.records.record import Record
 from gim_bench.records.statistics import Summary, spans, values_by_seed
 from gim_bench.report.document import Column, Table
 from gim_bench.report.published import Numbers, Published
-from gim_bench.report.tags import misfits
 
 NONE = "–"
 TOO_LARGE = "does not fit"
@@ -208,27 +207,6 @@ def sample_of(row: Row, name: str) -> Sample | None:
     """A metric of a method by seed, and by test example where known; None without any value."""
     values = values_by_seed(row.records, name)
     return sample(values, marks=row.marks, metric=name) if values else None
-
-
-def paper_columns(rows: Sequence[Row], name: str, published: PublishedNumbers) -> list[Filled]:
-    """A column for each paper that prints the metric of any of the methods.
-
-    Numbers whose tags do not fit the rows are left out.
-    """
-    style = style_of(name)
-    columns = []
-    for paper, numbers in published.items():
-        printed = [(row, numbers.get((row.method, name))) for row in rows]
-        found = [p if p and not misfit(row, p) else None for row, p in printed]
-        if any(found):
-            cells = [show_published(p, style) if p else NONE for p in found]
-            columns.append(Filled(Column(heading="paper" if len(published) == 1 else paper), cells))
-    return columns
-
-
-def misfit(row: Row, paper: Published) -> str:
-    """Why the protocol of a published number is not the row's, by its tags; empty if it is."""
-    return misfits(row.records, paper.tags, table=paper.table)
 
 
 def ratio_column(rows: Sequence[Row], name: str) -> list[Filled]:

@@ -1,9 +1,8 @@
 """The ledger: every number that a suite's papers print, ours beside it, and a verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from gim_bench import registry
 from gim_bench.records.metrics import hyperparameter_of, target_of
@@ -15,7 +14,6 @@ from gim_bench.report.columns import (
     PublishedNumbers,
     Row,
     Style,
-    failed_seeds,
     heading_of,
     show,
     show_published,
@@ -23,18 +21,16 @@ from gim_bench.report.columns import (
     style_of,
     with_unit,
 )
+from gim_bench.report.comparable import DETERMINISTIC, Describes, misfit
 from gim_bench.report.document import Block, Bullets, Column, Section, Table
 from gim_bench.report.equivalence import Gap, gap_between
 from gim_bench.report.published import Numbers, Published
-from gim_bench.report.tags import misfits, settings_of
 from gim_bench.settings.schema import Deviation
 
-Describes = Callable[[Mapping[str, Any]], bool]  # whether a configuration is the suite's
 HEADINGS = ("method", "metric", "paper", "ours", "difference", "verdict")
 AT_RATE = "at paper's rate"  # of the probe
 ELSEWHERE = "elsewhere"  # a rival's number of the same method
 WORDS = {"method", "metric", "verdict"}
-DETERMINISTIC = "memory/gpu_allocated"  # metrics that repeat to the byte
 
 
 class Verdict(StrEnum):
@@ -161,12 +157,12 @@ def entries(
             each
             for each in of_method
             if metric in each.summaries
-            and not _why_not(each, paper, metric=metric, describes=describes)
+            and not misfit(each, paper, metric=metric, describes=describes)
         )
         row = next(comparable, by_method.get(method))
         records = row.records if row else []
         ours = row.summaries.get(metric) if row else None
-        why_not = _why_not(row, paper, metric=metric, describes=describes) if row and ours else ""
+        why_not = misfit(row, paper, metric=metric, describes=describes) if row and ours else ""
         judged = verdict(ours, paper, metric=metric, comparable=not why_not)
         if ours is None and method not in known:
             judged = Verdict.NOT_IMPLEMENTED
@@ -200,24 +196,6 @@ def verdict(
 
 def gap_of(ours: Summary, paper: Published, *, metric: str) -> Gap:
     return gap_between(ours, paper, deterministic=metric.startswith(DETERMINISTIC))
-
-
-def _why_not(row: Row, paper: Published, *, metric: str, describes: Describes) -> str:
-    """The first reason why the row is not comparable with the paper; empty without one."""
-    for record in row.records:
-        if not describes(record.config):
-            return "settings are not the suite's"
-        if incomplete := record.provenance.get("data_incomplete"):
-            return f"data: {incomplete}"
-        settings = settings_of(record)
-        for name, needed in paper.requires.items():
-            if (value := settings.get(name, "absent")) != needed:
-                return f"{name} is {value}, where {paper.table} needs {needed}"
-    if differs := misfits(row.records, paper.tags, table=paper.table):
-        return differs
-    if len({record.provenance.get("data_sha256") for record in row.records}) > 1:
-        return "the seeds saw different data"
-    return "" if metric.startswith(DETERMINISTIC) else failed_seeds(row)
 
 
 def _at_rate(records: Sequence[Record], metric: str, *, rate: float | None) -> Summary | None:

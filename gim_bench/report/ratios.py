@@ -9,7 +9,7 @@ import numpy as np
 from gim_bench.records.intervals import LEVEL, Sample, corrected, difference_of
 from gim_bench.records.statistics import values_by_seed
 from gim_bench.report.columns import Row, style_of
-from gim_bench.report.ledger import DETERMINISTIC
+from gim_bench.report.comparable import DETERMINISTIC
 
 # Costs that repeat exactly, so that one seed suffices.
 EXACT = (DETERMINISTIC, "train/operations")

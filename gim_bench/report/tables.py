@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, describe, hyperparameter_of
 from gim_bench.records.record import SEEN_IN_TRAINING
 from gim_bench.report.columns import (
+    NONE,
     SAW_VALIDATION,
+    Filled,
     PublishedNumbers,
     Row,
     heading_of,
@@ -13,8 +15,6 @@ from gim_bench.report.columns import (
     interval_of,
     method_column,
     metric_column,
-    misfit,
-    paper_columns,
     ratio_column,
     saw_validation,
     seeds_column,
@@ -25,7 +25,8 @@ from gim_bench.report.columns import (
     unit_shared,
     with_unit,
 )
-from gim_bench.report.document import Block, Bullets, Section
+from gim_bench.report.comparable import Describes, misfit
+from gim_bench.report.document import Block, Bullets, Column, Section
 from gim_bench.report.flags import flags
 
 
@@ -35,6 +36,7 @@ def accuracy_table(
     *,
     headline: Sequence[str],
     published: PublishedNumbers,
+    describes: Describes,
 ) -> Section:
     """The accuracies of the top module; `headline` ones with interval and published numbers."""
     if not names:
@@ -43,7 +45,8 @@ def accuracy_table(
     for name in names:
         columns.append(metric_column(rows, name))
         if name in headline:
-            columns += interval_column(rows, name) + paper_columns(rows, name, published)
+            columns += interval_column(rows, name)
+            columns += _paper_columns(rows, name, published, describes)
     return Section(
         title="Accuracy: % of all test examples, features of the top module",
         blocks=[
@@ -53,7 +56,7 @@ def accuracy_table(
             *_about_rates(rows),
             *_about_validation(rows),
             *flags([record for row in rows for record in row.records]),
-            *_about_paper(rows, published, names),
+            *_about_paper(rows, published, names, describes),
         ],
     )
 
@@ -103,19 +106,24 @@ def cost_table(
     *,
     title: str,
     published: PublishedNumbers,
+    describes: Describes,
     ratios: bool = False,
 ) -> Section:
     """Costs beside the published ones; with `ratios`, also as shares of CPC's."""
     columns = [method_column(rows)]
     for name in names:
         columns += [metric_column(rows, name), *(ratio_column(rows, name) if ratios else [])]
-        columns += paper_columns(rows, name, published)
-    blocks = [table_of(columns), *_about_paper(rows, published, names)] if names else []
+        columns += _paper_columns(rows, name, published, describes)
+    blocks = [table_of(columns), *_about_paper(rows, published, names, describes)] if names else []
     return Section(title=title, blocks=blocks)
 
 
 def chosen_metrics(
-    rows: Sequence[Row], names: Sequence[str], *, published: PublishedNumbers
+    rows: Sequence[Row],
+    names: Sequence[str],
+    *,
+    published: PublishedNumbers,
+    describes: Describes,
 ) -> Section:
     """The metrics that the user asked for, with intervals and published numbers."""
     losses = [name for name in names if describe(name).unit == OF_OBJECTIVE]
@@ -126,15 +134,37 @@ def chosen_metrics(
         columns += [
             metric_column(rows, name, title=with_unit(name, unit)),
             *interval_column(rows, name),
-            *paper_columns(rows, name, published),
+            *_paper_columns(rows, name, published, describes),
         ]
     notes = [
         *_about_leaks(rows),
         *_about_spread(rows, names),
         *flags([record for row in rows for record in row.records]),
-        *_about_paper(rows, published, names),
+        *_about_paper(rows, published, names, describes),
     ]
     return Section(title="Metrics", blocks=[table_of(columns), *notes] if rows else [])
+
+
+def _paper_columns(
+    rows: Sequence[Row], name: str, published: PublishedNumbers, describes: Describes
+) -> list[Filled]:
+    """A column for each paper that prints the metric of any of the methods.
+
+    Numbers that are not comparable are left out.
+    """
+    style = style_of(name)
+    columns = []
+    for paper, numbers in published.items():
+        found = []
+        for row in rows:
+            printed = numbers.get((row.method, name))
+            unfit = printed and misfit(row, printed, metric=name, describes=describes)
+            found.append(None if unfit else printed)
+        if any(found):
+            cells = [show_published(p, style) if p else NONE for p in found]
+            heading = "paper" if len(published) == 1 else paper
+            columns.append(Filled(Column(heading=heading), cells))
+    return columns
 
 
 # -- notes below the tables ------------------------------------------------------------------------
@@ -207,7 +237,10 @@ def _about_validation(rows: Sequence[Row]) -> list[Block]:
 
 
 def _about_paper(
-    rows: Sequence[Row], published: PublishedNumbers, names: Sequence[str]
+    rows: Sequence[Row],
+    published: PublishedNumbers,
+    names: Sequence[str],
+    describes: Describes,
 ) -> list[Block]:
     """The place and the notes of each paper's numbers, and its numbers of methods not run here."""
     by_method = {row.method: row for row in rows}
@@ -219,13 +252,13 @@ def _about_paper(
         places = dict.fromkeys(p.where for p in shown.values())
         lines.append(f"paper: {'; '.join(places)}")
         elsewhere: dict[str, list[str]] = {}
-        differing = []
+        differing: dict[str, list[str]] = {}
         for (method, name), p in shown.items():
             number = f"{method} {show_published(p, style_of(name))}"
             if method not in by_method:
                 elsewhere.setdefault(heading_of(name), []).append(number)
-            elif differs := misfit(by_method[method], p):
-                differing.append(f"not comparable, {number}: {differs}")
+            elif why := misfit(by_method[method], p, metric=name, describes=describes):
+                differing.setdefault(why, []).append(number)
         if elsewhere:
             called = "the paper" if len(published) == 1 else paper
             listed = "; ".join(
@@ -233,6 +266,6 @@ def _about_paper(
                 for heading, found in elsewhere.items()
             )
             lines.append(f"in {called}, not here: {listed}")
-        lines += differing
+        lines += [f"not comparable, {', '.join(of)}: {why}" for why, of in differing.items()]
         lines += dict.fromkeys(f"{method}: {p.note}" for (method, _), p in shown.items() if p.note)
     return [Bullets(lines)] if lines else []

@@ -177,7 +177,7 @@ def test_the_quickstart_fits_a_terminal():
 
 
 def test_the_papers_number_and_its_place_stand_beside_ours():
-    page = markdown([cell("gim", metrics={"accuracy": 80.0})], published=("loewe2019/table1",))
+    page = markdown([as_in_table1()], published=("loewe2019/table1",))
     accuracies = page.partition("## Accuracy: %")[2]
     (row, *_) = (line for line in accuracies.splitlines() if line.startswith("| gim"))
     assert row.split() == [
@@ -195,6 +195,32 @@ def test_the_papers_number_and_its_place_stand_beside_ours():
     ]
     assert "paper: Löwe et al. 2019, Table 1, page 5" in page
     assert "in the paper, not here: deep_infomax 78.2" in page
+
+
+def as_in_table1(**changes):
+    """A cell with the data and the probe of the paper's Table 1."""
+    of_paper = config("gim") | {"dataset": {"name": "stl10"}, "probe": {"standardise": False}}
+    return cell("gim", metrics={"accuracy": 80.0}, **({"config": of_paper} | changes))
+
+
+@pytest.mark.parametrize("metrics", [(), ("accuracy",)])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config": config("gim")}, "dataset.name is photos, where Table 1 needs stl10"),
+        ({"provenance": provenance(data_incomplete="9 of 100 files")}, "data: 9 of 100 files"),
+        ({}, "seed 1 failed and is in no mean"),
+    ],
+)
+def test_a_number_that_the_ledger_does_not_compare_does_not_stand_beside_ours(
+    changes, reason, metrics
+):
+    records = [as_in_table1(**changes)]
+    if not changes:
+        records.append(replace(records[0], seed=1, status=Status.FAILED, metrics={}))
+    page = markdown(records, published=("loewe2019/table1",), metrics=metrics)
+    assert f"not comparable, gim 81.9 ± 0.3: {reason}\n" in page
+    assert "| paper" not in page.partition("## Metrics" if metrics else "## Accuracy:")[2]
 
 
 PAPER = """
