@@ -55,24 +55,34 @@ class Appended(NamedTuple):
 
 
 def append(path: Path, records: Sequence[Record], *, verdict: Verdict) -> Appended:
-    """Append a line for each method with finished cells, unless they are of several commits.
+    """Append a line for each method whose finished cells are of one commit and one machine.
 
     The lines are written at once, after all others that checks write at the same time. A last line
     that was cut off keeps its own line. Raises: ConfigError, and then nothing is appended.
     """
     now, entries, notes = provenance.now(), [], []
     for method, alike in newest_by_method(records).items():
-        commits = {commit_of(record.provenance) for record in alike}
-        if len(commits) > 1:
+        if torn := _torn(alike):
             notes.append(
-                f"--history: no line for {method}, whose cells are of commits "
-                f"{', '.join(sorted(commits))}: run with --rerun, or into a fresh --runs-dir"
+                f"--history: no line for {method}, whose cells are of {torn}: run with --rerun, or "
+                f"into a fresh --runs-dir"
             )
         else:
-            entries.append(_entry(alike, at=now, commit=commits.pop(), outcome=verdict.outcome))
+            entries.append(_entry(alike, at=now, outcome=verdict.outcome))
     if entries:
         _write(path, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
     return Appended(len(entries), notes)
+
+
+def _torn(alike: Sequence[Record]) -> str:
+    """The commits or machines of the cells; empty if all cells share both."""
+    for noun, found in (
+        ("commits", {commit_of(record.provenance) for record in alike}),
+        ("machines", {machine_of([record]).described() for record in alike}),
+    ):
+        if len(found) > 1:
+            return f"{noun} {'; '.join(sorted(found))}"
+    return ""
 
 
 def _write(path: Path, text: str) -> None:
@@ -121,13 +131,13 @@ def read_history(path: Path) -> list[Entry]:
     return entries
 
 
-def _entry(alike: Sequence[Record], *, at: str, commit: str, outcome: Outcome) -> Entry:
+def _entry(alike: Sequence[Record], *, at: str, outcome: Outcome) -> Entry:
     first = alike[0]
     return Entry(
         at=at,
         suite=first.suite,
         method=first.method,
-        commit=commit,
+        commit=commit_of(first.provenance),
         outcome=outcome.value,
         machine=machine_of(alike).described(),
         data_sha256=str(first.provenance.get("data_sha256")),

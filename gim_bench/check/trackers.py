@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gim_bench import RESULTS_VERSION
-from gim_bench.check.reference import was_resumed
+from gim_bench.check.reference import machine_of, was_resumed
 from gim_bench.check.tolerance import COSTS, Worse, compared, kind_of
 from gim_bench.records.metrics import unit_of
 from gim_bench.records.record import Record
@@ -53,13 +53,15 @@ def newest_by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
 def means_of(alike: Sequence[Record]) -> Iterator[Mean]:
     """The mean of each metric that a check compares, over the cells of one method.
 
-    Memory and speed are those of the cells that were not resumed.
+    Memory and speed are those of the cells that were not resumed, and ran alone.
     """
     summaries, first = summarise_metrics(alike), alike[0]
-    at_once = summarise_metrics([record for record in alike if not was_resumed(record)])
+    undisturbed = summarise_metrics(
+        [r for r in alike if not was_resumed(r) and machine_of([r]).workers == 1]
+    )
     for name in compared(summaries):
         unit = unit_of(name, first.config)
-        found = at_once if kind_of(name, unit=unit) in COSTS else summaries
+        found = undisturbed if kind_of(name, unit=unit) in COSTS else summaries
         if name in found:
             yield Mean(f"{first.suite}/{first.method}", name, unit, found[name])
 

@@ -71,6 +71,23 @@ def test_cells_of_several_commits_have_no_line(add, history, records):
     assert [line.method for line in read_history(history)] == ["random_init"]
 
 
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"cpu": "Another"}, "Another, "),
+        ({"threads": 8}, "8 thread(s)"),
+        ({"device": "cuda", "gpu": "A GPU"}, "A GPU"),
+    ],
+)
+def test_cells_of_several_machines_have_no_line(add, history, records, facts, named):
+    """The line would have the name of the first seed's machine."""
+    first, *others = records
+    lines, (note,) = add([*changed([first], **facts), *others])
+    assert note.startswith("--history: no line for gim, whose cells are of machines ")
+    assert named in note
+    assert lines == 1
+
+
 def test_lines_for_which_there_is_no_room_are_not_lost_in_silence(
     add, history, records, monkeypatch
 ):

@@ -61,6 +61,15 @@ def test_what_resumed_cells_cost_does_not_count(records):
     assert f"tiny/gim {SPEED}" not in github([resumed], "github-smaller")
 
 
+def test_what_cells_cost_that_ran_beside_each_other_does_not_count(records):
+    beside = [replace(r, provenance={**r.provenance, "workers": 2}) for r in records]
+    found = github(beside, "github-smaller")
+    assert [name for name in found if "tiny/gim" in name] == [
+        "tiny/gim loss",
+        "tiny/gim loss/module_1",
+    ]
+
+
 def test_bencher_gets_rows_metrics_and_intervals(records):
     """The interval is 4.303 s / √3 on either side, by Student's t with two degrees of freedom."""
     table = json.loads(for_tracker(records, "bencher"))
