@@ -16,6 +16,7 @@ from gim_bench.records.folder import RECORD
 from gim_bench.records.intervals import Estimate, Marks, marks_of, mean_of, sample
 from gim_bench.records.metrics import target_of
 from gim_bench.records.predictions import PREDICTIONS, Predictions, target_named
+from gim_bench.records.provenance import changes
 from gim_bench.records.record import Record, Status
 from gim_bench.records.sealed import read_record
 from gim_bench.seals import sha256_of
@@ -204,8 +205,8 @@ def _inputs(trained: Trained) -> str:
 def _provenance(record: Record) -> Iterator[Sequence[str]]:
     facts = record.provenance
     versions = facts.get("versions", {})
-    changed = ", with changes that are in no commit" if facts.get("git_dirty") else ""
-    yield "commit of gim_bench", f"{facts.get('git_commit') or 'unknown'}{changed}"
+    commit = facts.get("git_commit") or "unknown"
+    yield "commit of gim_bench", f"{commit} {changes(facts)}".rstrip()
     for name in ("gim-bench", "torch", "python"):
         yield f"version of {name}", versions.get(name, "unknown")
     yield "version of results", str(facts.get("results_version"))

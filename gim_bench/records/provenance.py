@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,8 @@ def describe(device_name: str) -> dict[str, Any]:
 def git_state() -> dict[str, Any]:
     """Commit of the checkout that holds the package, and whether files differ from the commit.
 
-    Both are None outside a checkout.
+    Files of the package that are in no commit count, and files beside the package do not. Both are
+    None outside a checkout; the second is also None where git does not answer.
     """
     folder = Path(gim_bench.__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
@@ -60,7 +62,16 @@ def git_state() -> dict[str, Any]:
     if not ours:
         return {"git_commit": None, "git_dirty": None}
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"git_commit": commit, "git_dirty": bool(status)}
+    others = _git(folder, "ls-files", "--others", "--exclude-standard", ".")
+    dirty = None if status is None or others is None else bool(status or others)
+    return {"git_commit": commit, "git_dirty": dirty}
+
+
+def changes(facts: Mapping[str, Any]) -> str:
+    """Words on whether files differed from a record's commit; empty if none did."""
+    if facts.get("git_commit") is None or facts.get("git_dirty") is False:
+        return ""
+    return ("" if facts.get("git_dirty") else "perhaps ") + "with uncommitted changes"
 
 
 def code_sha256(*kinds: type) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gim_bench.cells.defaults import settings_by_name
 from gim_bench.errors import ConfigError
 from gim_bench.records.metrics import describe, unit_of
+from gim_bench.records.provenance import changes
 from gim_bench.records.record import Record
 from gim_bench.records.statistics import finished_at, flatten, summarise
 from gim_bench.report.build import provenance_of
@@ -120,7 +121,7 @@ def commit_of(record: Record) -> str:
     """The first digits of the commit, and whether files differed from it."""
     facts = record.provenance
     commit = str(facts.get("git_commit") or "unknown")[:DIGITS]
-    return f"{commit} with changes" if facts.get("git_dirty") else commit
+    return f"{commit} {changes(facts)}".rstrip()
 
 
 def hardware_of(record: Record) -> str:

@@ -57,6 +57,24 @@ def test_a_changed_file_makes_the_checkout_dirty(package, git):
     assert provenance.git_state()["git_dirty"] is True
 
 
+def test_a_suite_in_no_commit_makes_the_checkout_dirty(package, git):
+    git("add", "gim_bench")
+    git("commit", "--quiet", "-m", "first")
+    (package / "mine.toml").write_text("")
+    assert provenance.git_state()["git_dirty"] is True
+
+
+@pytest.mark.parametrize("failing", ["status", "--others"])
+def test_a_look_that_fails_leaves_unknown_whether_files_changed(package, git, monkeypatch, failing):
+    git("add", "gim_bench")
+    git("commit", "--quiet", "-m", "first")
+    ask = provenance._git
+    monkeypatch.setattr(provenance, "_git", lambda *a: None if failing in a else ask(*a))
+    state = provenance.git_state()
+    assert (state["git_commit"], state["git_dirty"]) == (git("rev-parse", "HEAD"), None)
+    assert provenance.changes(state) == "perhaps with uncommitted changes"
+
+
 def test_to_look_writes_nothing_into_the_checkout(package, git):
     """Nor locks it: a process killed meanwhile would leave a lock that stops the user's own git."""
     git("add", "gim_bench")
