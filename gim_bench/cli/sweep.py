@@ -1,6 +1,7 @@
 """The command `sweep`."""
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gim_bench.cli.options import (
+    FAILED,
     RUNS_DIR,
     DataDirOption,
     DeviceOption,
@@ -142,12 +144,21 @@ def sweep(
             work, plan, cells, database, tracker=tracker, evidence=evidence, workers=workers
         )
         show(render_spaces(swept, suite=loaded.name, as_json=json))
+        _exit_if_failed(swept)
         return
     _say_alone(work, workers)
     number = trials or TRIALS_OF_PROBES
     probes = ProbeTrials(trials=number, all_modules=every, weight_decay=weight_decay)
     found = _swept_probes(work, probes, database=database, tracker=tracker)
     show(render_sweeps(found, suite=loaded.name, as_json=json))
+
+
+def _exit_if_failed(swept: Sequence[Mapping[str, Any]]) -> None:
+    """End with exit code 1 if every trial of a method and seed has failed."""
+    failed = [f"{one['method']} seed {one['seed']}" for one in swept if one["best"] is None]
+    if failed:
+        print(f"error: no trial was completed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(FAILED)
 
 
 def _say_alone(work: "Workload", workers: int | None) -> None:

@@ -45,15 +45,19 @@ def sync(
     tracker = Tracker(tracking_uri, patience_seconds=None, complete=settings_by_name)
     tracker.check()
     try:
-        for name in suites:
-            _sync(name, wanted=wanted, runs=runs, tracker=tracker)
+        whole = [_sync(name, wanted=wanted, runs=runs, tracker=tracker) for name in suites]
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(FAILED) from None
+    if not all(whole):
+        raise typer.Exit(FAILED)
 
 
-def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker") -> None:
-    """Print a line for each new MLflow run, and how many there were already."""
+def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker") -> bool:
+    """Print a line for each new MLflow run, and how many there were already.
+
+    Return whether the store has the artifacts, too.
+    """
     from gim_bench.tracking import sync
     from gim_bench.tracking.entries import Entry
 
@@ -68,6 +72,7 @@ def _sync(suite: str, *, wanted: Wanted, runs: "RunsFolder", tracker: "Tracker")
             f"({synced.artifacts_away}); the same command tries again",
             file=sys.stderr,
         )
+    return not synced.artifacts_away
 
 
 def _selection(

@@ -243,6 +243,15 @@ def test_a_sweep_of_training_mirrors_its_cells_as_a_run_does(earlier, gim_bench,
         assert dict(kinds) == {"cell": 2}
 
 
+def test_a_sweep_of_training_without_a_completed_trial_is_exit_code_1(gim_bench, misbehaving):
+    space = ("--trials", "1", "--space", "training.learning_rate=1e-4..1e-2")
+    named = ("--method", "broken", "--method", "gim")
+    answer = gim_bench("sweep", "--suite", "./tiny.toml", *named, *space, "--no-tracking")
+    assert "best: no trial was completed" in answer.out
+    assert answer.code == 1
+    assert answer.err.endswith("error: no trial was completed: broken seed 0\n")
+
+
 def test_a_sweep_of_training_with_options_for_probes_is_refused(gim_bench):
     for option in (("--weight-decay",), ("--modules", "all"), ("--modules", "top")):
         answer = gim_bench(*SPACE, *option, "--no-tracking")

@@ -120,6 +120,15 @@ def test_a_store_that_breaks_during_sync_is_one_line_and_exit_code_1(
     assert answer.err == "error: cannot track to 'sqlite:///mlflow.db': it went away\n"
 
 
+def test_artifacts_out_of_reach_are_a_line_and_exit_code_1(gim_bench, runs_dir, monkeypatch):
+    away = Synced(new=[], unchanged=[], artifacts_away="OSError: no such disk")
+    monkeypatch.setattr(Tracker, "check", lambda _: None)
+    monkeypatch.setattr("gim_bench.tracking.sync", lambda *_, **__: away)
+    answer = gim_bench("sync", "--runs-dir", str(runs_dir))
+    assert (answer.code, answer.out) == (1, "quickstart: 0 new in MLflow, 0 there already\n")
+    assert "out of reach (OSError: no such disk); the same command tries again" in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
