@@ -42,6 +42,12 @@ def settings_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
     return by_name(with_defaults(config))
 
 
+def encoder_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record's encoder, as `settings_by_name` has them."""
+    settings = settings_by_name(config)
+    return {name: value for name, value in settings.items() if name.startswith("encoder.")}
+
+
 def by_name(full: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a complete configuration by dotted name, without facts."""
     return {name: value for name, value in flatten(full).items() if name not in NOT_KEYED}

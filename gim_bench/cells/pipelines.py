@@ -61,7 +61,7 @@ def workers_of(config: CellConfig) -> int:
         return 0
     rows = encoder_class(config.encoder.kind).rows(config.encoder, shape=config.augmentation.shape)
     flow = GradientFlow(method.gradient_flow)
-    units = partition(kind.modules_of(rows), flow, units=method.units)
+    units = partition(len(rows) - kind.left_out, flow, units=method.units)
     if len(units) < 2:
         return 0
     return len(shared_out([unit.name for unit in units], workers=config.training.workers))

@@ -95,7 +95,7 @@ def _check_units(case: Case) -> None:
             f"gradient flow, and the flow of {method.like!r} is {setup.gradient_flow}: leave out "
             f'units, or set gradient_flow = "isolated" where the method allows it'
         )
-    modules = case.kind.modules_of(setup.rows)
+    modules = len(setup.rows) - case.kind.left_out
     if method.units > modules:
         raise ConfigError(
             f"{origin}: units = {method.units}, but the encoder {setup.encoder_options.kind!r} of "
@@ -184,12 +184,10 @@ def _check_buffer(case: Case, buffer: BufferSettings) -> None:
             f"{origin}: training.held_out = {training.held_out} asks for losses after every epoch, "
             f"and with training.buffer modules are at different steps: leave one of them out"
         )
-    units = [
-        unit.name
-        for unit in partition(
-            len(setup.rows), GradientFlow(method.gradient_flow), units=method.units
-        )
-    ]
+    assert issubclass(case.kind, StackLearner)
+    modules = len(setup.rows) - case.kind.left_out
+    parted = partition(modules, GradientFlow(method.gradient_flow), units=method.units)
+    units = [unit.name for unit in parted]
     for unit in buffer.slowdown:
         if unit not in units:
             where = f"{origin}: training.buffer.slowdown"

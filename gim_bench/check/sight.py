@@ -8,9 +8,8 @@ in one accuracy at least of every encoder that the method trains.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from gim_bench.cells.defaults import settings_by_name
+from gim_bench.cells.defaults import encoder_settings, settings_by_name
 from gim_bench.check.reference import MethodReference
 from gim_bench.check.tolerance import (
     ACCURACY,
@@ -148,16 +147,12 @@ def trained(methods: Methods) -> list[str]:
 
 def untrained_twin(method: str, methods: Methods) -> str | None:
     """The row whose encoder is the method's before training; None without such a row."""
+    encoder = encoder_settings(methods[method].config)
     for name, kept in methods.items():
         like = settings_by_name(kept.config).get("method.like", name)
-        if like == UNTRAINED and _encoder(kept) == _encoder(methods[method]):
+        if like == UNTRAINED and encoder_settings(kept.config) == encoder:
             return name
     return None
-
-
-def _encoder(kept: MethodReference) -> dict[str, Any]:
-    settings = settings_by_name(kept.config)
-    return {name: value for name, value in settings.items() if name.startswith("encoder.")}
 
 
 def _candidates(method: str, methods: Methods, *, now: int | None, level: float) -> Iterator[Sight]:

@@ -13,8 +13,7 @@ from gim_bench.records.statistics import Summary, summarise
 # The chance that a check of unchanged code calls any of its comparisons worse.
 FALSE_ALARMS = 0.01
 POWER = 0.8
-# Of a comparison's level: for the test with the reference's own spread, which finds what is far off.
-OWN_SHARE = 0.1
+OWN_SHARE = 0.1  # of a comparison's level: for the test with the reference's own spread
 # Seeds on both sides together, with two or more in the reference: two degrees of freedom.
 FEWEST_SEEDS = 4
 MOST_SEEDS = 200  # that a reference is advised to have

@@ -3,7 +3,6 @@
 Source: Löwe et al. 2019, section 4.2 and Table 4.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from gim_bench.contract import Encoder, Modality, Setup
@@ -49,12 +48,9 @@ class GreedyInfoMaxWithoutAutoregressor(GRUAblation):
         modalities=frozenset({Modality.SPEECH}),
         ablation="no GRU",
     )
+    left_out = 1
 
     @classmethod
     def adapted(cls, encoder: Encoder) -> Encoder:
         assert isinstance(encoder, ConvGRUEncoder)
         return encoder.without_autoregressor()
-
-    @classmethod
-    def modules_of(cls, rows: Sequence[int]) -> int:
-        return len(rows) - 1

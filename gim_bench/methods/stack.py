@@ -113,6 +113,7 @@ class StackLearner(Learner):
     # Whether the loss of processes that share a batch is computed from each one's own examples, and
     # exchanges what it needs of the others. Otherwise each computes the loss of the whole batch.
     shares_losses: ClassVar[bool] = False
+    left_out: ClassVar[int] = 0  # modules of the suite's encoder that `adapted` leaves out
 
     def __init__(self, ingredients: Ingredients) -> None:
         super().__init__()
@@ -135,11 +136,6 @@ class StackLearner(Learner):
     def adapted(cls, encoder: Encoder) -> Encoder:
         """The suite's encoder as this method uses it; an ablation changes it, and declares that."""
         return encoder
-
-    @classmethod
-    def modules_of(cls, rows: Sequence[int]) -> int:
-        """How many modules of the suite's encoder, which has these `rows`, `adapted` leaves."""
-        return len(rows)
 
     @abstractmethod
     def head(self, module: int, ingredients: Ingredients) -> nn.Module:

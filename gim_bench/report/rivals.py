@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from gim_bench import registry
-from gim_bench.cells.defaults import settings_by_name
+from gim_bench.cells.defaults import encoder_settings
 from gim_bench.contract import GradientFlow, Traits
 from gim_bench.errors import ConfigError
 from gim_bench.report.columns import Row, is_untrained, trait_of
@@ -46,18 +45,13 @@ def rivals_of(done: Sequence[Row]) -> Rivals | None:
         return None
     shared = {name: trait_of(subject, name) for name in ("objective", "trains_on")}
     end_to_end = {"gradient_flow": GradientFlow.END_TO_END, **shared}
-    encoder = _encoder(subject)
-    nearest = sorted(done, key=lambda row: _encoder(row) != encoder)
+    encoder = encoder_settings(subject.records[0].config)
+    nearest = sorted(done, key=lambda r: encoder_settings(r.records[0].config) != encoder)
     return Rivals(
         subject=subject,
         end_to_end=[r for r in nearest if all(trait_of(r, n) == v for n, v in end_to_end.items())],
         untrained=next(filter(is_untrained, nearest), None),
     )
-
-
-def _encoder(row: Row) -> dict[str, Any]:
-    settings = settings_by_name(row.records[0].config)
-    return {name: value for name, value in settings.items() if name.startswith("encoder.")}
 
 
 def command(suite: SuiteLike, *methods: str, more: str = "") -> str:
