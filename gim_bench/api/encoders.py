@@ -56,7 +56,7 @@ class Trained:
 
         Raises: DataError if an image is smaller than the crop; ConfigError for another shape.
         """
-        values = torch.as_tensor(np.ascontiguousarray(examples))
+        values = _tensor(examples)
         if isinstance(self.augmentation, SpeechSettings):
             _check(values, "speech", torch.int16, "[window sample]", dimensions=2)
             if values.shape[1] < self.augmentation.samples:
@@ -137,7 +137,7 @@ def features(
     found: dict[str, list[Tensor]] = {}
     weights = next(trained.module.parameters())
     with torch.no_grad():
-        for some in torch.as_tensor(examples).split(batch_size):
+        for some in _tensor(examples).split(batch_size):
             inputs = trained.transform(some).to(weights.device, weights.dtype)
             for m, pooled in enumerate(trained.pooled(inputs)):
                 found.setdefault(module_name(m), []).append(pooled.float().cpu())
@@ -163,6 +163,13 @@ def _built(config: dict[str, Any], *, folder: Path) -> tuple[AugmentationSetting
     if issubclass(method, StackLearner):
         encoder = method.adapted(encoder)  # an ablation leaves a part of the encoder out
     return augmentation, encoder
+
+
+def _tensor(examples: np.ndarray | Tensor) -> Tensor:
+    """The examples in the memory of the CPU, contiguous."""
+    if isinstance(examples, Tensor):
+        return examples.cpu().contiguous()
+    return torch.from_numpy(np.ascontiguousarray(examples))
 
 
 def _check(values: Tensor, noun: str, dtype: torch.dtype, shape: str, *, dimensions: int) -> None:

@@ -44,7 +44,13 @@ def of_neighbours() -> Iterator[None]:
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Within the block, started processes ignore Ctrl-C: this process ends them."""
+    """Within the block, started processes ignore Ctrl-C: this process ends them.
+
+    Outside the main thread, which cannot set signals, the context does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -67,6 +67,35 @@ def test_batches_of_features_are_joined_in_order(finished):
         np.testing.assert_allclose(parts[name], values, rtol=1e-5, atol=1e-6)
 
 
+class OnAGPU(torch.Tensor):
+    """Refuses to become an array of NumPy, as tensors on a GPU do, until it is copied."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __array__(self, *_, **__):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.clone()  # of the plain class
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda images: images[:, ::-1].copy()[:, ::-1],
+        lambda images: torch.from_numpy(images).as_subclass(OnAGPU),
+    ],
+    ids=["negative strides", "on a GPU"],
+)
+def test_arrays_of_any_strides_and_tensors_of_any_device_are_read(finished, given):
+    trained = gim_bench.load(folder_of(finished))
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 26, 26), dtype=np.uint8)
+    assert torch.equal(trained.transform(given(images)), trained.transform(images))
+    found, expected = (gim_bench.features(trained, these) for these in (given(images), images))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 def test_speech_is_normalised_and_read(tmp_path):
     with noise_registered():
         suite = tiny_suite(tmp_path, toml=SPEECH_TOML)
