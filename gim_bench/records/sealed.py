@@ -120,6 +120,7 @@ class _Swept(_Part):
     paper: _Tried | None = None  # Adam at the rate of Löwe et al.
     suite: _Tried | None = None  # logistic regression at the best penalty of the suite's grid
     decades_within_one_point: float | None
+    unconverged: list[Literal["best", "paper", "suite"]] = []  # of the probes that were tested
     test_reads: int = 1
     curve: list[_Trial] = []
 

@@ -57,8 +57,21 @@ def sweep_section(records: Sequence[Record]) -> Section:
             swept.record.method for swept in sweeps_of(records) if swept.record.knows_labels
         )
     ]
+    notes += [note for swept in sweeps_of(records) for note in _unconverged(swept)]
     blocks: list[Block] = [*tables, SWEEP_NOTE, *([Bullets(notes)] if notes else [])]
     return Section(title=f"Linear probe: {title}", blocks=blocks if tables else [])
+
+
+def _unconverged(swept: Swept) -> Iterator[str]:
+    """A line for each probe that was tested and ran out of iterations."""
+    best, beside = JUDGED[swept.hyperparameter]
+    record = swept.record
+    for role in swept.found.get("unconverged", ()):
+        yield (
+            f"{record.method} seed {record.seed}, {swept.name}: the probe of the "
+            f"{best if role == 'best' else beside} did not converge; its test accuracy may be far "
+            f"too low."
+        )
 
 
 SWEEP_NOTE = (

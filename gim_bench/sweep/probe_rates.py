@@ -229,16 +229,16 @@ def _concluded(
     ]
     roles = {search.name: _roles(search, frozen) for search in new}
     stream = frozen.cell.stream
-    probes = [
-        Probe(
-            search.target,
-            search.module,
-            role,
-            refit_linear(search.task, tried, settings=frozen.settings, stream=stream)[0],
-        )
-        for search in new
-        for role, tried in roles[search.name].items()
-    ]
+    probes: list[Probe] = []
+    unconverged: dict[str, list[str]] = {search.name: [] for search in new}
+    for search in new:
+        for role, tried in roles[search.name].items():
+            probe, converged = refit_linear(
+                search.task, tried, settings=frozen.settings, stream=stream
+            )
+            probes.append(Probe(search.target, search.module, role, probe))
+            if not converged:
+                unconverged[search.name].append(role)
     accuracies = frozen.test_accuracies(probes) if probes else {}
     results: dict[str, Mapping[str, Any]] = {}
     for search in new:
@@ -248,6 +248,7 @@ def _concluded(
             search,
             roles[search.name],
             accuracies,
+            unconverged=unconverged[search.name],
             hyperparameter=varied,
             test_reads=int(earlier) + 1,
         )
@@ -279,6 +280,7 @@ def _result(
     roles: Mapping[str, Tried],
     accuracies: Mapping[str, float],
     *,
+    unconverged: Sequence[str],
     hyperparameter: str,
     test_reads: int,
 ) -> dict[str, Any]:
@@ -298,6 +300,7 @@ def _result(
         "trials": len(search.tried),
         "test_reads": test_reads,
         **tested,
+        **({"unconverged": unconverged} if unconverged else {}),
         "decades_within_one_point": decades_within(search.tried, points=1.0),
         "curve": _curve(search.tried, hyperparameter),
     }

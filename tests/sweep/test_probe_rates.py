@@ -169,6 +169,23 @@ def test_the_suites_best_penalty_is_tested_as_the_suites_probe_tests_it(tmp_path
     assert shown.rows[0][headings.index("best of the suite's penalties")] in ("0.02", "0.001")
 
 
+def test_a_probe_that_did_not_converge_is_noted_in_the_record_and_below_the_table(
+    tmp_path, monkeypatch
+):
+    swept = Swept(tmp_path, REGRESSION)
+    converged = swept.sweep(trials=2)
+    assert "unconverged" not in converged.sweeps["module_2"]
+    refit = probe_rates.refit_linear
+    monkeypatch.setattr(probe_rates, "refit_linear", lambda *a, **o: (refit(*a, **o)[0], False))
+    newest = swept.sweep(trials=3)
+    assert newest.sweeps["module_2"]["unconverged"] == ["best", "suite"]
+    assert newest in swept.runs.records("tiny")
+    shown = render_sweeps([newest], suite="tiny", as_json=False)
+    for heading in ("best penalty", "best of the suite's penalties"):
+        assert f"gim seed 0, module_2: the probe of the {heading} did not converge" in shown
+    assert "did not converge" not in render_sweeps([converged], suite="tiny", as_json=False)
+
+
 def noted_grids(monkeypatch):
     """A list that gets the rates or penalties of each pass from now on."""
     grids = []
