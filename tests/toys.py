@@ -111,6 +111,14 @@ class Agreeing(StackLearner):
         return distance(*(head(self.encoder.steps(v.c, module=v.module)) for v in views))
 
 
+class Drawing(Agreeing):
+    """Noise on the loss, from the stream of the unit."""
+
+    def loss(self, head, views, batch):
+        stream = self.streams[list(self.streams)[views[0].module]]
+        return super().loss(head, views, batch) * (1 + torch.rand((), generator=stream))
+
+
 def toy_case(
     method="gim",
     *,

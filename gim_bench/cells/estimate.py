@@ -48,6 +48,7 @@ TIMED_STEPS = 3
 SMALL = {"region": (768, 1536), "stretch": (240 * SAMPLE_RATE_HZ, 480 * SAMPLE_RATE_HZ)}
 # Labels in a timed logistic regression, and iterations that a fit usually takes.
 TIMED_LABELS, USUAL_ITERATIONS = 4096, 30
+UNTIMED = "the search for the largest batch is not timed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,8 @@ def estimate(cell: Cell, bench: Bench) -> Estimate:
 def _extrapolated(cell: Cell, bench: Bench, *, large: LargeSettings) -> Estimate:
     """Costs of a cell whose examples are whole regions or stretches, from two small ones.
 
-    Memory over the idle process is a + b · values, seconds are in proportion to the values.
+    Memory over the idle process, or of the GPU, is a + b · values; seconds are in proportion to the
+    values.
     """
     memory.return_freed_blocks()
     wholes = [large.as_whole(side) for side in SMALL[large.kind]]
@@ -116,10 +118,14 @@ def _extrapolated(cell: Cell, bench: Bench, *, large: LargeSettings) -> Estimate
         )
     )
     peak = medium.peak_bytes
+    if peak is not None and small.peak_bytes is not None and bench.device.type == "cuda":
+        peak = round(peak + (peak - small.peak_bytes) * times)
+    elif peak is not None:
+        peak += over - medium.over_bytes
     return replace(
         medium,
         train_seconds=medium.train_seconds * values / high,
-        peak_bytes=None if peak is None else peak + over - medium.over_bytes,
+        peak_bytes=peak,
         over_bytes=over,
         held_bytes=held,
     )
@@ -146,8 +152,10 @@ def _timed_and_multiplied(cell: Cell, bench: Bench) -> Estimate:
             elif cell.config.method.trains_on != "none":
                 train_seconds += _seconds_of_fit(cell, learner, bench)
             probe_seconds += _probe_seconds(cell, model, learner, bench)
-    if is_selected_apart(cell, bench):  # a training and probes before those of the record
-        train_seconds, probe_seconds = 2 * train_seconds, 2 * probe_seconds
+    if is_selected_apart(cell, bench):  # a training before that of the record
+        train_seconds *= 2
+    if cell.config.capacity is not None and bench.device.type == "cuda":
+        remark = f"{remark}; {UNTIMED}" if remark else UNTIMED
     name = "gpu_reserved_peak_bytes" if bench.device.type == "cuda" else "host_peak_bytes"
     peak = peaks.metrics.get(f"memory/{name}")
     return Estimate(
@@ -254,8 +262,10 @@ def _probe_seconds(cell: Cell, model: Model, learner: Learner, bench: Bench) -> 
     of_example = math.prod(cell.config.augmentation.shape)
     if isinstance(train, PlaceBatches):
         of_example = inputs[0].numel()
-    values = sum(_values_in_order(batches, of_example=of_example) for batches in (train, test))
-    values += settings.augment * train.items * of_example
+    apart = is_selected_apart(cell, bench)  # the encoder that chooses reads training examples, too
+    read = [train, train, test] if apart else [train, test]
+    values = sum(_values_in_order(batches, of_example=of_example) for batches in read)
+    values += settings.augment * train.items * of_example * read.count(train)
     seconds = extraction[0] * values / inputs.numel()
     for target in model.probed:
         rows = [readable(values, target).float() for values in features.values()]

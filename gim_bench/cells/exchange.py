@@ -150,7 +150,8 @@ def _applies(protocol: Protocol, cell: Cell, bench: Bench) -> bool:
     """
     own = cell.config.probe
     alike = all(getattr(protocol.probe, name) == getattr(own, name) for name in DRAW)
-    return alike or not learns_from_labels(cell, bench)
+    knows_labels = cell.config.method.base_uses_labels or learns_from_labels(cell, bench)
+    return alike or not knows_labels
 
 
 def _each_read(

@@ -22,6 +22,7 @@ from gim_bench.hardware import memory
 from gim_bench.hardware.memory import MMAP_THRESHOLD
 from gim_bench.hardware.threads import asking_for
 from gim_bench.progress import Silence
+from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.record import Record, Status
 from gim_bench.system.children import (
@@ -86,7 +87,8 @@ def run_apart(cell: Cell, bench: Bench, *, runs: RunsFolder) -> Record:
         found = runs.find(cell.suite, cell.config.method.name, seed=cell.seed, key=cell.key)
         assert found is not None
         return found
-    failed = replace(started, status=Status.FAILED, error=error, fits=fits)
+    ended = {**started.provenance, "finished_at": provenance.now()}
+    failed = replace(started, status=Status.FAILED, error=error, fits=fits, provenance=ended)
     runs.save(failed)
     return failed
 

@@ -124,7 +124,8 @@ def resources(
         minutes = options.minutes
     if costs is not None:
         each = max(costs.longest_seconds, costs.seconds / (tasks * at_once))
-        minutes = minutes or _minutes(SLACK * each + START_SECONDS)
+        if not (gpus and any(cell.config.capacity for cell in waiting)):  # a search takes longer
+            minutes = minutes or _minutes(SLACK * each + START_SECONDS)
         memory = memory or math.ceil(1 + MEMORY_SLACK * at_once * costs.memory_bytes / GIB)
     return Resources(
         tasks=tasks,

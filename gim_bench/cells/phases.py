@@ -167,6 +167,9 @@ def _train(
     audited = _audited(
         course.trainer, part, steps=parts * course.steps, kept_batches=course.kept_batches
     )
+    if cell.config.training.held_out:
+        note = "not measured: losses of held-out examples were computed after every epoch"
+        used = energy.Energy(notes={"training": note})
     return TrainingPhase(
         trained=trained,
         peaks=memory.Peaks(notes=why_not) if why_not else peaks,
@@ -344,7 +347,7 @@ def _live(cell: Cell, course: _Course, bench: Bench, *, folder: Path, label: str
         LiveLog(folder, made_by=course.checkpoints.made_by),
         label=label,
         device=bench.device,
-        trains_here=course.source is course.batches,
+        trains_here=course.trainer.trains_here,
         steps=course.steps,
         stages=len(course.trainer.stages()),
         samples_per_step=cell.config.training.batch_size * cell.config.method.views,

@@ -57,7 +57,7 @@ def is_selected_apart(cell: Cell, bench: Bench) -> bool:
 
 
 def learns_from_labels(cell: Cell, bench: Bench) -> bool:
-    """Whether the cell trains its encoder on labels."""
+    """Whether the cell itself trains modules on labels."""
     return cell.config.method.uses_labels and planned_steps(cell, bench) > 0
 
 

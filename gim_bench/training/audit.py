@@ -242,4 +242,5 @@ def untouched(learner: Learner, *, device: torch.device) -> Iterator[None]:
 def generators_of(learner: Learner) -> list[torch.Generator]:
     """All that the learner or any part of it draws from."""
     attributes = (value for module in learner.modules() for value in vars(module).values())
-    return [value for value in attributes if isinstance(value, torch.Generator)]
+    found = [value for value in attributes if isinstance(value, torch.Generator)]
+    return list(dict.fromkeys([*learner.generators().values(), *found]))

@@ -181,6 +181,8 @@ class _Answers:
 class DataParallelTrainer(Trainer):
     """Has every step taken by processes that share its batch, and hears of the losses."""
 
+    trains_here = False
+
     def __init__(
         self,
         *args: Any,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice, zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from gim_bench.training.kept_outputs import Keeper, Source, identity_of
 from gim_bench.training.slowness import Slowness
 from gim_bench.training.streamed_outputs import Streamer
 from gim_bench.training.trainer import Trainer
+
+T = TypeVar("T")
 
 # Seconds between reads of the losses: a read makes the CPU wait for the GPU.
 READ_EVERY_SECONDS = 0.5
@@ -99,11 +101,12 @@ class _Run:
         at_work = self.standing.done < steps or self.standing.epoch_steps
         return begun - 1 if begun and at_work else begun
 
-    def set_aside(self, work: Callable[[], None]) -> None:
+    def set_aside(self, work: Callable[[], T]) -> T:
         """Do work whose seconds do not count as training."""
         began = time.perf_counter()
-        work()
+        found = work()
         self._started += time.perf_counter() - began
+        return found
 
     def observe(self, observe: Observe | None, unit: str | None, *, epoch: int) -> None:
         """Keep what is observed after an epoch of the current stage, if anything is."""
@@ -260,7 +263,9 @@ def _fit_stage(
                 if line := slowness.step():
                     progress.say(line)
                 run.step_is_over(stop)
-            validated = trainer.evaluate(batches.validation(), only=unit)
+            validate = partial(trainer.evaluate, batches.validation(), only=unit)
+            # Other processes may have steps to take before they validate.
+            validated = run.set_aside(validate) if trainer.trains_here else validate()
             state = epoch.report(stage=number)
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from gim_bench.training.optimisers import make_optimiser, parameter_groups, set_
 
 class Trainer:
     """Trains the units of a learner, each with an optimiser of its own."""
+
+    trains_here: ClassVar[bool] = True  # else other processes take the steps
 
     def __init__(
         self,

@@ -161,8 +161,10 @@ def test_probes_are_timed_without_what_is_loaded_at_first_use(tmp_path, monkeypa
         assert len(ran) == 2
 
 
-def test_a_selection_on_unseen_examples_doubles_training_and_probes(tmp_path, monkeypatch):
-    """Only of methods that learn from labels."""
+def test_a_selection_on_unseen_examples_doubles_training_and_reads_training_examples_twice(
+    tmp_path, monkeypatch
+):
+    """Only of methods that learn from labels. Fits are as many as without it."""
     monkeypatch.setattr(estimates, "timed", lambda device: nullcontext([1.0]))
     seconds = {}
     for unseen in ("false", "true"):
@@ -170,7 +172,9 @@ def test_a_selection_on_unseen_examples_doubles_training_and_probes(tmp_path, mo
         for method in ("gim", "supervised"):
             found = estimate(tiny_cell(suite, method), tiny_bench(suite))
             seconds[method, unseen] = np.array([found.train_seconds, found.probe_seconds])
-    assert np.allclose(seconds["supervised", "true"], 2 * seconds["supervised", "false"])
+    train, probe = seconds["supervised", "true"] / seconds["supervised", "false"]
+    assert train == 2
+    assert 1 < probe < 2
     assert np.allclose(seconds["gim", "true"], seconds["gim", "false"])
 
 

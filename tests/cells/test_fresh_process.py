@@ -97,6 +97,7 @@ def test_a_process_that_ends_without_a_result_is_a_failed_cell(
     assert record.fits
     (kept,) = runs.records("tiny")
     assert (kept.status, kept.error) == (record.status, record.error)
+    assert "finished_at" in kept.provenance  # it has ended, and is not tried again by itself
 
 
 LIMIT = 2 * 10**9

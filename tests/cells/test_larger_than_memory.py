@@ -276,6 +276,24 @@ def test_whole_regions_are_estimated_from_smaller_ones_in_proportion(large, cach
     assert found.train_seconds == pytest.approx(4.0)
 
 
+def test_the_peak_of_a_gpu_grows_with_what_the_gpu_holds(large, cache, monkeypatch):
+    """The host's memory says nothing of it."""
+    monkeypatch.setattr(estimates, "SMALL", {"region": (64, 128)})
+    monkeypatch.setattr(memory, "return_freed_blocks", lambda: None)
+
+    def timed(cell, _bench):
+        side = cell.config.augmentation.side
+        return Estimate(
+            steps=2, train_seconds=1.0, probe_seconds=0.0, peak_bytes=3000 + 40 * side**2
+        )
+
+    monkeypatch.setattr(estimates, "_timed_and_multiplied", timed)
+    suite = large()
+    bench = bench_of(suite, cache)
+    bench.device = torch.device("cuda")
+    assert estimate(cell_of(suite, "whole"), bench).peak_bytes == 3000 + 40 * 256**2
+
+
 def test_an_estimate_fits_where_what_is_held_is_within_the_limit():
     found = Estimate(
         steps=1, train_seconds=0, probe_seconds=0, peak_bytes=None, over_bytes=500, held_bytes=1500

@@ -21,7 +21,7 @@ from gim_bench.training.loop import fit
 from gim_bench.training.trainer import Trainer
 from tests.conftest import cases
 from tests.tiny_suite import CPU
-from tests.toys import Agreeing, toy_batches, toy_case
+from tests.toys import Agreeing, Drawing, toy_batches, toy_case
 
 STEPS = 6  # two epochs
 
@@ -296,7 +296,7 @@ def fitted(case, *, observed, schedule=Schedule.INTERLEAVED, checkpoints=None):
 
 
 @pytest.mark.parametrize("schedule", Schedule)
-@pytest.mark.parametrize("method", ["gim", "cpc", Agreeing, "supervised"])
+@pytest.mark.parametrize("method", ["gim", "cpc", Agreeing, Drawing, "supervised"])
 def test_training_does_not_notice_that_it_is_observed(method, schedule):
     """Losses and weights are the same to the bit, with dropout and batch norm."""
     case = toy_case(method, norm=True, dropout=True)

@@ -49,6 +49,7 @@ class PipelinedTrainer(Trainer):
     steps later: it is the state of all units after the same step.
     """
 
+    trains_here = False
     kind: type[Worker] = LosslessWorker
 
     def __init__(
