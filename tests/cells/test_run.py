@@ -126,7 +126,7 @@ def test_a_diverging_cell_fails_in_one_line_without_a_log(suite, bench, tmp_path
     runs = RunsFolder(tmp_path)
     record = run_cell(tiny_cell(suite, "diverging"), bench, runs=runs)
     assert record.status is Status.FAILED
-    assert record.error.startswith("the loss of module_2 is nan")
+    assert record.error.startswith("the loss of module_2 is nan at or shortly before step ")
     assert not (runs.folder_of(record) / "error.log").exists()
 
 
