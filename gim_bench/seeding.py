@@ -1,8 +1,9 @@
 """Independent streams of random numbers, each with a name for its purpose.
 
-The order of the data depends on (dataset, seed) alone, so every method sees the same batches. The
-encoder's initial weights depend on the seed alone, so every method starts from the encoder that
-`random_init` reports. Heads and negatives depend on (method, seed).
+Data order and augmentation depend on (dataset, split, seed) alone, so methods that train on the
+same split with the same augmentation and batch size see the same batches. The encoder's initial
+weights depend on the seed alone, so every method starts from the encoder that `random_init`
+reports. Heads and negatives depend on (method, seed).
 """
 
 import hashlib
