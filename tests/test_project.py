@@ -29,6 +29,13 @@ def test_the_hooks_run_what_lint_runs():
         assert set(hook["name"].split()) <= set(hook["entry"].split())
 
 
+def test_files_of_the_package_have_at_most_450_lines():
+    files = [*(ROOT / "gim_bench").rglob("*.py"), *(ROOT / "baselines").rglob("*.py")]
+    lines = {p.relative_to(ROOT): p.read_text(encoding="utf-8").count("\n") for p in files}
+    assert len(lines) > 100
+    assert not {path: number for path, number in lines.items() if number > 450}
+
+
 def test_every_data_set_has_a_data_sheet():
     text = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
     assert all(f"`{OF_PEOPLE.get(name, name)}`" in text for name in DATASETS)
