@@ -2,7 +2,7 @@
 
 Seconds are of this process's processors, not of the clock: on a machine with other jobs the few
 per cent that are looked for here would drown. An epoch is short: what is done once for each cell
-(audit, calibration, record) weighs eight times as much here as in quickstart.
+(audit, calibration, record) weighs five times as much here as in quickstart.
 """
 
 import ctypes

@@ -5,7 +5,6 @@ that of a step once the pipeline is full. `peak_bytes` is the largest worker's, 
 process.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -16,6 +15,7 @@ from benchmarks.paper import CPU, PRECISION, inputs, learner
 from benchmarks.test_training_step import IMAGES, RATES, VISION
 from gim_bench.contract import Batch, Modality
 from gim_bench.hardware import memory
+from gim_bench.hardware.threads import cores
 from gim_bench.methods.stack import StackLearner
 from gim_bench.settings.schema import Schedule
 from gim_bench.training.pipeline.trainer import PipelinedTrainer, shared_out
@@ -67,7 +67,7 @@ def part(noise: Noise, number: int, units: Sequence[str]) -> Part:
 @pytest.fixture
 def one_thread_for_each_core():
     before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     yield
     torch.set_num_threads(before)
 
