@@ -26,21 +26,24 @@ from gim_bench.cells.frozen import SELECTION, keep
 from gim_bench.cells.keeping import keeper_of
 from gim_bench.cells.live import Live
 from gim_bench.cells.pipelines import is_pipelined, peaks_of, pipelined_trainer_of
-from gim_bench.cells.selection import Selection, is_selected_apart, selection_folder
+from gim_bench.cells.selection import (
+    Selection,
+    Watch,
+    is_selected_apart,
+    labelled,
+    selection_folder,
+    validating,
+)
 from gim_bench.contract import Batch, GradientFlow, Learner, Split
-from gim_bench.datasets.batches import Batches
 from gim_bench.hardware import energy, memory
 from gim_bench.hardware.calibration import calibration_seconds
 from gim_bench.probing.probe import (
     Choices,
     Probed,
     choose,
-    chosen_accuracy,
-    curves_of,
     probe,
     validation_items,
 )
-from gim_bench.progress import Silence
 from gim_bench.records import provenance
 from gim_bench.records.folder import RunsFolder
 from gim_bench.records.live import LiveLog
@@ -61,10 +64,6 @@ from gim_bench.training.trainer import Trainer
 class Abandoned(Exception):  # noqa: N818 - nothing has gone wrong
     """The watcher of a cell gives the cell up."""
 
-
-# Called with the number of an epoch and the validation accuracy after it: percent, of the top
-# module at its best rate. May raise Abandoned.
-Watch = Callable[[int, float], None]
 
 NOTHING = Trained(losses=[], seconds=0.0, steps=0, samples=0, parameters=0)
 
@@ -224,7 +223,7 @@ class _Course:
         self.on_epoch: Callable[[int], None] | None = None
         in_one = self.source is self.batches and not self.trainer.one_by_one
         if watch is not None and in_one:
-            self.on_epoch = _validating(cell, model, learner, bench, watch=watch)
+            self.on_epoch = validating(cell, model, learner, bench, watch=watch)
 
     @property
     def peaks_of_workers(self) -> list[memory.Peaks]:
@@ -293,7 +292,7 @@ def _selected(
     done = checkpoints_of(cell, model, bench, folder=apart / "done")
     if (state := done.newest()) is not None and runs.are_new(record, state["files"]):
         return Selection.of_state(state)
-    train = _labelled(cell, bench, Split.TRAIN)
+    train = labelled(cell, bench, Split.TRAIN)
     learner = build(cell, bench, target=model.target)
     validating = validation_items(train, model.probed, settings=settings)
     course = _Course(cell, model, learner, bench, folder=apart, watch=watch, apart=validating)
@@ -368,33 +367,6 @@ def _not_alone(trained: Trained, course: _Course) -> dict[str, str]:
     return {"training": f"not measured: {reason}"}
 
 
-def _validating(
-    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
-) -> Callable[[int], None]:
-    """A function that validates the learner after an epoch and tells `watch`.
-
-    Validation draws from no generator of training.
-    """
-    settings = cell.config.probe
-    assert settings is not None
-    train = _labelled(cell, bench, Split.TRAIN)
-
-    def on_epoch(epoch: int) -> None:
-        choices = choose(
-            learner,
-            train=train,
-            targets=model.probed,
-            settings=settings,
-            precision=cell.config.training.precision,
-            title=f"{model.name}, epoch {epoch}",
-            progress=Silence(),
-            top_only=True,
-        )
-        watch(epoch, chosen_accuracy(curves_of(choices)))
-
-    return on_epoch
-
-
 def _audited(trainer: Trainer, batch: Batch, **counts: int) -> Audit:
     """The audit; an empty one if memory does not suffice, for training is over and counts."""
     try:
@@ -429,7 +401,7 @@ def _probe(
     """
     if cell.config.probe is None:
         return Probed(metrics={}, curves={}), 0.0, memory.Peaks()
-    train, test = (_labelled(cell, bench, split) for split in (Split.TRAIN, Split.TEST))
+    train, test = (labelled(cell, bench, split) for split in (Split.TRAIN, Split.TEST))
     memory.free(bench.device)
     started = time.perf_counter()
     with memory.measure(bench.device, prefix="memory/probe_", learner=learner) as peaks:
@@ -445,9 +417,3 @@ def _probe(
             chosen=choices,
         )
     return probed, time.perf_counter() - started, peaks
-
-
-def _labelled(cell: Cell, bench: Bench, split: Split) -> Batches:
-    """A labelled split as the cell's probes read it."""
-    assert cell.config.probe is not None
-    return bench.batches(cell, split, whole=cell.config.probe.whole_recordings)

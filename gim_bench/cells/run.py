@@ -12,11 +12,10 @@ from gim_bench.cells.largest_batch import largest_batch
 from gim_bench.cells.outcome import begun, done, failed, predictions_of
 from gim_bench.cells.phases import (
     Abandoned,
-    Watch,
     checkpoints_of,
     trained_and_probed,
 )
-from gim_bench.cells.selection import selection_folder
+from gim_bench.cells.selection import Watch, selection_folder
 from gim_bench.errors import TrainingError
 from gim_bench.records.folder import RECORD, RunsFolder
 from gim_bench.records.live import LIVE

@@ -5,7 +5,7 @@ hyperparameters that suit training examples. So such a method is trained twice: 
 validation examples, to choose; then on everything, for the test set (docs/decisions/0021).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,15 @@ from typing import Any
 from gim_bench.cells.bench import Bench
 from gim_bench.cells.build import Model, planned_steps
 from gim_bench.cells.cell import Cell
+from gim_bench.contract import Learner, Split
+from gim_bench.datasets.batches import Batches
 from gim_bench.probing.linear import Tried
-from gim_bench.probing.probe import Choice, Choices
+from gim_bench.probing.probe import Choice, Choices, choose, chosen_accuracy, curves_of
+from gim_bench.progress import Silence
+
+# Called with the number of an epoch and the validation accuracy after it: percent, of the top
+# module at its best rate. May raise Abandoned.
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +71,36 @@ def learns_from_labels(cell: Cell, bench: Bench) -> bool:
 def selection_folder(model: Model, *, folder: Path) -> Path:
     """The folder of the first training's checkpoints and kept outputs, within the cell's folder."""
     return folder / f"{model.prefix}selection"
+
+
+def labelled(cell: Cell, bench: Bench, split: Split) -> Batches:
+    """A labelled split as the cell's probes read it."""
+    assert cell.config.probe is not None
+    return bench.batches(cell, split, whole=cell.config.probe.whole_recordings)
+
+
+def validating(
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
+) -> Callable[[int], None]:
+    """A function that validates the learner after an epoch and tells `watch`.
+
+    Validation draws from no generator of training.
+    """
+    settings = cell.config.probe
+    assert settings is not None
+    train = labelled(cell, bench, Split.TRAIN)
+
+    def on_epoch(epoch: int) -> None:
+        choices = choose(
+            learner,
+            train=train,
+            targets=model.probed,
+            settings=settings,
+            precision=cell.config.training.precision,
+            title=f"{model.name}, epoch {epoch}",
+            progress=Silence(),
+            top_only=True,
+        )
+        watch(epoch, chosen_accuracy(curves_of(choices)))
+
+    return on_epoch

@@ -108,6 +108,14 @@ class _Run:
         self._started += time.perf_counter() - began
         return found
 
+    def validated(self, batches: Source, unit: str | None) -> dict[str, float]:
+        """Losses on held-out examples, whose seconds do not count as training.
+
+        Other processes may have steps to take before they validate, which count.
+        """
+        validate = partial(self.trainer.evaluate, batches.validation(), only=unit)
+        return self.set_aside(validate) if self.trainer.trains_here else validate()
+
     def observe(self, observe: Observe | None, unit: str | None, *, epoch: int) -> None:
         """Keep what is observed after an epoch of the current stage, if anything is."""
         if observe is not None:
@@ -263,9 +271,7 @@ def _fit_stage(
                 if line := slowness.step():
                     progress.say(line)
                 run.step_is_over(stop)
-            validate = partial(trainer.evaluate, batches.validation(), only=unit)
-            # Other processes may have steps to take before they validate.
-            validated = run.set_aside(validate) if trainer.trains_here else validate()
+            validated = run.validated(batches, unit)
             state = epoch.report(stage=number)
             history.append(
                 epoch.close() | {f"{VALIDATION}{unit}": loss for unit, loss in validated.items()}

@@ -88,10 +88,8 @@ def assert_ended(processes):
 # -- the same numbers ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory):
-    """A training that a signal, a killed worker and a killed rank interrupt, until it is done."""
-    training = Training(tmp_path_factory.mktemp("ranks"), PIPELINE, LONG)
+def story_of(training):
+    """What was found as a signal, a killed worker and a killed rank interrupted it, until done."""
     found = {}
     with ranks_started(3) as (ranks, agents):
         with pytest.raises(KeyboardInterrupt):
@@ -117,6 +115,11 @@ def story(tmp_path_factory):
     found["exit codes"] = [process.exitcode for process in agents.values()]
     found["weights"] = load_file(training.runs.folder_of(found["done"]) / "encoder.safetensors")
     return found
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    return story_of(Training(tmp_path_factory.mktemp("ranks"), PIPELINE, LONG))
 
 
 def test_three_ranks_train_to_the_bits_of_one_process_whatever_ends_in_between(story, interleaved):
@@ -171,28 +174,9 @@ BUFFER = "training.buffer={size=3, policy='least_used', slowdown={module_2=3.0}}
 
 @pytest.fixture(scope="module")
 def unhurried(tmp_path_factory):
-    """A training of ranks that do not wait, which a signal and a killed rank interrupt."""
-    training = Training(tmp_path_factory.mktemp("buffered"), PIPELINE, LONG, NONE_HELD_OUT, BUFFER)
-    found = {}
-    with ranks_started(3) as (ranks, agents):
-        with pytest.raises(KeyboardInterrupt):
-            training.on(ranks, act=lambda: os.kill(agents[1].pid, signal.SIGTERM))
-
-        def kill_worker():
-            (worker,) = children_of(agents[1])
-            worker.kill()
-
-        found["without a worker"] = training.on(ranks, act=kill_worker)
-
-        def kill_rank():
-            found["workers"] = [child for each in agents.values() for child in children_of(each)]
-            agents[2].kill()
-
-        found["without a rank"] = training.on(ranks, act=kill_rank)
-    with ranks_started(3) as (ranks, agents):
-        found["done"] = training.on(ranks)
-    found["exit codes"] = [process.exitcode for process in agents.values()]
-    return found
+    """The same of ranks that do not wait."""
+    folder = tmp_path_factory.mktemp("buffered")
+    return story_of(Training(folder, PIPELINE, LONG, NONE_HELD_OUT, BUFFER))
 
 
 def test_ranks_that_do_not_wait_take_all_their_steps_whatever_ends_in_between(unhurried):
