@@ -8,6 +8,7 @@ from gim_bench.records.intervals import marks_of
 from gim_bench.records.metrics import METRICS, OF_OBJECTIVE, Metric, target_of
 from gim_bench.records.predictions import Predictions
 from gim_bench.records.protocols import ReadAsSuite, ResultsOf
+from gim_bench.records.provenance import changes
 from gim_bench.records.record import Record, Status
 from gim_bench.records.statistics import latest_attempts, newest_done, summarise_metrics
 from gim_bench.report.answers import READING, answers
@@ -310,7 +311,7 @@ def _provenance(record: Record) -> list[str]:
     facts = record.provenance
     sha256, incomplete = facts.get("data_sha256"), facts.get("data_incomplete")
     commit = str(facts.get("git_commit") or "unknown")[:12]
-    dirty = " with uncommitted changes" if facts.get("git_dirty") else ""
+    dirty = f" {words}" if (words := changes(facts)) else ""
     versions = ", ".join(f"{name} {v}" for name, v in (facts.get("versions") or {}).items())
     machine = [
         facts.get("gpu") and f"{facts['gpu']} (driver {facts.get('driver') or 'unknown'})",
