@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
 FAREWELL_SECONDS = 60.0  # for a child's checkpoint
@@ -44,18 +45,25 @@ def of_neighbours() -> Iterator[None]:
 
 @contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Within the block, started processes ignore Ctrl-C: this process ends them.
+    """Within the block, started processes are deaf to Ctrl-C: this process ends them.
 
+    They inherit that the signal is blocked. This process hears of it at the end of the block.
     Outside the main thread, which cannot set signals, the context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # as it starts, it unblocks the signal
+    heard: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def end(*processes: Process, at_once: bool = False) -> None:
