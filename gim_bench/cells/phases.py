@@ -166,7 +166,7 @@ def _train(
     audited = _audited(
         course.trainer, part, steps=parts * course.steps, kept_batches=course.kept_batches
     )
-    if cell.config.training.held_out:
+    if cell.config.training.held_out and used.metrics:
         note = "not measured: losses of held-out examples were computed after every epoch"
         used = energy.Energy(notes={"training": note})
     return TrainingPhase(
