@@ -7,6 +7,7 @@ from typing import Any
 
 from gim_bench.report.document import Curve, Figure, Panel, Points
 from gim_bench.report.figures import as_svg
+from gim_bench.seals import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference" / "quickstart.json"
@@ -43,4 +44,5 @@ def _over_modules(row: dict[str, Any], seed: str) -> Points:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "quickstart.svg"
-    target.write_text(as_svg(picture()), encoding="utf-8")
+    drawn_from = f"<!-- drawn from the reference with sha256 {sha256_of(REFERENCE)} -->\n"
+    target.write_text(as_svg(picture()).rstrip() + "\n" + drawn_from, encoding="utf-8")

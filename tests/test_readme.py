@@ -13,7 +13,9 @@ import typer
 
 from gim_bench import registry
 from gim_bench.cells.resolve import configs
+from gim_bench.check.reference import reference_path
 from gim_bench.cli.main import app
+from gim_bench.seals import sha256_of
 from gim_bench.settings.suites import load_suite, shipped_suites
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,6 +121,7 @@ def test_the_readme_s_picture_is_drawn_from_the_reference_of_the_quickstart(tmp_
         texts = set(re.findall(r">([^<>\n]+)</text>", svg))
         assert {"gim", "cpc", "supervised", "greedy_supervised", "random_init"} <= texts
         assert {"1", "2", "3"} <= texts
+        assert f"sha256 {sha256_of(reference_path('quickstart'))} " in svg  # else draw it anew
 
 
 def test_every_shipped_suite_is_named_in_the_readme():

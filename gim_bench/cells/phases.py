@@ -29,6 +29,7 @@ from gim_bench.cells.pipelines import is_pipelined, peaks_of, pipelined_trainer_
 from gim_bench.cells.selection import (
     Selection,
     Watch,
+    chosen,
     is_selected_apart,
     labelled,
     selection_folder,
@@ -40,7 +41,6 @@ from gim_bench.hardware.calibration import calibration_seconds
 from gim_bench.probing.probe import (
     Choices,
     Probed,
-    choose,
     probe,
     validation_items,
 )
@@ -294,22 +294,15 @@ def _selected(
         return Selection.of_state(state)
     train = labelled(cell, bench, Split.TRAIN)
     learner = build(cell, bench, target=model.target)
-    validating = validation_items(train, model.probed, settings=settings)
-    course = _Course(cell, model, learner, bench, folder=apart, watch=watch, apart=validating)
+    items = validation_items(train, model.probed, settings=settings)
+    course = _Course(cell, model, learner, bench, folder=apart, watch=watch, apart=items)
     course.live = _live(
         cell, course, bench, folder=runs.folder_of(record), label=f"selection/{model.prefix}"
     )
     trained = course.run(title=f"{model.name}: training without the validation examples")
     began = time.perf_counter()
-    choices = choose(
-        learner,
-        train=train,
-        targets=model.probed,
-        settings=settings,
-        precision=cell.config.training.precision,
-        title=f"{model.name}, selection",
-        progress=bench.progress,
-    )
+    title = f"{model.name}, selection"
+    choices = chosen(cell, model, learner, train=train, title=title, progress=bench.progress)
     seconds = trained.seconds + time.perf_counter() - began
     files = keep(learner, model, record, runs=runs, kind=SELECTION)
     selection = Selection(choices=choices, seconds=seconds, files=files)

@@ -17,7 +17,7 @@ from gim_bench.contract import Learner, Split
 from gim_bench.datasets.batches import Batches
 from gim_bench.probing.linear import Tried
 from gim_bench.probing.probe import Choice, Choices, choose, chosen_accuracy, curves_of
-from gim_bench.progress import Silence
+from gim_bench.progress import Progress, Silence
 
 # Called with the number of an epoch and the validation accuracy after it: percent, of the top
 # module at its best rate. May raise Abandoned.
@@ -79,27 +79,43 @@ def labelled(cell: Cell, bench: Bench, split: Split) -> Batches:
     return bench.batches(cell, split, whole=cell.config.probe.whole_recordings)
 
 
-def validating(
-    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
-) -> Callable[[int], None]:
-    """A function that validates the learner after an epoch and tells `watch`.
+def chosen(
+    cell: Cell,
+    model: Model,
+    learner: Learner,
+    *,
+    train: Batches,
+    title: str,
+    progress: Progress,
+    top_only: bool = False,
+) -> Choices:
+    """What validation chooses for the cell's probes of a learner; `train` is as `labelled` has it.
 
     Validation draws from no generator of training.
     """
-    settings = cell.config.probe
-    assert settings is not None
+    assert cell.config.probe is not None
+    return choose(
+        learner,
+        train=train,
+        targets=model.probed,
+        settings=cell.config.probe,
+        precision=cell.config.training.precision,
+        title=title,
+        progress=progress,
+        top_only=top_only,
+    )
+
+
+def validating(
+    cell: Cell, model: Model, learner: Learner, bench: Bench, *, watch: Watch
+) -> Callable[[int], None]:
+    """A function that validates the learner after an epoch and tells `watch`."""
     train = labelled(cell, bench, Split.TRAIN)
 
     def on_epoch(epoch: int) -> None:
-        choices = choose(
-            learner,
-            train=train,
-            targets=model.probed,
-            settings=settings,
-            precision=cell.config.training.precision,
-            title=f"{model.name}, epoch {epoch}",
-            progress=Silence(),
-            top_only=True,
+        title = f"{model.name}, epoch {epoch}"
+        choices = chosen(
+            cell, model, learner, train=train, title=title, progress=Silence(), top_only=True
         )
         watch(epoch, chosen_accuracy(curves_of(choices)))
 

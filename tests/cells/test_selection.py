@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from baselines.supervised import Supervised
 from gim_bench import registry
-from gim_bench.cells import phases
+from gim_bench.cells import phases, selection
 from gim_bench.cells.run import run_cell
 from gim_bench.contract import Images, Split, Target
 from gim_bench.datasets.images.photos import Photos
@@ -205,7 +205,7 @@ def test_the_probes_have_the_hyperparameters_of_the_selection(tmp_path, runs, mo
             found = choose(learner, **options)
             return {place: replace(c, linear=c.tried[best]) for place, c in found.items()}
 
-        monkeypatch.setattr(phases, "choose", forced)
+        monkeypatch.setattr(selection, "choose", forced)
         record = run_cell(cell, tiny_bench(suite), runs=RunsFolder(tmp_path / str(best)))
         accuracies.append(record.metrics["accuracy"])
     assert set(record.probe_curves) == {"module_1", "module_2"}
@@ -248,7 +248,7 @@ def test_an_interruption_in_either_training_resumes_where_it_was(
         run_cell(cell, tiny_bench(suite, progress=Stopped(step)), runs=runs)
     chosen = []
     monkeypatch.setattr(
-        phases, "choose", lambda *given, **named: chosen.append(1) or choose(*given, **named)
+        selection, "choose", lambda *given, **named: chosen.append(1) or choose(*given, **named)
     )
     resumed = run_cell(cell, tiny_bench(suite), runs=runs)
     assert resumed.status is Status.DONE, resumed.error

@@ -314,11 +314,18 @@ def test_sync_marks_what_was_killed_and_leaves_the_rest_alone(tracker, live, fol
             assert statuses == {"gim seed 0": "KILLED", "gim seed 1": "RUNNING"}
 
 
-def test_a_finished_cell_that_runs_again_has_both_runs_until_its_end(tracker, live, folder):
+@contextmanager
+def running_again(folder, tracker, live):
+    """The folder of a finished cell that this process runs again, within the block."""
     record = finish(folder, tracker, finished_at=BEFORE)
     with training(folder, record) as place:
         measure(place, 1)
         live.send(place)
+        yield place
+
+
+def test_a_finished_cell_that_runs_again_has_both_runs_until_its_end(tracker, live, folder):
+    with running_again(folder, tracker, live):
         sync("quickstart", runs=folder, tracker=tracker)
         cells = runs(live, "tags.kind = 'cell'")
         assert Counter(run.info.status for run in cells) == {"FINISHED": 1, "RUNNING": 1}
